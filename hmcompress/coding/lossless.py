@@ -1,0 +1,87 @@
+"""Arrays without loss: the smallest of raw bytes, pcodec and zstd, behind one byte that says which."""
+
+import numpy as np
+import zstandard
+from pcodec import ChunkConfig, standalone
+
+from hmcompress.errors import FormatError
+
+RAW, PCODEC, ZSTD = range(3)
+_PCODEC_TYPES = {"f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8"}
+_LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
+
+
+def encode_array(a: np.ndarray, effort: str = "default") -> bytes:
+    """Encode an array of any shape and plain dtype; its shape and dtype are the caller's to keep."""
+    flat = np.ascontiguousarray(a).reshape(-1)
+    pcodec_level, zstd_level = _LEVELS[effort]
+    best = bytes([RAW]) + flat.tobytes()
+    for code in (PCODEC, ZSTD):
+        if flat.size == 0:
+            break
+        data = _pcodec(flat, pcodec_level) if code == PCODEC else zstd_compress(flat.tobytes(), zstd_level)
+        if data is not None and len(data) + 1 < len(best):
+            best = bytes([code]) + data
+    return best
+
+
+def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: int) -> np.ndarray:
+    """Decode `count` elements of `dtype`.
+
+    Raises FormatError where the bytes hold anything else; no more memory than the result needs is taken.
+    """
+    dtype = np.dtype(dtype)
+    if len(data) < 1:
+        raise FormatError("an empty stream where an array is expected: the file is damaged")
+    code, body = data[0], bytes(data[1:])
+    if code == PCODEC:
+        return pcodec_decode(body, dtype, count)
+    if code == ZSTD:
+        body = zstd_decompress(body, count * dtype.itemsize)
+    elif code != RAW:
+        raise FormatError(f"array coding {code} is unknown: the file is damaged or newer than this release")
+    if len(body) != count * dtype.itemsize:
+        raise FormatError(f"{len(body)} bytes where {count * dtype.itemsize} are expected: the file is damaged")
+    return np.frombuffer(body, dtype, count).copy()
+
+
+def _pcodec(flat: np.ndarray, level: int) -> bytes | None:
+    if f"{flat.dtype.kind}{flat.dtype.itemsize}" not in _PCODEC_TYPES:
+        return None
+    return standalone.simple_compress(flat, ChunkConfig(compression_level=level))
+
+
+def pcodec_encode(flat: np.ndarray, level: int) -> bytes:
+    """Encode a flat numeric array by pcodec."""
+    return standalone.simple_compress(np.ascontiguousarray(flat), ChunkConfig(compression_level=level))
+
+
+def pcodec_decode(body: bytes, dtype: np.dtype, count: int) -> np.ndarray:
+    """Decode exactly `count` numbers that pcodec encoded; raises FormatError otherwise."""
+    out = np.empty(count, dtype)
+    try:
+        progress = standalone.simple_decompress_into(body, out)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise FormatError(f"a number stream does not decode: the file is damaged ({_first_words(error)})") from None
+    if progress.n_processed != count or not progress.finished:
+        raise FormatError(f"a number stream does not hold the {count} values expected: the file is damaged")
+    return out
+
+
+def zstd_compress(data: bytes, level: int) -> bytes:
+    """One zstd frame that states its content size and nothing else."""
+    return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
+
+
+def zstd_decompress(frame: bytes, size: int) -> bytes:
+    """Decode a frame that must hold exactly `size` bytes, checked before memory is taken for them."""
+    try:
+        if zstandard.frame_content_size(frame) != size:
+            raise FormatError(f"a zstd frame does not state the {size} bytes expected: the file is damaged")
+        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"a zstd frame does not decode: the file is damaged ({_first_words(error)})") from None
+
+
+def _first_words(error: Exception) -> str:
+    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__

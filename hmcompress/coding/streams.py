@@ -1,0 +1,53 @@
+"""Short runs of integers (exponents, ranks, permutations): the smallest of several general coders."""
+
+import numpy as np
+
+from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress, zstd_decompress
+from hmcompress.errors import FormatError
+
+CONSTANT, PCODEC, ZSTD, PLAIN = range(4)
+_WIDTHS = (np.int8, np.int16, np.int32, np.int64)
+_LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
+
+
+def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
+    """Encode a flat array of integers; the decoder must know how many there are."""
+    q = np.ascontiguousarray(q).reshape(-1)
+    width = _narrowest(q)
+    narrow = q.astype(_WIDTHS[width])
+    if q.size == 0 or (q == q[0]).all():
+        return bytes([CONSTANT * 4 + width]) + narrow[:1].tobytes()
+    pcodec_level, zstd_level = _LEVELS[effort]
+    candidates = [
+        (PLAIN, narrow.tobytes()),
+        (PCODEC, pcodec_encode(narrow.astype(np.int16) if width == 0 else narrow, pcodec_level)),
+    ]
+    if q.size <= 1 << 16 or effort == "max":
+        candidates.append((ZSTD, zstd_compress(narrow.tobytes(), zstd_level)))
+    code, body = min(candidates, key=lambda c: len(c[1]))
+    return bytes([code * 4 + width]) + body
+
+
+def decode_ints(data: bytes | memoryview, count: int, dtype: type = np.int32) -> np.ndarray:
+    """Decode `count` integers; raises FormatError where the bytes hold anything else."""
+    if len(data) < 1:
+        raise FormatError("an empty stream where integers are expected: the file is damaged")
+    code, width = divmod(data[0], 4)
+    stored, body = np.dtype(_WIDTHS[width]), bytes(data[1:])
+    if code == PCODEC:
+        q = pcodec_decode(body, np.dtype(np.int16) if width == 0 else stored, count)
+    elif code == CONSTANT and len(body) == (stored.itemsize if count else 0):
+        q = np.repeat(np.frombuffer(body, stored), count)
+    elif code in (PLAIN, ZSTD):
+        body = zstd_decompress(body, count * stored.itemsize) if code == ZSTD else body
+        if len(body) != count * stored.itemsize:
+            raise FormatError(f"{len(body)} bytes where {count} integers are expected: the file is damaged")
+        q = np.frombuffer(body, stored)
+    else:
+        raise FormatError("an integer stream is of an unknown or impossible kind: the file is damaged")
+    return q.astype(dtype)
+
+
+def _narrowest(q: np.ndarray) -> int:
+    low, high = (int(q.min()), int(q.max())) if q.size else (0, 0)
+    return next(i for i, t in enumerate(_WIDTHS) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)

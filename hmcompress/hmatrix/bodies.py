@@ -1,0 +1,49 @@
+"""What a decoded payload is: one class per way a matrix is held."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
+
+
+class Body(ABC):
+    """A decoded matrix. Five questions; all else are functions of the answers."""
+
+    method: str = "hmatrix"
+
+    @abstractmethod
+    def to_dense(self) -> Tensor:
+        """(m, n), in the dtype the body computes in."""
+
+    @abstractmethod
+    def matmul(self, x: Tensor) -> Tensor:
+        """(n, k) to (m, k)."""
+
+    @abstractmethod
+    def t(self) -> "Body":
+        """The transpose."""
+
+    def leaf_counts(self) -> dict[str, int]:
+        return dict.fromkeys(LEAF_KINDS, 0)
+
+    def max_rank(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class DenseBody(Body):
+    """Values stored without loss, raw or entropy-coded."""
+
+    values: Tensor
+    method: str = "raw"
+
+    def to_dense(self) -> Tensor:
+        return self.values
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return self.values.to(x.dtype) @ x
+
+    def t(self) -> "DenseBody":
+        return DenseBody(self.values.T, self.method)

@@ -1,0 +1,27 @@
+"""The table of payload codecs: a payload's first byte names its codec."""
+
+from collections.abc import Callable
+
+import torch
+
+from hmcompress.errors import FormatError
+from hmcompress.hmatrix import exact, tree
+from hmcompress.hmatrix.bodies import Body
+
+Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
+
+EXACT, TREE = 0, 1
+CODECS: dict[int, Decoder] = {
+    EXACT: exact.decode,
+    TREE: tree.decode,
+}
+
+
+def decode_payload(payload: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Body:
+    """Decode a payload for a (m, n) matrix. Raises FormatError where it is damaged or of an unknown codec."""
+    if not payload:
+        raise FormatError("a layer's payload is empty: the file is damaged")
+    decoder = CODECS.get(payload[0])
+    if decoder is None:
+        raise FormatError(f"layer codec {payload[0]} is unknown: the file is damaged or newer than this release")
+    return decoder(payload[1:], shape, dtype)

@@ -1,0 +1,77 @@
+"""HMatrix: a compressed matrix that knows its bytes and its measured error, and multiplies."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hmcompress.hmatrix.bodies import Body
+from hmcompress.hmatrix.codecs import decode_payload
+
+
+@dataclass(frozen=True)
+class HMatrix:
+    """A matrix in compressed form.
+
+    shape (m, n), dtype of the original; `payload` holds everything a decoder needs beside them. `error` is the
+    relative error in `norm`, measured in float64 on the decoded values cast to `dtype`; `max_abs_error` the largest
+    absolute error. Matrices read back from a payload alone have no error: it is nan until somebody supplies it.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    payload: bytes
+    tol: float = float("nan")
+    norm: str = "fro"
+    error: float = float("nan")
+    max_abs_error: float = float("nan")
+    transposed: bool = False
+
+    @classmethod
+    def from_payload(cls, payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype) -> "HMatrix":
+        """Read a payload for a matrix of the given shape and dtype. Raises FormatError where it is not one."""
+        matrix = cls(tuple(shape), dtype, bytes(payload))
+        _ = matrix.body
+        return matrix
+
+    @cached_property
+    def body(self) -> Body:
+        """The leaves, decoded."""
+        m, n = self.shape[::-1] if self.transposed else self.shape
+        body = decode_payload(self.payload, (m, n), self.dtype)
+        return body.t() if self.transposed else body
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.payload)
+
+    @property
+    def method(self) -> str:
+        """hmatrix, lossless or raw."""
+        return self.body.method
+
+    @property
+    def leaves(self) -> dict[str, int]:
+        """How many leaves of each kind: zero, low_rank, quantized, hybrid."""
+        return self.body.leaf_counts()
+
+    @property
+    def max_rank(self) -> int:
+        return self.body.max_rank()
+
+    def to_dense(self) -> Tensor:
+        """The decoded matrix, (m, n), in the original's dtype."""
+        return self.body.to_dense().to(self.dtype)
+
+    @property
+    def T(self) -> "HMatrix":
+        """The transpose; shares the payload."""
+        return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """Multiply by a vector (n,) or matrix (n, k); the result is (m,) or (m, k), in x's dtype."""
+        if x.shape[0] != self.shape[1]:
+            raise ValueError(f"cannot multiply {self.shape} by {tuple(x.shape)}: {self.shape[1]} rows expected")
+        columns = x.reshape(x.shape[0], -1)
+        return self.body.matmul(columns).to(x.dtype).reshape(self.shape[0], *x.shape[1:])
