@@ -1,0 +1,277 @@
+"""Settings: frozen and validated; YAML in, JSON out; the first layer rule that matches decides."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+
+from hmcompress.errors import SettingsError
+from hmcompress.located_yaml import LocatedYaml, Location, read_yaml
+from hmcompress.problem_settings import (
+    INPUT_KINDS,
+    MLP,
+    BuiltinNetwork,
+    Calibration,
+    Count,
+    DeepONet,
+    DeepONetNetwork,
+    DomainCalibration,
+    FactoryNetwork,
+    Frozen,
+    Gaussian,
+    GaussianCalibration,
+    InputsCalibration,
+    Linear,
+    LinearNetwork,
+    MLPNetwork,
+    Network,
+    Ntk,
+    Number,
+    Patterns,
+    Seed,
+    Tolerance,
+    TorchScriptNetwork,
+)
+from hmcompress.settings_errors import did_you_mean, explain
+
+__all__ = [
+    "EFFORTS",
+    "METRICS",
+    "MLP",
+    "NORMS",
+    "Calibration",
+    "DeepONet",
+    "DeepONetNetwork",
+    "DomainCalibration",
+    "FactoryNetwork",
+    "Gaussian",
+    "GaussianCalibration",
+    "InputsCalibration",
+    "LayerRule",
+    "Linear",
+    "LinearNetwork",
+    "MLPNetwork",
+    "Network",
+    "Ntk",
+    "Settings",
+    "TorchScriptNetwork",
+    "check_patterns",
+    "dropped",
+    "load_settings",
+    "match_rules",
+    "matches",
+]
+
+Norm = Literal["fro", "spectral", "max"]
+Metric = Literal["weights", "outputs"]
+Effort = Literal["fast", "default", "max"]
+NORMS, METRICS, EFFORTS = get_args(Norm), get_args(Metric), get_args(Effort)
+
+
+class LayerRule(Frozen):
+    """What to do with the tensors whose dotted name matches; fields left out fall back to the settings of the file."""
+
+    match: str  # a glob over the whole name, or "re:" and a regular expression for the whole name
+    tol: Tolerance | None = None
+    keep: bool = False  # lossless
+    norm: Norm | None = None
+    grid: tuple[Count, Count] | None = None  # rows lie on an h x w grid: Morton order is tried
+
+
+def _ntk_switch(value: Any) -> Any:
+    """YAML 1.1 reads off as false; both mean off."""
+    if value is True or value == "on":
+        return Ntk()
+    return False if value == "off" else value
+
+
+def _slim_switch(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+class Settings(Frozen):
+    """Everything that decides what a compressed file contains. Build it with `load_settings`."""
+
+    tol: Tolerance = 1e-3
+    norm: Norm = "fro"
+    metric: Metric = "weights"
+    target_ratio: Annotated[Number, Field(gt=1)] | None = None  # whole files; finds the tolerance
+    effort: Effort = "default"
+    network: Network | None = None
+    calibration: Calibration | None = None
+    reference: str | None = None  # file with x and y: exact solutions
+    ntk: Annotated[Ntk | Literal[False] | None, BeforeValidator(_ntk_switch)] = None
+    slim: Annotated[Literal["off", "prefer"], BeforeValidator(_slim_switch)] = "off"
+    layers: tuple[LayerRule, ...] = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
+    drop: Patterns = ()
+    jobs: Count | None = None  # None: one for each processor
+    device: str = "cpu"
+    seed: Seed = 0
+
+    _origin: LocatedYaml | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal values are equal settings, whichever file they were read from."""
+        return isinstance(other, Settings) and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]  # domains are dicts
+
+    @model_validator(mode="after")
+    def _outputs_need_a_network_and_inputs(self) -> "Settings":
+        if self.metric == "outputs" and self.network is None:
+            raise ValueError(
+                "metric outputs needs a network: give 'network:' in the YAML (mlp, deeponet, linear, factory, "
+                "torchscript) or --network PKG.MOD:FACTORY"
+            )
+        if self.metric == "outputs" and self.calibration is None:
+            raise ValueError(
+                "metric outputs needs inputs: give 'calibration:' in the YAML (domain, gaussian, inputs) "
+                "or --inputs FILE"
+            )
+        return self
+
+    @property
+    def ntk_bound(self) -> Ntk | None:
+        """The bound that holds: as set, else the default for built-in networks in the outputs metric, else none."""
+        if isinstance(self.ntk, Ntk):
+            return self.ntk
+        unset = self.ntk is None and self.metric == "outputs"
+        return Ntk() if unset and isinstance(self.network, BuiltinNetwork) else None
+
+    def where(self, *location: str | int) -> str:
+        """`file.yaml line 7` for a setting such as ("layers", 0), or its name where it came from elsewhere."""
+        if self._origin is not None and location[:1] and location[0] in self._origin.data:
+            return self._origin.where(location)
+        return str(location[0]) if len(location) < 2 else f"{location[0]} {location[1]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the compressed file: what differs from the defaults, without what cannot change a byte."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"jobs", "device"})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Settings":
+        """Inverse of to_json. Raises SettingsError."""
+        return _validated(dict(data), None)
+
+
+def load_settings(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from a YAML file (or none) and what the caller sets, which wins; None in `overrides` means not set.
+
+    File names in the YAML are looked for beside it first. Raises SettingsError that names file, line and remedy.
+    """
+    origin = None if path is None else read_yaml(path)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if origin is None:
+        return _validated(given, None)
+    data = {**_beside(origin.data, origin.path.parent), **given}
+    if isinstance(given.get("calibration"), Mapping):
+        data["calibration"] = _merged_calibration(origin.data.get("calibration"), given["calibration"])
+    kept = {key: value for key, value in origin.data.items() if key not in given}
+    return _validated(data, LocatedYaml(origin.path, kept, origin.lines))
+
+
+def _merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Another source of inputs replaces the one in the YAML and keeps its samples, seed and derivatives."""
+    if not isinstance(base, Mapping):
+        return dict(given)
+    replaced = any(kind in given for kind in INPUT_KINDS)
+    return {k: v for k, v in base.items() if not (replaced and k in INPUT_KINDS)} | dict(given)
+
+
+_FILES: tuple[Location, ...] = (("reference",), ("calibration", "inputs"), ("calibration", "gaussian", "file"))
+
+
+def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same data with the files that lie beside the YAML named from the working directory."""
+    found = dict(data)
+    for location in _FILES:
+        _replace(found, location, lambda name: str(folder / name) if (folder / name).exists() else name)
+    _replace(found, ("network", "factory"), lambda name: _factory_beside(name, folder))
+    return found
+
+
+def _factory_beside(name: str, folder: Path) -> str:
+    file, colon, function = name.rpartition(":")
+    return f"{folder / file}:{function}" if colon and file.endswith(".py") and (folder / file).exists() else name
+
+
+def _replace(data: dict[str, Any], location: Location, change: Any) -> None:
+    head, *rest = location
+    value = data.get(str(head))
+    if rest and isinstance(value, dict):
+        data[str(head)] = dict(value)
+        _replace(data[str(head)], tuple(rest), change)
+    elif not rest and isinstance(value, str):
+        data[str(head)] = change(value)
+
+
+def _validated(data: dict[str, Any], origin: LocatedYaml | None) -> Settings:
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError(explain(error, Settings, origin)) from None
+    settings._origin = origin
+    return settings
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a glob, or `re:` and a regular expression, matches the whole name."""
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], name) is not None
+    return fnmatch.fnmatchcase(name, pattern)
+
+
+def match_rules(names: Sequence[str], settings: Settings) -> dict[str, LayerRule]:
+    """The rule of each name: the first of `layers` that matches, else the settings of the file.
+
+    `exclude`, and `include` where it is given, turn what they leave out into `keep`. Raises SettingsError for a
+    pattern that matches no name.
+    """
+    check_patterns(names, settings)
+    return {name: _rule(name, settings) for name in names}
+
+
+def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """The names that `drop` leaves out of the file, in order."""
+    return tuple(name for name in names if any(matches(pattern, name) for pattern in settings.drop))
+
+
+def check_patterns(names: Sequence[str], settings: Settings) -> None:
+    """Raise SettingsError for the first pattern that matches no name; it says where the pattern stands."""
+    for i, rule in enumerate(settings.layers):
+        _check(rule.match, names, settings.where("layers", i, "match"))
+    for key in ("include", "exclude", "drop"):
+        for i, pattern in enumerate(getattr(settings, key)):
+            _check(pattern, names, settings.where(key, i))
+
+
+def _rule(name: str, settings: Settings) -> LayerRule:
+    left_out = bool(settings.include) and not any(matches(pattern, name) for pattern in settings.include)
+    if left_out or any(matches(pattern, name) for pattern in settings.exclude):
+        return LayerRule(match=name, keep=True)
+    rule = next((rule for rule in settings.layers if matches(rule.match, name)), LayerRule(match=name))
+    return rule.model_copy(update={"tol": rule.tol or settings.tol, "norm": rule.norm or settings.norm})
+
+
+def _check(pattern: str, names: Sequence[str], where: str) -> None:
+    try:
+        found = any(matches(pattern, name) for name in names)
+    except re.error as error:
+        raise SettingsError(f"{where}: '{pattern}' is not a regular expression: {error}") from None
+    if not found:
+        raise SettingsError(f"{where}: '{pattern}' matches no tensor, {_hint(pattern, names)}")
+
+
+def _hint(pattern: str, names: Sequence[str]) -> str:
+    below = f"{pattern}.*"
+    if any(fnmatch.fnmatchcase(name, below) for name in names):
+        return f"did you mean '{below}'?"
+    shown = names if len(names) <= 8 else [*names[:6], f"... ({len(names)} in all)"]
+    hint = did_you_mean(pattern, names)
+    return hint if hint.startswith("did") else f"the tensors are {', '.join(shown)}"

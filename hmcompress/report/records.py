@@ -1,0 +1,389 @@
+"""One record per result; terminal, JSON, JUnit and HTML are drawings of these. Errors are relative, sizes in bytes."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+
+
+def _ratio(source: int, stored: int) -> float:
+    """Source over stored bytes; 1 for nothing from nothing."""
+    return source / stored if stored else 1.0
+
+
+def finite(value: Any) -> Any:
+    """Plain data with nan and inf as null: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """How many leaves of each kind tile a layer."""
+
+    zero: int = 0
+    low_rank: int = 0
+    quantized: int = 0
+    hybrid: int = 0
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One compressed layer; `error` is measured on the decoded weights in their stored dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    source_bytes: int
+    stored_bytes: int
+    tol: float | None  # None where only the network's outputs are bounded
+    error: float
+    max_abs_error: float
+    method: str  # hmatrix, lossless or raw
+    leaves: Leaves = Leaves()
+    max_rank: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return _ratio(self.source_bytes, self.stored_bytes)
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.stored_bytes / self.weights if self.weights else 0.0
+
+    @property
+    def rate_limit(self) -> float | None:
+        """log2(1/tol): bits a weight that independent Gaussian weights of one scale need at a relative error of tol."""
+        return math.log2(1 / self.tol) if self.tol else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "source_bytes": self.source_bytes,
+            "stored_bytes": self.stored_bytes,
+            "ratio": self.ratio,
+            "bits_per_weight": self.bits_per_weight,
+            "rate_limit": self.rate_limit,
+            "tol": self.tol,
+            "error": self.error,
+            "max_abs_error": self.max_abs_error,
+            "method": self.method,
+            "leaves": asdict(self.leaves),
+            "max_rank": self.max_rank,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class OtherRecord:
+    """The tensors that are not layers: biases, norms, integers, what a rule keeps. All lossless."""
+
+    tensors: int = 0
+    source_bytes: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """Error of the network against exact solutions."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The same quantity for the original and the compressed network: a spectrum, or losses step by step."""
+
+    original: tuple[float, ...]
+    compressed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NtkRecord:
+    """Empirical neural tangent kernel of the compressed network against the original's."""
+
+    tol: float | None  # None: measured, not bounded
+    samples: int
+    error: float  # relative Frobenius
+    alignment: float
+    min_eigenvalue: float  # over the largest
+    trace_ratio: float
+    spectra: Curves | None = None
+    training: Curves | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None or key == "tol"}
+
+
+@dataclass(frozen=True)
+class NetworkLayer:
+    """What one layer adds to the error of the network."""
+
+    name: str
+    local_error: float  # of its outputs on the original inputs
+    propagated_error: float  # of its outputs on the compressed network's inputs
+    growth: float
+    zero_columns: int
+    dead_rows: int
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """Error of the network's outputs; `error` is measured on held-out points and is the one that is bounded."""
+
+    tol: float
+    error: float
+    calibration_error: float
+    samples: int
+    seed: int
+    widened_error: float | None = None
+    noisy_error: float | None = None
+    derivative_errors: tuple[float, ...] = ()
+    reference: ReferenceRecord | None = None
+    ntk: NtkRecord | None = None
+    rate_limit_bytes: float | None = None
+    layers: tuple[NetworkLayer, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ntk": self.ntk and self.ntk.to_json()}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What compress did, and what report reads back from the file."""
+
+    command: str  # compress or report
+    source: str
+    output: str
+    source_bytes: int  # whole files
+    output_bytes: int
+    tol: float
+    norm: str
+    metric: str
+    layers: tuple[LayerRecord, ...] = ()
+    other: OtherRecord = OtherRecord()
+    left_behind: tuple[str, ...] = ()
+    network: NetworkRecord | None = None
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+    @property
+    def ratio(self) -> float:
+        return _ratio(self.source_bytes, self.output_bytes)
+
+    @property
+    def layer_source_bytes(self) -> int:
+        return sum(layer.source_bytes for layer in self.layers)
+
+    @property
+    def layer_stored_bytes(self) -> int:
+        return sum(layer.stored_bytes for layer in self.layers)
+
+    @property
+    def source_overhead(self) -> int:
+        """Bytes of the source file beside its tensors; negative where tied tensors are counted more than once."""
+        return self.source_bytes - self.layer_source_bytes - self.other.source_bytes
+
+    @property
+    def stored_overhead(self) -> int:
+        """Bytes of the compressed file beside its tensors: header, index, checksums, settings."""
+        return self.output_bytes - self.layer_stored_bytes - self.other.stored_bytes
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bound of a layer and of the network holds."""
+        layers = all(layer.tol is None or layer.error <= layer.tol for layer in self.layers)
+        return layers and (self.network is None or self.network.error <= self.network.tol)
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(
+            {
+                "schema": SCHEMA,
+                "command": self.command,
+                "source": self.source,
+                "output": self.output,
+                "source_bytes": self.source_bytes,
+                "output_bytes": self.output_bytes,
+                "ratio": self.ratio,
+                "tol": self.tol,
+                "norm": self.norm,
+                "metric": self.metric,
+                "layers": [layer.to_json() for layer in self.layers],
+                "other": asdict(self.other),
+                "left_behind": list(self.left_behind),
+                "network": self.network and self.network.to_json(),
+                "seconds": self.seconds,
+                "peak_rss_bytes": self.peak_rss_bytes,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class VerifyLayer:
+    """One layer's bound: the stored error, or the recomputed one where the source is given."""
+
+    name: str
+    tol: float | None
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.tol is None or self.error <= self.tol
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "tol": self.tol, "error": self.error, "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class VerifyNetwork:
+    """The network's bound, recomputed on the held-out points of the stored seed and on fresh ones."""
+
+    tol: float
+    error: float
+    fresh_error: float | None = None
+    largest_growth: str | None = None  # the layer that amplifies the error most
+    ntk_tol: float | None = None
+    ntk_error: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        ntk = self.ntk_tol is None or self.ntk_error is None or self.ntk_error <= self.ntk_tol
+        return self.error <= self.tol and ntk
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Whether every bound holds. A damaged file never gets this far: it is a FormatError."""
+
+    layers: tuple[VerifyLayer, ...] = ()
+    network: VerifyNetwork | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(layer.passed for layer in self.layers) and (self.network is None or self.network.passed)
+
+    @property
+    def offending(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers if not layer.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(
+            {
+                "schema": SCHEMA,
+                "command": "verify",
+                "passed": self.passed,
+                "layers": [layer.to_json() for layer in self.layers],
+                "network": self.network and self.network.to_json(),
+            }
+        )
+
+
+COMPARE_METHODS = (
+    "hmatrix",
+    "svd32",
+    "svd16",
+    "quantization",
+    "pruning",
+    "quantization_entropy",
+    "lossless",
+    "rate_limit",
+)
+
+
+@dataclass(frozen=True)
+class CompareRow:
+    """One method on one layer at one tolerance: bytes at the measured error."""
+
+    layer: str
+    tol: float
+    method: str
+    bytes: int
+    error: float | None  # None for a limit, which has no decoded weights
+    ratio: float
+
+
+@dataclass(frozen=True)
+class CompareTotal:
+    """One method over all layers at one tolerance."""
+
+    tol: float
+    method: str
+    bytes: int
+    error: float | None
+    ratio: float
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """Ours beside the others at the same measured error."""
+
+    rows: tuple[CompareRow, ...] = ()
+    totals: tuple[CompareTotal, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(
+            {
+                "schema": SCHEMA,
+                "command": "compare",
+                "rows": [asdict(row) for row in self.rows],
+                "totals": [asdict(total) for total in self.totals],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One layer (or the whole network) at one batch size, against dense in the same run."""
+
+    layer: str
+    batch: int
+    form: str  # dense, low_rank, hmatrix or slim: what load_model took
+    dense_seconds: float
+    seconds: float
+    dense_bytes: int  # resident bytes of the weights
+    bytes: int
+
+    @property
+    def speedup(self) -> float:
+        return self.dense_seconds / self.seconds if self.seconds else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "speedup": self.speedup}
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Latency and memory of the compressed form against dense."""
+
+    rows: tuple[BenchRow, ...] = ()
+    totals: tuple[BenchRow, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(
+            {
+                "schema": SCHEMA,
+                "command": "bench",
+                "rows": [row.to_json() for row in self.rows],
+                "totals": [row.to_json() for row in self.totals],
+            }
+        )
+
+
+def total_weights(layers: Iterable[LayerRecord]) -> int:
+    return sum(layer.weights for layer in layers)
