@@ -1,0 +1,46 @@
+"""JUnit XML of a verify report: one test case a bound, as CI servers read it."""
+
+import re
+from xml.etree import ElementTree
+
+from hmcompress.report.format import format_error, format_tolerance, one_line
+from hmcompress.report.records import VerifyReport
+
+_Case = tuple[str, str | None]  # name, message of the failure
+
+
+def render_junit(report: VerifyReport, file: str) -> str:
+    """One suite named after the file; a case for each layer and one for the network's outputs."""
+    cases = _cases(report)
+    failures = sum(message is not None for _, message in cases)
+    attributes = {"name": _xml_text(file), "tests": str(len(cases)), "failures": str(failures), "errors": "0"}
+    suites = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(suites, "testsuite", attributes)
+    for name, message in cases:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "hmcompress.verify", "name": _xml_text(name)})
+        if message is not None:
+            ElementTree.SubElement(case, "failure", {"message": _xml_text(message)})
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _cases(report: VerifyReport) -> list[_Case]:
+    cases: list[_Case] = [
+        (layer.name, None if layer.passed else _beyond(layer.error, layer.tol)) for layer in report.layers
+    ]
+    network = report.network
+    if network is not None:
+        cases.append(("network outputs", _beyond(network.error, network.tol) if network.error > network.tol else None))
+    if network is not None and network.ntk_tol is not None and network.ntk_error is not None:
+        beyond = network.ntk_error > network.ntk_tol
+        cases.append(("network tangent kernel", _beyond(network.ntk_error, network.ntk_tol) if beyond else None))
+    return cases
+
+
+def _beyond(error: float, tol: float | None) -> str:
+    return f"error {format_error(error)} is above the tolerance {format_tolerance(tol)}"
+
+
+def _xml_text(text: str) -> str:
+    """XML 1.0 has no control characters and no lone surrogates, tensor names may."""
+    return re.sub("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", one_line(text))

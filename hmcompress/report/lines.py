@@ -1,0 +1,126 @@
+"""Sentences about a report that terminal and HTML share."""
+
+from hmcompress.report.format import (
+    format_bytes,
+    format_error,
+    format_ratio,
+    format_seconds,
+    format_tolerance,
+    one_line,
+)
+from hmcompress.report.records import LayerRecord, NetworkRecord, Report, VerifyReport
+
+TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
+SHOWN = 10
+
+_NORMS = {"fro": "relative Frobenius norm", "spectral": "relative spectral norm", "max": "relative maximum norm"}
+
+
+def headline(report: Report) -> str:
+    return f"{format_bytes(report.source_bytes)} -> {format_bytes(report.output_bytes)}, {format_ratio(report.ratio)}"
+
+
+def settings_line(report: Report) -> str:
+    if report.metric == "outputs":
+        return f"tolerance {format_tolerance(report.tol)} on the outputs of the network"
+    return f"tolerance {format_tolerance(report.tol)} on each layer, {_NORMS.get(report.norm, report.norm)}"
+
+
+def bound_line(report: Report) -> str:
+    """Whether the bounds of the layers hold, and how near the nearest one is."""
+    bounded = [layer for layer in report.layers if layer.tol]
+    if not bounded:
+        return "No layer has a bound of its own."
+    broken = [layer for layer in bounded if _share(layer) > 1]
+    if broken:
+        return f"{len(broken)} of {len(bounded)} bounds are VIOLATED: {names_line([layer.name for layer in broken])}."
+    lossless = sum(layer.error == 0 for layer in bounded)
+    if lossless == len(bounded):
+        return f"All {len(bounded)} layers are lossless." if len(bounded) > 1 else "The layer is lossless."
+    worst = max(bounded, key=_share)
+    nearest = f"largest error {_share(worst):.3f} of its tolerance, in {one_line(worst.name)}"
+    holds = f"All {len(bounded)} bounds hold" if len(bounded) > 1 else "The bound holds"
+    return f"{holds}; {nearest}."
+
+
+def _share(layer: LayerRecord) -> float:
+    return layer.error / layer.tol if layer.tol else 0.0
+
+
+def names_line(names: list[str]) -> str:
+    """A few names and how many more there are."""
+    shown = ", ".join(one_line(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def cost_line(report: Report) -> str:
+    """Seconds and memory; empty for a report read from a file that does not say."""
+    parts = [format_seconds(report.seconds)] if report.seconds else []
+    parts += [f"peak memory {format_bytes(report.peak_rss_bytes)}"] if report.peak_rss_bytes else []
+    return ", ".join(parts)
+
+
+def left_behind_lines(report: Report) -> list[str]:
+    if not report.left_behind:
+        return []
+    lines = [f"Left behind ({len(report.left_behind)}), not in the compressed file:"]
+    lines += [f"  {one_line(item)}" for item in report.left_behind[:SHOWN]]
+    more = len(report.left_behind) - SHOWN
+    return lines + ([f"  and {more} more; --json lists all"] if more > 0 else [])
+
+
+def network_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
+    """Rows (what, error, tolerance) of the network's section."""
+    tol = format_tolerance(network.tol)
+    rows = [
+        ("held-out points", format_error(network.error), tol),
+        (f"calibration points ({network.samples}, seed {network.seed})", format_error(network.calibration_error), ""),
+    ]
+    extra = (("domain widened by 10 %", network.widened_error), ("1 % noise on the inputs", network.noisy_error))
+    rows += [(label, format_error(value), "") for label, value in extra if value is not None]
+    rows += [(f"derivative {i}", format_error(e), tol) for i, e in enumerate(network.derivative_errors, 1)]
+    if network.reference is not None:
+        rows.append(("exact solutions, original network", format_error(network.reference.before), ""))
+        rows.append(("exact solutions, compressed network", format_error(network.reference.after), ""))
+    return rows + _ntk_figures(network)
+
+
+def _ntk_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
+    ntk = network.ntk
+    if ntk is None:
+        return []
+    return [
+        (f"tangent kernel ({ntk.samples} points)", format_error(ntk.error), format_tolerance(ntk.tol)),
+        ("  alignment", f"{ntk.alignment:.4f}", ""),
+        ("  trace over the original's", f"{ntk.trace_ratio:.4g}", ""),
+        ("  smallest eigenvalue over the largest", f"{ntk.min_eigenvalue:.1e}", ""),
+    ]
+
+
+def network_notes(network: NetworkRecord, layer_bytes: int) -> list[str]:
+    """The rate limit beside our bytes, and what to do about too few samples."""
+    notes = []
+    if network.rate_limit_bytes is not None:
+        limit = format_bytes(round(network.rate_limit_bytes))
+        notes.append(f"Rate limit of the function {limit}; the layers take {format_bytes(layer_bytes)}.")
+    if network.error > TOO_FEW_SAMPLES * network.calibration_error > 0:
+        notes.append(
+            f"The held-out error is {network.error / network.calibration_error:.2f} times the calibration error: "
+            f"{network.samples} samples are too few, raise 'samples:' under 'calibration:'."
+        )
+    return notes
+
+
+def verify_line(report: VerifyReport, file: str) -> str:
+    """One sentence: what was checked and what failed."""
+    if report.passed:
+        parts = [f"{len(report.layers)} layers"] if report.layers else []
+        parts += ["the network's outputs"] if report.network is not None else []
+        return f"{one_line(file)}: passed ({', '.join(parts) or 'no bounds stored'})"
+    broken = list(report.offending)
+    parts = [f"{len(broken)} of {len(report.layers)} layers above tolerance: {names_line(broken)}"] if broken else []
+    network = report.network
+    if network is not None and not network.passed:
+        growth = f", largest growth in {one_line(network.largest_growth)}" if network.largest_growth else ""
+        parts.append(f"network outputs above tolerance{growth}")
+    return f"{one_line(file)}: FAILED ({'; '.join(parts)})"

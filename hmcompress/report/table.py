@@ -1,0 +1,280 @@
+"""Records drawn for the terminal. In a narrow terminal each layer takes two lines, so that 80 columns hold everything."""
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hmcompress.report.format import (
+    ABSENT,
+    abbreviate,
+    format_bits,
+    format_bytes,
+    format_dtype,
+    format_error,
+    format_ratio,
+    format_seconds,
+    format_shape,
+    format_tolerance,
+    printable,
+)
+from hmcompress.report.groups import LayerRow, layer_rows
+from hmcompress.report.lines import (
+    bound_line,
+    cost_line,
+    headline,
+    left_behind_lines,
+    network_figures,
+    network_notes,
+    settings_line,
+    verify_line,
+)
+from hmcompress.report.records import (
+    BenchReport,
+    BenchRow,
+    CompareReport,
+    LayerRecord,
+    Leaves,
+    NetworkRecord,
+    Report,
+    VerifyReport,
+)
+
+WIDE = 106
+_BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
+_LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
+_LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r: largest rank; bits: per weight, stored and the limit"
+
+
+def report_view(report: Report, width: int) -> RenderableType:
+    """The whole report: layers, totals over the whole file, network, what was left behind."""
+    title = f"{printable(report.source)} -> {printable(report.output)}"
+    parts: list[RenderableType] = [_line(title, "bold"), _line(f"{headline(report)}; {settings_line(report)}"), _line()]
+    if report.layers:
+        parts += [_layers(report, width), _line(_legend(report), "dim"), _line()]
+    parts += [_totals(report), _line(), _bounds(report)]
+    if report.network is not None:
+        parts += [_line(), *_network(report.network, report.layer_stored_bytes, width)]
+    parts += [_line(line, "yellow") for line in left_behind_lines(report)]
+    parts += [_line(cost_line(report), "dim")] if cost_line(report) else []
+    return Group(*parts)
+
+
+def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
+    """Everything about one layer, and about its part in the network."""
+    table = _table("", "")
+    facts = [
+        ("layer", printable(layer.name)),
+        ("shape, dtype", f"{format_shape(layer.shape)} {layer.dtype}"),
+        ("method", layer.method),
+        ("leaves", ", ".join(f"{getattr(layer.leaves, kind)} {kind.replace('_', '-')}" for kind, _ in _LEAVES)),
+        ("largest rank", str(layer.max_rank)),
+        ("bytes", f"{layer.source_bytes:,} -> {layer.stored_bytes:,} ({format_ratio(layer.ratio)})"),
+        ("bits per weight", f"{layer.bits_per_weight:.3f} (limit log2(1/tol) {format_bits(layer.rate_limit)})"),
+        ("error", f"{format_error(layer.error)} ({report.norm}), tolerance {format_tolerance(layer.tol)}"),
+        ("largest absolute error", format_error(layer.max_abs_error)),
+    ]
+    parts = report.network.layers if report.network is not None else ()
+    for part in (part for part in parts if part.name == layer.name):
+        facts += [
+            ("output error, original inputs", format_error(part.local_error)),
+            ("output error, compressed inputs", format_error(part.propagated_error)),
+            ("growth", f"{part.growth:.3g}"),
+            ("zero columns, dead rows", f"{part.zero_columns}, {part.dead_rows}"),
+        ]
+    for name, value in facts:
+        table.add_row(name, value)
+    return table
+
+
+def verify_view(report: VerifyReport, file: str, width: int) -> RenderableType:
+    """One sentence, and a row for each bound that fails."""
+    failed = [layer for layer in report.layers if not layer.passed]
+    table = _table("layer", ">error", ">tol")
+    for layer in failed:
+        name = abbreviate(printable(layer.name), width - 24)
+        table.add_row(Text(name), Text(format_error(layer.error), "bold red"), format_tolerance(layer.tol))
+    parts: list[RenderableType] = [table] if failed else []
+    parts += [_verify_network(report)] if report.network is not None else []
+    return Group(*parts, _line(verify_line(report, file), "green" if report.passed else "bold red"))
+
+
+def compare_view(report: CompareReport) -> RenderableType:
+    """Totals: a row a method, three columns a tolerance."""
+    tolerances = list(dict.fromkeys(total.tol for total in report.totals))
+    parts: list[RenderableType] = []
+    for tol in tolerances:
+        table = _table("method", ">bytes", ">ratio", ">error", title=f"tolerance {format_tolerance(tol)}")
+        for total in sorted((t for t in report.totals if t.tol == tol), key=lambda t: t.bytes):
+            cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
+            table.add_row(total.method, *cells, style="bold" if total.method == "hmatrix" else None)
+        parts.append(table)
+    return Group(*parts)
+
+
+def bench_view(report: BenchReport, width: int) -> RenderableType:
+    """Latency and resident bytes against dense, layer by layer and in all."""
+    table = _table("layer", ">batch", "form", ">dense", ">ours", ">speed", ">memory")
+    for row in report.rows:
+        table.add_row(*_bench_cells(row, width))
+    if report.rows:
+        table.add_section()
+    for row in report.totals:
+        table.add_row(*_bench_cells(row, width), style="bold")
+    return table
+
+
+def _bench_cells(row: BenchRow, width: int) -> tuple[str, ...]:
+    memory = f"{format_bytes(row.dense_bytes)} -> {format_bytes(row.bytes)}"
+    name = abbreviate(printable(row.layer), max(12, width - 64))
+    times = (f"{row.dense_seconds * 1e3:.3g} ms", f"{row.seconds * 1e3:.3g} ms")
+    return (name, str(row.batch), row.form, *times, format_ratio(row.speedup), memory)
+
+
+# ---- parts ----
+
+
+def _line(text: str = "", style: str = "") -> Text:
+    return Text(text, style)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; a leading > aligns a column to the right."""
+    table = Table(box=_BOX, padding=(0, 0, 0, 1), pad_edge=False, title=title, title_justify="left", show_edge=False)
+    table.show_header = any(columns)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _layers(report: Report, width: int) -> Table:
+    rows = layer_rows(report.layers)
+    return _wide_layers(rows, report, width) if width >= WIDE else _narrow_layers(rows, report, width)
+
+
+def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
+    """Two lines a layer: the name and what is stored, then how it is stored and what it must keep."""
+    table = _table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
+    for row in rows:
+        name = abbreviate(_name(row), max(20, width - 35))
+        how = abbreviate(" ".join(_how(row)), max(18, width - 37))
+        limit = format_bits(_limit(row, report))
+        bits = Text(f"{format_bits(row.bits_per_weight)}\n{limit}")
+        sizes = f"{format_bytes(row.source_bytes)}\n{format_bytes(row.stored_bytes)}"
+        error = Text.assemble(_error(row), "\n", format_tolerance(row.worst.tol))
+        table.add_row(Text(f"{name}\n  {how}"), bits, sizes, format_ratio(row.ratio), error)
+    return table
+
+
+def _wide_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
+    columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
+    table = _table(*columns, ">error", ">tol")
+    for row in rows:
+        shape, dtype, method, leaves, rank = (*_how(row), "", "", "", "", "")[:5]
+        table.add_row(
+            Text(abbreviate(_name(row), max(20, width - 95))),
+            shape, dtype, method, leaves, rank.lstrip("r"),
+            format_bits(row.bits_per_weight), format_bits(_limit(row, report)),
+            format_bytes(row.source_bytes), format_bytes(row.stored_bytes), format_ratio(row.ratio),
+            _error(row), format_tolerance(row.worst.tol),
+        )  # fmt: skip
+    return table
+
+
+def _name(row: LayerRow) -> str:
+    return printable(row.name) + (f" ({row.count} layers)" if row.count > 1 else "")
+
+
+def _how(row: LayerRow) -> tuple[str, ...]:
+    """Shape, dtype, method, leaves, rank; 'various' for what the layers of a row do not share."""
+    shape, dtype, method = row.common("shape"), row.common("dtype"), row.common("method")
+    return (
+        format_shape(shape) if isinstance(shape, tuple) else "various",
+        format_dtype(str(dtype)) if dtype else "various",
+        str(method) if method else "various",
+        _leaves(row.leaves),
+        f"r{row.max_rank}" if row.max_rank else "",
+    )
+
+
+def _leaves(leaves: Leaves) -> str:
+    return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in _LEAVES if getattr(leaves, kind))
+
+
+def _limit(row: LayerRow, report: Report) -> float | None:
+    """log2(1/tol) is a limit in the Frobenius norm only."""
+    return row.worst.rate_limit if report.norm == "fro" and report.metric == "weights" else None
+
+
+def _error(row: LayerRow) -> Text:
+    worst = row.worst
+    beyond = worst.tol is not None and worst.error > worst.tol
+    return Text(format_error(worst.error) + ("!" if beyond else ""), "bold red" if beyond else "")
+
+
+def _legend(report: Report) -> str:
+    grouped = any(row.count > 1 for row in layer_rows(report.layers))
+    return _LEGEND + ("\nlayers of one kind share a row, error of the worst; --layer NAME shows one" if grouped else "")
+
+
+def _totals(report: Report) -> Table:
+    """Layers, other tensors and the container's own bytes add up to the whole files."""
+    table = _table("", ">tensors", ">in", ">out", ">ratio")
+    other = report.other
+    overhead = (report.source_overhead, report.stored_overhead)
+    _total(table, "layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes)
+    _total(table, "other tensors, lossless", str(other.tensors), other.source_bytes, other.stored_bytes)
+    table.add_row("headers, index, plain values", "", *(format_bytes(size) for size in overhead), "")
+    table.add_section()
+    tensors = str(len(report.layers) + other.tensors)
+    _total(table, "whole file", tensors, report.source_bytes, report.output_bytes, "bold")
+    return table
+
+
+def _total(table: Table, name: str, tensors: str, source: int, stored: int, style: str | None = None) -> None:
+    ratio = format_ratio(source / stored) if stored else ABSENT
+    table.add_row(name, tensors, format_bytes(source), format_bytes(stored), ratio, style=style)
+
+
+def _bounds(report: Report) -> Text:
+    return _line(bound_line(report), "" if report.passed else "bold red")
+
+
+def _network(network: NetworkRecord, layer_bytes: int, width: int) -> list[RenderableType]:
+    figures = _table("network outputs", ">error", ">tol")
+    for what, error, tol in network_figures(network):
+        figures.add_row(what, error, tol)
+    parts: list[RenderableType] = [figures, _line()]
+    if network.layers:
+        parts += [_network_layers(network, width), _line()]
+    return parts + [_line(note) for note in network_notes(network, layer_bytes)]
+
+
+def _network_layers(network: NetworkRecord, width: int) -> Table:
+    table = _table("layer outputs", ">local", ">propagated", ">growth", ">zero cols", ">dead rows")
+    for layer in network.layers:
+        errors = (format_error(layer.local_error), format_error(layer.propagated_error), f"{layer.growth:.3g}")
+        name = abbreviate(printable(layer.name), max(16, width - 60))
+        table.add_row(Text(name), *errors, str(layer.zero_columns), str(layer.dead_rows))
+    return table
+
+
+def _verify_network(report: VerifyReport) -> Table:
+    table = _table("network", ">error", ">tol")
+    network = report.network
+    if network is None:
+        return table
+    table.add_row("held-out points of the file", format_error(network.error), format_tolerance(network.tol))
+    if network.fresh_error is not None:
+        table.add_row("fresh points", format_error(network.fresh_error), "")
+    if network.ntk_error is not None:
+        table.add_row("tangent kernel", format_error(network.ntk_error), format_tolerance(network.ntk_tol))
+    return table
+
+
+def seconds_left(seconds: float | None) -> str:
+    """Time left for a progress bar; a dash before there is an estimate."""
+    return ABSENT if seconds is None else format_seconds(seconds)
