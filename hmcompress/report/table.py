@@ -1,4 +1,4 @@
-"""Records drawn for the terminal. In a narrow terminal each layer takes two lines, so that 80 columns hold everything."""
+"""Records drawn for the terminal. In a narrow one each layer takes two lines: 80 columns hold everything."""
 
 from collections.abc import Iterable
 
@@ -42,7 +42,7 @@ from hmcompress.report.records import (
     VerifyReport,
 )
 
-WIDE = 106
+WIDE = 118
 _BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
 _LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
 _LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r: largest rank; bits: per weight, stored and the limit"

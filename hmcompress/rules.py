@@ -1,0 +1,66 @@
+"""Which rule holds for which tensor: globs and regular expressions over dotted names; the first match decides."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+from hmcompress.config import LayerRule, Settings
+from hmcompress.errors import SettingsError
+from hmcompress.settings_errors import did_you_mean
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a glob, or `re:` and a regular expression, matches the whole name."""
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], name) is not None
+    return fnmatch.fnmatchcase(name, pattern)
+
+
+def match_rules(names: Sequence[str], settings: Settings) -> dict[str, LayerRule]:
+    """The rule of each name: the first of `layers` that matches, else the settings of the file.
+
+    `exclude`, and `include` where it is given, turn what they leave out into `keep`. Raises SettingsError for a
+    pattern that matches no name.
+    """
+    check_patterns(names, settings)
+    return {name: _rule(name, settings) for name in names}
+
+
+def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """The names that `drop` leaves out of the file, in order."""
+    return tuple(name for name in names if any(matches(pattern, name) for pattern in settings.drop))
+
+
+def check_patterns(names: Sequence[str], settings: Settings) -> None:
+    """Raise SettingsError for the first pattern that matches no name; it says where the pattern stands."""
+    for i, rule in enumerate(settings.layers):
+        _check(rule.match, names, settings.where("layers", i, "match"))
+    for key in ("include", "exclude", "drop"):
+        for i, pattern in enumerate(getattr(settings, key)):
+            _check(pattern, names, settings.where(key, i))
+
+
+def _rule(name: str, settings: Settings) -> LayerRule:
+    left_out = bool(settings.include) and not any(matches(pattern, name) for pattern in settings.include)
+    if left_out or any(matches(pattern, name) for pattern in settings.exclude):
+        return LayerRule(match=name, keep=True)
+    rule = next((rule for rule in settings.layers if matches(rule.match, name)), LayerRule(match=name))
+    return rule.model_copy(update={"tol": rule.tol or settings.tol, "norm": rule.norm or settings.norm})
+
+
+def _check(pattern: str, names: Sequence[str], where: str) -> None:
+    try:
+        found = any(matches(pattern, name) for name in names)
+    except re.error as error:
+        raise SettingsError(f"{where}: '{pattern}' is not a regular expression: {error}") from None
+    if not found:
+        raise SettingsError(f"{where}: '{pattern}' matches no tensor, {_hint(pattern, names)}")
+
+
+def _hint(pattern: str, names: Sequence[str]) -> str:
+    below = f"{pattern}.*"
+    if any(fnmatch.fnmatchcase(name, below) for name in names):
+        return f"did you mean '{below}'?"
+    shown = names if len(names) <= 8 else [*names[:6], f"... ({len(names)} in all)"]
+    hint = did_you_mean(pattern, names)
+    return hint if hint.startswith("did") else f"the tensors are {', '.join(shown)}"
