@@ -1,0 +1,104 @@
+"""A file that appears whole, under its final name, or not at all."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hmcompress.errors import OutputError
+
+_COPY_BLOCK = 1 << 20
+
+
+def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike | None = None) -> Path:
+    """Say early, before minutes of work, why `path` cannot be written; raises OutputError."""
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent} is no folder: make it first, or write elsewhere with -o")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent} is not writable: write elsewhere with -o")
+    if path.exists():
+        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+            raise OutputError(f"{path} is the source itself: name another file with -o")
+        if not force:
+            raise OutputError(f"{path} exists already: replace it with --force, or name another file with -o")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, force: bool = False) -> Iterator[BinaryIO]:
+    """Open a nameless file in the folder of `path`; it gets its name, flushed to disk, when the block ends well.
+
+    While it is written it has no name (where the file system can do that), so a kill at any moment leaves nothing
+    behind. Raises OutputError where it cannot be written, or where `path` exists and `force` is not set.
+    """
+    path = check_output(path, force)
+    with writing(path), _unnamed(path.parent) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        _publish(file, path, force)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors while writing `path` into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path} cannot be written: {reason}; nothing was left behind") from error
+
+
+def _unnamed(folder: Path) -> BinaryIO:
+    with contextlib.suppress(OSError, AttributeError):  # not every system or file system has nameless files
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+    return tempfile.TemporaryFile(dir=folder)  # type: ignore[return-value]
+
+
+def _publish(file: BinaryIO, path: Path, force: bool) -> None:
+    """Give the nameless file a temporary name beside `path`, then rename it."""
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        _name(file, temporary)
+        if not force and path.exists():
+            raise OutputError(f"{path} appeared meanwhile: replace it with --force, or name another file with -o")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _name(file: BinaryIO, name: Path) -> None:
+    folder = os.open(name.parent, os.O_RDONLY)
+    try:
+        # A folder handle makes Python call linkat with AT_SYMLINK_FOLLOW, which this needs.
+        os.link(f"/proc/self/fd/{file.fileno()}", name.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except (OSError, NotImplementedError):
+        _copy(file, name)
+    finally:
+        os.close(folder)
+
+
+def _copy(file: BinaryIO, name: Path) -> None:
+    file.seek(0)
+    with open(name, "xb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BLOCK)
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some systems cannot sync a folder; the file itself is on disk
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

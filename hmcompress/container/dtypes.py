@@ -1,0 +1,81 @@
+"""Element types: the names that a safetensors header, torch and numpy use for the same bits."""
+
+import numpy as np
+import torch
+
+from hmcompress.errors import FormatError
+
+# Types that every safetensors reader of the last years knows; all others are stored as coded bytes.
+SAFETENSORS: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int16: "I16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+FROM_SAFETENSORS = {code: dtype for dtype, code in SAFETENSORS.items()}
+
+_NUMPY: dict[torch.dtype, str] = {
+    torch.float64: "f8",
+    torch.float32: "f4",
+    torch.float16: "f2",
+    torch.complex128: "f8",
+    torch.complex64: "f4",
+    torch.complex32: "f2",
+    torch.int64: "i8",
+    torch.int32: "i4",
+    torch.int16: "i2",
+    torch.int8: "i1",
+    torch.uint64: "u8",
+    torch.uint32: "u4",
+    torch.uint16: "u2",
+    torch.bfloat16: "u2",
+}
+_WORDS = {"f8": torch.float64, "f4": torch.float32, "f2": torch.float16, "i8": torch.int64, "i4": torch.int32}
+_WORDS |= {"i2": torch.int16, "i1": torch.int8, "u8": torch.uint64, "u4": torch.uint32, "u2": torch.uint16}
+_WORDS |= {"u1": torch.uint8}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name without its module: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_from_name(name: object) -> torch.dtype:
+    """The inverse of dtype_name; raises FormatError."""
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype) or dtype.itemsize == 0:
+        raise FormatError(f"unknown element type {str(name)[:40]!r}: the file is damaged or newer than this release")
+    return dtype
+
+
+def words(dtype: torch.dtype) -> np.dtype:
+    """The numpy type in which elements of `dtype` are coded: an element is one or two of these words."""
+    return np.dtype("<" + _NUMPY.get(dtype, "u1"))
+
+
+def word_count(dtype: torch.dtype, elements: int) -> int:
+    """How many words of `words(dtype)` hold `elements` elements."""
+    return elements * dtype.itemsize // words(dtype).itemsize
+
+
+def to_words(tensor: torch.Tensor) -> np.ndarray:
+    """A CPU tensor of any shape as a flat array of words, bits unchanged."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.numel() == 0:
+        return np.empty(0, words(tensor.dtype))
+    return flat.view(_WORDS[words(tensor.dtype).str[1:]]).numpy()
+
+
+def from_words(array: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """The inverse of to_words; takes over the array's memory."""
+    if array.size == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_numpy(array).view(dtype).reshape(shape)

@@ -1,0 +1,25 @@
+"""Counting elements, and where a view lies in its base."""
+
+import math
+from collections.abc import Sequence
+
+
+def elements(shape: Sequence[int]) -> int:
+    """The number of elements of a tensor of this shape (1 for a scalar)."""
+    return math.prod(shape)
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """The stride, in elements, of a contiguous tensor."""
+    stride, step = [], 1
+    for n in reversed(shape):
+        stride.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(stride))
+
+
+def span(shape: Sequence[int], stride: Sequence[int], offset: int) -> int:
+    """How many elements a base must have so that the view stays inside."""
+    if elements(shape) == 0:
+        return 0
+    return offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))

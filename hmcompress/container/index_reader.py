@@ -1,0 +1,150 @@
+"""The index read back: every number is checked against the file before anything relies on it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from hmcompress.config import NORMS
+from hmcompress.container.checks import Document, choice, damaged, integer, integer_tuple, number
+from hmcompress.container.dtypes import dtype_from_name
+from hmcompress.container.geometry import elements, span
+from hmcompress.container.header import RESERVED, Entry
+from hmcompress.container.index import Index
+from hmcompress.container.records import LEAF_KINDS, METHODS, FileInfo, LayerRow, View
+from hmcompress.layers import FLOATS
+
+Shapes = dict[str, tuple[int, ...]]
+Dtypes = dict[str, torch.dtype]
+
+
+def index_from_json(document: Any, header: dict[str, Entry], layer_bytes: int) -> Index:
+    """Check the document against the header and the size of the layer pool; raises FormatError."""
+    doc = Document(document)
+    count = len(doc.rows("names"))
+    owners = [_owner(owner, count) for owner in doc.document("layers").rows("tensors")]
+    ties = [_tie_ends(tie, count) for tie in doc.rows("ties")]
+    placed = _unique([number for owner in owners for number in owner] + [tie for tie, _ in ties])
+    names, entries = _names(doc.rows("names"), placed, header)
+    packed = frozenset(names[i] for i in _unique(doc.integers("packed", below=count)))
+    if not packed <= entries.keys():
+        damaged("'packed'")
+    stored = [name for i, name in enumerate(names) if i not in {tie for tie, _ in ties}]
+    shapes, dtypes = _geometry(doc, stored, packed, entries, header)
+    info = _info(doc, names, _views(doc.rows("ties"), ties, names, shapes))
+    layers = _layers(doc.document("layers"), [tuple(names[i] for i in owner) for owner in owners])
+    index = Index(info, shapes, dtypes, packed, entries, layers)
+    _check_layers(index, layer_bytes)
+    if doc.integer("decoded_bytes") != index.decoded_bytes:
+        damaged("sum of sizes")
+    return index
+
+
+def _owner(value: Any, count: int) -> tuple[int, ...]:
+    """The numbers of a layer's tensors: one, or a weight and its bias."""
+    numbers = value if isinstance(value, list) else [value]
+    if not 1 <= len(numbers) <= 2:
+        damaged("'tensors'")
+    return tuple(integer(n, count, "tensors") for n in numbers)
+
+
+def _tie_ends(value: Any, count: int) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) not in (2, 5):
+        damaged("'ties'")
+    return integer(value[0], count, "ties"), integer(value[1], count, "ties")
+
+
+def _unique(numbers: Sequence[int]) -> set[int]:
+    if len(set(numbers)) != len(numbers):
+        damaged("order of tensors")
+    return set(numbers)
+
+
+def _names(values: Sequence[Any], placed: set[int], header: dict[str, Entry]) -> tuple[list[str], dict[str, str]]:
+    """All names, and the header's name of each untouched tensor; untouched tensors follow the header's order."""
+    in_header = [name for name in header if name not in RESERVED]
+    untouched = [i for i in range(len(values)) if i not in placed]
+    if len(in_header) != len(untouched):
+        damaged("number of tensors")
+    entry = dict(zip(untouched, in_header, strict=True))
+    names = [entry.get(i) if value == 0 else value for i, value in enumerate(values)]
+    known = [name for name in names if isinstance(name, str)]
+    if len(known) < len(names) or len(set(known)) < len(known):
+        damaged("'names'")
+    return known, {known[i]: name for i, name in entry.items()}
+
+
+def _geometry(
+    doc: Document, stored: Sequence[str], packed: Iterable[str], entries: dict[str, str], header: dict[str, Entry]
+) -> tuple[Shapes, Dtypes]:
+    """Shape and dtype of every stored tensor: from the index where it is coded, else from the header."""
+    coded = [name for name in stored if name in packed or name not in entries]
+    columns = zip(coded, doc.column("shapes", len(coded)), doc.column("dtypes", len(coded)), strict=True)
+    geometry = {name: (integer_tuple(shape, "shapes"), dtype_from_name(dtype)) for name, shape, dtype in columns}
+    for name in stored:
+        if name not in geometry:
+            entry = header[entries[name]]
+            geometry[name] = entry.shape, entry.dtype
+    return {name: geometry[name][0] for name in stored}, {name: geometry[name][1] for name in stored}
+
+
+def _views(values: Sequence[Any], ties: Sequence[tuple[int, int]], names: list[str], shapes: Shapes) -> dict[str, View]:
+    return {names[tie]: _view(value[2:], names[base], shapes) for value, (tie, base) in zip(values, ties, strict=True)}
+
+
+def _view(geometry: Sequence[Any], base: str, shapes: Shapes) -> View:
+    if base not in shapes:
+        damaged("'ties'")
+    if not geometry:
+        return View.whole(base, shapes[base])
+    shape, stride = integer_tuple(geometry[0], "ties"), integer_tuple(geometry[1], "ties")
+    offset = integer(geometry[2], elements(shapes[base]) + 1, "ties")
+    if len(shape) != len(stride) or span(shape, stride, offset) > elements(shapes[base]):
+        damaged("'ties'")
+    return View(base, shape, stride, offset)
+
+
+def _info(doc: Document, names: Sequence[str], views: dict[str, View]) -> FileInfo:
+    return FileInfo(
+        names=tuple(names),
+        views=views,
+        source=doc.document("source").data,
+        settings=doc.document("settings").data,
+        nest=doc.data.get("nest"),
+        left_behind=tuple(doc.strings("left_behind")),
+        notes=tuple(doc.strings("notes")),
+        network=doc.data.get("network"),
+    )
+
+
+def _layers(doc: Document, owners: Sequence[tuple[str, ...]]) -> tuple[LayerRow, ...]:
+    keys = ("tol", "norm", "error", "max_abs_error", "method", "max_rank", "bytes", "crc32", *LEAF_KINDS)
+    columns = {key: doc.column(key, len(owners)) for key in keys}
+    return tuple(_row(owner, {key: columns[key][i] for key in keys}) for i, owner in enumerate(owners))
+
+
+def _row(tensors: tuple[str, ...], cell: dict[str, Any]) -> LayerRow:
+    return LayerRow(
+        tensors=tensors,
+        tol=None if cell["tol"] is None else number(cell["tol"], "tol"),
+        norm=choice(cell["norm"], NORMS, "norm"),
+        error=number(cell["error"], "error"),
+        max_abs_error=number(cell["max_abs_error"], "max_abs_error"),
+        method=choice(cell["method"], METHODS, "method"),
+        leaves={kind: integer(cell[kind], 1 << 62, kind) for kind in LEAF_KINDS},
+        max_rank=integer(cell["max_rank"], 1 << 62, "max_rank"),
+        nbytes=integer(cell["bytes"], 1 << 62, "bytes"),
+        crc32=integer(cell["crc32"], 1 << 32, "crc32"),
+    )
+
+
+def _check_layers(index: Index, layer_bytes: int) -> None:
+    """Layers are floating, a bias has a number for each row of its weight, and their bytes fill the pool."""
+    for row in index.layers:
+        shapes, dtypes = [index.shapes[name] for name in row.tensors], {index.dtypes[name] for name in row.tensors}
+        if len(dtypes) > 1 or not dtypes <= set(FLOATS) or not shapes[0]:
+            damaged(f"layer {row.name[:80]!r}")
+        if len(shapes) == 2 and shapes[1] != shapes[0][:1]:
+            damaged(f"layer {row.name[:80]!r}")
+    if sum(row.nbytes for row in index.layers) != layer_bytes:
+        damaged("sum of layer sizes")

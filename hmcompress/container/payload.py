@@ -1,0 +1,51 @@
+"""A layer's payload: one matrix's bytes, or those of a stack's slices behind their lengths."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.errors import FormatError
+from hmcompress.hmatrix import HMatrix
+from hmcompress.layers import Layout, from_matrices, layout
+
+
+def join(payloads: Sequence[bytes]) -> bytes:
+    """The payload of a layer whose layout has as many matrices."""
+    if len(payloads) == 1:
+        return payloads[0]
+    writer = Writer()
+    for payload in payloads:
+        writer.section(payload)
+    return writer.getvalue()
+
+
+def split(payload: bytes | memoryview, count: int) -> list[bytes]:
+    """The inverse of join; raises FormatError."""
+    if count == 1:
+        return [bytes(payload)]
+    reader = Reader(payload)
+    parts = [reader.section() for _ in range(count)]
+    if reader.left:
+        raise FormatError(f"{reader.left} bytes follow the last slice: the file is damaged")
+    return parts
+
+
+def decode_layer(payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    """Decode a weight of shape shapes[0], and its bias (rows,) where a second shape is given. Raises FormatError."""
+    weight = shapes[0]
+    if len(shapes) == 2:
+        matrix = layout_with_bias(weight)
+        decoded = HMatrix.from_payload(bytes(payload), (matrix.rows, matrix.cols), dtype).to_dense()
+        return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].contiguous()]
+    matrix = layout(weight)
+    size = (matrix.rows, matrix.cols)
+    slices = [HMatrix.from_payload(part, size, dtype).to_dense() for part in split(payload, matrix.count)]
+    return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight)]
+
+
+def layout_with_bias(weight: Sequence[int]) -> Layout:
+    """A weight (m, n...) and its bias (m,) as one matrix whose last column is the bias."""
+    return Layout(1, weight[0], math.prod(weight[1:]) + 1)

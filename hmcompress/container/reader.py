@@ -1,0 +1,177 @@
+"""Reading a compressed file: nothing in it is trusted, and one tensor at a time is decoded."""
+
+import mmap
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import psutil
+from torch import Tensor
+
+from hmcompress.coding.lossless import decode_array
+from hmcompress.container.dtypes import from_words, word_count, words
+from hmcompress.container.geometry import elements
+from hmcompress.container.header import INDEX, LAYERS, file_digest, parse_header, stored_digest
+from hmcompress.container.index import Index
+from hmcompress.container.index_reader import index_from_json
+from hmcompress.container.payload import decode_layer
+from hmcompress.container.records import LayerRow, View
+from hmcompress.container.squeeze import unpack_json
+from hmcompress.errors import FormatError
+
+# What a decoder may raise on bytes that no encoder wrote.
+_DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, BufferError)
+
+
+class CompressedFile:
+    """An open compressed file. `open` checks structure and digest; tensors are decoded when asked for."""
+
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path = path
+        self._data = data
+        self.header = parse_header(data)
+        if not {LAYERS, INDEX} <= self.header.keys():
+            raise FormatError("the layers or the index are missing: the file is damaged")
+        self.index: Index = index_from_json(self._index_document(), self.header, self.header[LAYERS].nbytes)
+        self._begin = dict(zip((row.name for row in self.layers), self._begins(), strict=True))
+        self.layer_of = {name: row for row in self.layers for name in row.tensors}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, *, check: bool = True) -> Self:
+        """Open a file. Raises FormatError that names the file, and the damaged layers where the digest differs.
+
+        With `check` False a wrong digest is let pass, so that a caller can look at each layer's own checksum.
+        """
+        path = Path(path)
+        with named(path):
+            data = _map(path)
+            file = cls(path, data)
+            if check and not file.digest_holds():
+                raise FormatError(file.damage())
+        return file
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor in the source's order."""
+        return self.index.info.names
+
+    @property
+    def layers(self) -> tuple[LayerRow, ...]:
+        return self.index.layers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return len(self._data)
+
+    def digest_holds(self) -> bool:
+        """Whether the bytes are those that were written."""
+        return file_digest(self._data) == stored_digest(self._data)
+
+    def damage(self) -> str:
+        """One line on what a wrong digest comes from."""
+        layers = [row.name for row in self.layers if not self.checksum_holds(row)]
+        where = f"layer {', '.join(layers[:5])}" if layers else "its untouched tensors, its index or its header"
+        return f"the file's digest does not hold, damaged: {where}; compress again or take another copy"
+
+    def checksum_holds(self, row: LayerRow) -> bool:
+        """Whether a layer's payload is the one that was written."""
+        return zlib.crc32(self.payload(row)) == row.crc32
+
+    def payload(self, row: LayerRow) -> memoryview:
+        """A layer's coded bytes."""
+        begin = self._begin[row.name]
+        return self._data[begin : begin + row.nbytes]
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of an untouched tensor in the file."""
+        return self.header[self.index.entries[name]].nbytes
+
+    def load_layer(self, row: LayerRow) -> dict[str, Tensor]:
+        """Decode a layer: its weight, and its bias where the layer owns one. Raises FormatError."""
+        shapes = [self.index.shapes[name] for name in row.tensors]
+        dtype = self.index.dtypes[row.name]
+        with self._decoding(row.name, sum(map(elements, shapes)) * dtype.itemsize):
+            return dict(zip(row.tensors, decode_layer(self.payload(row), shapes, dtype), strict=True))
+
+    def load_untouched(self, name: str) -> Tensor:
+        """Read a tensor that was not coded as a layer. Raises FormatError."""
+        shape, dtype = self.index.shapes[name], self.index.dtypes[name]
+        entry = self.header[self.index.entries[name]]
+        body = self._data[entry.begin : entry.end]
+        with self._decoding(name, elements(shape) * dtype.itemsize):
+            if name not in self.index.packed:
+                return from_words(np.frombuffer(body, words(dtype)).copy(), dtype, shape)
+            return from_words(decode_array(body, words(dtype), word_count(dtype, elements(shape))), dtype, shape)
+
+    def _load_single(self, name: str) -> dict[str, Tensor]:
+        return {name: self.load_untouched(name)}
+
+    def load_stored(self) -> Iterator[tuple[str, Callable[[], dict[str, Tensor]]]]:
+        """Each stored part in the source's order: the name of its first tensor, and what decodes its tensors."""
+        for name in self.index.shapes:
+            row = self.layer_of.get(name)
+            if row is None:
+                yield name, partial(self._load_single, name)
+            elif row.name == name:
+                yield name, partial(self.load_layer, row)
+
+    def tie(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All tensors in the source's order, from the stored ones; views share their base's memory again."""
+        views = self.index.info.views
+        return {
+            name: stored[views[name].base].as_strided(*_geometry(views[name])) if name in views else stored[name]
+            for name in self.names
+        }
+
+    @contextmanager
+    def _decoding(self, name: str, nbytes: int) -> Iterator[None]:
+        """Errors of a decoder become FormatError that names the tensor; so does a size beyond this machine's memory."""
+        where = f"{self.path}: tensor {name}"
+        if nbytes > psutil.virtual_memory().total:
+            raise FormatError(f"{where} would take {nbytes:,} bytes, more than this machine's memory")
+        try:
+            yield
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from None
+        except MemoryError:
+            raise FormatError(f"{where} needs {nbytes:,} bytes, more memory than is free") from None
+        except _DECODING as error:
+            raise FormatError(f"{where} does not decode: the file is damaged ({error!s:.80})") from error
+
+    def _index_document(self) -> object:
+        entry = self.header[INDEX]
+        return unpack_json(bytes(self._data[entry.begin : entry.end]))
+
+    def _begins(self) -> Iterator[int]:
+        at = self.header[LAYERS].begin
+        for row in self.layers:
+            yield at
+            at += row.nbytes
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name before a FormatError; a file that cannot be read is one too."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _map(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < 8:
+            raise FormatError("not a compressed model: the file is empty or cut off")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _geometry(view: View) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    return view.shape, view.stride, view.offset

@@ -1,0 +1,76 @@
+"""What a compressed file says about its tensors and layers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hmcompress.container.geometry import contiguous_stride
+
+LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
+METHODS = ("hmatrix", "lossless", "raw")
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor that shares the memory of `base`: `stride` and `offset` count elements from base's first."""
+
+    base: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def whole(cls, base: str, shape: tuple[int, ...]) -> "View":
+        """All of a base of this shape: a tied tensor."""
+        return cls(base, shape, contiguous_stride(shape), 0)
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One coded layer: a weight, or a weight and its bias decoded together as the matrix (m, n + 1).
+
+    `error` is relative, in the unit of `norm`, measured on decoded values; `tol` is None where the layer has no bound
+    of its own (the outputs metric bounds the network instead).
+    """
+
+    tensors: tuple[str, ...]
+    tol: float | None
+    norm: str
+    error: float
+    max_abs_error: float
+    method: str = "hmatrix"
+    leaves: dict[str, int] = field(default_factory=dict)
+    max_rank: int = 0
+    nbytes: int = 0
+    crc32: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the weight."""
+        return self.tensors[0]
+
+
+@dataclass(frozen=True)
+class EncodedLayer:
+    """A layer on its way into a file: its row, its payload, and the shapes and dtypes of its tensors."""
+
+    row: LayerRow
+    payload: bytes
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file says beside its layers. Everything but `names` and `views` is plain JSON."""
+
+    names: tuple[str, ...]
+    views: dict[str, View] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    nest: Any = None
+    left_behind: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    network: Any = None

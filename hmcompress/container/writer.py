@@ -1,0 +1,167 @@
+"""Writing a compressed file: parts go to a nameless spool as they come; the file is put together at the end."""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from hmcompress.coding.lossless import encode_array
+from hmcompress.container.atomic import atomic_write, check_output, writing
+from hmcompress.container.dtypes import SAFETENSORS, to_words
+from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, INDEX, LAYERS, RESERVED, build_header
+from hmcompress.container.index import Index, index_to_json
+from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow
+from hmcompress.container.squeeze import pack_json
+
+_IN_MEMORY = 16 << 20
+_BLOCK = 1 << 20
+_PACKING_COSTS = 16  # bytes that a coded tensor's shape and dtype take in the index, roughly
+_Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool: begin, length
+
+
+class FileWriter(AbstractContextManager["FileWriter"]):
+    """Collects layers and untouched tensors, then writes the whole file under its name at once.
+
+    With `path` None nothing is written: only the bytes are counted (a dry run). Leaving the block without `finish`
+    leaves nothing behind. Raises OutputError.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, *, force: bool = False, effort: str = "default") -> None:
+        self._path = None if path is None else check_output(path, force)
+        self._force = force
+        self._effort = effort
+        self._spool = _Spool(self._path)
+        self._layers: list[LayerRow] = []
+        self._layer_parts: _Parts = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._untouched: dict[str, tuple[int, int]] = {}
+        self._packed: set[str] = set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._spool.close()
+
+    def add_layer(self, layer: EncodedLayer) -> LayerRow:
+        """Append a layer's payload; returns its row as it will stand in the file."""
+        row = replace(layer.row, nbytes=len(layer.payload), crc32=zlib.crc32(layer.payload))
+        self._layers.append(row)
+        self._layer_parts.append(self._spool.append(layer.payload))
+        for name, shape in zip(row.tensors, layer.shapes, strict=True):
+            self._note(name, shape, layer.dtype)
+        return row
+
+    def add_tensor(self, name: str, tensor: torch.Tensor) -> int:
+        """Append a tensor that stays as it is; returns its bytes in the file."""
+        self._note(name, tuple(tensor.shape), tensor.dtype)
+        words = to_words(tensor)
+        packed = encode_array(words, self._effort)
+        if tensor.dtype in SAFETENSORS and len(packed) + _PACKING_COSTS >= words.nbytes:
+            packed = words.tobytes()
+        else:
+            self._packed.add(name)
+        self._untouched[name] = self._spool.append(packed)
+        return len(packed)
+
+    def finish(self, info: FileInfo) -> int:
+        """Write the file; returns its bytes. Every name in `info` must have been added, or be one of its views."""
+        index = self._index(info)
+        packed_index = pack_json(index_to_json(index))
+        where = {LAYERS: self._layer_parts, INDEX: [self._spool.append(packed_index)]}
+        where |= {index.entries[name]: [self._untouched[name]] for name in info.names if name in index.entries}
+        owners = {entry: name for name, entry in index.entries.items()}
+        entries = {name: _entry(owners.get(name), parts, index) for name, parts in where.items()}
+        header, order = build_header(entries)
+        if self._path is not None:
+            with atomic_write(self._path, self._force) as file:
+                self._assemble(file, header, [part for name in order for part in where[name]])
+        return len(header) + sum(nbytes for _, _, nbytes in entries.values())
+
+    def _note(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        if name in self._shapes:
+            raise ValueError(f"{name} was added twice")
+        self._shapes[name], self._dtypes[name] = tuple(shape), dtype
+
+    def _index(self, info: FileInfo) -> Index:
+        stored = [name for name in info.names if name not in info.views]
+        if set(stored) != self._shapes.keys():
+            raise ValueError(f"names and tensors differ: {sorted(set(stored) ^ self._shapes.keys())[:5]}")
+        untouched = [name for name in stored if name in self._untouched]
+        return Index(
+            info,
+            {name: self._shapes[name] for name in stored},
+            {name: self._dtypes[name] for name in stored},
+            frozenset(self._packed),
+            _entry_names(untouched),
+            tuple(self._layers),
+        )
+
+    def _assemble(self, file: BinaryIO, header: bytes, parts: _Parts) -> None:
+        digest = blake2b(digest_size=DIGEST_BYTES)
+        for block in (header, *(block for part in parts for block in self._spool.read(*part))):
+            file.write(block)
+            digest.update(block)
+        file.seek(DIGEST_AT)
+        file.write(digest.hexdigest().encode())
+
+
+def _entry(owner: str | None, parts: _Parts, index: Index) -> tuple[torch.dtype, tuple[int, ...], int]:
+    """Type, shape and bytes of an entry of the header: bytes, unless it is a tensor that lies there as it is."""
+    nbytes = sum(length for _, length in parts)
+    if owner is None or owner in index.packed:
+        return torch.uint8, (nbytes,), nbytes
+    return index.dtypes[owner], index.shapes[owner], nbytes
+
+
+def _entry_names(untouched: list[str]) -> dict[str, str]:
+    """The name of each tensor in the safetensors file: its own, unless that is reserved or no valid Unicode."""
+    entries = {name: name for name in untouched if name not in RESERVED and _is_unicode(name)}
+    free = (name for k in count() if (name := f"tensor.{k}") not in entries)
+    return {name: entries[name] if name in entries else next(free) for name in untouched}
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which other JSON readers refuse
+        return False
+    return True
+
+
+class _Spool:
+    """Bytes kept until the file is put together: in memory first, then in a nameless file beside the output."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        # Closed by close(); the writer that owns it is the context manager.
+        self._file = None if path is None else tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(path.parent))  # noqa: SIM115
+        self._end = 0
+
+    def append(self, data: bytes) -> tuple[int, int]:
+        begin, self._end = self._end, self._end + len(data)
+        if self._file is not None and self._path is not None:
+            with writing(self._path):
+                self._file.seek(begin)
+                self._file.write(data)
+        return begin, len(data)
+
+    def read(self, begin: int, length: int) -> Iterator[bytes]:
+        assert self._file is not None
+        self._file.seek(begin)
+        while length > 0:
+            block = self._file.read(min(length, _BLOCK))
+            if not block:
+                raise OSError("the spool ended early")
+            length -= len(block)
+            yield block
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,97 @@
+"""Which tensors are layers, and how a tensor is read as matrices."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hmcompress.config import LayerRule, Settings
+from hmcompress.rules import match_rules, matches
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+LEAST_SIDE = 16
+
+
+class TensorLike(Protocol):
+    """What a tensor must tell to be chosen."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor read as `count` matrices of `rows` x `cols`, one after the other in its row-major order."""
+
+    count: int
+    rows: int
+    cols: int
+
+
+def layout(shape: Sequence[int]) -> Layout:
+    """How a tensor of this shape is read as matrices.
+
+    (m, n) is one matrix; a conv kernel (out, in, k...) is (out, in*k...); a 3-D stack (count, m, n) whose last two
+    sides are both at least 16 is `count` matrices; a vector (n,) is a column. Any shape of at least one axis has one.
+    """
+    if len(shape) == 3 and min(shape[1:]) >= LEAST_SIDE:
+        return Layout(shape[0], shape[1], shape[2])
+    return Layout(1, shape[0], math.prod(shape[1:]))
+
+
+def to_matrices(tensor: Tensor) -> Tensor:
+    """A tensor as (count, rows, cols) after `layout`; shares memory where it can."""
+    shape = layout(tensor.shape)
+    return tensor.reshape(shape.count, shape.rows, shape.cols)
+
+
+def from_matrices(matrices: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of to_matrices."""
+    return matrices.reshape(tuple(shape))
+
+
+def is_dense(shape: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether a tensor is a layer if no rule says otherwise: floating, and its matrices at least 16 wide and high."""
+    if dtype not in FLOATS or len(shape) < 2:
+        return False
+    matrix = layout(shape)
+    return matrix.count > 0 and min(matrix.rows, matrix.cols) >= LEAST_SIDE
+
+
+def is_optimizer_state(name: str) -> bool:
+    """Whether a tensor lies under an optimizer's state in the pickled object."""
+    return any(_names_optimizer(part) for part in name.lower().split("."))
+
+
+def _names_optimizer(part: str) -> bool:
+    return "optimizer" in part or part == "opt_state" or part == "optim" or part.startswith("optim_")
+
+
+def select(tensors: Mapping[str, TensorLike], names: Iterable[str], settings: Settings) -> dict[str, LayerRule]:
+    """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
+
+    `names` are all names of the checkpoint, for the check that each pattern matches something. Optimizer state and
+    small matrices are layers only where a rule or `include` names them. Raises SettingsError.
+    """
+    rules = match_rules(tuple(names), settings)
+    return {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
+
+
+def _is_layer(name: str, tensor: TensorLike, rule: LayerRule, settings: Settings) -> bool:
+    if rule.keep:
+        return False
+    if is_dense(tensor.shape, tensor.dtype) and not is_optimizer_state(name):
+        return True
+    possible = tensor.dtype in FLOATS and len(tensor.shape) >= 2 and math.prod(tensor.shape) > 0
+    return possible and _is_named(name, settings)
+
+
+def _is_named(name: str, settings: Settings) -> bool:
+    """Whether a pattern that is not a catch-all names the tensor."""
+    patterns = [rule.match for rule in settings.layers if not rule.keep] + list(settings.include)
+    return any(pattern not in ("*", "re:.*") and matches(pattern, name) for pattern in patterns)
