@@ -1,0 +1,31 @@
+"""Write a rendered report: whole, by rename, or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from hmcompress.errors import OutputError
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace `path` by this text in UTF-8. Raises OutputError where the folder is missing, OSError where it fails."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, a file name was expected")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

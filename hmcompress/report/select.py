@@ -1,0 +1,19 @@
+"""Find one layer of a report by its name."""
+
+from hmcompress.errors import SettingsError
+from hmcompress.report.records import LayerRecord, Report
+from hmcompress.settings_errors import did_you_mean
+
+
+def find_layer(report: Report, name: str) -> LayerRecord:
+    """The layer of this name. Raises SettingsError that names the nearest."""
+    for layer in report.layers:
+        if layer.name == name:
+            return layer
+    names = [layer.name for layer in report.layers]
+    if not names:
+        raise SettingsError(f"--layer {name}: the file has no compressed layers")
+    hint = did_you_mean(name, names[:8])
+    close = did_you_mean(name, names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    raise SettingsError(f"--layer {name}: no such layer, {close if close.startswith('did') else hint + more}")
