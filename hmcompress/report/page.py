@@ -12,7 +12,8 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ground: #14171b; --ink: #e4e8ec; --soft: #9aa5b1; --rule: #363d45; --band: #1c2126;
     --bad: #ff8a80; --good: #7ad19a; --bar: #6aa5e8; --bar2: #38434f;
-    --s0: #6aa5e8; --s1: #f0a06a; --s2: #7ad19a; --s3: #cf9be0; --s4: #e0c45c; --s5: #f08fb4; --s6: #6fd0d6; --s7: #aaa; } }
+    --s0: #6aa5e8; --s1: #f0a06a; --s2: #7ad19a; --s3: #cf9be0; --s4: #e0c45c; --s5: #f08fb4;
+    --s6: #6fd0d6; --s7: #aaa; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -94,4 +95,5 @@ def _row(row: Sequence[Cell], columns: Sequence[str], strong: bool) -> str:
     cells = [f'<td class="text name">{row[0]}</td>']
     for cell, column in zip(row[1:], columns[1:], strict=True):
         cells.append(f'<td class="text">{cell}</td>' if column.startswith("<") else f"<td>{cell}</td>")
-    return f"<tr{' class="ours"' if strong else ''}>{''.join(cells)}</tr>"
+    opening = '<tr class="ours">' if strong else "<tr>"
+    return f"{opening}{''.join(cells)}</tr>"
