@@ -1,0 +1,49 @@
+"""A peer: a compressor that encodes a matrix at a tolerance and decodes it again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.baselines.matrix import Matrix
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A compressor to compare with.
+
+    encode(matrix, tol): payload whose decoded values lie within `tol` in relative Frobenius norm, or None where the
+    method cannot reach it. decode(payload, (m, n), dtype): the values, (m, n) float32 or float64; `dtype` is that of
+    the stored weights. Shape and dtype are not part of a payload, everything else is.
+    """
+
+    name: str
+    title: str
+    encode: Callable[[Matrix, float], bytes | None]
+    decode: Callable[[bytes, tuple[int, int], torch.dtype], np.ndarray]
+    lossless: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a peer made of a matrix: bytes of the payload, decoded weights in the stored dtype, measured error."""
+
+    nbytes: int
+    decoded: Tensor
+    error: float
+
+
+def run_peer(peer: Peer, matrix: Matrix, tol: float) -> Outcome:
+    """Encode, decode and measure; weights are kept as they are where the peer is no smaller or not within `tol`."""
+    if not peer.lossless and matrix.is_codable and tol >= 1:
+        return Outcome(0, torch.zeros_like(matrix.w), 1.0)
+    payload = peer.encode(matrix, tol) if matrix.is_codable or peer.lossless else None
+    if payload is None or len(payload) >= matrix.nbytes:
+        return Outcome(matrix.nbytes, matrix.w, 0.0)
+    decoded = peer.decode(payload, matrix.shape, matrix.w.dtype)
+    error = 0.0 if peer.lossless else matrix.error(decoded)
+    if error > tol:
+        return Outcome(matrix.nbytes, matrix.w, 0.0)
+    return Outcome(len(payload), torch.from_numpy(decoded).to(matrix.w.dtype), error)
