@@ -10,6 +10,7 @@ from hmcompress.report.format import (
     format_tolerance,
 )
 from hmcompress.report.lines import (
+    METHODS,
     bound_line,
     cost_line,
     network_figures,
@@ -17,7 +18,6 @@ from hmcompress.report.lines import (
     settings_line,
 )
 from hmcompress.report.page import Cell, facts, page, table, text
-from hmcompress.report.plot import LABELS
 from hmcompress.report.records import (
     CompareReport,
     CompareRow,
@@ -179,14 +179,14 @@ def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow,
     series = []
     for method in dict.fromkeys(point.method for point in points):
         line = sorted((float(p.bytes), p.error or p.tol) for p in points if p.method == method and p.bytes)
-        series.append(Series(LABELS.get(method, method), tuple(line), strong=method == "hmatrix"))
+        series.append(Series(METHODS.get(method, method), tuple(line), strong=method == "hmatrix"))
     return line_chart(title, series, Axis("bytes", log=True), Axis("relative error", log=True))
 
 
 def _compare_totals(report: CompareReport, tol: float) -> str:
     totals = sorted((total for total in report.totals if total.tol == tol), key=lambda total: total.bytes)
     rows = [
-        [text(LABELS.get(t.method, t.method)), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)]
+        [text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)]
         for t in totals
     ]
     ours = [total.method == "hmatrix" for total in totals]
@@ -199,7 +199,7 @@ def _compare_layers(report: CompareReport) -> list[str]:
     for name in dict.fromkeys(row.layer for row in report.rows):
         rows = tuple(row for row in report.rows if row.layer == name)
         cells = [
-            [text(LABELS.get(r.method, r.method)), format_tolerance(r.tol), f"{r.bytes:,}", format_ratio(r.ratio),
+            [text(METHODS.get(r.method, r.method)), format_tolerance(r.tol), f"{r.bytes:,}", format_ratio(r.ratio),
              format_error(r.error)]
             for r in rows
         ]  # fmt: skip

@@ -13,6 +13,17 @@ from hmcompress.report.records import LayerRecord, NetworkRecord, Report, Verify
 TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
 SHOWN = 10
 
+METHODS = {
+    "hmatrix": "hmcompress",
+    "svd32": "SVD, fp32 factors",
+    "svd16": "SVD, fp16 factors",
+    "quantization": "quantisation",
+    "pruning": "pruning",
+    "quantization_entropy": "quantisation + entropy code",
+    "lossless": "lossless",
+    "rate_limit": "rate limit log2(1/eps)",
+}
+
 _NORMS = {"fro": "relative Frobenius norm", "spectral": "relative spectral norm", "max": "relative maximum norm"}
 
 

@@ -15,7 +15,7 @@ _STYLE = """
     --s0: #6aa5e8; --s1: #f0a06a; --s2: #7ad19a; --s3: #cf9be0; --s4: #e0c45c; --s5: #f08fb4;
     --s6: #6fd0d6; --s7: #aaa; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--ground); color: var(--ink);
+body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1rem 4rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
@@ -23,15 +23,15 @@ p { margin: .4rem 0; max-width: 60rem; overflow-wrap: anywhere; }
 .soft { color: var(--soft); } .bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); }
 dl.facts { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1.2rem 0; }
 dl.facts dt { color: var(--soft); font-size: .85rem; } dl.facts dd { margin: 0; font-size: 1.25rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: 0 0 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .9rem; }
 caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; } td.text, th.text { text-align: left; }
-td.name { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
+td.name { overflow-wrap: anywhere; min-width: 9rem; white-space: pre-wrap; }
 tbody tr:nth-child(even) { background: var(--band); } tfoot td, tfoot th { font-weight: 600; border-bottom: 0; }
 tr.ours { font-weight: 600; }
-.size { display: inline-block; width: 8rem; height: .7rem; background: var(--bar2); vertical-align: middle; }
+.size { display: inline-block; width: 4rem; height: .7rem; background: var(--bar2); vertical-align: middle; }
 .size i { display: block; height: 100%; background: var(--bar); }
 figure { margin: 1rem 0; max-width: 46rem; }
 figure svg { width: 100%; height: auto; font-size: 12px; }

@@ -5,18 +5,8 @@ from pathlib import Path
 from types import ModuleType
 
 from hmcompress.errors import OutputError, SettingsError
+from hmcompress.report.lines import METHODS
 from hmcompress.report.records import CompareReport
-
-LABELS = {
-    "hmatrix": "hmcompress",
-    "svd32": "SVD, fp32 factors",
-    "svd16": "SVD, fp16 factors",
-    "quantization": "quantisation",
-    "pruning": "pruning",
-    "quantization_entropy": "quantisation + entropy code",
-    "lossless": "lossless",
-    "rate_limit": "rate limit log2(1/eps)",
-}
 
 
 def write_plot(path: str, report: CompareReport, title: str) -> None:
@@ -29,7 +19,7 @@ def write_plot(path: str, report: CompareReport, title: str) -> None:
     for method in dict.fromkeys(total.method for total in report.totals):
         points = sorted((t.bytes, t.error or t.tol) for t in report.totals if t.method == method)
         style = {"linewidth": 2.5, "zorder": 3} if method == "hmatrix" else {"linewidth": 1}
-        axes.plot(*zip(*points, strict=True), marker="o", label=LABELS.get(method, method), **style)
+        axes.plot(*zip(*points, strict=True), marker="o", label=METHODS.get(method, method), **style)
     axes.set(xscale="log", yscale="log", xlabel="bytes of the layers", ylabel="relative error", title=title)
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(frameon=False, fontsize="small")

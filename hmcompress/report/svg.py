@@ -40,11 +40,22 @@ class _Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
+        """Three to eight round numbers within the axis."""
         if not self.log:
-            return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
-        decades = range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)
-        every = max(1, math.ceil(len(decades) / 8))
-        return [10.0**d for d in decades if d % every == 0] or [10.0**self.low, 10.0**self.high]
+            return _round_steps(self.low, self.high)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        every = max(1, math.ceil((self.high - self.low) / 8))
+        factors = (1.0,) if self.high - self.low > 2 else (1.0, 2.0, 5.0)
+        ticks = [factor * 10.0**d for d in decades if d % every == 0 for factor in factors]
+        inside = [tick for tick in ticks if self.low - 1e-9 <= math.log10(tick) <= self.high + 1e-9]
+        return inside if len(inside) > 1 else [10.0**self.low, 10.0**self.high]
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
@@ -112,6 +123,6 @@ def _legend(drawn: Sequence[Series]) -> str:
 
 def _number(value: float) -> str:
     if value and (abs(value) >= 1e4 or abs(value) < 1e-2):
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.3g}"

@@ -22,6 +22,7 @@ from hmcompress.report.format import (
 )
 from hmcompress.report.groups import LayerRow, layer_rows
 from hmcompress.report.lines import (
+    METHODS,
     bound_line,
     cost_line,
     headline,
@@ -102,16 +103,17 @@ def verify_view(report: VerifyReport, file: str, width: int) -> RenderableType:
 
 
 def compare_view(report: CompareReport) -> RenderableType:
-    """Totals: a row a method, three columns a tolerance."""
-    tolerances = list(dict.fromkeys(total.tol for total in report.totals))
+    """Totals over all layers: a table a tolerance, the smallest first."""
     parts: list[RenderableType] = []
-    for tol in tolerances:
-        table = _table("method", ">bytes", ">ratio", ">error", title=f"tolerance {format_tolerance(tol)}")
+    for tol in dict.fromkeys(total.tol for total in report.totals):
+        table = _table(f"tolerance {format_tolerance(tol)}", ">bytes", ">ratio", ">error")
         for total in sorted((t for t in report.totals if t.tol == tol), key=lambda t: t.bytes):
             cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
-            table.add_row(total.method, *cells, style="bold" if total.method == "hmatrix" else None)
-        parts.append(table)
-    return Group(*parts)
+            ours = "bold" if total.method == "hmatrix" else None
+            table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
+        parts += [table, _line()]
+    layers = len(dict.fromkeys(row.layer for row in report.rows))
+    return Group(*parts, _line(f"{layers} layers; --json and --html show each of them", "dim"))
 
 
 def bench_view(report: BenchReport, width: int) -> RenderableType:
@@ -140,9 +142,9 @@ def _line(text: str = "", style: str = "") -> Text:
     return Text(text, style)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def _table(*columns: str) -> Table:
     """A plain table; a leading > aligns a column to the right."""
-    table = Table(box=_BOX, padding=(0, 0, 0, 1), pad_edge=False, title=title, title_justify="left", show_edge=False)
+    table = Table(box=_BOX, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.show_header = any(columns)
     for column in columns:
         right = column.startswith(">")
