@@ -1,8 +1,24 @@
 """Compressed file on disk: pooled streams, index, checksums, atomic write. Its bytes are in docs/format.md."""
 
-from hmcompress.container.payload import join
+from hmcompress.container.atomic import atomic_write, check_output
+from hmcompress.container.header import is_compressed
+from hmcompress.container.payload import join, layout_with_bias
 from hmcompress.container.reader import CompressedFile
-from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, View
-from hmcompress.container.writer import FileWriter
+from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor, View
+from hmcompress.container.writer import FileWriter, pack_tensor
 
-__all__ = ["CompressedFile", "EncodedLayer", "FileInfo", "FileWriter", "LayerRow", "View", "join"]
+__all__ = [
+    "CompressedFile",
+    "EncodedLayer",
+    "FileInfo",
+    "FileWriter",
+    "LayerRow",
+    "PackedTensor",
+    "View",
+    "atomic_write",
+    "check_output",
+    "is_compressed",
+    "join",
+    "layout_with_bias",
+    "pack_tensor",
+]

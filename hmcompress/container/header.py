@@ -1,6 +1,8 @@
 """The safetensors header: built, and read back without trusting a byte of it."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -45,25 +47,44 @@ class Entry:
 def build_header(entries: Mapping[str, tuple[torch.dtype, Sequence[int], int]]) -> tuple[bytes, list[str]]:
     """The first bytes of the file, digest blank, and the order in which the entries' bytes follow.
 
-    `entries` maps a name to (dtype, shape, bytes) in the order of the header. Bytes lie by falling element size, so
-    that every tensor is aligned.
+    `entries` maps a name to (dtype, shape, bytes) in the order of the header.
     """
-    order = sorted(entries, key=lambda name: -entries[name][0].itemsize)
-    begin, at = {}, 0
-    for name in order:
-        begin[name] = at
-        at += entries[name][2]
-    body = "".join(
-        f",{json.dumps(name)}:"
-        + json.dumps(
-            {"dtype": SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [begin[name], begin[name] + nbytes]},
-            separators=(",", ":"),
-        )
+    begin = place(entries)
+    text = f'{_START}{_BLANK.decode()}"}}' + "".join(
+        f",{json.dumps(name)}:{entry_json(SAFETENSORS[dtype], shape, begin[name], nbytes)}"
         for name, (dtype, shape, nbytes) in entries.items()
     )
-    text = f'{_START}{_BLANK.decode()}"}}{body}}}'.encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, order
+    return frame(text + "}"), list(begin)
+
+
+def place(entries: Mapping[str, tuple[torch.dtype, Sequence[int], int]]) -> dict[str, int]:
+    """Where each entry's bytes begin behind the header: by falling element size, so that every tensor is aligned."""
+    begin, at = {}, 0
+    for name in sorted(entries, key=lambda name: -entries[name][0].itemsize):
+        begin[name] = at
+        at += entries[name][2]
+    return begin
+
+
+def frame(text: str) -> bytes:
+    """A header's JSON behind its length, padded so that what follows is aligned."""
+    body = text.encode()
+    body += b" " * (-len(body) % 8)
+    return len(body).to_bytes(8, "little") + body
+
+
+def entry_json(code: str, shape: Sequence[int], begin: int, nbytes: int) -> str:
+    entry = {"dtype": code, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
+    return json.dumps(entry, separators=(",", ":"))
+
+
+def is_unicode(name: str) -> bool:
+    """Whether other JSON readers take the name: a lone surrogate they refuse."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_header(data: memoryview) -> dict[str, Entry]:
@@ -78,6 +99,13 @@ def parse_header(data: memoryview) -> dict[str, Entry]:
     if not text.startswith(_START.encode()):
         raise FormatError(f"format version {version[:20]!r} is unknown to this release (it reads {VERSION}): upgrade")
     return _entries(_load_json(text), 8 + len(text), len(data))
+
+
+def is_compressed(path: str | os.PathLike) -> bool:
+    """Whether a file starts like one that hmcompress wrote."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(8 + len(_LEAD))[8:] == _LEAD.encode()
+    return False
 
 
 def file_digest(data: memoryview) -> str:

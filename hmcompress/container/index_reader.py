@@ -1,11 +1,11 @@
 """The index read back: every number is checked against the file before anything relies on it."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from hmcompress.config import NORMS
+from hmcompress.config import NORMS, Norm
 from hmcompress.container.checks import Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.geometry import elements, span
@@ -127,7 +127,7 @@ def _row(tensors: tuple[str, ...], cell: dict[str, Any]) -> LayerRow:
     return LayerRow(
         tensors=tensors,
         tol=None if cell["tol"] is None else number(cell["tol"], "tol"),
-        norm=choice(cell["norm"], NORMS, "norm"),
+        norm=cast(Norm, choice(cell["norm"], NORMS, "norm")),
         error=number(cell["error"], "error"),
         max_abs_error=number(cell["max_abs_error"], "max_abs_error"),
         method=choice(cell["method"], METHODS, "method"),

@@ -3,14 +3,16 @@
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import psutil
+import torch
 from torch import Tensor
 
 from hmcompress.coding.lossless import decode_array
@@ -20,12 +22,21 @@ from hmcompress.container.header import INDEX, LAYERS, file_digest, parse_header
 from hmcompress.container.index import Index
 from hmcompress.container.index_reader import index_from_json
 from hmcompress.container.payload import decode_layer
-from hmcompress.container.records import LayerRow, View
+from hmcompress.container.records import LayerRow
 from hmcompress.container.squeeze import unpack_json
 from hmcompress.errors import FormatError
 
 # What a decoder may raise on bytes that no encoder wrote.
 _DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, BufferError)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tensors that are decoded together; `nbytes` is what `load` returns."""
+
+    tensors: tuple[str, ...]
+    nbytes: int
+    load: Callable[[], dict[str, Tensor]]
 
 
 class CompressedFile:
@@ -96,7 +107,7 @@ class CompressedFile:
         """Decode a layer: its weight, and its bias where the layer owns one. Raises FormatError."""
         shapes = [self.index.shapes[name] for name in row.tensors]
         dtype = self.index.dtypes[row.name]
-        with self._decoding(row.name, sum(map(elements, shapes)) * dtype.itemsize):
+        with self._decoding(row.name, self._nbytes(row.tensors)):
             return dict(zip(row.tensors, decode_layer(self.payload(row), shapes, dtype), strict=True))
 
     def load_untouched(self, name: str) -> Tensor:
@@ -104,7 +115,7 @@ class CompressedFile:
         shape, dtype = self.index.shapes[name], self.index.dtypes[name]
         entry = self.header[self.index.entries[name]]
         body = self._data[entry.begin : entry.end]
-        with self._decoding(name, elements(shape) * dtype.itemsize):
+        with self._decoding(name, self._nbytes((name,))):
             if name not in self.index.packed:
                 return from_words(np.frombuffer(body, words(dtype)).copy(), dtype, shape)
             return from_words(decode_array(body, words(dtype), word_count(dtype, elements(shape))), dtype, shape)
@@ -112,22 +123,32 @@ class CompressedFile:
     def _load_single(self, name: str) -> dict[str, Tensor]:
         return {name: self.load_untouched(name)}
 
-    def load_stored(self) -> Iterator[tuple[str, Callable[[], dict[str, Tensor]]]]:
-        """Each stored part in the source's order: the name of its first tensor, and what decodes its tensors."""
+    def parts(self) -> Iterator[Part]:
+        """What is decoded together, in the source's order: a layer, or a single untouched tensor."""
         for name in self.index.shapes:
             row = self.layer_of.get(name)
             if row is None:
-                yield name, partial(self._load_single, name)
+                yield Part((name,), self._nbytes((name,)), partial(self._load_single, name))
             elif row.name == name:
-                yield name, partial(self.load_layer, row)
+                yield Part(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
 
-    def tie(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors in the source's order, from the stored ones; views share their base's memory again."""
+    def tie(self, name: str, stored: dict[str, Tensor]) -> Tensor:
+        """A tensor from the stored ones; a view shares its base's memory again."""
+        view = self.index.info.views.get(name)
+        return stored[name] if view is None else stored[view.base].as_strided(view.shape, view.stride, view.offset)
+
+    def geometry(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of every tensor, views included, in the source's order."""
         views = self.index.info.views
         return {
-            name: stored[views[name].base].as_strided(*_geometry(views[name])) if name in views else stored[name]
+            name: (self.index.dtypes[views[name].base], views[name].shape)
+            if name in views
+            else (self.index.dtypes[name], self.index.shapes[name])
             for name in self.names
         }
+
+    def _nbytes(self, names: Iterable[str]) -> int:
+        return sum(elements(self.index.shapes[name]) * self.index.dtypes[name].itemsize for name in names)
 
     @contextmanager
     def _decoding(self, name: str, nbytes: int) -> Iterator[None]:
@@ -171,7 +192,3 @@ def _map(path: Path) -> memoryview:
         if os.fstat(file.fileno()).st_size < 8:
             raise FormatError("not a compressed model: the file is empty or cut off")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _geometry(view: View) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    return view.shape, view.stride, view.offset

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hmcompress.config import Norm
 from hmcompress.container.geometry import contiguous_stride
 
 LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
@@ -36,7 +37,7 @@ class LayerRow:
 
     tensors: tuple[str, ...]
     tol: float | None
-    norm: str
+    norm: Norm
     error: float
     max_abs_error: float
     method: str = "hmatrix"
@@ -60,6 +61,18 @@ class EncodedLayer:
     shapes: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """An untouched tensor on its way into a file: its bytes as they are, or coded where `packed`."""
+
+    name: str
+    body: bytes
+    packed: bool
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)

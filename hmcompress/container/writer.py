@@ -16,15 +16,23 @@ import torch
 from hmcompress.coding.lossless import encode_array
 from hmcompress.container.atomic import atomic_write, check_output, writing
 from hmcompress.container.dtypes import SAFETENSORS, to_words
-from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, INDEX, LAYERS, RESERVED, build_header
+from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, INDEX, LAYERS, RESERVED, build_header, is_unicode
 from hmcompress.container.index import Index, index_to_json
-from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow
+from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
 from hmcompress.container.squeeze import pack_json
 
 _IN_MEMORY = 16 << 20
 _BLOCK = 1 << 20
 _PACKING_COSTS = 16  # bytes that a coded tensor's shape and dtype take in the index, roughly
 _Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool: begin, length
+
+
+def pack_tensor(name: str, tensor: torch.Tensor, effort: str = "default") -> PackedTensor:
+    """The bytes in which an untouched tensor is stored: as it is, or coded where that is smaller."""
+    words = to_words(tensor)
+    coded = encode_array(words, effort)
+    packed = tensor.dtype not in SAFETENSORS or len(coded) + _PACKING_COSTS < words.nbytes
+    return PackedTensor(name, coded if packed else words.tobytes(), packed, tuple(tensor.shape), tensor.dtype)
 
 
 class FileWriter(AbstractContextManager["FileWriter"]):
@@ -34,10 +42,9 @@ class FileWriter(AbstractContextManager["FileWriter"]):
     leaves nothing behind. Raises OutputError.
     """
 
-    def __init__(self, path: str | os.PathLike | None, *, force: bool = False, effort: str = "default") -> None:
+    def __init__(self, path: str | os.PathLike | None, *, force: bool = False) -> None:
         self._path = None if path is None else check_output(path, force)
         self._force = force
-        self._effort = effort
         self._spool = _Spool(self._path)
         self._layers: list[LayerRow] = []
         self._layer_parts: _Parts = []
@@ -49,26 +56,25 @@ class FileWriter(AbstractContextManager["FileWriter"]):
     def __exit__(self, *exc_info: object) -> None:
         self._spool.close()
 
-    def add_layer(self, layer: EncodedLayer) -> LayerRow:
-        """Append a layer's payload; returns its row as it will stand in the file."""
+    def add(self, part: EncodedLayer | PackedTensor) -> None:
+        """Append a layer or an untouched tensor."""
+        if isinstance(part, EncodedLayer):
+            self._add_layer(part)
+        else:
+            self._add_tensor(part)
+
+    def _add_layer(self, layer: EncodedLayer) -> None:
         row = replace(layer.row, nbytes=len(layer.payload), crc32=zlib.crc32(layer.payload))
         self._layers.append(row)
         self._layer_parts.append(self._spool.append(layer.payload))
         for name, shape in zip(row.tensors, layer.shapes, strict=True):
             self._note(name, shape, layer.dtype)
-        return row
 
-    def add_tensor(self, name: str, tensor: torch.Tensor) -> int:
-        """Append a tensor that stays as it is; returns its bytes in the file."""
-        self._note(name, tuple(tensor.shape), tensor.dtype)
-        words = to_words(tensor)
-        packed = encode_array(words, self._effort)
-        if tensor.dtype in SAFETENSORS and len(packed) + _PACKING_COSTS >= words.nbytes:
-            packed = words.tobytes()
-        else:
-            self._packed.add(name)
-        self._untouched[name] = self._spool.append(packed)
-        return len(packed)
+    def _add_tensor(self, tensor: PackedTensor) -> None:
+        self._note(tensor.name, tensor.shape, tensor.dtype)
+        self._untouched[tensor.name] = self._spool.append(tensor.body)
+        if tensor.packed:
+            self._packed.add(tensor.name)
 
     def finish(self, info: FileInfo) -> int:
         """Write the file; returns its bytes. Every name in `info` must have been added, or be one of its views."""
@@ -122,17 +128,9 @@ def _entry(owner: str | None, parts: _Parts, index: Index) -> tuple[torch.dtype,
 
 def _entry_names(untouched: list[str]) -> dict[str, str]:
     """The name of each tensor in the safetensors file: its own, unless that is reserved or no valid Unicode."""
-    entries = {name: name for name in untouched if name not in RESERVED and _is_unicode(name)}
+    entries = {name: name for name in untouched if name not in RESERVED and is_unicode(name)}
     free = (name for k in count() if (name := f"tensor.{k}") not in entries)
     return {name: entries[name] if name in entries else next(free) for name in untouched}
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which other JSON readers refuse
-        return False
-    return True
 
 
 class _Spool:

@@ -1,0 +1,86 @@
+"""The weights metric: every tensor by itself, a pure function of its name, its values and the settings."""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hmcompress.checkpoint import Checkpoint
+from hmcompress.config import LayerRule, Settings
+from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.layers import select, to_matrices
+from hmcompress.parallel import Task, in_order
+from hmcompress.progress import Progress
+
+Part = EncodedLayer | PackedTensor
+
+
+def encode_weights(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> Iterator[Part]:
+    """Every stored tensor, as a coded layer or untouched, in the source's order."""
+    rules = select(checkpoint.entries, checkpoint.names, settings)
+    return _encode(checkpoint, rules, (), settings, progress)
+
+
+def encode_rest(
+    checkpoint: Checkpoint, done: Collection[str], settings: Settings, progress: Progress
+) -> Iterator[Part]:
+    """The tensors that are not `done` yet, untouched."""
+    return _encode(checkpoint, {}, done, settings, progress)
+
+
+def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "default") -> EncodedLayer:
+    """Code a tensor as a layer; each slice of a stack keeps the tolerance by itself."""
+    start = time.perf_counter()
+    assert rule.tol is not None and rule.norm is not None
+    slices = [compress_matrix(matrix, rule.tol, rule.norm, effort=effort) for matrix in to_matrices(tensor)]
+    row = LayerRow(
+        tensors=(name,),
+        tol=rule.tol,
+        norm=rule.norm,
+        error=max(matrix.error for matrix in slices),
+        max_abs_error=max(matrix.max_abs_error for matrix in slices),
+        method=_method(slices),
+        leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
+        max_rank=max(matrix.max_rank for matrix in slices),
+    )
+    note = "" if torch.isfinite(tensor).all() else f"{name}: holds nan or inf, kept lossless"
+    payload = join([matrix.payload for matrix in slices])
+    return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, time.perf_counter() - start, note)
+
+
+def _method(slices: list[HMatrix]) -> str:
+    methods = {matrix.method for matrix in slices}
+    return methods.pop() if len(methods) == 1 else "hmatrix"
+
+
+def _encode(
+    checkpoint: Checkpoint,
+    rules: Mapping[str, LayerRule],
+    done: Collection[str],
+    settings: Settings,
+    progress: Progress,
+) -> Iterator[Part]:
+    entries = [entry for name, entry in checkpoint.entries.items() if name not in done]
+    total, so_far = sum(entry.nbytes for entry in entries), 0
+    tasks = (Task(e.nbytes, e.load, _work(e.name, rules.get(e.name), settings.effort)) for e in entries)
+    for entry, part in zip(entries, in_order(tasks, settings.jobs), strict=True):
+        so_far += entry.nbytes
+        progress(entry.name, so_far, total)
+        yield part
+
+
+def _work(name: str, rule: LayerRule | None, effort: str) -> partial[Part]:
+    if rule is None:
+        return partial(_untouched, name, effort)
+    return partial(_layer, name, rule, effort)
+
+
+def _untouched(name: str, effort: str, tensor: Tensor) -> Part:
+    return pack_tensor(name, tensor, effort)
+
+
+def _layer(name: str, rule: LayerRule, effort: str, tensor: Tensor) -> Part:
+    return encode_layer(name, tensor, rule, effort)

@@ -1,0 +1,163 @@
+"""Compress, restore, report, verify: each reads as the data flows."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hmcompress.checkpoint import Checkpoint, open_checkpoint
+from hmcompress.config import Settings, load_settings
+from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
+from hmcompress.encoding import encode_weights
+from hmcompress.errors import SettingsError, SourceError
+from hmcompress.progress import Progress, silent
+from hmcompress.report.records import Report, VerifyReport
+from hmcompress.reporting import Tally, peak_rss_bytes, report_file
+from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
+from hmcompress.rules import check_patterns, dropped
+from hmcompress.target import tolerance_for_ratio
+from hmcompress.verifying import check_layers, views_of
+
+__all__ = ["compress", "decompress", "load_checkpoint", "load_state_dict", "report", "verify"]
+
+SUFFIX = ".hmc.safetensors"
+_SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
+
+report = report_file
+
+
+def compress(
+    source: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    *,
+    settings: Settings | None = None,
+    config: str | os.PathLike | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Report:
+    """Compress a checkpoint into a file, `<stem>.hmc.safetensors` beside it unless `output` says otherwise.
+
+    `settings`, or a YAML file `config` and `options` of the same names, which win. Raises HMCompressError.
+    """
+    start = time.perf_counter()
+    settings = _settings(settings, config, options)
+    target = check_output(output or default_output(source), force or dry_run, source)
+    checkpoint = _opened(source, settings)
+    settings = _with_tolerance(checkpoint, settings, progress)
+    tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
+    return Report(
+        command="compress",
+        source=str(source),
+        output=str(target),
+        source_bytes=checkpoint.source_bytes,
+        output_bytes=output_bytes,
+        tol=settings.tol,
+        norm=settings.norm,
+        metric=settings.metric,
+        layers=tuple(tally.layers),
+        other=tally.other,
+        left_behind=checkpoint.left_behind,
+        seconds=time.perf_counter() - start,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def write_file(
+    target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
+) -> tuple[Tally, int]:
+    """Code every tensor and write the file (None: only count); returns what was coded, and the file's bytes."""
+    tally = Tally()
+    with FileWriter(target, force=force) as writer:
+        for part in encode_weights(checkpoint, settings, progress):
+            writer.add(part)
+            tally.add(part)
+        return tally, writer.finish(_info(checkpoint, settings, tally))
+
+
+def verify(
+    file: str | os.PathLike,
+    against: str | os.PathLike | None = None,
+    *,
+    tol: float | None = None,
+    network: str | None = None,
+    inputs: str | None = None,
+    progress: Progress = silent,
+) -> VerifyReport:
+    """Check a file: structure, checksums, everything decodes, and every bound holds.
+
+    With `against` every error is recomputed in float64, and untouched tensors and ties are compared with the
+    source. `tol` replaces the stored bounds. Raises FormatError for a damaged file, SourceError.
+    """
+    compressed = CompressedFile.open(file)
+    return VerifyReport(tuple(check_layers(compressed, against, tol, progress)))
+
+
+def default_output(source: str | os.PathLike) -> Path:
+    """`<stem>.hmc.safetensors` beside the source."""
+    path = Path(source) if Path(source).name not in ("", "..") else Path(source).resolve()
+    stem = path.name
+    while not path.is_dir() and Path(stem).suffix.lower() in _SOURCE_SUFFIXES:
+        stem = Path(stem).stem
+    return path.with_name(stem + SUFFIX)
+
+
+def _settings(settings: Settings | None, config: str | os.PathLike | None, options: dict[str, Any]) -> Settings:
+    if settings is None:
+        return load_settings(config, options)
+    if config is not None or options:
+        raise SettingsError(
+            f"give settings, or config and options, not both (got {', '.join(options) or 'config'} too)"
+        )
+    return settings
+
+
+def _opened(source: str | os.PathLike, settings: Settings) -> Checkpoint:
+    """The checkpoint without what `drop` names."""
+    if is_compressed(source):
+        raise SourceError(f"{source} is compressed already: decompress it first, or name the original")
+    checkpoint = open_checkpoint(source)
+    check_patterns(checkpoint.names, settings)
+    return without(checkpoint, dropped(checkpoint.names, settings))
+
+
+def without(checkpoint: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
+    """The same checkpoint with some tensors left out; what a remaining tie needs stays."""
+    out = set(names) - {tie.base for name, tie in checkpoint.ties.items() if name not in set(names)}
+    return replace(
+        checkpoint,
+        names=tuple(name for name in checkpoint.names if name not in out),
+        entries={name: entry for name, entry in checkpoint.entries.items() if name not in out},
+        ties={name: tie for name, tie in checkpoint.ties.items() if name not in out},
+    )
+
+
+def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> Settings:
+    """The settings with the tolerance that reaches the target ratio, where one is set."""
+    if settings.target_ratio is None:
+        return settings
+
+    def size(tol: float) -> int:
+        return write_file(None, checkpoint, settings.model_copy(update={"tol": tol}), False, progress)[1]
+
+    tol = tolerance_for_ratio(size, checkpoint.source_bytes, settings.target_ratio)
+    return settings.model_copy(update={"tol": tol})
+
+
+def _info(checkpoint: Checkpoint, settings: Settings, tally: Tally) -> FileInfo:
+    return FileInfo(
+        names=checkpoint.names,
+        views=views_of(checkpoint),
+        source={
+            "name": checkpoint.path.name,
+            "kind": checkpoint.kind,
+            "bytes": checkpoint.source_bytes,
+            "digest": checkpoint.digest,
+        },
+        settings=settings.to_json(),
+        nest=checkpoint.nest,
+        left_behind=checkpoint.left_behind,
+        notes=tuple(tally.notes),
+    )

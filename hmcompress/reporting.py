@@ -1,0 +1,137 @@
+"""The report of a compression, from what was coded, or read back from the file."""
+
+import os
+import resource
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from hmcompress.config import Settings
+from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
+from hmcompress.container.dtypes import dtype_name
+from hmcompress.container.geometry import elements
+from hmcompress.errors import FormatError
+from hmcompress.report.records import (
+    Curves,
+    LayerRecord,
+    Leaves,
+    NetworkLayer,
+    NetworkRecord,
+    NtkRecord,
+    OtherRecord,
+    ReferenceRecord,
+    Report,
+)
+
+
+class Tally:
+    """Takes in the parts of a file as they are coded, and forgets their bytes."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerRecord] = []
+        self.notes: list[str] = []
+        self.other = OtherRecord()
+
+    def add(self, part: EncodedLayer | PackedTensor) -> None:
+        """Count one part."""
+        if isinstance(part, EncodedLayer):
+            dtype = dtype_name(part.dtype)
+            nbytes = sum(map(elements, part.shapes)) * part.dtype.itemsize
+            record = _layer(part.row, part.shapes[0], dtype, nbytes, len(part.payload), part.seconds)
+            self.layers.append(record)
+            self.notes += [part.note] if part.note else []
+        else:
+            nbytes = elements(part.shape) * part.dtype.itemsize
+            self.other = _plus(self.other, nbytes, len(part.body))
+
+
+def report_file(file: str | os.PathLike) -> Report:
+    """The report of a compressed file. Raises FormatError."""
+    compressed = CompressedFile.open(file)
+    index = compressed.index
+    other = OtherRecord()
+    for part in compressed.parts():
+        if part.tensors[0] not in compressed.layer_of:
+            other = _plus(other, part.nbytes, compressed.stored_bytes(part.tensors[0]))
+    sizes = {part.tensors[0]: part.nbytes for part in compressed.parts()}
+    settings = Settings.from_json(index.info.settings)
+    return Report(
+        command="report",
+        source=str(index.info.source.get("name", "")),
+        output=str(file),
+        source_bytes=_whole(index.info.source.get("bytes")),
+        output_bytes=compressed.nbytes,
+        tol=settings.tol,
+        norm=settings.norm,
+        metric=settings.metric,
+        layers=tuple(
+            _layer(row, index.shapes[row.name], dtype_name(index.dtypes[row.name]), sizes[row.name], row.nbytes)
+            for row in compressed.layers
+        ),
+        other=other,
+        left_behind=index.info.left_behind,
+        network=network_from_json(index.info.network),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def network_from_json(data: Any) -> NetworkRecord | None:
+    """The network's record as the file holds it; raises FormatError."""
+    if data is None:
+        return None
+    try:
+        nested = {
+            "reference": data.get("reference") and ReferenceRecord(**data["reference"]),
+            "ntk": data.get("ntk") and _ntk(data["ntk"]),
+            "layers": tuple(NetworkLayer(**layer) for layer in data.get("layers", ())),
+            "derivative_errors": tuple(data.get("derivative_errors", ())),
+        }
+        return NetworkRecord(**{key: data[key] for key in data if key in _names(NetworkRecord)} | nested)
+    except (TypeError, AttributeError, KeyError):
+        raise FormatError("the index's record of the network makes no sense: the file is damaged") from None
+
+
+def _ntk(data: dict[str, Any]) -> NtkRecord:
+    plain = {key: value for key, value in data.items() if key not in ("spectra", "training")}
+    return NtkRecord(**plain, spectra=_curves(data.get("spectra")), training=_curves(data.get("training")))
+
+
+def _curves(data: dict[str, Any] | None) -> Curves | None:
+    return None if data is None else Curves(tuple(data["original"]), tuple(data["compressed"]))
+
+
+def _names(record: type) -> set[str]:
+    return {field.name for field in fields(record)}
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def _plus(other: OtherRecord, source_bytes: int, stored_bytes: int) -> OtherRecord:
+    return OtherRecord(other.tensors + 1, other.source_bytes + source_bytes, other.stored_bytes + stored_bytes)
+
+
+def _layer(
+    row: LayerRow, shape: Iterable[int], dtype: str, source_bytes: int, stored_bytes: int, seconds: float = 0.0
+) -> LayerRecord:
+    return LayerRecord(
+        name=row.name,
+        shape=tuple(shape),
+        dtype=dtype,
+        source_bytes=source_bytes,
+        stored_bytes=stored_bytes,
+        tol=row.tol,
+        error=row.error,
+        max_abs_error=row.max_abs_error,
+        method=row.method,
+        leaves=Leaves(**row.leaves),
+        max_rank=row.max_rank,
+        seconds=seconds,
+    )

@@ -1,0 +1,120 @@
+"""From a compressed file back to tensors, to the saved object, or to an ordinary checkpoint."""
+
+import os
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from hmcompress.checkpoint import unpack_nest
+from hmcompress.container import CompressedFile, atomic_write, check_output
+from hmcompress.container.plain import PlainWriter
+from hmcompress.container.reader import Part
+from hmcompress.errors import OutputError, SettingsError
+from hmcompress.parallel import Task, in_order
+from hmcompress.progress import Progress, silent
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def load_state_dict(
+    file: str | os.PathLike, prefix: str | None = None, *, jobs: int | None = None, progress: Progress = silent
+) -> dict[str, Tensor]:
+    """All tensors of a compressed file by name, with their original shapes, dtypes and ties.
+
+    With `prefix` only the tensors below it, the prefix taken off. Raises FormatError, and SettingsError for a prefix
+    that nothing has.
+    """
+    compressed = CompressedFile.open(file)
+    if prefix is None:
+        return _load(compressed, compressed.names, jobs, progress)
+    start = prefix.rstrip(".") + "."
+    names = [name for name in compressed.names if name.startswith(start)]
+    if not names:
+        heads = sorted({name.split(".")[0] for name in compressed.names})
+        raise SettingsError(
+            f"{file}: no tensor lies below prefix {prefix!r}; the names start with {', '.join(heads[:8])}"
+        )
+    return {name.removeprefix(start): tensor for name, tensor in _load(compressed, names, jobs, progress).items()}
+
+
+def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:
+    """The object that was saved: tensors and the plain Python values around them. Raises FormatError."""
+    compressed = CompressedFile.open(file)
+    tensors = _load(compressed, compressed.names, jobs, progress)
+    nest = compressed.index.info.nest
+    return tensors if nest is None else unpack_nest(nest, tensors)
+
+
+def decompress(
+    file: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    force: bool = False,
+    jobs: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Write an ordinary checkpoint: the saved object as .pt, or its tensors by name as .safetensors.
+
+    A .safetensors file holds no plain values, and a copy of each tied tensor. Raises FormatError, OutputError.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+        raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
+    check_output(output, force, source=file)
+    if suffix == SAFETENSORS_SUFFIX:
+        compressed = CompressedFile.open(file)
+        with atomic_write(output, force) as target:
+            _write_plain(compressed, target, jobs, progress)
+        return
+    restored = load_checkpoint(file, jobs=jobs, progress=progress)
+    with atomic_write(output, force) as target:
+        torch.save(restored, target)
+
+
+def stored_parts(
+    compressed: CompressedFile, names: Collection[str], jobs: int | None, progress: Progress
+) -> Iterator[dict[str, Tensor]]:
+    """Decode the stored tensors that `names` need, in the source's order, several at once."""
+    wanted = set(names)
+    parts = [part for part in compressed.parts() if not wanted.isdisjoint(part.tensors)]
+    done, total = 0, sum(part.nbytes for part in parts)
+    tasks = (Task(part.nbytes, partial(_same, part), _decode) for part in parts)
+    for part, tensors in zip(parts, in_order(tasks, jobs), strict=True):
+        done += part.nbytes
+        progress(part.tensors[0], done, total)
+        yield tensors
+
+
+def _same(part: Part) -> Part:
+    return part
+
+
+def _decode(part: Part) -> dict[str, Tensor]:
+    return part.load()
+
+
+def _load(
+    compressed: CompressedFile, names: Collection[str], jobs: int | None, progress: Progress
+) -> dict[str, Tensor]:
+    views = compressed.index.info.views
+    needed = {views[name].base if name in views else name for name in names}
+    stored: dict[str, Tensor] = {}
+    for tensors in stored_parts(compressed, needed, jobs, progress):
+        stored.update(tensors)
+    return {name: compressed.tie(name, stored) for name in names}
+
+
+def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:
+    """Write each tensor as it is decoded, and the views of it as copies."""
+    writer = PlainWriter(target, compressed.geometry())
+    sharing: dict[str, list[str]] = {}
+    for name, view in compressed.index.info.views.items():
+        sharing.setdefault(view.base, []).append(name)
+    for tensors in stored_parts(compressed, compressed.names, jobs, progress):
+        for name in (name for base in tensors for name in (base, *sharing.get(base, ()))):
+            writer.write(name, compressed.tie(name, tensors))

@@ -1,0 +1,111 @@
+"""Does a compressed file keep its bounds: as stored, or recomputed in float64 against the original."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.checkpoint import Checkpoint, open_checkpoint
+from hmcompress.config import Settings
+from hmcompress.container import CompressedFile, LayerRow, View
+from hmcompress.container.dtypes import to_words
+from hmcompress.hmatrix import measure_error
+from hmcompress.layers import to_matrices
+from hmcompress.progress import Progress, silent
+from hmcompress.report.records import VerifyLayer
+from hmcompress.restoring import stored_parts
+from hmcompress.rules import dropped
+
+
+@dataclass(frozen=True)
+class Original:
+    """The tensors of the source, by name, read when asked for."""
+
+    checkpoint: Checkpoint
+
+    def load(self, name: str) -> Tensor | None:
+        """A tensor of the source; None where there is none of this name."""
+        if name in self.checkpoint.entries:
+            return self.checkpoint.entries[name].load()
+        tie = self.checkpoint.ties.get(name)
+        if tie is None:
+            return None
+        return self.checkpoint.entries[tie.base].load().as_strided(tie.shape, tie.stride, tie.offset)
+
+    def views(self) -> dict[str, View]:
+        """The ties of the source as the container writes them."""
+        return views_of(self.checkpoint)
+
+
+def views_of(checkpoint: Checkpoint) -> dict[str, View]:
+    """The ties of a checkpoint as the container writes them."""
+    return {name: View(tie.base, tie.shape, tie.stride, tie.offset) for name, tie in checkpoint.ties.items()}
+
+
+def check_layers(
+    compressed: CompressedFile, against: str | os.PathLike | None, tol: float | None, progress: Progress = silent
+) -> Iterator[VerifyLayer]:
+    """A row for each layer, and one with an infinite error for whatever else differs from the source.
+
+    Everything is decoded in any case. `tol` replaces the stored bounds.
+    """
+    original = None if against is None else Original(open_checkpoint(against))
+    for tensors in stored_parts(compressed, compressed.names, None, progress):
+        row = compressed.layer_of.get(next(iter(tensors)))
+        if row is not None:
+            error = row.error if original is None else layer_error(row, tensors, original)
+            yield VerifyLayer(row.name, row.tol if tol is None else tol, error)
+        elif original is not None:
+            yield from _different(tensors, original)
+    if original is not None:
+        yield from _ties(compressed, original)
+
+
+def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Original) -> float:
+    """The measured error of a layer; the largest over the slices of a stack, inf where shape or dtype differ."""
+    sources = {name: original.load(name) for name in row.tensors}
+    if any(not _comparable(decoded[name], source) for name, source in sources.items()):
+        return math.inf
+    if all(_same_bits(decoded[name], source) for name, source in sources.items()):
+        return 0.0
+    pairs = zip(_matrices(sources), _matrices(decoded), strict=True)
+    errors = [measure_error(source, matrix, row.norm)[0] for source, matrix in pairs]
+    return max((error if math.isfinite(error) else math.inf) for error in errors)
+
+
+def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
+    """A weight as matrices, with its bias as the last column where the layer owns one."""
+    weight, *bias = (tensor for tensor in tensors.values() if tensor is not None)
+    if not bias:
+        return to_matrices(weight)
+    return torch.cat([weight.reshape(len(weight), -1), bias[0].reshape(-1, 1)], dim=1).unsqueeze(0)
+
+
+def _comparable(decoded: Tensor, source: Tensor | None) -> bool:
+    return source is not None and source.shape == decoded.shape and source.dtype == decoded.dtype
+
+
+def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:
+    return source is not None and np.array_equal(to_words(decoded).view("u1"), to_words(source).view("u1"))
+
+
+def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[VerifyLayer]:
+    """Untouched tensors are equal bit for bit or wrong."""
+    for name, tensor in tensors.items():
+        source = original.load(name)
+        if not (_comparable(tensor, source) and _same_bits(tensor, source)):
+            yield VerifyLayer(name, 0.0, math.inf)
+
+
+def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLayer]:
+    """Views that differ from the source's, and tensors of the source that the file should have and has not."""
+    views, ties = compressed.index.info.views, original.views()
+    left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
+    for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):
+        absent = name not in compressed.names and name not in left_out
+        if absent or (name in compressed.names and views.get(name) != ties.get(name)):
+            yield VerifyLayer(name, 0.0, math.inf)
