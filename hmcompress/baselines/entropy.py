@@ -1,5 +1,6 @@
 """Uniform quantisation with entropy-coded integers (pcodec): the strongest simple peer on weights without structure."""
 
+import math
 import struct
 
 import numpy as np
@@ -26,17 +27,24 @@ def _encode(matrix: Matrix, tol: float) -> bytes | None:
     return _HEADER.pack(_TYPES.index(codes.dtype) | (128 if by_column else 0), step) + body
 
 
-def _largest_step(matrix: Matrix, tol: float, passes: int = 12) -> float | None:
-    """Secant on the measured error, which is close to proportional to the step; ends in [0.9995, 1] tol."""
-    step, best = tol * matrix.rms * 12**0.5, None
+def _largest_step(matrix: Matrix, tol: float, passes: int = 14) -> float | None:
+    """Largest step found whose measured error is in [0.9995, 1] tol; the error is close to proportional to the step.
+
+    Secant steps, kept between the largest step that held and the smallest that did not.
+    """
+    step, held, failed = tol * matrix.rms * 12**0.5, 0.0, math.inf
     for _ in range(passes):
         error = matrix.error(_dequantise(np.rint(matrix.values / step), step))
-        if error <= tol and (best is None or step > best):
-            best = step
+        if error <= tol:
+            held = max(held, step)
+        else:
+            failed = min(failed, step)
         if 0.9995 * tol <= error <= tol:
             break
         step *= min(max(0.9998 * tol / error, 0.25), 2.0) if error > 0 else 2.0
-    return best
+        if not held < step < failed:
+            step = math.sqrt(held * failed) if held and failed < math.inf else 0.99 * min(failed, step)
+    return held or None
 
 
 def _dequantise(codes: np.ndarray, step: float) -> np.ndarray:
