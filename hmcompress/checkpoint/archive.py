@@ -1,0 +1,77 @@
+"""Zip archives as torch writes them, read without trusting their tables."""
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob
+from hmcompress.errors import SourceError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_MAX_DEFLATE_RATIO = 1100  # deflate cannot exceed 1032
+_MAX_RECORD = 1 << 31
+_FAULTS = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, IndexError, zlib.error)
+
+
+class Archive:
+    """The entries of a zip file by name, below the one folder that torch puts them in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.nbytes = path.stat().st_size
+            with zipfile.ZipFile(path) as archive:
+                infos = archive.infolist()
+        except _FAULTS as error:
+            raise SourceError(f"truncated or damaged zip archive ({error}); copy or download it again") from error
+        self._infos = {info.filename: info for info in infos}
+        if len(self._infos) != len(infos):
+            raise SourceError("damaged: its zip archive has two entries of one name")
+        self.root = self._common_root()
+
+    def _common_root(self) -> str:
+        heads = {name.partition("/")[0] for name in self._infos if "/" in name}
+        bare = [name for name in self._infos if "/" not in name]
+        return f"{heads.pop()}/" if len(heads) == 1 and not bare else ""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all entries, without the root folder."""
+        return [name.removeprefix(self.root) for name in self._infos]
+
+    def __contains__(self, name: str) -> bool:
+        return self.root + name in self._infos
+
+    def blob(self, name: str) -> Blob:
+        """An entry's bytes, unread. Raises SourceError where it is missing or its tables are wrong."""
+        info = self._infos.get(self.root + name)
+        if info is None:
+            raise SourceError(f"damaged: its archive has no entry '{name[:100]}'")
+        if info.flag_bits & 1:
+            raise SourceError("its archive is encrypted; unpack and save it again")
+        if info.compress_type == zipfile.ZIP_STORED:
+            return self._stored(info)
+        if info.compress_type != zipfile.ZIP_DEFLATED:
+            raise SourceError("its archive is compressed in an unusual way; repack it with plain zip, or save it again")
+        if info.file_size > _MAX_DEFLATE_RATIO * (info.compress_size + 1) or info.compress_size > self.nbytes:
+            raise SourceError(f"damaged: entry '{name[:100]}' claims an impossible size")
+        return DeflatedBlob(self.path, info)
+
+    def _stored(self, info: zipfile.ZipInfo) -> FileBlob:
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(info.header_offset)
+            header = file.read(_LOCAL_HEADER.size)
+        if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+            raise SourceError("truncated or damaged zip archive (an entry is not where its table says)")
+        start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header)[1:])
+        if info.file_size != info.compress_size or start + info.file_size > self.nbytes:
+            raise SourceError("truncated or damaged zip archive (an entry reaches beyond the end of the file)")
+        return FileBlob(self.path, start, info.file_size, info.CRC or None)  # torch can leave checksums out as 0
+
+    def read(self, name: str) -> bytes:
+        """A small entry's bytes: a pickle, a marker, a source text. Raises SourceError."""
+        blob = self.blob(name)
+        if blob.nbytes > min(_MAX_RECORD, (1 << 24) + 8 * self.nbytes):
+            raise SourceError(f"damaged: entry '{name[:100]}' claims {blob.nbytes} bytes")
+        return blob.read(0, blob.nbytes).numpy().tobytes()

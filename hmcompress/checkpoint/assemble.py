@@ -1,0 +1,90 @@
+"""From an opened source to the Checkpoint: names, entries, ties, skeleton, and what was left behind."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmcompress.checkpoint.lazy import LazyTensor
+from hmcompress.checkpoint.limits import check_expansion
+from hmcompress.checkpoint.nest import flatten
+from hmcompress.checkpoint.plain import Notes, Plainer, one_line
+from hmcompress.checkpoint.records import Checkpoint, TensorEntry
+from hmcompress.checkpoint.standins import NumpyArray
+from hmcompress.checkpoint.ties import find_ties
+from hmcompress.errors import SourceError
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a reader of one format hands over: named tensors in order, skeleton, notes, the files it read."""
+
+    kind: str
+    tensors: Mapping[str, LazyTensor]
+    files: tuple[Path, ...]
+    nest: Any | None = None
+    notes: Notes = field(default_factory=Notes)
+
+
+def opened_object(kind: str, obj: Any, pickle_bytes: int, path: Path, notes: Notes | None = None) -> Opened:
+    """An unpickled object as Opened. Raises SourceError where it holds no tensors or cannot be named."""
+    notes = notes or Notes()
+    flat = flatten(Plainer(pickle_bytes, notes).plain(obj))
+    tensors = {name: leaf.tensor if isinstance(leaf, NumpyArray) else leaf for name, leaf in flat.leaves.items()}
+    if not tensors:
+        lines = notes.lines()
+        raise SourceError(
+            "holds no tensors" + (f" that can be read ({lines[0]})" if lines else ": nothing to compress")
+        )
+    return Opened(kind, tensors, (path,), flat.nest, notes)
+
+
+def assemble(opened: Opened, path: Path) -> Checkpoint:
+    """The Checkpoint of an opened source; reads every byte once for the digest. Raises SourceError."""
+    ties, apart = find_ties(opened.tensors)
+    for name in apart:
+        opened.notes.add(name, "shares memory with another tensor but is no view of it, stored apart")
+    size = sum(file.stat().st_size for file in opened.files)
+    check_expansion((tensor.nbytes for name, tensor in opened.tensors.items() if name not in ties), size)
+    for name in ties:
+        check_expansion((opened.tensors[name].nbytes,), size)
+    return Checkpoint(
+        path=path,
+        kind=opened.kind,
+        source_bytes=size,
+        digest=digest_of(opened.files),
+        names=tuple(opened.tensors),
+        entries={name: _entry(path, name, tensor) for name, tensor in opened.tensors.items() if name not in ties},
+        ties=dict(ties),
+        nest=opened.nest,
+        left_behind=opened.notes.lines(),
+    )
+
+
+def _entry(path: Path, name: str, tensor: LazyTensor) -> TensorEntry:
+    return TensorEntry(name, tensor.shape, tensor.dtype, tensor.nbytes, partial(_load, path, name, tensor))
+
+
+def _load(path: Path, name: str, tensor: LazyTensor) -> torch.Tensor:
+    try:
+        return tensor.load()
+    except SourceError as error:
+        raise SourceError(f"{path}: tensor '{one_line(name)}': {error}") from error
+
+
+def digest_of(files: tuple[Path, ...]) -> str:
+    """The sha256 of a file's bytes; of several files, of each one's name, size and bytes in turn."""
+    digest = hashlib.sha256()
+    for file in files:
+        if len(files) > 1:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+        with open(file, "rb", buffering=0) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,107 @@
+"""numpy arrays and scalars in pickles, of old (`numpy.core`) and new (`numpy._core`) releases."""
+
+import re
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmcompress.checkpoint.blobs import MemoryBlob
+from hmcompress.checkpoint.lazy import LazyTensor, Storage, TypedStorage, checked_shape, contiguous_stride, view_of
+from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray
+from hmcompress.errors import SourceError
+
+TORCH_DTYPES = {
+    "b1": torch.bool, "i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64,
+    "u1": torch.uint8, "u2": torch.uint16, "u4": torch.uint32, "u8": torch.uint64,
+    "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "c8": torch.complex64, "c16": torch.complex128,
+}  # fmt: skip
+_CODE = re.compile(r"([<>|=]?)([a-zA-Z]\d{0,6})")
+
+
+class DtypeInPickle:
+    """A numpy dtype while a pickle builds it: first its code, later its byte order."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        match = _CODE.fullmatch(code) if isinstance(code, str) else None
+        self.order, self.code = match.groups() if match else ("", "?")
+
+    def set_pickled_state(self, state: object) -> None:
+        """The tuple of numpy's dtype.__reduce__: version, byte order, and fields of structured types."""
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            self.order = state[1]
+        if isinstance(state, tuple) and len(state) > 3 and (state[2] is not None or state[3] is not None):
+            self.code = "?"  # subarrays and structured types
+
+    @property
+    def big_endian(self) -> bool:
+        return self.order == ">"
+
+    def concrete(self) -> np.dtype:
+        """The dtype of a plain number. Raises SourceError for all others."""
+        if self.code not in TORCH_DTYPES:
+            raise SourceError(f"numpy values of type '{self.code}'")
+        return np.dtype(("<>"[self.big_endian]) + self.code)
+
+
+class ArrayInPickle:
+    """A numpy array while a pickle builds it."""
+
+    def __init__(self, *_: object) -> None:
+        self.content: Any = LeftBehind("a numpy array without content")
+
+    def set_pickled_state(self, state: object) -> None:
+        """The tuple of numpy's ndarray.__reduce__: version, shape, dtype, Fortran order, data."""
+        if not isinstance(state, tuple) or len(state) not in (4, 5):
+            raise SourceError("damaged: a numpy array has no shape, type and data")
+        shape, dtype, fortran, data = state[-4:]
+        self.content = array_of(data, dtype, shape, bool(fortran))
+
+
+def array_of(data: object, dtype: object, shape: object, fortran: bool = False) -> Any:
+    """An array of numbers as a NumpyArray, text as a list, anything else left behind."""
+    sizes = checked_shape(shape)
+    if not isinstance(dtype, DtypeInPickle):
+        return LeftBehind("a numpy array of a foreign type")
+    if isinstance(data, list):
+        return Converted(data, "a numpy array of objects, kept as a flat list")
+    if isinstance(data, str):  # pickled by Python 2
+        data = data.encode("latin-1", "strict")
+    if not isinstance(data, (bytes, bytearray)):
+        raise SourceError("damaged: a numpy array without data")
+    if dtype.code in TORCH_DTYPES:
+        return NumpyArray(numbers(data, dtype, sizes, fortran))
+    if dtype.code[:1] == "U" and dtype.code[1:].isdigit():
+        return _text_array(data, dtype, sizes)
+    return LeftBehind(f"a numpy array of type '{dtype.code}'")
+
+
+def numbers(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...], fortran: bool) -> LazyTensor:
+    """The tensor over an array's bytes. Raises SourceError where they are not as many as the shape says."""
+    torch_dtype = TORCH_DTYPES[dtype.code]
+    if len(data) != prod(shape) * torch_dtype.itemsize:
+        raise SourceError("damaged: a numpy array's data does not fit its shape")
+    stride = contiguous_stride(shape)
+    if fortran:
+        stride = tuple(reversed(contiguous_stride(tuple(reversed(shape)))))
+    storage = Storage(len(data), MemoryBlob(data), dtype.big_endian)
+    return view_of(TypedStorage(storage, torch_dtype, 0, len(data)), torch_dtype, 0, shape, stride)
+
+
+def _text_array(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...]) -> Any:
+    width = 4 * int(dtype.code[1:])
+    if width == 0 or len(data) != prod(shape) * width:
+        raise SourceError("damaged: a numpy array's data does not fit its shape")
+    order = "utf-32-be" if dtype.big_endian else "utf-32-le"
+    texts = [bytes(data[i : i + width]).decode(order, "replace").rstrip("\0") for i in range(0, len(data), width)]
+    return Converted(texts, "a numpy array of text, kept as a list")
+
+
+def scalar_of(dtype: object, data: object = b"") -> Any:
+    """A numpy number; anything else left behind."""
+    if isinstance(data, str):
+        data = data.encode("latin-1")
+    if not isinstance(dtype, DtypeInPickle) or dtype.code not in TORCH_DTYPES or not isinstance(data, bytes):
+        return LeftBehind("a numpy scalar that is no number")
+    return np.frombuffer(data, dtype.concrete(), 1)[0].astype(dtype.concrete().newbyteorder("="))

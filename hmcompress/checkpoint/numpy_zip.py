@@ -1,0 +1,58 @@
+"""numpy's .npz archives: one .npy entry per array."""
+
+import ast
+import struct
+from typing import Any
+
+from hmcompress.checkpoint.archive import Archive
+from hmcompress.checkpoint.assemble import Opened, opened_object
+from hmcompress.checkpoint.blobs import Blob
+from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, contiguous_stride, view_of
+from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle
+from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
+from hmcompress.errors import SourceError
+
+_MAX_HEADER = 10_000
+_MAGIC = b"\x93NUMPY"
+
+
+def is_npz(archive: Archive) -> bool:
+    """Whether all entries are .npy files."""
+    return bool(archive.names) and all(name.endswith(".npy") for name in archive.names)
+
+
+def open_npz(archive: Archive) -> Opened:
+    """The arrays of an .npz archive by name. Raises SourceError."""
+    arrays = {name.removesuffix(".npy"): _array(archive.blob(name)) for name in archive.names}
+    return opened_object("numpy archive", arrays, archive.nbytes, archive.path)
+
+
+def _array(blob: Blob) -> Any:
+    start, header = _header(blob)
+    dtype = DtypeInPickle(header.get("descr"))
+    if dtype.code not in TORCH_DTYPES:
+        return LeftBehind("a numpy array that holds no numbers")
+    shape, torch_dtype = checked_shape(header.get("shape")), TORCH_DTYPES[dtype.code]
+    stride = contiguous_stride(shape)
+    if header.get("fortran_order"):
+        stride = tuple(reversed(contiguous_stride(tuple(reversed(shape)))))
+    storage = Storage(blob.nbytes, blob, dtype.big_endian)
+    data = TypedStorage(storage, torch_dtype, start, blob.nbytes - start)
+    return NumpyArray(view_of(data, torch_dtype, 0, shape, stride))
+
+
+def _header(blob: Blob) -> tuple[int, dict]:
+    head = blob.read(0, min(blob.nbytes, _MAX_HEADER)).numpy().tobytes()
+    try:
+        if head[:6] != _MAGIC:
+            raise ValueError("no magic")
+        form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
+        length = struct.unpack(form, head[8:start])[0]
+        if start + length > len(head):
+            raise ValueError("header too long")
+        header = ast.literal_eval(head[start : start + length].decode("latin-1").strip())
+    except (ValueError, SyntaxError, IndexError, struct.error, RecursionError, MemoryError) as error:
+        raise SourceError("damaged: an array's header cannot be read") from error
+    if not isinstance(header, dict):
+        raise SourceError("damaged: an array's header cannot be read")
+    return start + length, header

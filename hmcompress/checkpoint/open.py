@@ -1,0 +1,118 @@
+"""Open any saved model: the format is told by the content, never by the name."""
+
+import difflib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from hmcompress.checkpoint.archive import Archive
+from hmcompress.checkpoint.assemble import Opened, assemble
+from hmcompress.checkpoint.legacy import open_pickle
+from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
+from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
+from hmcompress.checkpoint.records import Checkpoint
+from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
+from hmcompress.checkpoint.shards import MAX_INDEX, is_index, open_folder, open_index
+from hmcompress.checkpoint.sniff import foreign_kind, is_text
+from hmcompress.checkpoint.torch_package import is_package, open_torch_package
+from hmcompress.checkpoint.torchscript import is_torchscript, open_torchscript
+from hmcompress.errors import SourceError
+
+_HEAD = 4096
+_ZIP = b"PK\3\4"
+
+# The first that recognises the archive reads it.
+_ARCHIVES: tuple[tuple[Callable[[Archive], bool], Callable[[Archive], Opened]], ...] = (
+    (is_torchscript, open_torchscript),
+    (is_package, open_torch_package),
+    (lambda archive: "data.pkl" in archive, open_pytorch_zip),
+    (is_npz, open_npz),
+)
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Open a saved model without executing anything in it; tensors are read when they are loaded.
+
+    Takes files of torch.save (zip and legacy), TorchScript, torch.package, pickles, safetensors, .npz, and folders or
+    index files of shards. Raises SourceError, one line, where it cannot be read.
+    """
+    source = Path(path)
+    try:
+        return assemble(_open(source), source)
+    except SourceError as error:
+        raise SourceError(f"{source}: {error}") from error
+    except OSError as error:
+        raise SourceError(f"{source}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise SourceError(f"{source}: needs more memory to open than there is") from error
+
+
+def _open(source: Path) -> Opened:
+    try:
+        mode = source.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceError(f"no such file{_similar(source)}") from None
+    except ValueError:
+        raise SourceError("no such file (its name holds a null character)") from None
+    if stat.S_ISDIR(mode):
+        return open_folder(source, _open_file)
+    if not stat.S_ISREG(mode):
+        raise SourceError("is a device or a pipe, not a file; save the model to a file first")
+    return _open_file(source)
+
+
+def _similar(source: Path) -> str:
+    try:
+        names = [entry.name for entry in source.parent.iterdir()]
+    except OSError:
+        return f" (there is no folder {source.parent})"
+    close = difflib.get_close_matches(source.name, names[:10_000], 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _open_file(path: Path) -> Opened:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise SourceError("is an empty file; save or download it again")
+    if head.startswith(_ZIP):
+        return _open_archive(Archive(path))
+    if (foreign := foreign_kind(head)) is not None:
+        raise SourceError(foreign)
+    if looks_like_safetensors(head, size):
+        return open_safetensors(path)
+    if head.lstrip()[:1] == b"{" and is_text(head):
+        return _open_json(path, head)
+    return _open_pickle(path, head)
+
+
+def _open_archive(archive: Archive) -> Opened:
+    for recognises, read in _ARCHIVES:
+        if recognises(archive):
+            return read(archive)
+    names = archive.names
+    if any(name.endswith("serialized_exported_program.json") or name.startswith("models/") for name in names):
+        raise SourceError("is a torch.export archive; save the state_dict of its module with torch.save instead")
+    inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
+    if inner:
+        raise SourceError(f"is a zip archive that contains {inner[0][:100]}; unpack it first")
+    raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
+
+
+def _open_json(path: Path, head: bytes) -> Opened:
+    if is_index(head if path.stat().st_size > MAX_INDEX else path.read_bytes()):
+        return open_index(path, _open_file)
+    raise SourceError("is a JSON file, but no index of shards (no weight_map in it); name the weights file instead")
+
+
+def _open_pickle(path: Path, head: bytes) -> Opened:
+    """A pickle has no magic number; text that is no pickle is told as text."""
+    try:
+        return open_pickle(path)
+    except SourceError as error:
+        if head[:1] == b"\x80" or "no tensors" in str(error):
+            raise
+        kind = "is a text file, not a saved model" if is_text(head) else "is no saved PyTorch model, or a damaged one"
+        raise SourceError(f"{kind}; name a .pt, .pth, .ckpt, .bin or .safetensors file") from error

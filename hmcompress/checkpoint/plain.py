@@ -1,0 +1,182 @@
+"""From what a pickle built to plain Python values: stand-ins become dicts, lists or None, and a line says so."""
+
+from collections import Counter, OrderedDict, deque
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmcompress.checkpoint.lazy import LazyTensor, TypedStorage
+from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_INLINE_BYTES, Budget
+from hmcompress.checkpoint.modules import module_slots, module_state
+from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
+from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.errors import SourceError
+
+_AS_THEY_ARE = (
+    str, int, float, complex, type(None), slice, range, torch.Size, torch.dtype, torch.device,
+    np.generic, LazyTensor, NumpyArray, SparseTensor,
+)  # fmt: skip
+_LISTED = 3
+
+
+class Notes:
+    """What was left behind, and where; many places with one reason become one line."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, place: str, why: str) -> None:
+        self._counts[why] += 1
+        if self._counts[why] <= _LISTED:
+            self._places.setdefault(why, []).append(one_line(place) or "(root)")
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each reason: places, and what was there."""
+        lines = []
+        for why, places in self._places.items():
+            more = self._counts[why] - len(places)
+            lines.append(f"{', '.join(places)}{f' and {more} more' if more else ''}: {why}")
+        return tuple(lines)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Text from an untrusted source, printable and short."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
+    return shown + ("..." if len(text) > limit else "")
+
+
+def join(place: str, key: object) -> str:
+    """The dotted path of an item of a container at `place`."""
+    step = key if isinstance(key, str) else _key_text(key)
+    return f"{place}.{step}" if place else step
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, tuple):
+        return f"({', '.join(_key_text(item) for item in key)})"
+    if isinstance(key, int) and abs(key) > 1 << 64:
+        return hex(key)[:40]  # decimal digits of a huge number take long
+    return one_line(str(key))
+
+
+class Plainer:
+    """One walk over an unpickled object; `notes` fills on the way."""
+
+    def __init__(self, pickle_bytes: int, notes: Notes) -> None:
+        self._budget = Budget(pickle_bytes)
+        self._open: set[int] = set()
+        self.notes = notes
+
+    def plain(self, value: Any, place: str = "") -> Any:
+        """`value` without stand-ins. Raises SourceError where it is nested too deeply or unfolds absurdly."""
+        self._budget.spend(len(place))
+        if isinstance(value, (bytes, bytearray)):
+            return self._bytes(value, place)
+        if isinstance(value, _AS_THEY_ARE):
+            return value
+        if id(value) in self._open:
+            return self._left(place, "a reference to the object that contains it")
+        if len(self._open) >= MAX_DEPTH:
+            raise SourceError(f"its objects are nested deeper than {MAX_DEPTH} levels")
+        self._open.add(id(value))
+        result = self._opened(value, place)
+        self._open.discard(id(value))
+        return result
+
+    def _opened(self, value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            return self._dict(value, place)
+        if isinstance(value, (list, tuple, deque)):
+            return self._sequence(value, place)
+        if isinstance(value, (set, frozenset)):
+            return self._set(value, place)
+        if isinstance(value, StandIn):
+            return self._stand_in(value, place)
+        if isinstance(value, Converted):
+            self.notes.add(place, value.why)
+            return self.plain(value.value, place)
+        if isinstance(value, ArrayInPickle):
+            return self.plain(value.content, place)
+        return self._left(place, _why_not(value))
+
+    def _left(self, place: str, why: str) -> None:
+        self.notes.add(place, why)
+
+    def _bytes(self, value: bytes | bytearray, place: str) -> Any:
+        if len(value) > MAX_INLINE_BYTES:
+            return self._left(place, f"{len(value) / 1e6:.1f} MB of bytes")
+        return value
+
+    def _dict(self, value: dict, place: str) -> dict:
+        made: dict = OrderedDict() if type(value) is OrderedDict else {}
+        for key, item in value.items():
+            if _is_plain_key(key):
+                made[key] = self.plain(item, join(place, key))
+            else:
+                self.notes.add(place, "an item whose key is an object")
+        if type(value) is Counter:
+            self.notes.add(place, "a collections.Counter, kept as a dict")
+        return made
+
+    def _sequence(self, value: list | tuple | deque, place: str) -> list | tuple:
+        made = [self.plain(item, join(place, index)) for index, item in enumerate(value)]
+        if isinstance(value, deque):
+            self.notes.add(place, "a collections.deque, kept as a list")
+        return tuple(made) if isinstance(value, tuple) else made
+
+    def _set(self, value: set | frozenset, place: str) -> set | frozenset:
+        kept = {item for item in value if _is_plain_key(item)}
+        if len(kept) < len(value):
+            self.notes.add(place, "items of a set that are objects")
+        return frozenset(kept) if isinstance(value, frozenset) else kept
+
+    def _stand_in(self, value: StandIn, place: str) -> Any:
+        name = one_line(value.class_name)
+        if module_slots(value) is not None:
+            state, skipped = module_state(value, self._budget)
+            self.notes.add(place, f"module {name}: its code and settings; its parameters and buffers are kept")
+            for inner, why in skipped:
+                self.notes.add(join(place, inner), why)
+            return state
+        content, form = _content(value)
+        if form is None:
+            return self._left(place, f"an object of class {name}")
+        self.notes.add(place, f"an object of class {name}, kept as {form}")
+        return self.plain(content, place)
+
+
+def _content(value: StandIn) -> tuple[Any, str | None]:
+    """What a foreign object holds as a plain value, and the name of that form."""
+    attributes = value.attributes()
+    if value.entries:
+        return value.entries, "a dict"
+    if value.items:
+        return value.items, "a list"
+    if attributes:
+        return attributes, "a dict of its attributes"
+    if attributes is None:
+        return value.states[-1], "its plain state"
+    values = [a for a in value.arguments if not isinstance(a, (Global, Constructor))]
+    if len(values) == 1:
+        return values[0], "its plain value"
+    return (tuple(values), "a tuple of its values") if values else (None, None)
+
+
+def _is_plain_key(key: object) -> bool:
+    if isinstance(key, tuple):
+        return all(_is_plain_key(item) for item in key)
+    return isinstance(key, (str, int, float, complex, bytes, type(None)))
+
+
+def _why_not(value: Any) -> str:
+    if isinstance(value, LeftBehind):
+        return value.why
+    if isinstance(value, (Global, Constructor)):
+        return f"the class or function {one_line(str(value))}"
+    if isinstance(value, TypedStorage):
+        return "a bare storage"
+    if isinstance(value, DtypeInPickle):
+        return f"the numpy dtype '{value.order}{value.code}'"
+    return f"a {type(value).__name__}"

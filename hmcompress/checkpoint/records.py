@@ -1,0 +1,54 @@
+"""What a saved model is once opened: ordered, lazy tensors, the ties between them, and the plain values around them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor that is stored once.
+
+    `load()` reads it from the source: a contiguous CPU tensor of `shape` and `dtype`, a fresh copy at each call.
+    It raises SourceError where the source is damaged or has changed.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    nbytes: int
+    load: Callable[[], torch.Tensor] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A view of another tensor: `base` as `load()` gives it, `stride` and `offset` in elements of it."""
+
+    base: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved model.
+
+    `names` lists every tensor in source order; each is either in `entries` or in `ties`.
+    `nest` is the JSON-able skeleton of the saved object (see `unpack_nest`), None for a flat dict of tensors.
+    `left_behind` has one line for each thing that is not carried, or carried in another form.
+    `digest` is "sha256:" and the hash of the source's bytes; for a folder, of each file's name, size and bytes in turn.
+    """
+
+    path: Path
+    kind: str
+    source_bytes: int
+    digest: str
+    names: tuple[str, ...]
+    entries: dict[str, TensorEntry]
+    ties: dict[str, Tie]
+    nest: Any | None
+    left_behind: tuple[str, ...]

@@ -1,0 +1,112 @@
+"""safetensors files: an 8-byte length, a JSON header of types, shapes and offsets, then the data."""
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmcompress.checkpoint.assemble import Opened
+from hmcompress.checkpoint.blobs import FileBlob
+from hmcompress.checkpoint.lazy import LazyTensor, Storage, checked_shape, whole
+from hmcompress.checkpoint.limits import MAX_NAME, MAX_TENSORS
+from hmcompress.checkpoint.plain import Notes, one_line
+from hmcompress.errors import SourceError
+
+_MAX_HEADER = 100_000_000  # the format's own limit
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool, "C64": torch.complex64,
+}  # fmt: skip
+
+
+def looks_like_safetensors(head: bytes, size: int) -> bool:
+    """Whether the first bytes are a header length and the beginning of a JSON object."""
+    return len(head) > 8 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= max(size, _MAX_HEADER)
+
+
+def open_safetensors(path: Path) -> Opened:
+    """The tensors of a safetensors file, in the order of its data. Raises SourceError."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > min(_MAX_HEADER, size - 8):
+            raise SourceError("truncated: its header reaches beyond the end of the file; copy or download it again")
+        header = _parse(file.read(length))
+    notes = Notes()
+    _read_metadata(header.pop("__metadata__", {}), notes)
+    tensors = _tensors(header, path, 8 + length, size, notes)
+    if not tensors:
+        raise SourceError("holds no tensors: nothing to compress")
+    return Opened("safetensors", tensors, (path,), None, notes)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise SourceError("damaged: its safetensors header is no JSON") from error
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise SourceError("damaged: its safetensors header is no table of tensors")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise SourceError("damaged: its safetensors header names a tensor twice")
+    return made
+
+
+def _read_metadata(metadata: Any, notes: Notes) -> None:
+    if not isinstance(metadata, dict):
+        raise SourceError("damaged: its safetensors metadata is no table")
+    if metadata.get("format") == "hmcompress":
+        raise SourceError("is compressed by hmcompress already; restore it with `hmcompress decompress FILE -o OUT`")
+    extra = [key for key in metadata if key != "format"]
+    if extra:
+        shown = one_line(", ".join(map(str, extra[:5])) + (", ..." if len(extra) > 5 else ""))
+        notes.add("__metadata__", f"entries of the safetensors header ({shown})")
+
+
+def _tensors(header: dict[str, Any], path: Path, start: int, size: int, notes: Notes) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
+    reached = 0
+    ranges = {name: _range(entry, name) for name, entry in header.items()}
+    for name, (first, stop) in sorted(ranges.items(), key=lambda item: item[1]):
+        if first != reached or start + stop > size:
+            raise SourceError(f"truncated or damaged: the data of tensor '{one_line(name)}' is not where it should be")
+        reached = stop
+        tensor = _tensor(header[name], name, FileBlob(path, start + first, stop - first), notes)
+        if tensor is not None:
+            tensors[name] = tensor
+    if start + reached != size:
+        raise SourceError("damaged: it has more data than its safetensors header describes")
+    return tensors
+
+
+def _range(entry: Any, name: str) -> tuple[int, int]:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+        raise SourceError(f"damaged: tensor '{one_line(name)}' has no data offsets")
+    if offsets[0] > offsets[1] or not 0 < len(name) <= MAX_NAME:
+        raise SourceError(f"damaged: tensor '{one_line(name)}' has an impossible entry")
+    return offsets[0], offsets[1]
+
+
+def _tensor(entry: dict[str, Any], name: str, blob: FileBlob, notes: Notes) -> LazyTensor | None:
+    kind = entry.get("dtype")
+    dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None:
+        notes.add(name, f"a tensor of type {one_line(str(kind), 20)}")
+        return None
+    shape = checked_shape(entry.get("shape"))
+    if prod(shape) * dtype.itemsize != blob.nbytes:
+        raise SourceError(f"damaged: the data of tensor '{one_line(name)}' does not fit its shape")
+    return whole(Storage(blob.nbytes, blob), dtype, shape)

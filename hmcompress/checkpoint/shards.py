@@ -1,0 +1,129 @@
+"""Folders and index files: one model in several safetensors or PyTorch files, read tensor by tensor."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hmcompress.checkpoint.assemble import Opened
+from hmcompress.checkpoint.lazy import LazyTensor
+from hmcompress.checkpoint.plain import Notes, one_line
+from hmcompress.errors import SourceError
+
+MAX_INDEX = 1 << 28
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+OpenFile = Callable[[Path], Opened]
+
+
+def open_folder(folder: Path, open_file: OpenFile) -> Opened:
+    """The model in a folder: by its index, or its only weights file, or numbered shards. Raises SourceError."""
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+    if any(file.suffix == ".distcp" for file in files):
+        raise SourceError(
+            "is a torch.distributed checkpoint; convert it first: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
+        )
+    index = _index_in(files)
+    opened = open_index(index, open_file) if index else _without_index(folder, files, open_file)
+    others = [file.name for file in files if file not in opened.files]
+    if others:
+        shown = ", ".join(map(one_line, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+        opened.notes.add("(folder)", f"files that hold no weights of this model ({shown})")
+    return opened
+
+
+def _index_in(files: list[Path]) -> Path | None:
+    named = {file.name: file for file in files}
+    for name in _INDEXES:
+        if name in named:
+            return named[name]
+    found = [file for file in files if file.name.endswith(".index.json")]
+    if len(found) > 1:
+        raise SourceError(f"has several index files; name one of them: {_names(found)}")
+    return found[0] if found else None
+
+
+def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Opened:
+    weights = [file for file in files if file.suffix in _SUFFIXES]
+    for name in _SINGLE:
+        if folder / name in weights:
+            return open_file(folder / name)
+    for suffix in _SUFFIXES:
+        shards = [file for file in weights if file.suffix == suffix]
+        if len(shards) == 1:
+            return open_file(shards[0])
+        if shards and all("-of-" in shard.name for shard in shards):
+            _check_count(shards)
+            return _joined(shards, open_file, {})
+        if shards:
+            raise SourceError(f"has several models; name one of them: {_names(shards)}")
+    raise SourceError("is a folder without weights (no index.json, .safetensors, .bin, .pt, .pth or .ckpt file in it)")
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(one_line(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
+
+
+def _check_count(shards: list[Path]) -> None:
+    """`model-00001-of-00003.safetensors` says how many there should be."""
+    total = shards[0].stem.rpartition("-of-")[2]
+    if total.isdigit() and int(total) != len(shards):
+        raise SourceError(f"has {len(shards)} of {int(total)} shards; download the missing ones")
+
+
+def is_index(text: bytes) -> bool:
+    """Whether a JSON file's beginning is that of a shard index."""
+    return b'"weight_map"' in text
+
+
+def open_index(path: Path, open_file: OpenFile) -> Opened:
+    """The model of an index file with a `weight_map` from tensor to file. Raises SourceError."""
+    weight_map = _weight_map(path)
+    folder = path.parent
+    shards = [folder / name for name in dict.fromkeys(weight_map.values())]
+    for shard in shards:
+        if not shard.is_file():
+            raise SourceError(f"shard {one_line(shard.name)} of {one_line(path.name)} is missing; download it too")
+    opened = _joined(shards, open_file, weight_map)
+    return Opened(opened.kind, opened.tensors, (path, *opened.files), opened.nest, opened.notes)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    if path.stat().st_size > MAX_INDEX:
+        raise SourceError("is too large for an index of shards")
+    try:
+        index = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SourceError("damaged: the index of shards is no JSON") from error
+    names: Any = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise SourceError("damaged: the index of shards has no weight_map")
+    for file in names.values():
+        if not isinstance(file, str) or not file or Path(file).name != file or "\0" in file:
+            raise SourceError(f"damaged: the index names {one_line(str(file), 60)}, which is no file beside it")
+    return names
+
+
+def _joined(shards: list[Path], open_file: OpenFile, weight_map: dict[str, str]) -> Opened:
+    """All shards as one flat dict; where there is an index, it gives the order and each tensor's file."""
+    tensors: dict[str, LazyTensor] = {}
+    notes, kinds = Notes(), []
+    for shard in shards:
+        opened = open_file(shard)
+        kinds.append(opened.kind)
+        for line in opened.notes.lines():
+            notes.add(one_line(shard.name), line)
+        if opened.nest is not None:
+            notes.add(one_line(shard.name), "plain values and nesting beside the tensors")
+        for name, tensor in opened.tensors.items():
+            if weight_map.get(name, shard.name) == shard.name and tensors.setdefault(name, tensor) is not tensor:
+                raise SourceError(f"tensor '{one_line(name)}' is in two shards")
+    missing = [name for name in weight_map if name not in tensors]
+    if missing:
+        name, shard_name = one_line(missing[0]), one_line(weight_map[missing[0]])
+        raise SourceError(f"tensor '{name}' is in the index, but not in shard {shard_name}")
+    ordered = {name: tensors[name] for name in [*weight_map, *tensors]}
+    return Opened(f"{len(shards)} shards ({', '.join(dict.fromkeys(kinds))})", ordered, tuple(shards), None, notes)

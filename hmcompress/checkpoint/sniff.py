@@ -1,0 +1,55 @@
+"""Which file is it? Told by its content; its name only helps the message."""
+
+import string
+from dataclasses import dataclass
+
+_TEXT = frozenset(string.printable.encode())
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A kind of file that is no source, by its first bytes, and what to do about it."""
+
+    starts: tuple[bytes, ...]
+    message: str
+    at: int = 0
+
+
+_FOREIGN = (
+    _Known((b"version https://git-lfs",), "is a Git LFS pointer, not the model; fetch the file with `git lfs pull`"),
+    _Known(
+        (b"<!doctype html", b"<html", b"<head", b"<?xml"),
+        "is a web page, not a model: the download was answered with an error page; download it again",
+    ),
+    _Known((b"ustar",), "is a tar file; unpack it, or load it with torch and save it again (torch.save)", 257),
+    _Known((b"\x1f\x8b",), "is gzip-compressed; unpack it first (gunzip)"),
+    _Known((b"bzh",), "is bzip2-compressed; unpack it first (bunzip2)"),
+    _Known((b"\xfd7zxz\0",), "is xz-compressed; unpack it first (unxz)"),
+    _Known((b"(\xb5/\xfd",), "is zstd-compressed; unpack it first (unzstd)"),
+    _Known((b"rar!", b"7z\xbc\xaf"), "is a packed archive; unpack it first"),
+    _Known((b"\x89hdf\r\n",), "is an HDF5 file (Keras?), not a PyTorch model; convert it first"),
+    _Known((b"gguf",), "is a GGUF file, quantised already; compress the original PyTorch or safetensors model"),
+    _Known((b"\x93numpy",), "is a single numpy array; save it with torch.save(torch.from_numpy(array), FILE)"),
+    _Known((b"%pdf",), "is a PDF document, not a model"),
+    _Known((b"\x7felf",), "is a program, not a model"),
+    _Known((b"\x89png", b"\xff\xd8\xff", b"gif8"), "is a picture, not a model"),
+)
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """The message for a file that is known and no source, None for all others."""
+    lowered = head.lower()
+    for known in _FOREIGN:
+        if lowered[known.at :].lstrip(b" \r\n\t" if known.at == 0 else b"").startswith(known.starts):
+            return known.message
+    return None
+
+
+def is_text(head: bytes) -> bool:
+    """Whether the beginning of a file is readable text."""
+    try:
+        head[:-4].decode("utf-8") if len(head) > 64 else head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 8:
+            return False
+    return sum(byte in _TEXT or byte >= 0x80 for byte in head) == len(head)

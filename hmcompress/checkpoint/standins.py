@@ -1,0 +1,96 @@
+"""What stands for foreign classes and functions: names with contents, which never call anything."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hmcompress.checkpoint.lazy import LazyTensor
+
+
+@dataclass(frozen=True, eq=False)
+class Global:
+    """A class or function that a pickle names; it is not imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Constructor:
+    """A known, harmless class or function: `build` is ours and checks its arguments."""
+
+    name: str
+    build: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class StandIn:
+    """An object of a foreign class: how it was made, and what was put into it."""
+
+    __slots__ = ("arguments", "entries", "items", "maker", "states")
+
+    def __init__(self, maker: object, arguments: tuple) -> None:
+        self.maker = maker
+        self.arguments = arguments
+        self.items: list[Any] = []  # of list-like objects
+        self.entries: dict[Any, Any] = {}  # of dict-like objects
+        self.states: list[Any] = []
+
+    @property
+    def class_name(self) -> str:
+        """The dotted name of the foreign class or function."""
+        maker = self.maker
+        if isinstance(maker, StandIn):
+            return f"{maker.class_name}(...)"
+        if isinstance(maker, Constructor) and self.arguments and isinstance(self.arguments[0], (Global, Constructor)):
+            return str(self.arguments[0])  # object.__new__(cls), copyreg._reconstructor(cls, ...)
+        return str(maker)
+
+    def attributes(self) -> dict[Any, Any] | None:
+        """The instance's attributes where its state has the usual form, else None."""
+        merged: dict[Any, Any] = {}
+        for state in self.states:
+            parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+            for part in parts:
+                if isinstance(part, dict):
+                    merged.update(part)
+                elif part is not None:
+                    return None
+        return merged
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A value carried in another form; `why` says what it was."""
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class LeftBehind:
+    """Something that cannot be carried at all; `why` says what it was."""
+
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class NumpyArray:
+    """A numpy array as the tensor of its values."""
+
+    tensor: LazyTensor
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTensor:
+    """A sparse tensor as the dense tensors it is made of: indices and values, or compressed, plain and values."""
+
+    layout: str
+    parts: dict[str, LazyTensor]
+    size: tuple[int, ...]
+    coalesced: bool | None = None
