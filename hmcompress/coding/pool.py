@@ -1,0 +1,210 @@
+"""Many integers of known scale, coded together against one shape.
+
+Every integer q comes with a class e: its standard deviation is about 2 ** (e / 4). The classes share one shape, so a
+class costs nothing to describe. Integers that need more than about 300 values are split: the high part is range coded,
+the low bits, uniform within such narrow bins, are stored as they are.
+"""
+
+import constriction
+import numpy as np
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
+from hmcompress.coding.shape import BUILT_IN, Shape, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.streams import decode_ints, encode_ints
+from hmcompress.errors import FormatError
+
+CLASSES_PER_OCTAVE = 4
+ZERO_CLASS = -20  # and below: all zero, not coded
+MAX_CLASS = 160
+_SPLIT = 4  # high parts keep a standard deviation of 16 to 32
+_LARGEST = 2048  # high parts beyond are escaped
+_SAMPLE = 1 << 17
+_RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
+_ans = constriction.stream.stack.AnsCoder
+_model = constriction.stream.model
+
+ANS, PCODEC, EMPTY = range(3)
+
+
+def class_of(rms: np.ndarray | float) -> np.ndarray:
+    """The class of integers with the given root mean square, in steps."""
+    with np.errstate(divide="ignore"):
+        e = np.rint(CLASSES_PER_OCTAVE * np.log2(rms))
+    return np.clip(np.nan_to_num(e, neginf=ZERO_CLASS), ZERO_CLASS, MAX_CLASS).astype(np.int16)
+
+
+def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default") -> bytes:
+    """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0."""
+    q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
+    groups = _groups(e, q.size)
+    if not groups:
+        return bytes([EMPTY])
+    if effort == "fast":
+        return bytes([PCODEC]) + encode_ints(_gather(q, groups), effort)
+    shapes = _candidate_shapes(q, e)
+    coded = [bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes]
+    return min(coded, key=len)
+
+
+def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int) -> np.ndarray:
+    """Decode `count` integers, int32 or int64, of classes e (count,) or a single class. Raises FormatError."""
+    if len(data) < 1:
+        raise FormatError("an empty pool of integers: the file is damaged")
+    e = np.asarray(e, np.int16).reshape(-1)
+    groups = _groups(e, count)
+    kind, body = data[0], bytes(data[1:])
+    if kind == PCODEC:
+        return _scatter(decode_ints(body, sum(n for _, _, n in groups), np.int64), groups, count)
+    if kind == ANS:
+        return _decode_ans(body, groups, count)
+    if kind == EMPTY and not groups:
+        return np.zeros(count, np.int32)
+    raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
+
+
+# A group is (class, positions or None for all, size), in ascending order of class.
+Group = tuple[int, np.ndarray | None, int]
+
+
+def _groups(e: np.ndarray, count: int) -> list[Group]:
+    if e.size and e.max(initial=ZERO_CLASS) > MAX_CLASS:
+        raise FormatError("a scale is out of range: the file is damaged")
+    if count == 0:
+        return []
+    if e.size == 1 or (e == e[0]).all():
+        return [(int(e[0]), None, count)] if e[0] > ZERO_CLASS else []
+    if e.size != count:
+        raise FormatError("scales and integers differ in number: the file is damaged")
+    small = np.clip(e, ZERO_CLASS, None) - ZERO_CLASS
+    order = np.argsort(small.astype(np.uint8), kind="stable")
+    sizes = np.bincount(small)
+    ends = np.cumsum(sizes)
+    return [
+        (c + ZERO_CLASS, order[ends[c] - sizes[c] : ends[c]], int(sizes[c]))
+        for c in range(1, len(sizes))
+        if sizes[c]
+    ]
+
+
+def _gather(q: np.ndarray, groups: list[Group]) -> np.ndarray:
+    return np.concatenate([q if where is None else q[where] for _, where, _ in groups])
+
+
+def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
+    if len(groups) == 1 and groups[0][1] is None:
+        return values
+    q = np.zeros(count, values.dtype)
+    start = 0
+    for _, where, size in groups:
+        q[where] = values[start : start + size]
+        start += size
+    return q
+
+
+def _candidate_shapes(q: np.ndarray, e: np.ndarray) -> list[Shape]:
+    """The sample's own shape where it pays for its bytes, and the built-in shapes for small pools."""
+    stride = max(1, q.size // _SAMPLE)
+    sample_e = e[::stride] if e.size > 1 else np.full(len(q[::stride]), e[0])
+    coded = sample_e > ZERO_CLASS
+    jitter = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # spreads integers over their bins
+    z = (np.abs(q[::stride][coded]) + jitter) / octaves(sample_e[coded], CLASSES_PER_OCTAVE)
+    own = fit_shape(z)
+    if q.size > 1 << 14:
+        return [_with_support(own, _support(q, e))]
+    shift = np.median(np.array(own.knots[4:9])[:, None] - np.array([BUILT_IN[c][4:9] for c in BUILT_IN]).T, axis=0)
+    built_in = [Shape(tuple(int(k) for k in BUILT_IN[c] + int(s))) for c, s in zip(BUILT_IN, shift, strict=True)]
+    return [_with_support(shape, _support(q, e)) for shape in [own, *built_in]]
+
+
+def _support(q: np.ndarray, e: np.ndarray) -> float:
+    coded = e > ZERO_CLASS
+    if not coded.any():
+        return 1.0
+    magnitude = np.abs(q)[coded] if e.size > 1 else np.abs(q)
+    return float(np.max((magnitude + 1.0) / octaves(e[coded], CLASSES_PER_OCTAVE)))
+
+
+def _with_support(shape: Shape, support: float) -> Shape:
+    last = max(int(np.ceil(32 * np.log2(support))), shape.knots[-2] + 1)
+    return Shape((*shape.knots[:-1], min(last, shape.knots[-2] + 1024)))
+
+
+def _table(e: int, shape: Shape) -> tuple[int, int, np.ndarray]:
+    """(bits to split off, largest high part, probabilities of the high parts) for class e."""
+    scale = float(octaves(e, CLASSES_PER_OCTAVE))
+    low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
+    largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
+    edges = (np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale
+    return low, largest, shape.probabilities(edges)
+
+
+def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
+    highs, models, lows, escapes = [], [], [], []
+    for e, where, _ in groups:
+        values = (q if where is None else q[where]).astype(np.int64)
+        low, largest, p = _table(e, shape)
+        high = values >> low
+        clipped = np.clip(high, -largest, largest)
+        outside = np.abs(clipped) == largest
+        escapes.append((high - clipped)[outside])
+        highs.append((clipped + largest).astype(np.int32))
+        models.append(_model.Categorical(p, perfect=False))
+        lows.append((low, (values & ((1 << low) - 1)).astype(np.uint32)))
+    coder = _ans()
+    for high, model, (low, rest) in zip(highs[::-1], models[::-1], lows[::-1], strict=True):
+        if low and len(rest) < _RAW_LOW_BITS:
+            coder.encode_reverse(rest.astype(np.int32), _model.Uniform(1 << low))
+        coder.encode_reverse(high, model)
+    out = Writer()
+    write_shape(out, shape)
+    for low, rest in lows:
+        if low and len(rest) >= _RAW_LOW_BITS:
+            out.section(pcodec_encode(rest, 1))
+    out.section(_encode_escapes(np.concatenate(escapes)))
+    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+
+
+def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
+    stream = Reader(data)
+    shape = read_shape(stream)
+    tables = [_table(e, shape) for e, _, _ in groups]
+    raw_lows = [
+        pcodec_decode(stream.section(), np.dtype(np.uint32), size) if low and size >= _RAW_LOW_BITS else None
+        for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
+    ]
+    escapes, words = stream.section(), stream.rest()
+    if len(words) % 4:
+        raise FormatError("a range-coded stream is cut: the file is damaged")
+    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    wide = max(t[0] for t in tables) > 20
+    parts, outside = [], []
+    for (low, largest, p), (_, _, size), rest in zip(tables, groups, raw_lows, strict=True):
+        high = coder.decode(_model.Categorical(p, perfect=False), size) - largest
+        if low and rest is None:
+            rest = coder.decode(_model.Uniform(1 << low), size)
+        outside.append(np.abs(high) == largest)
+        parts.append((high.astype(np.int64 if wide else np.int32), low, rest))
+    _add_escapes(escapes, parts, outside)
+    return _scatter(_join(parts), groups, count)
+
+
+def _join(parts: list) -> np.ndarray:
+    joined = [(high << low) | rest.astype(high.dtype) if low else high for high, low, rest in parts]
+    return joined[0] if len(joined) == 1 else np.concatenate(joined)
+
+
+def _encode_escapes(escapes: np.ndarray) -> bytes:
+    return encode_ints(escapes) if escapes.any() else b""
+
+
+def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
+    if not data:
+        return
+    counts = [int(o.sum()) for o in outside]
+    values = decode_ints(data, sum(counts), np.int64)
+    for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):
+        high, low, rest = parts[i]
+        high = high.astype(np.int64)
+        high[outside[i]] += values[start:stop]
+        parts[i] = (high, low, rest)

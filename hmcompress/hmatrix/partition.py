@@ -1,0 +1,191 @@
+"""Which tree, which leaves: best-basis pruning of the block cluster tree by rate and distortion.
+
+Blocks are analysed level by level, those of one shape together. Every leaf kind is a point of one search: a low-rank
+part of any rank with or without a quantised remainder. A block that repeats an earlier one, transposed or not, becomes
+a copy and is not analysed again. Bottom-up, a block keeps its children only where their price is smaller (Shukla et
+al. 2005).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hmcompress.hmatrix import price
+from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
+from hmcompress.hmatrix.repeats import Repeat, find_repeats
+from hmcompress.hmatrix.rank_one import price_quantized
+from hmcompress.hmatrix.spectra import Spectrum, spectra
+from hmcompress.hmatrix.transform import price_columns
+
+Array = np.ndarray
+_NODE_BITS = 3.0
+_LEAF_BITS = 16.0
+_COPY_BITS = 16.0
+_COARSE = (0, 1, 2, 3, 4)
+_GAIN = 0.995  # a leaf this near to plain quantisation is not worth its structure
+
+
+@dataclass
+class _Node:
+    block: Block
+    repeat: Repeat | None = None
+    leaf: Leaf = field(default_factory=Leaf)
+    leaf_cost: float = 0.0
+    children: tuple["_Node", ...] = ()
+
+
+def plan_matrix(a: Array, smooth: bool = True) -> tuple[Plan, float]:
+    """The best plan for a (m, n), in steps, and its price in bits (error included)."""
+    root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
+    _analyse(a, root, smooth)
+    decisions: dict[int, tuple[bool, float]] = {}
+    total = _prune(root, decisions)
+    return _number(_emit(root, decisions, {}, [0])), total
+
+
+def price_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
+    """The best single leaf for the block a (m, n), in steps, and its price."""
+    leaves = best_leaves(a[None], smooth)
+    return leaves[0]
+
+
+def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
+    """The best leaf of every block of a stack (b, m, n)."""
+    quantized = [(Leaf(0, True), float(c)) for c in price_quantized(stack)]
+    squares = np.einsum("bij,bij->b", stack, stack)
+    zero = [(Leaf(), price.SLOPE * float(s)) for s in squares]
+    low_rank = _price_spectra(spectra(stack), stack.shape[1:], squares, smooth)
+    choices = zip(zero, quantized, *low_rank, strict=True)
+    return [(leaf, cost + _LEAF_BITS) for leaf, cost in (min(c, key=lambda x: x[1]) for c in choices)]
+
+
+def _price_spectra(
+    s: Spectrum, shape: tuple[int, int], squares: Array, smooth: bool
+) -> list[list[tuple[Leaf, float]]]:
+    """For every block the best low-rank leaf and the best hybrid leaf."""
+    (m, n), (batch, rank) = shape, s.values.shape
+    if rank == 0:
+        return []
+    tails = np.maximum(squares[:, None] - np.cumsum(s.values**2, axis=1), 0)
+    scaled_left = np.moveaxis(s.left * s.values[:, None, :], 1, 0).reshape(m, -1)
+    scaled_right = np.moveaxis(s.right * s.values[:, None, :], 1, 0).reshape(n, -1)
+    low_rank, hybrid = None, None
+    for coarse in _COARSE:
+        scale = 2.0**-coarse
+        bits = price_columns(scaled_left * scale, smooth) + price_columns(scaled_right * scale, smooth)
+        factors = np.cumsum(bits.reshape(batch, rank), axis=1)
+        noise = np.arange(1, rank + 1) * (m + n) / 12 * 4.0**coarse
+        if coarse == 0:
+            low_rank = _cheapest(factors + price.SLOPE * (tails + noise), lambda r: Leaf(r, False))
+        total = factors + m * n * price.cost(np.sqrt((tails + noise) / (m * n)))
+        found = _cheapest(total, lambda r, coarse=coarse: Leaf(r, True, coarse))
+        hybrid = found if hybrid is None else [min(a, b, key=lambda x: x[1]) for a, b in zip(hybrid, found, strict=True)]
+    return [low_rank, hybrid]
+
+
+def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
+    best = np.argmin(costs, axis=1)
+    return [(leaf(int(r) + 1), float(costs[i, r])) for i, r in enumerate(best)]
+
+
+def _analyse(a: Array, root: _Node, smooth: bool) -> None:
+    level = [root]
+    while level:
+        groups = defaultdict(list)
+        for node in level:
+            groups[tuple(sorted(node.block.shape))].append(node)
+        for nodes in groups.values():
+            _mark_repeats(a, nodes)
+        fresh = [node for node in level if node.repeat is None]
+        by_shape = defaultdict(list)
+        for node in fresh:
+            by_shape[node.block.shape].append(node)
+        for shape, nodes in by_shape.items():
+            _analyse_batch(a, shape, nodes, smooth)
+        level = [child for node in fresh for child in node.children]
+
+
+def _mark_repeats(a: Array, nodes: list[_Node]) -> None:
+    for node, repeat in zip(nodes, find_repeats([n.block.of(a) for n in nodes]), strict=True):
+        node.repeat = None if repeat is None else Repeat(nodes[repeat.source], repeat.transposed)
+
+
+def _analyse_batch(a: Array, shape: tuple[int, int], nodes: list[_Node], smooth: bool) -> None:
+    batch = max(1, (1 << 22) // (shape[0] * shape[1]))
+    for start in range(0, len(nodes), batch):
+        part = nodes[start : start + batch]
+        stack = np.stack([node.block.of(a) for node in part])
+        for node, (leaf, cost) in zip(part, best_leaves(stack, smooth), strict=True):
+            node.leaf, node.leaf_cost = leaf, cost
+            if cost > 2 * _LEAF_BITS:
+                node.children = tuple(_Node(b) for b in node.block.children())
+
+
+def _prune(node: _Node, decisions: dict[int, tuple[bool, float]]) -> float:
+    """Price of the best plan for this node; notes for each whether it splits."""
+    if node.repeat is not None:
+        return _COPY_BITS
+    split = _NODE_BITS + sum(_prune(child, decisions) for child in node.children) if node.children else np.inf
+    keep = split < node.leaf_cost
+    decisions[id(node)] = (keep, split)
+    return min(split, node.leaf_cost)
+
+
+# A plan under construction names the node a copy repeats; _number turns names into preorder numbers.
+@dataclass(frozen=True)
+class _Named(Plan):
+    key: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class _Reference(Plan):
+    key: int
+    transposed: bool
+
+
+def _emit(node: _Node, decisions: dict, emitted: dict[int, bool], _: list[int]) -> Plan:
+    """The plan below a node. The first of several equal blocks in preorder carries the plan, the others copy it."""
+    transposed = False
+    while node.repeat is not None:
+        transposed ^= node.repeat.transposed
+        node = node.repeat.source
+    if id(node) in emitted:
+        return _Reference(id(node), transposed ^ emitted[id(node)])
+    emitted[id(node)] = transposed
+    if not decisions[id(node)][0]:
+        return _Named(id(node), node.leaf)
+    children = node.children
+    if transposed and len(children) == 4:
+        children = tuple(children[i] for i in (0, 2, 1, 3))
+    if transposed:
+        children = tuple(_Node(c.block, Repeat(c, True)) for c in children)
+    return _Named(id(node), Split(tuple(_emit(c, decisions, emitted, _) for c in children)))
+
+
+def _number(plan: Plan) -> Plan:
+    numbers: dict[int, int] = {}
+    _assign(plan, numbers, [0])
+    return _resolve(plan, numbers)
+
+
+def _assign(plan: Plan, numbers: dict[int, int], count: list[int]) -> None:
+    if isinstance(plan, _Named):
+        numbers[plan.key] = count[0]
+        plan = plan.plan
+    count[0] += 1
+    for child in plan.children if isinstance(plan, Split) else ():
+        _assign(child, numbers, count)
+
+
+def _resolve(plan: Plan, numbers: dict[int, int]) -> Plan:
+    if isinstance(plan, _Reference):
+        return Copy(numbers[plan.key], plan.transposed)
+    plan = plan.plan if isinstance(plan, _Named) else plan
+    if isinstance(plan, Split):
+        return Split(tuple(_resolve(child, numbers) for child in plan.children))
+    return plan
+
+
+__all__ = ["best_leaves", "plan_matrix", "price_leaf", "transpose_plan"]

@@ -1,0 +1,115 @@
+"""The scale of each entry: one for a block, or a row scale times a column scale.
+
+Scales are classes, whole quarter octaves of the root mean square in steps. Row scales say how a row differs from the
+block, column scales likewise, so that class(i, j) = block + row(i) + column(j).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.hmatrix import price
+
+Array = np.ndarray
+_SIDE_BITS = 3.0  # what a row's or column's scale costs, about
+_FLOOR = 2.0**-12  # steps: smaller scales are all the same
+_LOWEST = -200  # the scale of an empty row or column
+
+
+@dataclass(frozen=True)
+class Scales:
+    """block: class. rows (m,), columns (n,): differences in classes, or None where there are none."""
+
+    block: int
+    rows: Array | None = None
+    columns: Array | None = None
+
+    def classes(self, shape: tuple[int, int]) -> Array:
+        """The class of every entry, (m * n,), or a single one, (1,)."""
+        if self.rows is None and self.columns is None:
+            return np.array([self.block], np.int16)
+        e = np.full(shape, self.block, np.int16)
+        if self.rows is not None:
+            e += self.rows.astype(np.int16)[:, None]
+        if self.columns is not None:
+            e += self.columns.astype(np.int16)[None]
+        return np.clip(e, ZERO_CLASS, MAX_CLASS).reshape(-1)
+
+
+def fit_scales(x: Array) -> Scales:
+    """The cheapest scales of a block x (m, n), in steps."""
+    m, n = x.shape
+    square = np.square(x)
+    rms = float(np.sqrt(square.mean())) if x.size else 0.0
+    best, best_cost = Scales(int(class_of(rms))), m * n * float(price.bits(np.array(rms)))
+    for rows, columns in _rank_one(square):
+        scales = _quantize(rows, columns)
+        count = (scales.rows is not None) * m + (scales.columns is not None) * n
+        cost = _SIDE_BITS * count + _class_bits(scales, (m, n))
+        if cost < 0.9985 * best_cost - 64:
+            best, best_cost = scales, cost
+    return best
+
+
+def _rank_one(square: Array) -> Iterator[tuple[Array | None, Array | None]]:
+    """Row-only, column-only and joint root mean squares, as pairs (rows or None, columns or None)."""
+    rows, columns = np.sqrt(square.mean(1)), np.sqrt(square.mean(0))
+    yield rows, None
+    yield None, columns
+    yield rank_one_scales(square)
+
+
+def rank_one_scales(square: Array) -> tuple[Array, Array]:
+    """Row scales (m,) and column scales (n,) with square(i, j) about (row(i) * column(j)) ** 2."""
+    columns = np.sqrt(square.mean(0))
+    floor = max(2.0**-16 * float(columns.max(initial=0)), 1e-30)
+    for _ in range(3):
+        columns = np.maximum(columns, floor)
+        rows = np.maximum(np.sqrt((square @ (1 / columns**2)) / len(columns)), 1e-15)
+        columns = np.sqrt(((1 / rows**2) @ square) / len(rows))
+    return rows, columns
+
+
+def _quantize(rows: Array | None, columns: Array | None) -> Scales:
+    """Move the middle of the row and column scales into the block's class, so that differences stay small."""
+    block, parts = 0.0, []
+    for scale in (rows, columns):
+        if scale is None:
+            parts.append(None)
+            continue
+        with np.errstate(divide="ignore"):
+            e = np.nan_to_num(CLASSES_PER_OCTAVE * np.log2(scale), neginf=_LOWEST)
+        middle = float(np.median(e[e > _LOWEST])) if (e > _LOWEST).any() else 0.0
+        block += middle
+        parts.append(np.maximum(e - middle, _LOWEST))
+    whole = int(np.clip(np.rint(block), ZERO_CLASS, MAX_CLASS))
+    # What lies below the zero class on its own needs no exact scale: equal values code better.
+    rounded = [None if p is None else np.maximum(np.rint(p), ZERO_CLASS - 24 - whole).astype(np.int16) for p in parts]
+    return Scales(whole, *rounded)
+
+
+def _class_bits(scales: Scales, shape: tuple[int, int]) -> float:
+    """Bits of the block under these scales: counts of each class by convolution, not entry by entry."""
+    counts, lowest = np.ones(1), scales.block
+    for part, size in ((scales.rows, shape[0]), (scales.columns, shape[1])):
+        if part is None:
+            counts = counts * size
+            continue
+        counts = np.convolve(counts, np.bincount(part - part.min()))
+        lowest += int(part.min())
+    e = lowest + np.arange(len(counts))
+    s = np.exp2(np.clip(e, ZERO_CLASS, MAX_CLASS) / CLASSES_PER_OCTAVE)
+    return float(np.sum(counts * np.where(e <= ZERO_CLASS, 0, price.bits(s))))
+
+
+def price_quantized(stack: Array) -> Array:
+    """Price of every block of a stack (b, m, n), in steps, quantised with its cheapest kind of scales: (b,)."""
+    _, m, n = stack.shape
+    square = np.square(stack)
+    flat = m * n * price.cost(np.sqrt(square.mean((1, 2))))
+    rows, columns = square.mean(2), square.mean(1)
+    by_row = n * price.cost(np.sqrt(rows)).sum(1) + _SIDE_BITS * m
+    by_column = m * price.cost(np.sqrt(columns)).sum(1) + _SIDE_BITS * n
+    return np.minimum(np.minimum(flat, by_row), by_column)

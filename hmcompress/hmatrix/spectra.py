@@ -1,0 +1,59 @@
+"""Leading singular triplets of many blocks at once, exact for small blocks and sketched for large ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Array = np.ndarray
+_EXACT = 256  # the smaller side up to which the Gram matrix is decomposed
+_SKETCH = 64
+_OVERSAMPLING = 8
+_NEGLIGIBLE = 0.3  # singular values below this times the norm of a column of steps cannot pay
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """values (b, r) in descending order, left (b, m, r), right (b, n, r)."""
+
+    values: Array
+    left: Array
+    right: Array
+
+
+def spectra(stack: Array) -> Spectrum:
+    """Leading triplets of every block of a stack (b, m, n), in steps; as many as can matter at this step."""
+    _, m, n = stack.shape
+    if m < n:
+        s = spectra(np.ascontiguousarray(np.swapaxes(stack, 1, 2)))
+        return Spectrum(s.values, s.right, s.left)
+    a = torch.from_numpy(np.ascontiguousarray(stack)).double()
+    basis = _gram_basis(a) if n <= _EXACT else _sketch_basis(a)
+    return _triplets(a, basis, m)
+
+
+def _gram_basis(a: torch.Tensor) -> torch.Tensor:
+    """Right singular vectors (b, n, n), descending."""
+    return torch.linalg.eigh(a.mT @ a)[1].flip(-1)
+
+
+def _sketch_basis(a: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis (b, n, k) of nearly the leading right singular space, descending (Halko et al. 2011)."""
+    generator = torch.Generator().manual_seed(0)
+    width = min(_SKETCH + _OVERSAMPLING, a.shape[2])
+    probe = torch.randn(a.shape[2], width, dtype=a.dtype, generator=generator)
+    q = torch.linalg.qr(a @ probe)[0]
+    q = torch.linalg.qr(a @ (a.mT @ q))[0]
+    small = q.mT @ a
+    left = torch.linalg.eigh(small @ small.mT)[1].flip(-1)[..., : min(_SKETCH, width)]
+    return torch.linalg.qr(small.mT @ left)[0]
+
+
+def _triplets(a: torch.Tensor, basis: torch.Tensor, m: int) -> Spectrum:
+    image = a @ basis
+    values = torch.linalg.vector_norm(image, dim=1)
+    useful = int((values.amax(0) > _NEGLIGIBLE * m**0.5).sum()) if values.numel() else 0
+    rank = min(useful, max(1, basis.shape[2] // 2) if basis.shape[1] == basis.shape[2] else basis.shape[2])
+    values, image, basis = values[:, :rank], image[..., :rank], basis[..., :rank]
+    left = image / values.clamp_min(1e-300)[:, None, :]
+    return Spectrum(values.numpy(), left.numpy(), basis.numpy())

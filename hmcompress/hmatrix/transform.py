@@ -1,0 +1,182 @@
+"""Factor columns as integers: as they are, in a cosine basis, or predicted by interpolation.
+
+A transform turns the columns of X (n, k) into integers in units of the step, and back; the integers come in bands of
+similar size, in order. `interpolate` predicts each point from decoded neighbours twice as far apart (as SZ3 does), so
+that smooth columns leave almost nothing but zeros.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.fft import dct, idct
+
+from hmcompress.coding.pool import ZERO_CLASS, class_of
+from hmcompress.hmatrix import price
+
+Array = np.ndarray
+_ANCHORS = 3  # points coded without prediction, at least two
+
+
+@dataclass(frozen=True)
+class Transform:
+    """forward: (n, k) columns in steps to integers, (n, k). inverse: the reverse. bands: sizes that add up to n."""
+
+    forward: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
+    bands: Callable[[int], tuple[int, ...]]
+
+
+def _octave_bands(n: int) -> tuple[int, ...]:
+    edges = [0, *(1 << i for i in range(n.bit_length()) if 1 << i < n), n]
+    return tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+
+
+@cache
+def _levels(n: int) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """The coarsest stride, and for every stride from there down to 1 the points it adds."""
+    stride = 1
+    while (n - 1) // stride > _ANCHORS:
+        stride *= 2
+    strides, s = [], stride // 2
+    while s:
+        strides.append(tuple(range(s, n, 2 * s)))
+        s //= 2
+    return stride, tuple(strides)
+
+
+def _interpolation_bands(n: int) -> tuple[int, ...]:
+    stride, levels = _levels(n)
+    return (len(range(0, n, stride)), *(len(points) for points in levels))
+
+
+def _predict(x: Array, points: Array, s: int) -> Array:
+    """Predict rows `points` of x from the rows s and 3 s away, by the highest order that fits in."""
+    n = len(x)
+    left, right = x[points - s], x[np.minimum(points + s, n - 1)]
+    far_left, far_right = x[np.maximum(points - 3 * s, 0)], x[np.minimum(points + 3 * s, n - 1)]
+    has_right = (points + s < n)[:, None]
+    has_far_left, has_far_right = (points - 3 * s >= 0)[:, None], (points + 3 * s < n)[:, None]
+    linear = (left + right) / 2
+    cubic = (9 * (left + right) - far_left - far_right) / 16
+    toward_left = (3 * right + 6 * left - far_left) / 8
+    toward_right = (3 * left + 6 * right - far_right) / 8
+    inside = np.where(
+        has_far_left & has_far_right, cubic, np.where(has_far_left, toward_left, np.where(has_far_right, toward_right, linear))
+    )
+    return np.where(has_right, inside, np.where(has_far_left, 1.5 * left - 0.5 * far_left, left))
+
+
+def _walk(n: int, columns: int, take: Callable[[int, int, Array], Array]) -> Array:
+    """Rebuild columns level by level; take(start, stop, prediction) gives the true or decoded values of a band."""
+    stride, levels = _levels(n)
+    x = np.zeros((n, columns))
+    anchors = np.arange(0, n, stride)
+    x[anchors] = take(0, len(anchors), np.zeros((len(anchors), columns)))
+    start = len(anchors)
+    for points in levels:
+        rows = np.array(points)
+        x[rows] = take(start, start + len(rows), _predict(x, rows, int(rows[0])))
+        start += len(rows)
+    return x
+
+
+@cache
+def _band_order(n: int) -> Array:
+    """Row index of every integer, in band order."""
+    stride, levels = _levels(n)
+    return np.concatenate([np.arange(0, n, stride), *(np.array(points) for points in levels)]).astype(int)
+
+
+def _interpolation_forward(x: Array) -> Array:
+    n, order, q = len(x), _band_order(len(x)), np.empty(x.shape)
+
+    def take(start: int, stop: int, prediction: Array) -> Array:
+        q[start:stop] = np.rint(x[order[start:stop]] - prediction)
+        return prediction + q[start:stop]
+
+    _walk(n, x.shape[1], take)
+    return q
+
+
+def _interpolation_inverse(q: Array) -> Array:
+    return _walk(len(q), q.shape[1], lambda start, stop, prediction: prediction + q[start:stop])
+
+
+TRANSFORMS = (
+    Transform(np.rint, lambda q: q, lambda n: (n,)),
+    Transform(
+        lambda x: np.rint(dct(x, axis=0, norm="ortho")), lambda q: idct(q, axis=0, norm="ortho"), _octave_bands
+    ),
+    Transform(_interpolation_forward, _interpolation_inverse, _interpolation_bands),
+)
+
+
+@dataclass(frozen=True)
+class CodedColumns:
+    """k columns of n numbers as integers q (n, k), the transform of each (k,), and the class of each band."""
+
+    q: Array
+    kinds: Array
+    classes: tuple[Array, ...]  # for each column, one class per band
+    bits: Array  # estimated, for each column
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.q.shape
+
+    def take(self, columns: Array) -> "CodedColumns":
+        """Some of the columns."""
+        return CodedColumns(self.q[:, columns], self.kinds[columns], tuple(self.classes[i] for i in columns), self.bits)
+
+
+def encode_columns(x: Array, smooth: bool = True) -> CodedColumns:
+    """Choose the cheapest transform for every column of x (n, k), in steps."""
+    trials = [_trial(t, x) for t in (TRANSFORMS if smooth and len(x) >= 8 else TRANSFORMS[:1])]
+    kinds = np.argmin(np.stack([bits for _, _, bits in trials]), axis=0)
+    columns = range(x.shape[1])
+    q = np.stack([trials[kinds[i]][0][:, i] for i in columns], axis=1) if x.shape[1] else np.zeros(x.shape)
+    classes = tuple(trials[kinds[i]][1][:, i] for i in columns)
+    bits = np.array([trials[kinds[i]][2][i] for i in columns])
+    return CodedColumns(q.astype(np.int64), kinds, classes, bits)
+
+
+def price_columns(x: Array, smooth: bool = True) -> Array:
+    """Estimated bits of every column of x (n, k), in steps, each in its cheapest transform."""
+    trials = [_trial(t, x)[2] for t in (TRANSFORMS if smooth and len(x) >= 8 else TRANSFORMS[:1])]
+    return np.min(np.stack(trials), axis=0)
+
+
+def _trial(transform: Transform, x: Array) -> tuple[Array, Array, Array]:
+    """Integers, classes by band and estimated bits of all columns under one transform."""
+    q = transform.forward(x)
+    sizes = np.array(transform.bands(len(x)))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    power = np.add.reduceat(q * q, starts, axis=0) / sizes[:, None]
+    rms = np.sqrt(power)
+    side = np.where(power > 0, 4.0, 1.0)
+    return q, class_of(rms), np.sum(sizes[:, None] * price.bits(rms) + side, axis=0)
+
+
+def decode_columns(q: Array, kinds: Array) -> Array:
+    """Columns (n, k), in steps, from their integers and transforms."""
+    x = np.empty(q.shape)
+    for i, transform in enumerate(TRANSFORMS):
+        chosen = kinds == i
+        if chosen.any():
+            x[:, chosen] = transform.inverse(q[:, chosen].astype(float))
+    return x
+
+
+def expand_classes(kinds: Array, classes: tuple[Array, ...], n: int) -> Array:
+    """The class of every integer, column after column: (k * n,)."""
+    parts = [np.repeat(c, TRANSFORMS[kind].bands(n)) for kind, c in zip(kinds, classes, strict=True)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+
+def band_count(kind: int, n: int) -> int:
+    return len(TRANSFORMS[kind].bands(n))
+
+
+__all__ = ["ZERO_CLASS", "CodedColumns", "band_count", "decode_columns", "encode_columns", "expand_classes", "price_columns"]
