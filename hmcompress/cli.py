@@ -220,6 +220,7 @@ def verify(
     junit: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Check FILE: structure, checksums, and that every bound holds."""
+    load_settings(None, {"tol": tol})  # a wrong tolerance is told before anything is read
     with _progress(quiet) as tell:
         result = _pipeline().verify(file, against, tol=tol, network=network, inputs=inputs, progress=tell)
     if junit is not None:

@@ -142,7 +142,7 @@ class Settings(Frozen):
         """`file.yaml line 7` for a setting such as ("layers", 0), or its name where it came from elsewhere."""
         if self._origin is not None and location[:1] and location[0] in self._origin.data:
             return self._origin.where(location)
-        return str(location[0]) if len(location) < 2 else f"{location[0]} {location[1]}"
+        return str(location[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the compressed file: what differs from the defaults, without what cannot change a byte."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hmcompress.settings_errors import KEY_PREFIX, nearest
 
@@ -18,8 +18,14 @@ def no_bool(value: Any) -> Any:
     return value
 
 
+def _relative(value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError("must be a relative error between 0 and 1, such as 1e-3")
+    return value
+
+
 Number = Annotated[float, BeforeValidator(no_bool)]
-Tolerance = Annotated[Number, Field(gt=0, lt=1)]
+Tolerance = Annotated[Number, AfterValidator(_relative)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 Interval = tuple[Number, Number]

@@ -47,7 +47,8 @@ def render_report_html(report: Report) -> str:
         _layers(report),
         _totals(report),
         _network(report),
-        _left_behind(report),
+        _listed("Notes", "", report.notes),
+        _listed("Left behind", "<p>Not in the compressed file:</p>", report.left_behind),
         f'<p class="soft">{text(cost_line(report))}</p>',
     ]
     return page(f"{report.output}, {format_ratio(report.ratio)} smaller", parts)
@@ -168,11 +169,10 @@ def _curves(title: str, curves: Curves | None, x: Axis, label: str) -> str:
     return f"<h3>{text(title)}</h3>" + line_chart(title, series, x, Axis(label, log=True))
 
 
-def _left_behind(report: Report) -> str:
-    if not report.left_behind:
+def _listed(title: str, intro: str, items: tuple[str, ...]) -> str:
+    if not items:
         return ""
-    items = "".join(f"<li>{text(item)}</li>" for item in report.left_behind)
-    return f"<h2>Left behind</h2><p>Not in the compressed file:</p><ul>{items}</ul>"
+    return f"<h2>{title}</h2>{intro}<ul>{''.join(f'<li>{text(item)}</li>' for item in items)}</ul>"
 
 
 def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow, ...]) -> str:

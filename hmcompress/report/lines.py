@@ -1,5 +1,7 @@
 """Sentences about a report that terminal and HTML share."""
 
+import math
+
 from hmcompress.report.format import (
     format_bytes,
     format_error,
@@ -49,7 +51,7 @@ def bound_line(report: Report) -> str:
     if lossless == len(bounded):
         return f"All {len(bounded)} layers are lossless." if len(bounded) > 1 else "The layer is lossless."
     worst = max(bounded, key=_share)
-    nearest = f"largest error {_share(worst):.3f} of its tolerance, in {one_line(worst.name)}"
+    nearest = f"largest error {math.floor(_share(worst) * 1000) / 1000:.3f} of its tolerance, in {one_line(worst.name)}"
     holds = f"All {len(bounded)} bounds hold" if len(bounded) > 1 else "The bound holds"
     return f"{holds}; {nearest}."
 
@@ -72,11 +74,18 @@ def cost_line(report: Report) -> str:
 
 
 def left_behind_lines(report: Report) -> list[str]:
-    if not report.left_behind:
+    return _listed(f"Left behind ({len(report.left_behind)}), not in the compressed file:", report.left_behind)
+
+
+def note_lines(report: Report) -> list[str]:
+    return _listed("Note:", report.notes)
+
+
+def _listed(title: str, items: tuple[str, ...]) -> list[str]:
+    if not items:
         return []
-    lines = [f"Left behind ({len(report.left_behind)}), not in the compressed file:"]
-    lines += [f"  {one_line(item)}" for item in report.left_behind[:SHOWN]]
-    more = len(report.left_behind) - SHOWN
+    more = len(items) - SHOWN
+    lines = [title, *(f"  {one_line(item)}" for item in items[:SHOWN])]
     return lines + ([f"  and {more} more; --json lists all"] if more > 0 else [])
 
 

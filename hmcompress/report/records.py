@@ -179,6 +179,7 @@ class Report:
     network: NetworkRecord | None = None
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    notes: tuple[str, ...] = ()  # what the user should know: a layer kept lossless because of nan, say
 
     @property
     def ratio(self) -> float:
@@ -228,6 +229,7 @@ class Report:
                 "seconds": self.seconds,
                 "peak_rss_bytes": self.peak_rss_bytes,
             }
+            | ({"notes": list(self.notes)} if self.notes else {})
         )
 
 

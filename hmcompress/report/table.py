@@ -29,6 +29,7 @@ from hmcompress.report.lines import (
     left_behind_lines,
     network_figures,
     network_notes,
+    note_lines,
     settings_line,
     verify_line,
 )
@@ -43,10 +44,10 @@ from hmcompress.report.records import (
     VerifyReport,
 )
 
-WIDE = 118
+WIDE = 134
 _BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
 _LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
-_LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r: largest rank; bits: per weight, stored and the limit"
+_LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r largest rank\nbits: stored for each weight"
 
 
 def report_view(report: Report, width: int) -> RenderableType:
@@ -58,7 +59,7 @@ def report_view(report: Report, width: int) -> RenderableType:
     parts += [_totals(report), _line(), _bounds(report)]
     if report.network is not None:
         parts += [_line(), *_network(report.network, report.layer_stored_bytes, width)]
-    parts += [_line(line, "yellow") for line in left_behind_lines(report)]
+    parts += [_line(line, "yellow") for line in note_lines(report) + left_behind_lines(report)]
     parts += [_line(cost_line(report), "dim")] if cost_line(report) else []
     return Group(*parts)
 
@@ -177,8 +178,8 @@ def _wide_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
     for row in rows:
         shape, dtype, method, leaves, rank = (*_how(row), "", "", "", "", "")[:5]
         table.add_row(
-            Text(abbreviate(_name(row), max(20, width - 95))),
-            shape, dtype, method, leaves, rank.lstrip("r"),
+            Text(abbreviate(_name(row), max(20, width - 113))),
+            shape, dtype, method, abbreviate(leaves, 18), rank.lstrip("r"),
             format_bits(row.bits_per_weight), format_bits(_limit(row, report)),
             format_bytes(row.source_bytes), format_bytes(row.stored_bytes), format_ratio(row.ratio),
             _error(row), format_tolerance(row.worst.tol),
@@ -219,7 +220,12 @@ def _error(row: LayerRow) -> Text:
 
 def _legend(report: Report) -> str:
     grouped = any(row.count > 1 for row in layer_rows(report.layers))
-    return _LEGEND + ("\nlayers of one kind share a row, error of the worst; --layer NAME shows one" if grouped else "")
+    limit = "; limit: log2(1/tol)" if report.norm == "fro" and report.metric == "weights" else ""
+    return (
+        _LEGEND
+        + limit
+        + ("\nlayers of a kind share a row, error of the worst; --layer NAME shows one" if grouped else "")
+    )
 
 
 def _totals(report: Report) -> Table:

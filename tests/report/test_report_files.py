@@ -1,0 +1,156 @@
+"""Claims about JUnit, HTML and plots: well-formed, self-contained, written whole."""
+
+import dataclasses
+import os
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+import samples
+
+from hmcompress.errors import OutputError, SettingsError
+from hmcompress.report.files import write_text
+from hmcompress.report.html import render_compare_html, render_report_html
+from hmcompress.report.junit import render_junit
+from hmcompress.report.plot import write_plot
+from hmcompress.report.select import find_layer
+from hmcompress.report.svg import Axis, Series, line_chart
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Strict(HTMLParser):
+    """Fails on elements that are not closed in order; collects every address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(page: str) -> Strict:
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+PAGES = {
+    "small": lambda: render_report_html(samples.small()),
+    "network": lambda: render_report_html(samples.network()),
+    "large": lambda: render_report_html(samples.large()),
+    "hostile": lambda: render_report_html(samples.hostile()),
+    "compare": lambda: render_compare_html(samples.compared(), "model.pt"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_well_formed_and_load_nothing(name):
+    page = PAGES[name]()
+    parser = parsed(page)
+    assert parser.addresses == [] and "script" not in parser.tags
+    assert not re.search(r"https?:|url\(|@import", page)
+    assert "prefers-color-scheme: dark" in page and '<html lang="en">' in page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_have_captions_and_column_heads_and_pictures_have_names(name):
+    page = PAGES[name]()
+    assert page.count("<table>") == page.count("<caption>") == page.count("<thead>")
+    assert page.count("<th ") == page.count('<th scope="col"')
+    assert page.count('role="img"') == page.count('role="img" aria-label="')
+
+
+def test_a_page_holds_every_layer_and_adds_up():
+    report = samples.large()
+    page = render_report_html(report)
+    assert all(layer.name in page for layer in report.layers)
+    sizes = (report.layer_stored_bytes, report.other.stored_bytes, report.stored_overhead, report.output_bytes)
+    assert all(f"{size:,}" in page for size in sizes)
+
+
+def test_the_same_record_gives_the_same_page():
+    assert render_report_html(samples.network()) == render_report_html(samples.network())
+
+
+def test_spectra_and_losses_are_drawn_only_where_there_are_any():
+    report = samples.network()
+    assert "Spectrum of the tangent kernel" in render_report_html(report)
+    bare = dataclasses.replace(report.network, ntk=dataclasses.replace(report.network.ntk, spectra=None, training=None))
+    assert "Spectrum" not in render_report_html(dataclasses.replace(report, network=bare))
+
+
+def test_a_chart_leaves_out_what_a_log_axis_cannot_show():
+    points = ((1.0, 0.0), (2.0, -1.0), (3.0, float("nan")), (4.0, 0.1))
+    chart = line_chart("t", [Series("s", points)], Axis("x"), Axis("y", log=True))
+    assert chart.count("<circle") == 1 and "nan" not in chart
+    assert line_chart("t", [Series("s", points[:3])], Axis("x"), Axis("y", log=True)) == ""
+
+
+def test_junit_has_a_case_a_bound_and_a_failure_a_violation():
+    root = ElementTree.fromstring(render_junit(samples.verified(False), "m.hmc.safetensors"))
+    suite = root.find("testsuite")
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == ("m.hmc.safetensors", "2", "1")
+    failed = [case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None]
+    assert failed == ["net.2.weight"]
+    assert "1.20e-3 is above the tolerance 1e-3" in suite.find("testcase/failure").get("message")
+
+
+def test_junit_counts_the_network():
+    suite = ElementTree.fromstring(render_junit(samples.verified_network(ntk_error=0.2), "m")).find("testsuite")
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    assert samples.verified_network(ntk_error=0.2).passed is False
+
+
+def test_junit_survives_hostile_names():
+    report = dataclasses.replace(samples.verified(), layers=(dataclasses.replace(samples.verified().layers[0],
+                                 name=samples.HOSTILE + "\x00\ud800"),))  # fmt: skip
+    text = render_junit(report, "m")
+    ElementTree.fromstring(text.encode("utf-8"))
+
+
+def test_files_are_replaced_whole(tmp_path):
+    path = tmp_path / "a.html"
+    write_text(path, "one")
+    write_text(path, "two\n")
+    assert path.read_text() == "two\n" and os.listdir(tmp_path) == ["a.html"]
+
+
+def test_a_missing_folder_is_told(tmp_path):
+    with pytest.raises(OutputError, match=r"the folder .* does not exist"):
+        write_text(tmp_path / "no" / "a.html", "")
+    with pytest.raises(OutputError, match="is a folder"):
+        write_text(tmp_path, "")
+
+
+def test_a_layer_is_found_by_name_and_the_nearest_is_named():
+    assert find_layer(samples.small(), "net.4.weight").method == "lossless"
+    with pytest.raises(SettingsError, match=r"no such layer, did you mean 'net\.4\.weight'"):
+        find_layer(samples.small(), "net.4.wieght")
+    with pytest.raises(SettingsError, match="and 492 more"):
+        find_layer(samples.large(), "zzzz")
+
+
+def test_a_plot_is_drawn_or_the_extra_is_named(tmp_path):
+    path = tmp_path / "plot.png"
+    try:
+        write_plot(str(path), samples.compared(), "model.pt")
+    except SettingsError as error:
+        assert "pip install 'hmcompress[plot]'" in str(error)
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,94 @@
+"""Claims about the terminal: golden output, 80 columns, and that nothing is hidden in the totals."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import samples
+from rich.console import Console
+
+from hmcompress.report.groups import MAX_ROWS, layer_rows
+from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, verify_view
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def drawn(view, width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False, force_terminal=False, legacy_windows=False).print(view)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def check(name: str, text: str) -> None:
+    """Compare with the golden file; HMC_GOLDEN=write renews it (look at the difference before you commit it)."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("HMC_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["small", "network", "large", "violated"])
+def test_report_at_80_columns_is_golden(name):
+    check(f"report_{name}", drawn(report_view(getattr(samples, name)(), 80)))
+
+
+def test_report_at_140_columns_is_golden():
+    check("report_wide", drawn(report_view(samples.small(), 140), 140))
+
+
+def test_other_views_are_golden():
+    check("layer", drawn(layer_view(samples.small().layers[0], samples.small())))
+    check("layer_of_network", drawn(layer_view(samples.network().layers[0], samples.network())))
+    check("verify_passed", drawn(verify_view(samples.verified(), "m.hmc.safetensors", 80)))
+    check("verify_failed", drawn(verify_view(samples.verified(False), "m.hmc.safetensors", 80)))
+    check("verify_network", drawn(verify_view(samples.verified_network(error=0.02), "m.hmc.safetensors", 80)))
+    check("compare", drawn(compare_view(samples.compared())))
+    check("bench", drawn(bench_view(samples.benched(), 80)))
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 133, 134, 200])
+@pytest.mark.parametrize("name", ["small", "network", "large", "violated"])
+def test_no_figure_is_cut_off(name, width):
+    text = drawn(report_view(getattr(samples, name)(), width), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "\u2026" not in text
+
+
+def test_a_large_model_fits_on_a_few_screens_and_says_that_it_groups():
+    text = drawn(report_view(samples.large(), 80))
+    assert len(text.splitlines()) < 2 * MAX_ROWS + 30
+    assert "(100 layers)" in text and "--layer NAME" in text
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 41, 100, 500])
+@pytest.mark.parametrize("limit", [1, 3, MAX_ROWS])
+def test_every_layer_is_in_exactly_one_row(count, limit):
+    report = samples.large(count) if count >= 5 else samples.small()
+    rows = layer_rows(report.layers, limit)
+    names = [layer.name for row in rows for layer in row.members]
+    assert sorted(names) == sorted(layer.name for layer in report.layers)
+    assert len(rows) <= max(limit, 1)
+    assert sum(row.stored_bytes for row in rows) == report.layer_stored_bytes
+    assert sum(row.source_bytes for row in rows) == report.layer_source_bytes
+
+
+def test_a_row_shows_the_layer_nearest_to_its_tolerance():
+    rows = layer_rows(samples.large().layers)
+    assert all(row.worst.error == max(layer.error for layer in row.members) for row in rows)
+
+
+def test_a_violated_bound_stands_out():
+    text = drawn(report_view(samples.violated(), 80))
+    assert "1 of 5 bounds are VIOLATED: net.2.weight" in text and "1.01e-3!" in text
+
+
+def test_names_cannot_steer_the_terminal():
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=True, color_system="truecolor").print(report_view(samples.hostile(), 80))
+    assert "\x1b[31m<" not in out.getvalue() and "\u202e" not in out.getvalue()
+    assert "[red]" in out.getvalue()  # markup is shown, not obeyed
+
+
+def test_too_few_samples_are_said_with_the_remedy():
+    assert "raise 'samples:' under 'calibration:'" in " ".join(drawn(report_view(samples.network(), 80)).split())

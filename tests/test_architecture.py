@@ -1,0 +1,122 @@
+"""Claims about the house: imports go one way, each room keeps to its own, the public names are frozen."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hmcompress
+
+PACKAGE = Path(hmcompress.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LEVELS = (
+    {"errors"},
+    {"progress", "parallel", "located_yaml", "settings_errors", "problem_settings", "config", "rules", "coding"},
+    {"hmatrix"},
+    {"container", "checkpoint", "layers"},
+    {"network", "nn", "report", "baselines"},
+    {"encoding", "restoring", "verifying", "reporting", "target", "compare"},
+    {"pipeline"},
+    {"cli"},
+)
+ABOVE_ALL = {"__init__", "__main__"}  # the public names come from every room
+
+FOREIGN = {"rich": {"cli.py", "report/table.py"}, "click": {"cli.py"}}
+HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def level_of(room: str) -> int:
+    if room in ABOVE_ALL:
+        return len(LEVELS)
+    return next(i for i, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: imports are absolute"
+            module = node.module or ""
+            yield from ([f"hmcompress.{a.name}" for a in node.names] if module == "hmcompress" else [module])
+
+
+def room_of_file(path: Path) -> str:
+    return name_of(path).split("/")[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_has_a_level(path):
+    assert room_of_file(path) in set().union(*LEVELS, ABOVE_ALL)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_one_way(path):
+    room = room_of_file(path)
+    for module in imports(path):
+        if module.split(".")[0] != "hmcompress" or room_of(module) == room:
+            continue
+        assert level_of(room_of(module)) <= level_of(room), f"{name_of(path)} imports {module}"
+
+
+def test_no_rooms_import_each_other():
+    """Rooms of one level may use each other, as rules use config, but never in a circle."""
+    uses = {room_of_file(path): set() for path in MODULES if room_of_file(path) not in ABOVE_ALL}
+    for path in MODULES:
+        inside = {room_of(m) for m in imports(path) if m.split(".")[0] == "hmcompress"}
+        uses.get(room_of_file(path), set()).update(inside - ABOVE_ALL - {room_of_file(path)})
+    while leaves := {room for room, used in uses.items() if not used}:
+        uses = {room: used - leaves for room, used in uses.items() if room not in leaves}
+    assert not uses, f"circle among {sorted(uses)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_terminal_stays_at_the_edge(path):
+    for module in imports(path):
+        allowed = FOREIGN.get(module.split(".")[0])
+        assert allowed is None or name_of(path) in allowed, f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) == "hmatrix"], ids=name_of)
+def test_hmatrix_knows_mathematics_only(path):
+    standard = {"__future__", "math", "dataclasses", "typing", "collections", "functools", "itertools", "struct",
+                "enum", "abc", "io", "operator", "concurrent", "os", "zlib", "contextlib", "heapq"}  # fmt: skip
+    for module in imports(path):
+        head = module.split(".")[0]
+        own = ".".join(module.split(".")[:2])
+        assert head in standard | {"torch", "numpy", "scipy", "numba"} or own in HMATRIX_MAY_IMPORT, module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_is_imported_inside_a_function(path):
+    """Optional extras and torch on demand go through importlib in one named place."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    inside = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert not inside, f"{name_of(path)} line {inside[0].lineno if inside else 0}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_can_be_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_error_is_swallowed(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{name_of(path)} line {node.lineno}: bare except"
+            silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+            broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            assert not (silent and broad), f"{name_of(path)} line {node.lineno}"
