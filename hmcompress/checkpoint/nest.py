@@ -8,6 +8,7 @@ A tensor's name is the dotted path to it, so the skeleton only says where tensor
     {"$": "sparse", "layout", "parts", "size"}        a sparse tensor, its parts by name ("coalesced")
     {"$": "dict", "k": [...], "v": [...]}             any dict; "ordered" for an OrderedDict
     {"$": "tuple" | "set" | "frozenset", "v": [...]}  and "slice", "range", "size" (torch.Size), "complex"
+    {"$": "none"}                                     a root that is None
     {"$": "float" | "int" | "str" | "bytes" | "bytearray" | "dtype" | "device" | "scalar", "v": "..."}
 """
 
@@ -56,7 +57,7 @@ def flatten(obj: Any) -> Flat:
     nest = packer.node(obj, "", 0)
     packer.settle()
     flat = isinstance(obj, dict) and len(obj) > 0 and nest.get("$") == "tensors"
-    return Flat(None if flat else nest, packer.leaves)
+    return Flat(None if flat else {"$": "none"} if nest is None else nest, packer.leaves)
 
 
 @dataclass

@@ -123,6 +123,11 @@ def _plain(node: Any) -> Any:
     return _Unpacker({}).value(node, "", 0)
 
 
+def _complex(node: dict) -> complex:
+    real, imag = map(_plain, node["v"])
+    return complex(real, imag)
+
+
 def _float(node: dict) -> float:
     return {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[node["v"]]
 
@@ -133,7 +138,8 @@ _PLAIN: dict[str, Callable[[dict], Any]] = {
     "str": lambda node: base64.b64decode(node["v"]).decode("utf-8", "surrogatepass"),
     "bytes": lambda node: base64.b64decode(node["v"]),
     "bytearray": lambda node: bytearray(base64.b64decode(node["v"])),
-    "complex": lambda node: complex(*map(_plain, node["v"])),
+    "none": lambda node: None,
+    "complex": _complex,
     "set": lambda node: set(map(_plain, node["v"])),
     "frozenset": lambda node: frozenset(map(_plain, node["v"])),
     "slice": lambda node: slice(*map(_plain, node["v"])),
