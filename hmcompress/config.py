@@ -157,7 +157,8 @@ class Settings(Frozen):
 def load_settings(path: str | os.PathLike[str] | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Settings from a YAML file (or none) and what the caller sets, which wins; None in `overrides` means not set.
 
-    File names in the YAML are looked for beside it first. Raises SettingsError that names file, line and remedy.
+    File names in the YAML are looked for beside it, then in the working directory. Raises SettingsError that names
+    file, line and remedy.
     """
     origin = None if path is None else read_yaml(path)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -185,14 +186,20 @@ def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same data with the files that lie beside the YAML named from the working directory."""
     found = dict(data)
     for location in _FILES:
-        _replace(found, location, lambda name: str(folder / name) if (folder / name).exists() else name)
+        _replace(found, location, lambda name: _file_beside(name, folder))
     _replace(found, ("network", "factory"), lambda name: _factory_beside(name, folder))
     return found
 
 
+def _file_beside(name: str, folder: Path) -> str:
+    """The file beside the YAML, unless only the working directory has one of this name."""
+    beside = os.path.normpath(folder / name)
+    return name if Path(name).exists() and not Path(beside).exists() else beside
+
+
 def _factory_beside(name: str, folder: Path) -> str:
     file, colon, function = name.rpartition(":")
-    return f"{folder / file}:{function}" if colon and file.endswith(".py") and (folder / file).exists() else name
+    return f"{_file_beside(file, folder)}:{function}" if colon and file.endswith(".py") else name
 
 
 def _replace(data: dict[str, Any], location: Location, change: Any) -> None:

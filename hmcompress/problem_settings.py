@@ -82,7 +82,7 @@ class DeepONetNetwork(Frozen):
 
 
 class LinearNetwork(Frozen):
-    linear: Linear = Linear()
+    linear: Annotated[Linear, BeforeValidator(lambda value: {} if value is None else value)]  # `linear:` is enough
 
 
 class FactoryNetwork(Frozen):

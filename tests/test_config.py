@@ -146,6 +146,8 @@ def outputs_of_factory(yaml) -> Path:
         "mlp: {activation: swish, slopes: [a, b], fourier: B, input_mean: m, input_std: s, activation_after_last: yes}",
         "deeponet: {branch: {activation: relu, layers: 'branch.*'}, trunk: {activation: relu, layers: 'trunk.*'}}",
         "linear: {weight: W}",
+        "linear: {}",
+        "linear:",
         "factory: 'models/net.py:build'\n  prefix: {'module.': ''}",
         "torchscript: true",
     ],
@@ -183,11 +185,29 @@ def test_files_are_looked_for_beside_the_yaml(yaml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     (tmp_path / "x.npz").touch()
     (tmp_path / "net.py").touch()
-    path = yaml("network: {factory: 'net.py:f'}\ncalibration: {inputs: x.npz}\nreference: elsewhere.npz")
+    (tmp_path.parent / "here.npz").touch()
+    path = yaml("network: {factory: 'net.py:f'}\ncalibration: {inputs: sub/../x.npz}\nreference: here.npz")
     settings = load_settings(Path(tmp_path.name) / path.name)
     assert settings.calibration == InputsCalibration(inputs=f"{tmp_path.name}/x.npz")
     assert settings.network == FactoryNetwork(factory=f"{tmp_path.name}/net.py:f")
-    assert settings.reference == "elsewhere.npz"
+    assert settings.reference == "here.npz"
+    assert load_settings(Path(tmp_path.name) / yaml("reference: no.npz").name).reference == f"{tmp_path.name}/no.npz"
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_round_trips_and_is_commented(path):
+    settings = load_settings(path)
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_default_config_holds_the_defaults_and_names_every_setting():
+    path = Path(__file__).parents[1] / "configs" / "default.yaml"
+    assert load_settings(path) == Settings()
+    assert all(f"{name}:" in path.read_text(encoding="utf-8") for name in Settings.model_fields)
 
 
 def test_an_empty_file_holds_the_defaults(yaml):
