@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.pool import ZERO_CLASS
+from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
 from hmcompress.hmatrix.rank_one import Scales, fit_scales
-from hmcompress.hmatrix.spectra import spectra
+from hmcompress.hmatrix.spectra import Spectrum, spectra
 from hmcompress.hmatrix.transform import encode_columns
 
 Array = np.ndarray
@@ -23,41 +23,51 @@ class Options:
     smooth: bool = True
 
 
-def encode_plan(a: Array, plan: Plan, options: Options) -> list[CodedLeaf]:
-    """The coded leaves of a (m, n), in steps, in preorder; copies have none."""
-    leaves: list[CodedLeaf] = []
-    _visit(a, Block(0, a.shape[0], 0, a.shape[1]), plan, options, leaves)
+@dataclass(frozen=True)
+class PreparedLeaf:
+    """A block (m, n) of the matrix, in its own units, with the singular triplets its leaf will be coded from."""
+
+    block: Array
+    leaf: Leaf
+    spectrum: Spectrum | None
+
+
+def prepare(values: Array, plan: Plan, step: float) -> list[PreparedLeaf]:
+    """The leaves of `plan` in preorder, copies left out; values: (m, n). Triplets that cannot matter are dropped."""
+    leaves: list[PreparedLeaf] = []
+    _visit(values, Block(0, values.shape[0], 0, values.shape[1]), plan, step, leaves)
     return leaves
 
 
-def _visit(a: Array, block: Block, plan: Plan, options: Options, leaves: list[CodedLeaf]) -> None:
+def _visit(values: Array, block: Block, plan: Plan, step: float, leaves: list[PreparedLeaf]) -> None:
     if isinstance(plan, Split):
         for child, part in zip(block.children(), plan.children, strict=True):
-            _visit(a, child, part, options, leaves)
+            _visit(values, child, part, step, leaves)
     elif isinstance(plan, Leaf):
-        leaves.append(encode_leaf(block.of(a), plan, options))
+        own = block.of(values)
+        triplets = spectra(own[None] / step).take(plan.rank).times(step) if plan.rank else None
+        leaves.append(PreparedLeaf(own, plan, triplets))
     elif not isinstance(plan, Copy):
         raise TypeError(f"{type(plan).__name__} is no plan")
 
 
-def encode_leaf(a: Array, leaf: Leaf, options: Options) -> CodedLeaf:
-    """Code one block a (m, n), in steps."""
+def encode_leaf(prepared: PreparedLeaf, step: float, options: Options, final: bool = True) -> CodedLeaf:
+    """Code one leaf. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
     parts: list[CodedFactors | CodedRemainder] = []
-    rest = a
-    if leaf.rank:
-        factors = _encode_factors(a, leaf, options)
+    rest = prepared.block / step
+    if prepared.spectrum is not None:
+        factors = _encode_factors(rest, prepared.leaf, prepared.spectrum.times(1 / step), options)
         if factors is not None:
             parts.append(factors)
-            rest = a - factors.decode().dense()
-    if leaf.remainder:
-        parts.append(_encode_remainder(rest, options))
-    return CodedLeaf(a.shape, tuple(parts))
+            rest = rest - factors.decode().dense()
+    if prepared.leaf.remainder:
+        parts.append(_encode_remainder(rest, options, final))
+    return CodedLeaf(rest.shape, tuple(parts))
 
 
-def _encode_factors(a: Array, leaf: Leaf, options: Options) -> CodedFactors | None:
+def _encode_factors(a: Array, leaf: Leaf, s: Spectrum, options: Options) -> CodedFactors | None:
     """Right factor first; the left one is then the least-squares fit to the block, so it makes up for the rounding."""
-    s = spectra(a[None])
-    values, right = s.values[0, : leaf.rank], s.right[0, :, : leaf.rank]
+    values, right = s.values[0], s.right[0]
     scale = 2.0**-leaf.coarse
     coded_right = encode_columns(right * (values * scale), options.smooth)
     v = unit_columns(coded_right)
@@ -70,19 +80,14 @@ def _encode_factors(a: Array, leaf: Leaf, options: Options) -> CodedFactors | No
     return CodedFactors(encode_columns(left * scale, options.smooth), coded_right, leaf.coarse)
 
 
-def _encode_remainder(x: Array, options: Options) -> CodedRemainder:
+def _encode_remainder(x: Array, options: Options, final: bool) -> CodedRemainder:
     q = np.rint(x)
-    if np.abs(q).max(initial=0) < 2**31 - 1:
-        q = q.astype(np.int32)
-    else:
-        q = q.astype(np.int64)
-    scales = fit_scales(x)
-    classes = scales.classes(x.shape)
-    silent = classes <= ZERO_CLASS
-    if silent.any():
-        lost = (q.reshape(-1) != 0) & silent
-        if lost.any() and options.every:
-            scales = Scales(max(scales.block, ZERO_CLASS + 1))
-        else:
-            q = np.where(np.broadcast_to(silent, q.size).reshape(q.shape), 0, q)
-    return CodedRemainder(q, scales)
+    q = q.astype(np.int32 if np.abs(q).max(initial=0) < 2**31 - 1 else np.int64)
+    scales = fit_scales(x) if final else Scales(MAX_CLASS)
+    silent = scales.classes(x.shape) <= ZERO_CLASS
+    if not silent.any():
+        return CodedRemainder(q, scales)
+    silent = np.broadcast_to(silent, q.size).reshape(q.shape)
+    if options.every and (q[silent] != 0).any():
+        return CodedRemainder(q, Scales(max(scales.block, ZERO_CLASS + 1)))
+    return CodedRemainder(np.where(silent, 0, q), scales)

@@ -20,6 +20,14 @@ class Spectrum:
     left: Array
     right: Array
 
+    def take(self, rank: int) -> "Spectrum":
+        """The leading `rank` triplets."""
+        return Spectrum(self.values[:, :rank], self.left[..., :rank], self.right[..., :rank])
+
+    def times(self, factor: float) -> "Spectrum":
+        """The spectrum of `factor` times the blocks, factor > 0."""
+        return Spectrum(self.values * factor, self.left, self.right)
+
 
 def spectra(stack: Array) -> Spectrum:
     """Leading triplets of every block of a stack (b, m, n), in steps; as many as can matter at this step."""

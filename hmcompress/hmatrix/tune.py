@@ -1,0 +1,116 @@
+"""The step of a matrix: as large as the measured error allows."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.hmatrix import exact, tree
+from hmcompress.hmatrix.blocks import Leaf, Plan
+from hmcompress.hmatrix.codecs import EXACT, TREE
+from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
+from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.measure import measure_error, spectral_norm
+from hmcompress.hmatrix.order import Natural
+from hmcompress.hmatrix.parts import CodedLeaf
+
+Array = np.ndarray
+_AIM = 0.998  # of the tolerance: what the search for the step aims at
+_ENOUGH = 0.99  # of the tolerance: an error above is close enough
+_TRIALS = 10
+_RETRIES = 6
+
+
+@dataclass(frozen=True)
+class Task:
+    """One matrix w (m, n) and what is asked of it."""
+
+    w: Tensor
+    tol: float
+    norm: str
+    effort: str
+
+    def exact(self) -> HMatrix:
+        """The matrix without loss."""
+        payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
+        return HMatrix(tuple(self.w.shape), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
+
+    def measured(self, payload: bytes) -> HMatrix:
+        """The matrix that a payload holds, with the error that its decoded values have."""
+        matrix = HMatrix(tuple(self.w.shape), self.w.dtype, payload, self.tol, self.norm)
+        error, largest = measure_error(self.w, matrix.to_dense(), self.norm)
+        return replace(matrix, error=error, max_abs_error=largest)
+
+    @property
+    def options(self) -> Options:
+        return Options(every=self.norm == "max", smooth=self.effort != "fast")
+
+
+def zero_payload() -> bytes:
+    """A matrix of zeros, of any shape."""
+    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf((0, 0), ())], 0.0, Natural(), Natural(), "fast")
+
+
+def first_step(values: Array, task: Task) -> float:
+    """The step that plain quantisation would need: D = step^2 / 12 for fro and, as the 2-norm of noise, spectral."""
+    m, n = values.shape
+    if task.norm == "max":
+        return 2 * task.tol * float(np.abs(values).max())
+    if task.norm == "fro":
+        return task.tol * float(np.linalg.norm(values)) * math.sqrt(12 / (m * n))
+    return task.tol * spectral_norm(torch.from_numpy(values)) * math.sqrt(12) / (math.sqrt(m) + math.sqrt(n))
+
+
+def tune(task: Task, values: Array, plan: Plan, step: float) -> HMatrix | None:
+    """Code `values` (m, n) by `plan` with the largest step whose measured error keeps the tolerance; None if none does."""
+    prepared = prepare(values, plan, step)
+    step = _search(task, prepared, plan, step)
+    for _ in range(_RETRIES):
+        if not step or not np.float32(step):
+            return None
+        matrix = task.measured(_payload(task, prepared, plan, step))
+        if matrix.error <= task.tol:
+            return matrix
+        step *= 0.9985 * task.tol / matrix.error
+    return None
+
+
+def _payload(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> bytes:
+    step = float(np.float32(step))
+    leaves = [encode_leaf(p, step, task.options) for p in prepared]
+    return bytes([TREE]) + tree.encode(plan, leaves, step, Natural(), Natural(), task.effort)
+
+
+def _search(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> float:
+    """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
+    low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
+    for _ in range(_TRIALS):
+        step = float(np.float32(step))
+        if not 0 < step < math.inf:
+            break
+        ratio = _error(task, prepared, plan, step) / task.tol
+        if ratio <= 1:
+            low = best = max(best, step)
+            if ratio >= _ENOUGH:
+                break
+        else:
+            high = min(high, step)
+        step = _next(step, ratio, low, high)
+    return best
+
+
+def _error(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> float:
+    parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
+    shape = tuple(task.w.shape)
+    body = tree.TreeBody(shape, step, tree.place(plan, parts, shape), Natural(), Natural(), task.w.dtype == torch.float64)
+    return measure_error(task.w, body.to_dense().to(task.w.dtype), task.norm)[0]
+
+
+def _next(step: float, ratio: float, low: float, high: float) -> float:
+    """Proportional to the error; where that leaves the known bracket, its middle."""
+    guess = step * min(max(_AIM / max(ratio, 1e-9), 0.2), 5)
+    if low > 0 and high < math.inf and not low * 1.0005 < guess < high * 0.9995:
+        return math.sqrt(low * high)
+    return guess
