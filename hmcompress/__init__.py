@@ -1,0 +1,52 @@
+"""Make saved PyTorch models much smaller, with an error that is bounded, measured and checkable."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hmcompress.errors import (
+    BoundError,
+    FormatError,
+    HMCompressError,
+    NetworkError,
+    OutputError,
+    SettingsError,
+    SourceError,
+)
+
+if TYPE_CHECKING:
+    from hmcompress.hmatrix import HMatrix, compress_matrix
+    from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, report, verify
+
+__all__ = [
+    "BoundError",
+    "FormatError",
+    "HMCompressError",
+    "HMatrix",
+    "NetworkError",
+    "OutputError",
+    "SettingsError",
+    "SourceError",
+    "compress",
+    "compress_matrix",
+    "decompress",
+    "load_checkpoint",
+    "load_state_dict",
+    "report",
+    "verify",
+]
+
+# Imported at first use: they need torch, which takes longer to load than a wrong option should take to be told.
+_HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix"}
+_HOMES |= dict.fromkeys(
+    ("compress", "decompress", "load_checkpoint", "load_state_dict", "report", "verify"), "pipeline"
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hmcompress' has no attribute {name!r}")
+    return getattr(import_module(f"hmcompress.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -108,6 +108,8 @@ class CompressedFile:
         shapes = [self.index.shapes[name] for name in row.tensors]
         dtype = self.index.dtypes[row.name]
         with self._decoding(row.name, self._nbytes(row.tensors)):
+            if not self.checksum_holds(row):
+                raise FormatError("its checksum does not hold: the file is damaged")
             return dict(zip(row.tensors, decode_layer(self.payload(row), shapes, dtype), strict=True))
 
     def load_untouched(self, name: str) -> Tensor:

@@ -1,0 +1,55 @@
+"""Writes golden/version_1.hmc.safetensors and its decoded tensors: `python tests/container/make_golden.py`.
+
+A golden file is frozen once its format version is released: every later release must decode it to the same bits.
+"""
+
+from pathlib import Path
+
+import torch
+from container_files import read, write
+from safetensors.torch import save_file
+
+from hmcompress.container import View
+
+GOLDEN = Path(__file__).parent / "golden"
+COMPRESSED = GOLDEN / "version_1.hmc.safetensors"
+DECODED = GOLDEN / "version_1.safetensors"
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """One tensor for each kind of part: noise, a kernel, a low rank, a stack, a half-precision kernel, integers."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.linspace(0, 1, 64)
+    return {
+        "noise.weight": torch.randn(48, 64, generator=generator),
+        "noise.bias": torch.randn(48, generator=generator),
+        "kernel.weight": 1 / ((x[:, None] - x[None]).abs() + 1 / 64),
+        "low_rank.weight": torch.randn(64, 2, generator=generator) @ torch.randn(2, 40, generator=generator),
+        "dead.weight": torch.randn(32, 32, generator=generator) * (torch.arange(32) < 6),
+        "stack": torch.randn(2, 16, 20, generator=generator).double(),
+        "half.weight": torch.randn(20, 24, generator=generator).bfloat16(),
+        "zero.weight": torch.zeros(16, 16),
+        "steps": torch.arange(300),
+        "scalar": torch.tensor(2.5),
+        "spectrum": torch.randn(5, dtype=torch.complex64, generator=generator),
+    }
+
+
+VIEWS = {"tied.weight": View.whole("noise.weight", (48, 64))}
+INFO = {
+    "settings": {"tol": 0.01},
+    "source": {"name": "golden.pt", "kind": "torch", "bytes": 1, "digest": "sha256:" + "00" * 32},
+    "nest": {"epoch": 3},
+    "left_behind": ("a: why",),
+}
+
+
+def main() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    write(COMPRESSED, tensors(), VIEWS, force=True, **INFO)
+    decoded = {name: tensor.clone() for name, tensor in read(COMPRESSED).items()}
+    save_file(decoded, DECODED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A file appears whole or not at all."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+import torch
+from container_files import mixed, pinn, read, write
+
+from hmcompress.container import atomic, atomic_write
+from hmcompress.container import writer as writer_module
+from hmcompress.errors import OutputError
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from container_files import pinn, write
+print("ready", flush=True)
+while True:
+    write(Path(sys.argv[1]), pinn(), force=True)
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_existing_file_needs_force(tmp_path):
+    (tmp_path / "f").write_text("old")
+    with pytest.raises(OutputError, match="exists already"):
+        write(tmp_path / "f", pinn())
+    assert (tmp_path / "f").read_text() == "old"
+    write(tmp_path / "f", pinn(), force=True)
+    assert len(read(tmp_path / "f")) == 10
+
+
+@pytest.mark.parametrize("where", ["missing/f", "."])
+def test_impossible_places_are_said_at_once(tmp_path, where):
+    with pytest.raises(OutputError):
+        write(tmp_path / where, {})
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_stopping_midway_leaves_what_was_there(tmp_path, stop, old):
+    if old:
+        (tmp_path / "f").write_text(old)
+    with pytest.raises(stop), atomic_write(tmp_path / "f", force=True) as file:
+        file.write(b"partial")
+        raise stop
+    assert names(tmp_path) == (["f"] if old else [])
+    assert not old or (tmp_path / "f").read_text() == old
+
+
+def test_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(OutputError, match="appeared"), atomic_write(tmp_path / "f") as file:
+        file.write(b"mine")
+        (tmp_path / "f").write_text("theirs")
+    assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "theirs"
+
+
+def test_works_where_files_cannot_be_nameless(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no")))
+    monkeypatch.setattr(atomic, "_unnamed", lambda folder: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+    write(tmp_path / "f", pinn())
+    assert names(tmp_path) == ["f"] and len(read(tmp_path / "f")) == 10
+
+
+def test_file_has_ordinary_permissions(tmp_path):
+    write(tmp_path / "f", {})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("fails", ["write", "fsync"])
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch, fails):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "f").write_text("old")
+    if fails == "write":
+        monkeypatch.setattr(writer_module.FileWriter, "_assemble", full)
+    else:
+        monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write(tmp_path / "f", mixed(), force=True)
+    assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "old"
+
+
+@pytest.mark.parametrize("short_of", [40_000, 20_000, 100])
+def test_size_limit_of_the_system_leaves_nothing(tmp_path, short_of):
+    """RLIMIT_FSIZE stands in for a full disk: writes beyond it fail, in the spool or when the file is put together."""
+    code = f"""
+import resource, signal, sys, torch
+from pathlib import Path
+from container_files import write
+from hmcompress.container import writer
+from hmcompress.errors import OutputError
+writer._IN_MEMORY = 1000
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+tensors = {{f"w{{i}}": torch.randn(200, 60) for i in range(8)}}
+limit = write(None, tensors) - {short_of}
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write(Path(sys.argv[1]), tensors)
+except OutputError as error:
+    print(error)
+"""
+    assert "cannot be written" in run(code, tmp_path / "f") and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_a_random_moment_leaves_a_whole_file(tmp_path, seed, kind):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, tmp_path / "f"], env=environment(), stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    time.sleep(random.Random(seed).uniform(0.02, 0.4))
+    process.send_signal(kind)
+    process.wait()
+    process.stdout.close()
+    assert names(tmp_path) in ([], ["f"])
+    if names(tmp_path):
+        assert len(read(tmp_path / "f")) == 10
+
+
+def run(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment():
+    here = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(os.path.dirname(here))
+    return os.environ | {"PYTHONPATH": os.pathsep.join([here, root]), "OMP_NUM_THREADS": "1"}
+
+
+def test_torch_can_save_into_it(tmp_path):
+    with atomic_write(tmp_path / "f.pt") as file:
+        torch.save({"a": torch.ones(3)}, file)
+    assert torch.load(tmp_path / "f.pt")["a"].tolist() == [1, 1, 1]

@@ -1,0 +1,108 @@
+"""Which tensors are layers."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from hmcompress.config import load_settings
+from hmcompress.errors import SettingsError
+from hmcompress.layers import Layout, from_matrices, is_dense, layout, select, to_matrices
+
+
+@dataclass(frozen=True)
+class Tensor:
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+def chosen(tensors, **options):
+    return select(tensors, tensors, load_settings(None, options))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((64, 32), Layout(1, 64, 32)),
+        ((64, 16, 3, 3), Layout(1, 64, 144)),
+        ((64, 16, 3), Layout(1, 64, 48)),
+        ((64, 4, 3, 3, 3), Layout(1, 64, 108)),
+        ((8, 32, 16), Layout(8, 32, 16)),
+        ((8, 32, 15), Layout(1, 8, 480)),
+        ((7,), Layout(1, 7, 1)),
+    ],
+)
+def test_layout_is_a_function_of_the_shape(shape, expected):
+    assert layout(shape) == expected
+    tensor = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    matrices = to_matrices(tensor)
+    assert matrices.shape == (expected.count, expected.rows, expected.cols)
+    assert torch.equal(from_matrices(matrices, shape), tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_floating_matrices_of_side_16_are_dense(dtype):
+    assert is_dense((16, 16), dtype) and is_dense((16, 2, 3, 3), dtype) and is_dense((1, 16, 16), dtype)
+    assert not is_dense((15, 400), dtype) and not is_dense((400,), dtype) and not is_dense((), dtype)
+    assert not is_dense((0, 16, 16), dtype) and not is_dense((16, 0), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_other_types_are_never_layers(dtype):
+    assert not is_dense((64, 64), dtype)
+    assert chosen({"a": Tensor((64, 64), dtype)}, include=["a"]) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.state.0.exp_avg",
+        "optimizer_state_dict.state.3.exp_avg",
+        "optimizer_states.0.state.1.x",
+        "opt_state.0.a",
+        "optim.state.0.exp_avg",
+        "Optimizer.m",
+    ],
+)
+def test_optimizer_state_is_no_layer_unless_named(name):
+    tensors = {name: Tensor((64, 64)), "w": Tensor((64, 64))}
+    assert list(chosen(tensors)) == ["w"]
+    assert list(chosen(tensors, layers=[{"match": name, "tol": 0.1}])) == [name, "w"]
+
+
+def test_names_that_only_sound_like_optimizers_are_layers():
+    assert set(chosen({"optimal.weight": Tensor((64, 64)), "optic.w": Tensor((64, 64))})) == {
+        "optimal.weight",
+        "optic.w",
+    }
+
+
+def test_rules_choose_keep_and_set_tolerances():
+    tensors = {name: Tensor((64, 64)) for name in ("head.a", "head.b", "embed", "body")}
+    rules = [
+        {"match": "head.a", "tol": 1e-5},
+        {"match": "head.*", "tol": 1e-1, "norm": "max"},
+        {"match": "re:.*embed.*", "keep": True},
+    ]
+    found = chosen(tensors, layers=rules, tol=1e-3)
+    assert {name: (rule.tol, rule.norm) for name, rule in found.items()} == {
+        "head.a": (1e-5, "fro"), "head.b": (1e-1, "max"), "body": (1e-3, "fro"),
+    }  # fmt: skip
+
+
+def test_small_matrices_are_layers_where_a_rule_names_them():
+    tensors = {"small": Tensor((8, 64)), "vector": Tensor((64,)), "large": Tensor((64, 64))}
+    assert list(chosen(tensors)) == ["large"]
+    assert list(chosen(tensors, layers=[{"match": "small"}])) == ["small", "large"]
+    assert list(chosen(tensors, layers=[{"match": "*", "tol": 0.1}])) == ["large"]
+
+
+def test_exclude_and_include():
+    tensors = {name: Tensor((64, 64)) for name in "abc"}
+    assert list(chosen(tensors, exclude=["b"])) == ["a", "c"]
+    assert list(chosen(tensors, include=["b"])) == ["b"]
+
+
+def test_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(SettingsError, match="matches no tensor"):
+        chosen({"a": Tensor((64, 64))}, exclude=["z*"])
