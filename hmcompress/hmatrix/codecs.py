@@ -5,15 +5,16 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import exact, tree
+from hmcompress.hmatrix import exact, tree, weighted
 from hmcompress.hmatrix.bodies import Body
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE = 0, 1
+EXACT, TREE, WEIGHTED = 0, 1, 2
 CODECS: dict[int, Decoder] = {
     EXACT: exact.decode,
     TREE: tree.decode,
+    WEIGHTED: weighted.decode,
 }
 
 

@@ -1,0 +1,65 @@
+"""Two-sided quantisation with feedback in a metric ||R^T (W - Q) L||, where L L^T and R R^T are second moments.
+
+Successive interference cancellation, that is Babai's nearest plane: the rule of GPTQ with a step for each row and
+column that makes every rounding cost the same (step of entry i, j: delta / (R_ii L_jj)), columns of small pivots first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import lapack
+
+from hmcompress.hmatrix.grid import Grid, half_octaves
+from hmcompress.hmatrix.kernels import nearest_plane
+
+_NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Pivoted Cholesky factor of a second moment: moment[order][:, order] is about lower @ lower.T."""
+
+    order: np.ndarray  # (n,)
+    lower: np.ndarray  # (n, n)
+
+    @property
+    def pivots(self) -> np.ndarray:
+        """Diagonal of `lower`, in decreasing order."""
+        return np.diag(self.lower)
+
+
+def factorise(moment: np.ndarray) -> Factor:
+    """Factorise a positive semi-definite moment (n, n) with complete pivoting (LAPACK dpstrf)."""
+    n = len(moment)
+    lower, order, rank, _ = lapack.dpstrf(np.asarray(moment, np.float64, order="F"), lower=1, tol=0.0)
+    lower = np.tril(lower)
+    lower[rank:, rank:] = 0.0
+    diagonal = np.arange(n)
+    least = _NEGLIGIBLE * max(lower[0, 0], np.finfo(np.float64).tiny)
+    lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], least)
+    return Factor(order - 1, np.ascontiguousarray(lower))
+
+
+def quantise(w: np.ndarray, columns: Factor, rows: Factor, delta: float, dead_zone: float) -> Grid:
+    """Quantise w (m, n) so that the error in the metric of the two factors is about delta^2 / 12 an entry."""
+    column_exponents = half_octaves(delta / columns.pivots)
+    row_exponents = half_octaves(1 / rows.pivots)
+    q = nearest_plane(
+        np.ascontiguousarray(w[np.ix_(rows.order, columns.order)]),
+        columns.lower,
+        rows.lower,
+        2.0 ** (column_exponents / 2),
+        2.0 ** (row_exponents / 2),
+        dead_zone,
+    )
+    return Grid(
+        _unpermute(q, rows.order, columns.order),
+        row_exponents[np.argsort(rows.order)],
+        column_exponents[np.argsort(columns.order)],
+    )
+
+
+def _unpermute(q: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    original = np.empty_like(q)
+    original[np.ix_(rows, columns)] = q
+    return original

@@ -1,0 +1,43 @@
+"""Loops that cannot be vectorised, compiled by numba. Only encoders import this module: decoding needs no compiler."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def nearest_plane(
+    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+) -> np.ndarray:
+    """Integers q (m, n) with q * row_steps * column_steps near w in the norm ||right^T (w - q) lower||_F.
+
+    Babai's nearest plane in the lattice of the Kronecker product: last column and last row first, each entry rounded
+    to what cancels the error that the entries before it have left. `zone` (0 to 0.5) widens the bin of zero.
+    lower: (n, n), right: (m, m), lower triangular; column_steps: (n,); row_steps: (m,).
+    """
+    m, n = w.shape
+    errors = np.zeros((n, m))
+    q = np.zeros((m, n), np.int32)
+    carried = np.zeros(m)  # (errors @ lower) of the column at hand, from the columns done
+    for j in range(n - 1, -1, -1):
+        carried[:] = 0.0
+        for k in range(j + 1, n):
+            factor = lower[k, j]
+            if factor != 0.0:
+                for i in range(m):
+                    carried[i] += factor * errors[k, i]
+        pivot = lower[j, j]
+        for i in range(m - 1, -1, -1):
+            pending = right[i, i] * carried[i]
+            for k in range(i + 1, m):
+                pending += right[k, i] * carried[k]
+            step = row_steps[i] * column_steps[j]
+            scaled = (w[i, j] + pending / (right[i, i] * pivot)) / step
+            size = np.floor(abs(scaled) + 0.5 - zone)
+            value = size if scaled > 0 else -size
+            value = min(max(value, -(2.0**30)), 2.0**30)
+            if size > 0:
+                q[i, j] = int(value)
+            error = w[i, j] - q[i, j] * step
+            errors[j, i] = error
+            carried[i] += pivot * error
+    return q

@@ -1,0 +1,180 @@
+"""Codec `weighted`: a grid whose steps follow rows and columns, zero lines left out; the form of the outputs metric.
+
+One range-coded stream: flags of the lines that are not zero, exponents of their steps, the model of the scales, then
+the integers column by column, finest first.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.hmatrix.adaptive_scales import (
+    COLUMN_MEMORY,
+    HIGH,
+    ROW_MEMORY,
+    SHAPES,
+    ScaleModel,
+    Scales,
+    low_bits,
+    tables,
+)
+from hmcompress.hmatrix.bodies import LEAF_KINDS, Body
+from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
+from hmcompress.hmatrix.symbols import Adaptive, Coder, Decoder, Encoder
+
+_STARTS = 256
+_SPAN = 2 * EXPONENT_LIMIT + 1
+_ESCAPE_BITS = 31
+
+
+@dataclass(frozen=True)
+class WeightedBody(Body):
+    """A dense matrix that came from a grid."""
+
+    values: Tensor
+
+    def to_dense(self) -> Tensor:
+        return self.values
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return self.values.to(x.dtype) @ x
+
+    def t(self) -> "WeightedBody":
+        return WeightedBody(self.values.T)
+
+    def leaf_counts(self) -> dict[str, int]:
+        kind = "quantized" if bool(self.values.any()) else "zero"
+        return dict.fromkeys(LEAF_KINDS, 0) | {kind: 1}
+
+
+def encode(grid: Grid, thorough: bool = True) -> bytes:
+    """The bytes of a grid. `thorough` tries the models of the scales one by one."""
+    model = ScaleModel(start=_mean_exponent(grid))
+    models = [model, *_neighbours(model)] if thorough else [model]
+    return min((_encode(grid, each) for each in models), key=len)
+
+
+def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> WeightedBody:
+    """Inverse of encode. Raises FormatError."""
+    grid = _code(Decoder(data), shape, None, ScaleModel())
+    return WeightedBody(torch.from_numpy(grid.to_dense()).to(dtype))
+
+
+def _encode(grid: Grid, model: ScaleModel) -> bytes:
+    encoder = Encoder()
+    _code(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model)
+    return encoder.getvalue()
+
+
+def _neighbours(model: ScaleModel) -> list[ScaleModel]:
+    choices = product(range(len(ROW_MEMORY)), range(len(COLUMN_MEMORY)), range(len(SHAPES)))
+    return [ScaleModel(model.start, *choice) for choice in choices]
+
+
+def _mean_exponent(grid: Grid) -> int:
+    """Half octaves of the geometric mean size of the weights that are not zero, as stored."""
+    i, j = np.nonzero(grid.q)
+    if not len(i):
+        return _STARTS // 2
+    exponents = 2 * np.log2(np.abs(grid.q[i, j])) + grid.row_exponents[i] + grid.column_exponents[j]
+    return int(np.clip(np.rint(exponents.mean()), -_STARTS // 2, _STARTS // 2 - 1)) + _STARTS // 2
+
+
+def _code(coder: Coder, shape: tuple[int, int], grid: Grid | None, model: ScaleModel) -> Grid:
+    """Run a grid through a coder, or a coder's grid out of it."""
+    columns = _flags(coder, shape[1], None if grid is None else grid.live_columns)
+    rows = _flags(coder, shape[0], None if grid is None else grid.live_rows)
+    column_exponents = _exponents(coder, len(columns), None if grid is None else grid.column_exponents[columns])
+    row_exponents = _exponents(coder, len(rows), None if grid is None else grid.row_exponents[rows])
+    q = np.zeros((len(rows), len(columns)), np.int64) if grid is None else grid.q[np.ix_(rows, columns)]
+    if q.size:
+        model = _model(coder, model)
+        q = _integers(coder, q, grid is not None, row_exponents, column_exponents, model)
+    return _scattered(shape, rows, columns, q, row_exponents, column_exponents)
+
+
+def _scattered(
+    shape: tuple[int, int],
+    rows: np.ndarray,
+    columns: np.ndarray,
+    q: np.ndarray,
+    row_exponents: np.ndarray,
+    column_exponents: np.ndarray,
+) -> Grid:
+    whole, of_rows, of_columns = np.zeros(shape, np.int64), np.zeros(shape[0], np.int64), np.zeros(shape[1], np.int64)
+    whole[np.ix_(rows, columns)] = q
+    of_rows[rows], of_columns[columns] = row_exponents, column_exponents
+    return Grid(whole, of_rows, of_columns)
+
+
+def _flags(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
+    """Positions of the live lines among `count`."""
+    adaptive = Adaptive(2, contexts=2)
+    flags, last = np.zeros(count, bool), 1
+    for i in range(count):
+        last = adaptive.code(coder, None if live is None else int(live[i]), last)
+        flags[i] = last
+    return np.flatnonzero(flags)
+
+
+def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.ndarray:
+    """Exponents of `count` live lines."""
+    if count == 0:
+        return np.zeros(0, np.int64)
+    given = exponents is not None
+    low = coder.number(int(exponents.min()) + EXPONENT_LIMIT if given else None, _SPAN) - EXPONENT_LIMIT
+    span = coder.number(int(exponents.max()) - low if given else None, 64) if count > 1 else 0
+    adaptive = Adaptive(span + 1, prior=0.3, spread=0.4)
+    return np.array([low + adaptive.code(coder, int(exponents[i]) - low if given else None) for i in range(count)])
+
+
+def _model(coder: Coder, model: ScaleModel) -> ScaleModel:
+    return ScaleModel(
+        coder.number(model.start, _STARTS),
+        coder.number(model.row_memory, len(ROW_MEMORY)),
+        coder.number(model.column_memory, len(COLUMN_MEMORY)),
+        coder.number(model.shape, len(SHAPES)),
+    )
+
+
+def _integers(
+    coder: Coder, q: np.ndarray, given: bool, row_exponents: np.ndarray, column_exponents: np.ndarray, model: ScaleModel
+) -> np.ndarray:
+    start = float(powers(np.array(model.start - _STARTS // 2)))
+    scales = Scales(model, len(row_exponents), start)
+    row_steps, column_steps = powers(row_exponents), powers(column_exponents)
+    frequencies = tables(model.shape)
+    coded = np.zeros_like(q)
+    for j in np.argsort(column_exponents, kind="stable"):
+        steps = row_steps * column_steps[j]
+        for chunk, classes in scales.column(steps):
+            coded[chunk, j] = _chunk(coder, q[chunk, j] if given else None, classes, frequencies)
+            scales.learn(chunk, coded[chunk, j], steps)
+    return coded
+
+
+def _chunk(coder: Coder, q: np.ndarray | None, classes: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    low = low_bits(classes)
+    clipped = None if q is None else np.clip(q >> low, -HIGH, HIGH - 1)
+    high = coder.categorical(None if clipped is None else clipped + HIGH, frequencies[classes]).astype(np.int64) - HIGH
+    for i in np.flatnonzero((high == -HIGH) | (high == HIGH - 1)):
+        high[i] = _escape(coder, None if q is None else int(q[i] >> low[i]), int(high[i]))
+    split = np.flatnonzero(low)
+    rest = np.zeros(len(classes), np.int64)
+    if len(split):
+        sizes = np.left_shift(1, low[split])
+        rest[split] = coder.uniform(None if q is None else q[split] & (sizes - 1), sizes)
+    return (high << low) + rest
+
+
+def _escape(coder: Coder, high: int | None, end: int) -> int:
+    """A high part at or beyond the end of its table: the bits of what is left, then the bits themselves."""
+    excess = None if high is None else abs(high - end)
+    bits = coder.number(None if excess is None else excess.bit_length(), _ESCAPE_BITS + 1)
+    value = 0
+    for k in range(bits):
+        value |= coder.number(None if excess is None else excess >> k & 1, 2) << k
+    return end - value if end < 0 else end + value

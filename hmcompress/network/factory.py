@@ -1,0 +1,123 @@
+"""Networks of the user's own code: a factory that returns a module, or a TorchScript archive that runs itself."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.config import FactoryNetwork, TorchScriptNetwork
+from hmcompress.errors import NetworkError
+from hmcompress.layers import FLOATS, is_optimizer_state
+from hmcompress.network.model import DenseLayer, Network
+
+_PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
+
+
+def build_foreign(kind: FactoryNetwork | TorchScriptNetwork, tensors: Mapping[str, Tensor]) -> Network:
+    """The user's module with the checkpoint's tensors in it. Raises NetworkError."""
+    if isinstance(kind, TorchScriptNetwork):
+        raise NetworkError("network: torchscript needs the archive itself as the source")
+    module = _called(kind.factory)
+    return adopt(module, tensors, kind.prefix, "factory", kind.factory)
+
+
+def adopt(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], kind: str, what: str
+) -> Network:
+    """A module filled with a checkpoint's tensors. Raises NetworkError that lists what differs."""
+    own = dict(module.state_dict(keep_vars=True))
+    names = _places(own, tensors, prefixes)
+    missing = [place for place in own if place not in names.values()]
+    wrong = [
+        f"{n} {tuple(tensors[n].shape)} against {tuple(own[p].shape)}"
+        for n, p in names.items()
+        if tensors[n].shape != own[p].shape
+    ]
+    left = [
+        n for n, t in tensors.items() if n not in names and t.dtype in FLOATS and t.ndim and not is_optimizer_state(n)
+    ]
+    if missing or wrong or (left and not names):
+        raise NetworkError(f"{what} does not fit the checkpoint: " + _differences(missing, wrong, left))
+    with torch.no_grad():
+        for name, place in names.items():
+            own[place].copy_(tensors[name])
+    module = module.eval().requires_grad_(False)
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    by_place = {place: name for name, place in names.items()}
+    layers = [
+        DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
+        for path, child in module.named_modules()
+        if isinstance(child, nn.Linear) and f"{path}.weight" in by_place
+    ]
+    dense = {layer.weight for layer in layers}
+    others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in FLOATS]
+    return Network(module, tuple(layers), names, kind, dtype, tuple(others))
+
+
+def _coded_bias(linear: nn.Linear, name: str | None) -> str | None:
+    return name if linear.bias is not None and linear.bias.dtype == linear.weight.dtype else None
+
+
+def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[str]) -> str:
+    parts = [("the checkpoint lacks", missing), ("other shapes", wrong), ("the network lacks", left)]
+    return "; ".join(f"{text} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for text, names in parts if names)
+
+
+def _places(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, str]:
+    """Checkpoint name to module name: by the given prefixes, else by the usual one that fits most names."""
+    if prefixes:
+        renamed = {
+            name: new + name[len(old) :] for old, new in prefixes.items() for name in tensors if name.startswith(old)
+        }
+        return {name: place for name, place in renamed.items() if place in own}
+    options = [
+        {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)}
+        for old in (*_PREFIXES, *_roots(tensors))
+        for new in ("", "module.", "model.")
+        if not (old and new)
+    ]
+    fits = [{n: p for n, p in option.items() if p in own} for option in options]
+    return max(fits, key=len)
+
+
+def _roots(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Every prefix up to a dot that a tensor's name starts with."""
+    heads = {name[: i + 1] for name in tensors for i, c in enumerate(name) if c == "."}
+    return tuple(sorted(heads))
+
+
+def _called(spec: str) -> nn.Module:
+    where, colon, function = spec.rpartition(":")
+    if not colon:
+        raise NetworkError(f"factory {spec}: give package.module:function or path/to/file.py:function")
+    factory = getattr(_imported(where), function, None)
+    if not isinstance(factory, Callable):
+        raise NetworkError(f"factory {spec}: {where} has no function {function}")
+    try:
+        module = factory()
+    except Exception as error:
+        raise NetworkError(f"factory {spec} raises {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise NetworkError(f"factory {spec} returns a {type(module).__name__}, not an nn.Module")
+    return module
+
+
+def _imported(where: str) -> ModuleType:
+    try:
+        if not where.endswith(".py"):
+            return importlib.import_module(where)
+        if not Path(where).is_file():
+            raise NetworkError(f"factory: there is no file {where}")
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except NetworkError:
+        raise
+    except Exception as error:
+        raise NetworkError(f"factory: {where} cannot be imported: {type(error).__name__}: {error}") from error

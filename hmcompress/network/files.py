@@ -1,0 +1,53 @@
+"""Arrays from the files that users keep points in: safetensors, npz, npy, csv."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from hmcompress.errors import NetworkError
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Named arrays of a file, in its order. Raises NetworkError with the file's name."""
+    name, suffix = Path(path), Path(path).suffix.lower()
+    if not name.is_file():
+        raise NetworkError(f"there is no file {path}")
+    try:
+        if suffix == ".safetensors":
+            arrays = load_file(name)
+        elif suffix == ".npz":
+            with np.load(name, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        elif suffix == ".npy":
+            arrays = {"x": np.load(name, allow_pickle=False)}
+        elif suffix == ".csv":
+            arrays = {"x": _csv(name)}
+        else:
+            raise NetworkError(f"{path}: points are read from .safetensors, .npz, .npy and .csv")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise NetworkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    return _checked(arrays, path)
+
+
+def _csv(path: Path) -> np.ndarray:
+    """Numbers separated by commas, with a line of names above or without."""
+    with open(path, encoding="utf-8") as file:
+        first = file.readline()
+    try:
+        [float(cell) for cell in first.split(",")]
+        skip = 0
+    except ValueError:
+        skip = 1
+    return np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2)
+
+
+def _checked(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
+    if not arrays:
+        raise NetworkError(f"{path} holds no arrays")
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NetworkError(f"{path}: {key} holds nan or inf")
+    return arrays

@@ -1,0 +1,136 @@
+"""A network that can be run: a module, its dense layers in the order of computation, their names in the checkpoint."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hmcompress.errors import NetworkError
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """A dense layer: its module's path, and the names of its weight and bias in the checkpoint."""
+
+    path: str
+    weight: str
+    bias: str | None  # None: it has none, or one that is not coded with the weight
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module in evaluation mode with the checkpoint's tensors in it.
+
+    `places` maps a checkpoint's name to the module's; `layers` are in the order of computation; `others` names further
+    weights of the network that no second moment of an input describes (convolutions, gates, embeddings).
+    """
+
+    module: nn.Module
+    layers: tuple[DenseLayer, ...]
+    places: dict[str, str]
+    kind: str  # mlp, deeponet, linear, factory or torchscript
+    dtype: torch.dtype
+    others: tuple[str, ...] = ()
+    cartesian: bool = False
+    stacks: tuple[tuple[DenseLayer, ...], ...] = ()  # runs of layers, each feeding only the next, elementwise
+
+    @property
+    def built_in(self) -> bool:
+        return self.kind in ("mlp", "deeponet", "linear")
+
+    def chains(self) -> list[tuple[DenseLayer, DenseLayer]]:
+        """Pairs of layers of which the first feeds the second and nothing else, neuron by neuron."""
+        return [pair for stack in self.stacks for pair in pairwise(stack)]
+
+    def linear(self, layer: DenseLayer) -> nn.Module:
+        return self.module.get_submodule(layer.path)
+
+    def matrix(self, layer: DenseLayer) -> Tensor:
+        """Weight and bias of a layer as one matrix (m, n) or (m, n + 1), float64."""
+        module = self.linear(layer)
+        weight, bias = module.weight.detach().double(), module.bias
+        return weight if layer.bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
+
+    def run(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Outputs as one matrix (samples, outputs); `tensors` replaces some of the checkpoint's.
+
+        Raises NetworkError with the module's own message where it fails.
+        """
+        with torch.no_grad():
+            return self.call(inputs, tensors)
+
+    def call(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """As `run`, with gradients where the caller wants them."""
+        state = {self.places[name]: t.to(self.dtype) for name, t in (tensors or {}).items() if name in self.places}
+        try:
+            outputs = functional_call(self.module, state, inputs) if state else self.module(*inputs)
+        except NetworkError:
+            raise
+        except Exception as error:
+            line = str(error).strip().splitlines() or [type(error).__name__]
+            raise NetworkError(
+                f"the network fails on the inputs: {line[0]}; check network: and calibration:"
+            ) from error
+        return flatten(outputs)
+
+
+def flatten(outputs: object) -> Tensor:
+    """The floating tensors in a module's outputs as one matrix (samples, everything else)."""
+    parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in _tensors(outputs)]
+    if not parts:
+        raise NetworkError("the network returns no floating tensor, so no output error can be bounded")
+    if len({len(part) for part in parts}) > 1:
+        return torch.cat([part.reshape(1, -1) for part in parts], 1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _tensors(outputs: object) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from _tensors(value)
+
+
+@contextmanager
+def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `forward(layer, input, output)` at each dense layer; what it returns replaces the layer's output."""
+
+    def hook(layer: DenseLayer) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
+        return lambda module, args, output: forward(layer, args[0], output)
+
+    handles = [network.linear(layer).register_forward_hook(hook(layer)) for layer in network.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
+    """The same network with its layers in the order in which a forward pass calls them.
+
+    Raises NetworkError for layers that the network never calls.
+    """
+    seen: list[DenseLayer] = []
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+        if layer not in seen:
+            seen.append(layer)
+
+    with replaced(network, note):
+        network.run(inputs)
+    unused = [layer.weight for layer in network.layers if layer not in seen]
+    if unused:
+        raise NetworkError(f"the network never uses {', '.join(unused[:5])}: leave them out, or is it another network?")
+    return replace(network, layers=tuple(seen))

@@ -1,0 +1,92 @@
+"""Second moments of the outputs metric: inputs of each layer (C), and sensitivities of the outputs to it (G)."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from torch import Tensor
+
+from hmcompress.network.inputs import Points
+from hmcompress.network.model import DenseLayer, Network, replaced
+from hmcompress.network.tangents import jets
+
+_PROJECTED_ROWS = 16384  # rows of random projections aimed at
+_MOST_PROJECTIONS = 8
+_TINY = 1e-14
+_CHUNK = 4096
+
+Scale = Callable[[list[Tensor]], list[Tensor]]
+
+
+def with_ones(x: Tensor, layer: DenseLayer) -> Tensor:
+    """Inputs of a layer as a matrix (rows, d), and a column of ones for its bias; float64."""
+    flat = x.detach().reshape(-1, x.shape[-1]).double()
+    return flat if layer.bias is None else torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+
+
+def second_moment(x: Tensor) -> np.ndarray:
+    """E[x x^T] of rows x (k, d), (d, d) float64."""
+    return (x.T @ x / max(len(x), 1)).numpy()
+
+
+def ridge_target(w: np.ndarray, x: Tensor, z: Tensor, moment: np.ndarray, ridge: float) -> np.ndarray:
+    """The matrix nearest to w that best restores pre-activations z (k, m) from inputs x (k, d).
+
+    W + (Z - W x) x^T (E[x x^T] + ridge * mean diagonal * I)^-1, in float64.
+    """
+    residual = z.reshape(-1, z.shape[-1]).double() - x @ torch.from_numpy(w).T
+    cross = (residual.T @ x / max(len(x), 1)).numpy()
+    for attempt in range(8):  # a singular moment needs a larger ridge
+        try:
+            factor = cho_factor(regularised(moment, max(ridge, _TINY) * 10.0**attempt))
+            return w + cho_solve(factor, cross.T).T
+        except LinAlgError:
+            continue
+    return w
+
+
+def regularised(moment: np.ndarray, share: float) -> np.ndarray:
+    """The moment with a share of its mean diagonal added to the diagonal."""
+    mean = np.trace(moment) / len(moment)
+    return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
+
+
+def sensitivities(network: Network, points: Points, scale: Scale, order: int, seed: int) -> dict[str, np.ndarray]:
+    """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
+
+    `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
+    is bounded. Returns (m, m) float64 by the name of the weight.
+    """
+    moments: dict[str, np.ndarray] = {}
+    generator = torch.Generator().manual_seed(seed)
+    for begin in range(0, len(points), _CHUNK):
+        part = points.take(slice(begin, begin + _CHUNK))
+        for name, g in _gradients(network, part, scale, order, generator, len(points)):
+            moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
+    return moments
+
+
+def _gradients(
+    network: Network, points: Points, scale: Scale, order: int, generator: torch.Generator, total: int
+) -> Iterator[tuple[str, Tensor]]:
+    probes: dict[str, Tensor] = {}
+
+    def probe(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+        if layer.weight not in probes:
+            probes[layer.weight] = torch.zeros_like(z.detach(), requires_grad=True)
+        return z + probes[layer.weight]
+
+    with replaced(network, probe):
+        network.run(points.tensors)  # makes the probes: none may be made inside a tangent trace
+        with torch.enable_grad():
+            blocks = scale(jets(network, points, order))
+    single = len(blocks) == 1 and blocks[0].shape[1] == 1
+    count = 1 if single else min(_MOST_PROJECTIONS, max(1, _PROJECTED_ROWS // total))
+    for k in range(count):
+        signs = [2.0 * torch.randint(0, 2, b.shape, generator=generator).to(b.dtype) - 1 for b in blocks]
+        value = torch.stack([(b * s).sum() for b, s in zip(blocks, signs, strict=True)]).sum()
+        grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
+        for (name, p), g in zip(probes.items(), grads, strict=True):
+            g = torch.zeros_like(p) if g is None else g
+            yield name, g.reshape(-1, g.shape[-1]).double() / count**0.5

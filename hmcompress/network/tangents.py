@@ -1,0 +1,77 @@
+"""Outputs of a network, their derivatives with respect to its inputs, and the same for the inputs of each layer."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from hmcompress.network.inputs import Points
+from hmcompress.network.model import DenseLayer, Inputs, Network, replaced
+
+
+def directions(points: Points) -> Iterator[tuple[int, Tensor]]:
+    """Unit directions of the coordinates that derivatives are taken along: those of the last input.
+
+    The last input of a DeepONet is the point, of an mlp its only input.
+    """
+    which = len(points.tensors) - 1
+    t = points.tensors[which]
+    for d in range(t.shape[-1]):
+        e = torch.zeros_like(t)
+        e[..., d] = 1
+        yield which, e
+
+
+def along(points: Points, which: int, direction: Tensor, order: int, run: Callable[[Inputs], Tensor]) -> list[Tensor]:
+    """run and its first (and second) derivative along a direction of one input."""
+
+    def f(t: Tensor) -> Tensor:
+        return run((*points.tensors[:which], t, *points.tensors[which + 1 :]))
+
+    def first(t: Tensor) -> tuple[Tensor, Tensor]:
+        return jvp(f, (t,), (direction,))
+
+    if order < 2:
+        return list(first(points.tensors[which]))
+    (value, slope), (_, curvature) = jvp(first, (points.tensors[which],), (direction,))
+    return [value, slope, curvature]
+
+
+def jets(network: Network, points: Points, order: int, call: Callable[[Inputs], Tensor] | None = None) -> list[Tensor]:
+    """Outputs (N, k), then their first derivatives, then second ones along the coordinates; keeps gradients."""
+    call = call or network.call
+    if order == 0:
+        return [call(points.tensors)]
+    value, slopes, curvatures = None, [], []
+    for which, direction in directions(points):
+        value, *rest = along(points, which, direction, order, call)
+        slopes.append(rest[0])
+        curvatures.extend(rest[1:])
+    assert value is not None
+    return [value, *slopes, *curvatures]
+
+
+def layer_jets(
+    network: Network,
+    points: Points,
+    order: int,
+    layer: DenseLayer,
+    forward: Callable[[DenseLayer, Tensor, Tensor], Tensor | None],
+) -> list[Tensor]:
+    """Inputs of one layer (rows, d), and their derivatives as `jets` orders them, in a network whose layers' outputs
+    `forward` replaces."""
+    seen: list[Tensor] = []
+
+    def note(which: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
+        if which == layer:
+            seen.append(x)
+        return forward(which, x, z)
+
+    def run(inputs: Inputs) -> Tensor:
+        seen.clear()
+        network.call(inputs)
+        return seen[0]
+
+    with replaced(network, note), torch.no_grad():
+        return [b.reshape(-1, b.shape[-1]) for b in jets(network, points, order, run)]
