@@ -155,7 +155,7 @@ def compress(
 def decompress(file: str, output: str, slim: bool, force: bool, quiet: bool) -> int:
     """Restore an ordinary checkpoint from the compressed FILE."""
     with _progress(quiet) as tell:
-        _pipeline().decompress(file, output, slim=slim, force=force, progress=tell)
+        _pipeline().decompress(file, output, force=force, progress=tell, **({"slim": True} if slim else {}))
     _say(f"{file} -> {output}", quiet)
     return 0
 

@@ -42,7 +42,7 @@ def format_tolerance(tol: float | None) -> str:
     """The shortest form: 1e-3, 2.5e-4, 0.1."""
     if tol is None:
         return ABSENT
-    if tol >= 0.1:
+    if tol == 0 or tol >= 0.1:
         return f"{tol:.4g}"
     mantissa, exponent = f"{tol:.3e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -4,6 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from hmcompress.report.format import format_error, format_tolerance, one_line
+from hmcompress.report.lines import violation
 from hmcompress.report.records import VerifyReport
 
 _Case = tuple[str, str | None]  # name, message of the failure
@@ -25,9 +26,7 @@ def render_junit(report: VerifyReport, file: str) -> str:
 
 
 def _cases(report: VerifyReport) -> list[_Case]:
-    cases: list[_Case] = [
-        (layer.name, None if layer.passed else _beyond(layer.error, layer.tol)) for layer in report.layers
-    ]
+    cases: list[_Case] = [(layer.name, None if layer.passed else violation(layer)) for layer in report.layers]
     network = report.network
     if network is not None:
         cases.append(("network outputs", _beyond(network.error, network.tol) if network.error > network.tol else None))

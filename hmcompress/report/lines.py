@@ -10,7 +10,7 @@ from hmcompress.report.format import (
     format_tolerance,
     one_line,
 )
-from hmcompress.report.records import LayerRecord, NetworkRecord, Report, VerifyReport
+from hmcompress.report.records import LayerRecord, NetworkRecord, Report, VerifyLayer, VerifyReport
 
 TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
 SHOWN = 10
@@ -131,14 +131,24 @@ def network_notes(network: NetworkRecord, layer_bytes: int) -> list[str]:
     return notes
 
 
+def violation(layer: VerifyLayer) -> str:
+    """What is wrong with a layer that fails; an infinite error means that there is nothing to compare with."""
+    if math.isinf(layer.error):
+        return "differs from the source: not there, or of another shape, dtype or content"
+    return f"error {format_error(layer.error)} is above the tolerance {format_tolerance(layer.tol)}"
+
+
 def verify_line(report: VerifyReport, file: str) -> str:
     """One sentence: what was checked and what failed."""
     if report.passed:
         parts = [f"{len(report.layers)} layers"] if report.layers else []
         parts += ["the network's outputs"] if report.network is not None else []
         return f"{one_line(file)}: passed ({', '.join(parts) or 'no bounds stored'})"
-    broken = list(report.offending)
-    parts = [f"{len(broken)} of {len(report.layers)} layers above tolerance: {names_line(broken)}"] if broken else []
+    failed = [layer for layer in report.layers if not layer.passed]
+    differing = [layer.name for layer in failed if math.isinf(layer.error)]
+    beyond = [layer.name for layer in failed if not math.isinf(layer.error)]
+    parts = [f"{len(beyond)} of {len(report.layers)} layers above tolerance: {names_line(beyond)}"] if beyond else []
+    parts += [f"{len(differing)} tensors differ from the source: {names_line(differing)}"] if differing else []
     network = report.network
     if network is not None and not network.passed:
         growth = f", largest growth in {one_line(network.largest_growth)}" if network.largest_growth else ""

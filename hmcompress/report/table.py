@@ -1,5 +1,6 @@
 """Records drawn for the terminal. In a narrow one each layer takes two lines: 80 columns hold everything."""
 
+import math
 from collections.abc import Iterable
 
 from rich import box
@@ -97,7 +98,8 @@ def verify_view(report: VerifyReport, file: str, width: int) -> RenderableType:
     table = _table("layer", ">error", ">tol")
     for layer in failed:
         name = abbreviate(printable(layer.name), width - 24)
-        table.add_row(Text(name), Text(format_error(layer.error), "bold red"), format_tolerance(layer.tol))
+        error = "differs" if math.isinf(layer.error) else format_error(layer.error)
+        table.add_row(Text(name), Text(error, "bold red"), format_tolerance(layer.tol))
     parts: list[RenderableType] = [table] if failed else []
     parts += [_verify_network(report)] if report.network is not None else []
     return Group(*parts, _line(verify_line(report, file), "green" if report.passed else "bold red"))

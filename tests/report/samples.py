@@ -94,6 +94,11 @@ def verified(passed: bool = True) -> VerifyReport:
     return VerifyReport(layers)
 
 
+def foreign() -> VerifyReport:
+    """Verified against the wrong source: one layer off, others not there."""
+    return VerifyReport((VerifyLayer("net.2.weight", 1e-3, 0.2), VerifyLayer("net.2.bias", 0.0, float("inf"))))
+
+
 def verified_network(error: float = 9e-3, ntk_error: float = 0.09) -> VerifyReport:
     layers = (VerifyLayer("net.0.weight", None, 0.2),)
     return VerifyReport(layers, VerifyNetwork(1e-2, error, 9.3e-3, "net.0.weight", 0.1, ntk_error))

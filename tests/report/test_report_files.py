@@ -111,6 +111,12 @@ def test_junit_has_a_case_a_bound_and_a_failure_a_violation():
     assert "1.20e-3 is above the tolerance 1e-3" in suite.find("testcase/failure").get("message")
 
 
+def test_junit_tells_a_missing_tensor_from_a_large_error():
+    suite = ElementTree.fromstring(render_junit(samples.foreign(), "m")).find("testsuite")
+    messages = [failure.get("message") for failure in suite.iter("failure")]
+    assert messages[0].startswith("error 2.00e-1 is above") and messages[1].startswith("differs from the source")
+
+
 def test_junit_counts_the_network():
     suite = ElementTree.fromstring(render_junit(samples.verified_network(ntk_error=0.2), "m")).find("testsuite")
     assert (suite.get("tests"), suite.get("failures")) == ("3", "1")

@@ -42,6 +42,7 @@ def test_other_views_are_golden():
     check("layer_of_network", drawn(layer_view(samples.network().layers[0], samples.network())))
     check("verify_passed", drawn(verify_view(samples.verified(), "m.hmc.safetensors", 80)))
     check("verify_failed", drawn(verify_view(samples.verified(False), "m.hmc.safetensors", 80)))
+    check("verify_foreign", drawn(verify_view(samples.foreign(), "m.hmc.safetensors", 80)))
     check("verify_network", drawn(verify_view(samples.verified_network(error=0.02), "m.hmc.safetensors", 80)))
     check("compare", drawn(compare_view(samples.compared())))
     check("bench", drawn(bench_view(samples.benched(), 80)))
