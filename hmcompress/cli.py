@@ -18,13 +18,13 @@ from hmcompress.errors import HMCompressError
 from hmcompress.progress import Progress as Tell
 from hmcompress.progress import silent
 from hmcompress.report.files import write_text
-from hmcompress.report.format import abbreviate, format_bytes, one_line
+from hmcompress.report.format import abbreviate, format_bytes, format_seconds, one_line
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
 from hmcompress.report.junit import render_junit
 from hmcompress.report.plot import write_plot
 from hmcompress.report.select import find_layer
-from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, seconds_left, verify_view
+from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, verify_view
 
 COMPARE_TOLERANCES = (1e-2, 1e-3, 1e-4)
 INTERRUPTED = 130  # 128 + SIGINT
@@ -292,7 +292,7 @@ def _progress(quiet: bool) -> Iterator[Tell]:
 
 
 class _Left(TextColumn):
-    """`12.3 MB of 104 MB, 8 s left`."""
+    """`12.3 MB of 104 MB, 8 s left`; no time before there is something to judge by."""
 
     def __init__(self) -> None:
         super().__init__("")
@@ -301,4 +301,16 @@ class _Left(TextColumn):
         if task.total is None:
             return Text("")
         done, total = format_bytes(int(task.completed)), format_bytes(int(task.total))
-        return Text(f"{done} of {total}, {seconds_left(task.time_remaining)} left")
+        left = time_left(task.completed, task.total, task.elapsed or 0.0)
+        return Text(f"{done} of {total}" + ("" if left is None else f", {format_seconds(left)} left"))
+
+
+def time_left(done: float, total: float, elapsed: float) -> float | None:
+    """Seconds left at the speed so far; None in the first second and the first two per cent of the work."""
+    if elapsed < 1 or done <= 0.02 * total:
+        return None
+    return elapsed * max(0.0, total - done) / done
+
+
+if __name__ == "__main__":
+    main()

@@ -239,3 +239,28 @@ def test_the_commands_and_options_of_the_interface_exist():
 def test_no_command_shows_the_help_and_is_no_success(capsys):
     assert cli.run([]) == 2
     assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "elapsed", "left"),
+    [
+        (0, 100, 5, None),
+        (1, 100, 5, None),
+        (50, 100, 0.5, None),
+        (50, 100, 5, 5.0),
+        (100, 100, 5, 0.0),
+        (0, 0, 5, None),
+    ],
+)
+def test_time_left_waits_until_there_is_something_to_judge_by(done, total, elapsed, left):
+    assert cli.time_left(done, total, elapsed) == left
+
+
+def test_progress_is_silent_where_nobody_watches(pipeline, capsys):
+    def compress(*args, progress, **options):
+        progress("layer", 1, 2)
+        return samples.small()
+
+    pipeline().compress = compress
+    assert cli.run(["compress", "m.pt"]) == 0
+    assert capsys.readouterr().err == ""

@@ -148,7 +148,8 @@ def verify_line(report: VerifyReport, file: str) -> str:
     differing = [layer.name for layer in failed if math.isinf(layer.error)]
     beyond = [layer.name for layer in failed if not math.isinf(layer.error)]
     parts = [f"{len(beyond)} of {len(report.layers)} layers above tolerance: {names_line(beyond)}"] if beyond else []
-    parts += [f"{len(differing)} tensors differ from the source: {names_line(differing)}"] if differing else []
+    differ = f"{len(differing)} tensors differ" if len(differing) > 1 else "1 tensor differs"
+    parts += [f"{differ} from the source: {names_line(differing)}"] if differing else []
     network = report.network
     if network is not None and not network.passed:
         growth = f", largest growth in {one_line(network.largest_growth)}" if network.largest_growth else ""

@@ -16,7 +16,6 @@ from hmcompress.report.format import (
     format_dtype,
     format_error,
     format_ratio,
-    format_seconds,
     format_shape,
     format_tolerance,
     printable,
@@ -283,8 +282,3 @@ def _verify_network(report: VerifyReport) -> Table:
     if network.ntk_error is not None:
         table.add_row("tangent kernel", format_error(network.ntk_error), format_tolerance(network.ntk_tol))
     return table
-
-
-def seconds_left(seconds: float | None) -> str:
-    """Time left for a progress bar; a dash before there is an estimate."""
-    return ABSENT if seconds is None else format_seconds(seconds)
