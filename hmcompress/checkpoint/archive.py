@@ -2,16 +2,15 @@
 
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 
-from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob
+from hmcompress.checkpoint.blobs import ZIP_FAULTS, Blob, DeflatedBlob, FileBlob
+from hmcompress.checkpoint.plain import one_line
 from hmcompress.errors import SourceError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _MAX_DEFLATE_RATIO = 1100  # deflate cannot exceed 1032
 _MAX_RECORD = 1 << 31
-_FAULTS = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, IndexError, zlib.error)
 
 
 class Archive:
@@ -23,8 +22,10 @@ class Archive:
             self.nbytes = path.stat().st_size
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
-        except _FAULTS as error:
-            raise SourceError(f"truncated or damaged zip archive ({error}); copy or download it again") from error
+        except ZIP_FAULTS as error:
+            raise SourceError(
+                f"truncated or damaged zip archive ({one_line(str(error))}); copy or download it again"
+            ) from error
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):
             raise SourceError("damaged: its zip archive has two entries of one name")

@@ -1,5 +1,6 @@
 """Ranges of bytes that are read when they are needed and not before."""
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +12,10 @@ import torch
 from hmcompress.errors import SourceError
 
 _CHUNK = 1 << 22
+# What zipfile raises on damaged archives.
+ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, NotImplementedError, EOFError, IndexError,
+)  # fmt: skip
 
 
 class Blob(Protocol):
@@ -93,8 +98,10 @@ class DeflatedBlob:
                 _fill(file, out)
                 _skip(file, self.nbytes - start - count)
                 file.read(1)  # at the end of the entry its checksum is compared
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise SourceError(f"damaged: entry '{self._info.filename}' cannot be expanded ({error})") from error
+        except (OSError, *ZIP_FAULTS) as error:
+            raise SourceError(
+                f"damaged: an entry of its archive cannot be expanded ({type(error).__name__})"
+            ) from error
         return out
 
 

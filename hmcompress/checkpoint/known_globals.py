@@ -175,6 +175,13 @@ def _complex(real: Any = 0.0, imag: Any = 0.0) -> complex:
     return complex(real, imag)
 
 
+def _attribute(owner: Any, name: Any = "", *_: Any) -> Any:
+    """getattr in a pickle only names a nested class, a method or an enum's member."""
+    if isinstance(owner, (Global, Constructor)) and isinstance(name, str):
+        return Global(str(owner), name)
+    return LeftBehind("an attribute of an object")
+
+
 def _path(*parts: Any) -> Converted:
     text = "/".join(p for p in parts if isinstance(p, str))
     return Converted(text.replace("//", "/"), "a path, kept as text")
@@ -238,6 +245,7 @@ _TABLE: dict[str, Any] = {
     "builtins.bytearray": lambda *arguments: bytearray(_bytes(*arguments)),
     "builtins.complex": _complex,
     "builtins.slice": _number_slice,
+    "builtins.getattr": _attribute,
     "builtins.range": _range,
     "builtins.xrange": _range,
     "_codecs.encode": _bytes,

@@ -10,6 +10,7 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, assemble
 from hmcompress.checkpoint.legacy import open_pickle
 from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
+from hmcompress.checkpoint.plain import one_line
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
 from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
@@ -97,7 +98,7 @@ def _open_archive(archive: Archive) -> Opened:
         raise SourceError("is a torch.export archive; save the state_dict of its module with torch.save instead")
     inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
     if inner:
-        raise SourceError(f"is a zip archive that contains {inner[0][:100]}; unpack it first")
+        raise SourceError(f"is a zip archive that contains {one_line(archive.root + inner[0])}; unpack it first")
     raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
 
 

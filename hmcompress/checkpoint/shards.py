@@ -1,6 +1,7 @@
 """Folders and index files: one model in several safetensors or PyTorch files, read tensor by tensor."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hmcompress.errors import SourceError
 MAX_INDEX = 1 << 28
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_NUMBERED = re.compile(r"-\d{1,9}-of-(\d{1,9})$")  # model-00001-of-00003
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 OpenFile = Callable[[Path], Opened]
@@ -50,13 +52,14 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
     weights = [file for file in files if file.suffix in _SUFFIXES]
     for name in _SINGLE:
         if folder / name in weights:
-            return open_file(folder / name)
+            return _open_one(folder / name, open_file)
     for suffix in _SUFFIXES:
         shards = [file for file in weights if file.suffix == suffix]
-        if len(shards) == 1:
-            return open_file(shards[0])
-        if shards and all("-of-" in shard.name for shard in shards):
-            _check_count(shards)
+        totals = {int(found[1]) if (found := _NUMBERED.search(shard.stem)) else 0 for shard in shards}
+        if totals == {0} and len(shards) == 1:
+            return _open_one(shards[0], open_file)
+        if len(totals) == 1 and totals != {0}:
+            _check_count(len(shards), totals.pop())
             return _joined(shards, open_file, {})
         if shards:
             raise SourceError(f"has several models; name one of them: {_names(shards)}")
@@ -67,11 +70,17 @@ def _names(files: list[Path]) -> str:
     return ", ".join(one_line(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
 
 
-def _check_count(shards: list[Path]) -> None:
-    """`model-00001-of-00003.safetensors` says how many there should be."""
-    total = shards[0].stem.rpartition("-of-")[2]
-    if total.isdigit() and int(total) != len(shards):
-        raise SourceError(f"has {len(shards)} of {int(total)} shards; download the missing ones")
+def _check_count(found: int, total: int) -> None:
+    if found != total:
+        raise SourceError(f"has {found} of {total} shards; download the missing ones")
+
+
+def _open_one(file: Path, open_file: OpenFile) -> Opened:
+    """One file of a folder; an error names it."""
+    try:
+        return open_file(file)
+    except SourceError as error:
+        raise SourceError(f"{one_line(file.name)}: {error}") from error
 
 
 def is_index(text: bytes) -> bool:
@@ -112,7 +121,7 @@ def _joined(shards: list[Path], open_file: OpenFile, weight_map: dict[str, str])
     tensors: dict[str, LazyTensor] = {}
     notes, kinds = Notes(), []
     for shard in shards:
-        opened = open_file(shard)
+        opened = _open_one(shard, open_file)
         kinds.append(opened.kind)
         for line in opened.notes.lines():
             notes.add(one_line(shard.name), line)

@@ -53,7 +53,9 @@ def assert_same(found: Any, wanted: Any, place: str = "") -> None:
 
 def bits(tensor: torch.Tensor) -> bytes:
     """The values' bytes in row-major order."""
-    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    )
 
 
 def small_state() -> dict[str, torch.Tensor]:

@@ -165,7 +165,9 @@ def test_numpy_values_of_old_and_new_releases_are_read(tmp_path, old_path, proto
     }
     data = pickle.dumps(saved, protocol=protocol)
     if old_path:
-        data = data.replace(b"cnumpy._core.", b"cnumpy.core.").replace(b"\x8c\x16numpy._core.mul", b"\x8c\x15numpy.core.mul")
+        data = data.replace(b"cnumpy._core.", b"cnumpy.core.").replace(
+            b"\x8c\x16numpy._core.mul", b"\x8c\x15numpy.core.mul"
+        )
         data = data.replace(b"\x8c\x13numpy._core.numeric", b"\x8c\x12numpy.core.numeric")
         data = data if protocol == 2 else _without_frames(data)
         assert b"_core" not in data

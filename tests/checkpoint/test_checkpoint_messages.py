@@ -1,0 +1,181 @@
+"""What a user reads who names the wrong file: one line that says what it is and what to do."""
+
+import gzip
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import small_state
+from safetensors.torch import save_file
+
+from hmcompress.checkpoint import open_checkpoint
+from hmcompress.errors import SourceError
+
+
+def message(path):
+    with pytest.raises(SourceError) as caught:
+        open_checkpoint(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    assert len(text) < 400 + len(str(path))
+    return text.removeprefix(f"{path}: ")
+
+
+def test_a_wrong_path_suggests_the_right_one(tmp_path):
+    torch.save(small_state(), tmp_path / "model.pt")
+    assert message(tmp_path / "modle.pt") == "no such file; did you mean model.pt?"
+    assert message(tmp_path / "zzzzzzzz") == "no such file"
+    assert "there is no folder" in message(tmp_path / "nowhere" / "model.pt")
+    assert "no such file" in message(tmp_path / "model.pt" / "x")
+    assert "null character" in message("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "empty file"),
+        (b"hello world\n", "text file"),
+        (b"import torch\n\nprint('x')\n", "text file"),
+        ("Gr\u00fc\u00dfe aus M\u00fcnchen\n".encode(), "text file"),
+        (b"a,b,c\n1,2,3\n", "text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
+        (b"\n  <html lang='en'>", "web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
+        (b'{"error": "Repository not found"}', "no index of shards"),
+        (gzip.compress(b"x" * 100), "gunzip"),
+        (b"BZh91AY&SY", "bunzip2"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "single numpy array"),
+        (bytes(100), "no saved PyTorch model"),
+        (bytes(range(200, 256)) * 30, "no saved PyTorch model"),
+        (pickle.dumps({"a": 1, "b": [1, 2]}), "no tensors: nothing to compress"),
+        (pickle.dumps([]), "no tensors"),
+        (b"\x80\x02", "truncated"),
+        (b"\x80", "truncated"),
+        (b"PK\x03\x04", "damaged zip archive"),
+    ],
+    ids=lambda value: repr(value)[:30] if isinstance(value, bytes) else value[:20],
+)
+def test_files_that_are_no_models_are_recognised(tmp_path, content, wanted):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert wanted in message(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_truncated_files_say_so(tmp_path, zipped):
+    whole, path = tmp_path / "whole.pt", tmp_path / "model.pt"
+    torch.save(small_state(), whole, _use_new_zipfile_serialization=zipped)
+    data = whole.read_bytes()
+    for cut in (1, 10, 100, len(data) // 2, len(data) - 10):
+        path.write_bytes(data[: len(data) - cut])
+        assert "truncated" in message(path)
+
+
+def test_truncated_safetensors_say_so(tmp_path):
+    whole, path = tmp_path / "whole", tmp_path / "model.safetensors"
+    save_file(small_state(), whole)
+    data = whole.read_bytes()
+    for size in (20, 200, len(data) - 1):
+        path.write_bytes(data[:size])
+        assert "truncated" in message(path)
+
+
+def test_a_file_of_ours_points_to_decompress(tmp_path):
+    path = tmp_path / "model.hmc.safetensors"
+    save_file({"x": torch.ones(1)}, path, metadata={"format": "hmcompress", "version": "1"})
+    assert "compressed by hmcompress already" in message(path)
+    assert "hmcompress decompress" in message(path)
+
+
+def test_objects_without_tensors_name_what_they_hold(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"epoch": 3, "opt": torch.relu}, path)
+    assert "holds no tensors" in message(path)
+    assert "relu" in message(path)
+
+
+def test_archives_of_other_kinds_are_named(tmp_path):
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("run/model.pth", b"x")
+        archive.writestr("run/log.txt", b"x")
+    assert message(path) == "is a zip archive that contains run/model.pth; unpack it first"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", b"x")
+    assert "no data.pkl" in message(path)
+    with tarfile.open(tmp_path / "model.tar", "w") as archive:
+        archive.add(path, "storages")
+    assert "is a tar file" in message(tmp_path / "model.tar")
+
+
+def test_torch_export_archives_are_named(tmp_path):
+    path = tmp_path / "model.pt2"
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, path)
+    assert "torch.export archive" in message(path)
+
+
+def test_entries_in_unusual_compression_are_named(tmp_path):
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("m/data.pkl", pickle.dumps({}))
+    assert "repack" in message(path)
+
+
+def test_a_wrong_byte_order_marker_is_refused(tmp_path):
+    path, changed = tmp_path / "model.pt", tmp_path / "changed.pt"
+    torch.save(small_state(), path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"middle" if name.endswith("byteorder") else old.read(name))
+    assert "byte order" in message(changed)
+
+
+def test_missing_storages_and_doubled_entries_are_refused(tmp_path):
+    path, changed = tmp_path / "model.pt", tmp_path / "changed.pt"
+    torch.save(small_state(), path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            if not name.endswith("data/1"):
+                new.writestr(name, old.read(name))
+    assert "no entry 'data/1'" in message(changed)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model/data/0", b"x" * 96)
+    assert "two entries" in message(path)
+
+
+def test_devices_are_refused(tmp_path):
+    assert "device or a pipe" in message(tmp_path / os.devnull)
+    os.mkfifo(tmp_path / "pipe")
+    assert "device or a pipe" in message(tmp_path / "pipe")
+
+
+def test_a_folder_without_weights_says_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "folder without weights" in message(tmp_path)
+
+
+def test_messages_hold_no_control_characters(tmp_path):
+    header = json.dumps({"a\n\x1b[31m": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert message(path).isprintable()
+    torch.save({"a\n\x1b": torch.relu, "w": torch.ones(1)}, tmp_path / "m.pt")
+    assert all(line.isprintable() for line in open_checkpoint(tmp_path / "m.pt").left_behind)
+
+
+def test_arrays_of_objects_in_npz_are_left_behind(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, w=np.ones(2), o=np.array([1, "x"], dtype=object))
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.names == ("w",)
+    assert checkpoint.left_behind == ("o: a numpy array that holds no numbers",)

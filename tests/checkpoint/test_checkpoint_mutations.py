@@ -1,0 +1,156 @@
+"""Damaged files: random mutations and truncations end in one clear error, or change nothing that matters."""
+
+import io
+import json
+import pickle
+import random
+import time
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import tensors_of
+from safetensors.torch import save
+
+from hmcompress.checkpoint import open_checkpoint, unpack_nest
+from hmcompress.errors import SourceError
+
+COUNT = 250  # of each format: well over 1,000 in all
+LIMIT = 40e6  # bytes of memory for sources of a few kB
+OBJECT = {
+    "epoch": 3,
+    "state": OrderedDict(a=torch.arange(12.0).reshape(3, 4), b=torch.arange(4, dtype=torch.int16)),
+    "tied": None,
+    "mean": np.arange(3.0),
+    "names": ["x", ("y", 1.5)],
+}
+OBJECT["tied"] = OBJECT["state"]["a"][1]
+
+
+def saved_with(zipped, obj=OBJECT):
+    buffer = io.BytesIO()
+    torch.save(obj, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def deflated():
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(saved_with(True))) as old,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return buffer.getvalue()
+
+
+def scripted():
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))), buffer)
+    return buffer.getvalue()
+
+
+def numpy_archive():
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.arange(6.0).reshape(2, 3), b=np.arange(3))
+    return buffer.getvalue()
+
+
+SOURCES = {
+    "zip": lambda: saved_with(True),
+    "legacy": lambda: saved_with(False),
+    "deflated": deflated,
+    "torchscript": scripted,
+    "module": lambda: saved_with(False, torch.nn.Linear(3, 2)),
+    "pickle": lambda: pickle.dumps(OBJECT, 4),
+    "pickle0": lambda: pickle.dumps(OBJECT, 0),
+    "safetensors": lambda: save({"a": OBJECT["state"]["a"], "b": OBJECT["state"]["b"]}, {"x": "y"}),
+    "npz": numpy_archive,
+    "index": lambda: json.dumps({"weight_map": {"a": "shard.safetensors", "b": "shard.safetensors"}}).encode(),
+}
+
+
+def mutate(data, rng):
+    """A truncation, or some changed, inserted, removed or repeated bytes."""
+    out = bytearray(data)
+    kind = rng.randrange(6)
+    if kind == 0:
+        return bytes(out[: rng.randrange(len(out))])
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at = rng.randrange(len(out) or 1)
+        if kind in (1, 2):
+            out[at : at + 1] = rng.randbytes(1)
+        elif kind == 3:
+            out[at : at + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", rng.randbytes(4)))
+        elif kind == 4:
+            out[at:at] = rng.randbytes(rng.randrange(1, 5))
+        else:
+            del out[at : at + rng.randrange(1, 9)]
+    return bytes(out)
+
+
+def outcome(path):
+    """Open, load everything and rebuild: None where it works, else the error's message."""
+    try:
+        checkpoint = open_checkpoint(path)
+        tensors = tensors_of(checkpoint)
+        for name, entry in checkpoint.entries.items():
+            assert (tensors[name].shape, tensors[name].dtype) == (entry.shape, entry.dtype)
+        unpack_nest(json.loads(json.dumps(checkpoint.nest)), tensors)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_mutations_end_in_one_clear_error_or_do_no_harm(tmp_path, kind):
+    data = SOURCES[kind]()
+    path = tmp_path / ("model.index.json" if kind == "index" else "model.pt")
+    (tmp_path / "shard.safetensors").write_bytes(SOURCES["safetensors"]())
+    path.write_bytes(data)
+    assert outcome(path) is None
+    rng = random.Random(kind)
+    refused = 0
+    tracemalloc.start()
+    for _ in range(COUNT):
+        path.write_bytes(mutate(data, rng))
+        start = time.perf_counter()
+        found = outcome(path)
+        assert time.perf_counter() - start < 10
+        if found is not None:
+            refused += 1
+            assert "\n" not in found
+            assert len(found) < 700
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < LIMIT
+    assert refused > COUNT // 10
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "safetensors"])
+def test_every_truncation_is_refused(tmp_path, kind):
+    data = SOURCES[kind]()
+    path = tmp_path / "model.pt"
+    for size in range(0, len(data), max(1, len(data) // 150)):
+        path.write_bytes(data[:size])
+        assert outcome(path) is not None, size
+
+
+def test_the_zip_checksums_catch_every_changed_weight(tmp_path):
+    """Where a mutated zip file opens and loads, its tensors are those of the original."""
+    data = saved_with(True, OBJECT["state"])
+    path = tmp_path / "model.pt"
+    rng = random.Random(5)
+    for _ in range(200):
+        changed = bytearray(data)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            found = tensors_of(open_checkpoint(path))
+        except SourceError:
+            continue
+        assert list(found) == ["a", "b"]
+        assert all(torch.equal(found[name], OBJECT["state"][name]) for name in found)
