@@ -9,24 +9,26 @@ from typing import Any
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.compare import compare_weights
+from hmcompress.compare_outputs import compare_outputs
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.encoding import encode_weights
+from hmcompress.encoding import encode_rest, encode_weights
 from hmcompress.errors import SettingsError, SourceError
+from hmcompress.network import compress_network, stored_record
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
-from hmcompress.reporting import Tally, peak_rss_bytes, report_file
+from hmcompress.reporting import Tally, peak_rss_bytes, read_report
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
 from hmcompress.verifying import check_layers, views_of
 
-__all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "report", "verify"]
+__all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
 
 SUFFIX = ".hmc.safetensors"
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
 
-report = report_file
+report = read_report  # the command's name; the package has a room of the same name
 
 
 def compress(
@@ -49,7 +51,8 @@ def compress(
     target = check_output(output or default_output(source), force or dry_run, source)
     checkpoint = _opened(source, settings)
     settings = _with_tolerance(checkpoint, settings, progress)
-    tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
+    write = write_network if settings.metric == "outputs" else write_file
+    tally, output_bytes = write(None if dry_run else target, checkpoint, settings, force, progress)
     return Report(
         command="compress",
         source=str(source),
@@ -62,6 +65,8 @@ def compress(
         layers=tuple(tally.layers),
         other=tally.other,
         left_behind=checkpoint.left_behind,
+        notes=tuple(tally.notes),
+        network=tally.network,
         seconds=time.perf_counter() - start,
         peak_rss_bytes=peak_rss_bytes(),
     )
@@ -77,6 +82,21 @@ def write_file(
             writer.add(part)
             tally.add(part)
         return tally, writer.finish(_info(checkpoint, settings, tally))
+
+
+def write_network(
+    target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
+) -> tuple[Tally, int]:
+    """As write_file, with a bound on what the network computes: its layers together, then the other tensors."""
+    result = compress_network(checkpoint, settings, progress)
+    tally = Tally()
+    tally.network = result.record
+    with FileWriter(target, force=force) as writer:
+        for part in (*result.layers, *encode_rest(checkpoint, result.tensors, settings, progress)):
+            writer.add(part)
+            tally.add(part)
+        tally.notes += result.notes
+        return tally, writer.finish(replace(_info(checkpoint, settings, tally), network=stored_record(result.record)))
 
 
 def verify(
@@ -111,7 +131,8 @@ def compare(
     Settings as for `compress`; `tols` beats their tolerances. Raises HMCompressError.
     """
     settings = _settings(settings, config, options)
-    return compare_weights(_opened(source, settings), tols, settings, progress)
+    judge = compare_outputs if settings.metric == "outputs" else compare_weights
+    return judge(_opened(source, settings), tols, settings, progress)
 
 
 def default_output(source: str | os.PathLike) -> Path:

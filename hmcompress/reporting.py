@@ -31,6 +31,7 @@ class Tally:
     def __init__(self) -> None:
         self.layers: list[LayerRecord] = []
         self.notes: list[str] = []
+        self.network: NetworkRecord | None = None
         self.other = OtherRecord()
 
     def add(self, part: EncodedLayer | PackedTensor) -> None:
@@ -46,7 +47,7 @@ class Tally:
             self.other = _plus(self.other, nbytes, len(part.body))
 
 
-def report_file(file: str | os.PathLike) -> Report:
+def read_report(file: str | os.PathLike) -> Report:
     """The report of a compressed file. Raises FormatError."""
     compressed = CompressedFile.open(file)
     index = compressed.index
@@ -71,6 +72,7 @@ def report_file(file: str | os.PathLike) -> Report:
         ),
         other=other,
         left_behind=index.info.left_behind,
+        notes=index.info.notes,
         network=network_from_json(index.info.network),
     )
 

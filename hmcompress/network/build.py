@@ -44,7 +44,10 @@ def _network(
     weights = sum(p.numel() for p in module.parameters())
     dtype = torch.float64 if weights < _DOUBLE_BELOW else torch.float32
     layers = tuple(layer for stack in stacks for layer in stack)
-    return Network(module.to(dtype).eval(), layers, places, kind, dtype, (), cartesian, tuple(map(tuple, stacks)))
+    widths = tuple(part.width for part in module.modules() if isinstance(part, Stack))
+    return Network(
+        module.to(dtype).eval(), layers, places, kind, dtype, (), cartesian, tuple(map(tuple, stacks)), widths
+    )
 
 
 class _Stack:

@@ -140,10 +140,3 @@ def _root(cov: np.ndarray, size: int, file: str) -> np.ndarray:
     if values[0] < -1e-6 * max(values[-1], 0):
         raise NetworkError(f"{file}: cov is no covariance, its smallest eigenvalue is {values[0]:.3g}")
     return vectors * np.sqrt(np.maximum(values, 0))
-
-
-def check_width(points: Points, expected: int | None, what: str) -> None:
-    """Raise NetworkError where the inputs have another width than the network takes."""
-    width = points.tensors[0].shape[-1] if points.tensors[0].ndim > 1 else 1
-    if expected is not None and width != expected:
-        raise NetworkError(f"calibration gives {width} inputs ({what}) but the network takes {expected}")

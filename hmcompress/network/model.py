@@ -39,6 +39,7 @@ class Network:
     others: tuple[str, ...] = ()
     cartesian: bool = False
     stacks: tuple[tuple[DenseLayer, ...], ...] = ()  # runs of layers, each feeding only the next, elementwise
+    widths: tuple[int, ...] | None = None  # coordinates of each input, where known
 
     @property
     def built_in(self) -> bool:

@@ -63,6 +63,12 @@ class Stack(nn.Module):
         self.activations = nn.ModuleList(activations)
         self.last = last  # whether an activation follows the last layer
 
+    @property
+    def width(self) -> int:
+        """Coordinates of the input."""
+        frequencies = self.features.frequencies
+        return self.layers[0].in_features if frequencies is None else frequencies.shape[0]
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         for k, layer in enumerate(self.layers):

@@ -1,0 +1,142 @@
+"""The outputs metric from end to end: a checkpoint and settings in, coded layers and the network's record out."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from hmcompress.checkpoint import Checkpoint
+from hmcompress.config import Settings
+from hmcompress.container import EncodedLayer
+from hmcompress.errors import BoundError
+from hmcompress.hmatrix import weighted
+from hmcompress.hmatrix.codecs import WEIGHTED
+from hmcompress.layers import is_optimizer_state
+from hmcompress.network.error import Reference
+from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.problem import Problem, pose, prepare, reference_error
+from hmcompress.network.propagate import run_pass, tensors_of
+from hmcompress.network.result import NetworkResult, encoded_layer, in_checkpoint_order
+from hmcompress.network.search import Trial, as_tensors, search
+from hmcompress.progress import Progress, silent
+from hmcompress.report.records import NetworkRecord, ReferenceRecord
+
+_WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
+_FEWEST, _MOST = 14, 60  # passes
+_TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
+
+
+def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progress = silent) -> NetworkResult:
+    """Compress a network's layers so that its error on held-out points is at most settings.tol.
+
+    Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
+    """
+    start = time.perf_counter()
+    tensors = load_tensors(checkpoint)
+    problem = pose(settings, tensors)
+    trial = _search(problem, settings, progress)
+    layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
+    record = measure(problem, settings, decoded)
+    if not record.error <= settings.tol:
+        raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
+    note = too_few_samples(record)
+    ordered = in_checkpoint_order(layers, checkpoint.names)
+    return NetworkResult(ordered, record, () if note is None else (note,))
+
+
+def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint but optimizer state, ties included, in the source's order."""
+    bases = {tie.base for tie in checkpoint.ties.values()}
+    wanted = [n for n in checkpoint.names if not is_optimizer_state(n)]
+    stored = {n: e.load() for n, e in checkpoint.entries.items() if n in wanted or n in bases}
+    return {
+        n: stored[n]
+        if n in stored
+        else stored[checkpoint.ties[n].base].as_strided(
+            checkpoint.ties[n].shape, checkpoint.ties[n].stride, checkpoint.ties[n].offset
+        )
+        for n in wanted
+    }
+
+
+def _search(problem: Problem, settings: Settings, progress: Progress) -> Trial:
+    data = prepare(problem)
+    budget = _budget(problem)
+
+    def measured(grids: Mapping) -> float:
+        dtype = next(iter(problem.network.module.parameters())).dtype
+        matrices = as_tensors(dict(grids), dtype)
+        return max(problem.errors(problem.held_out, tensors_of(problem.network, matrices)))
+
+    trial = search(
+        lambda knobs: run_pass(problem.network, data, knobs),
+        measured,
+        settings.tol,
+        budget,
+        lambda done: progress("search", min(done, budget), budget),
+    )
+    if trial is None:
+        raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
+    return trial
+
+
+def _budget(problem: Problem) -> int:
+    rows = len(problem.calibration.points)
+    cost = sum(
+        m * n * (rows + m + n) for m, n in (problem.network.linear(x).weight.shape for x in problem.network.layers)
+    )
+    return int(min(max(_WORK / max(cost, 1), _FEWEST), _MOST))
+
+
+def _encode(
+    problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], seconds: float
+) -> tuple[dict[str, EncodedLayer], dict[str, Tensor]]:
+    """Payloads by weight, and the decoded tensors that the file will give back."""
+    layers, matrices = {}, {}
+    share = seconds / len(problem.network.layers)
+    for layer in problem.network.layers:
+        payload = bytes([WEIGHTED]) + weighted.encode(trial.grids[layer.weight])
+        layers[layer.weight], matrices[layer.weight] = encoded_layer(layer, payload, tensors, share)
+    return layers, tensors_of(problem.network, matrices)
+
+
+def measure(
+    problem: Problem, settings: Settings, decoded: Mapping[str, Tensor], trial: Trial | None = None
+) -> NetworkRecord:
+    """Everything the report says about the network with decoded tensors in it."""
+    calibration = problem.errors(problem.calibration, decoded)
+    held_out = problem.errors(problem.held_out, decoded)
+    record = NetworkRecord(
+        tol=settings.tol,
+        error=max(held_out),
+        calibration_error=max(calibration),
+        samples=len(problem.calibration.points),
+        seed=problem.settings.seed,
+        noisy_error=_changed_inputs(problem, decoded, problem.reference_noisy()),
+        derivative_errors=tuple(held_out[1:]),
+        layers=growth_of_layers(problem, decoded),
+    )
+    wide = problem.reference_widened()
+    if wide is not None:
+        record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
+    if settings.reference is not None:
+        before = reference_error(problem, settings.reference, {})
+        after = reference_error(problem, settings.reference, decoded)
+        record = replace(record, reference=ReferenceRecord(before, after))
+    return record
+
+
+def _changed_inputs(problem: Problem, decoded: Mapping[str, Tensor], ref: Reference) -> float:
+    return problem.errors(ref, decoded)[0]
+
+
+def too_few_samples(record: NetworkRecord) -> str | None:
+    """One line where the calibration points do not stand for the others."""
+    if record.error <= _TOO_FEW * record.calibration_error:
+        return None
+    return (
+        f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
+        f"error: raise calibration samples above {record.samples} for a smaller file"
+    )
+

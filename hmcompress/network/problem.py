@@ -1,0 +1,132 @@
+"""Everything about a network that the search, the report and verify share: points, original outputs, tolerances."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.config import Calibration as CalibrationSettings
+from hmcompress.config import DomainCalibration, Settings
+from hmcompress.errors import NetworkError
+from hmcompress.network.build import build_network
+from hmcompress.network.error import Reference, evaluate, network_error, reference, scaled
+from hmcompress.network.files import read_arrays
+from hmcompress.network.inputs import Points, Source
+from hmcompress.network.model import Network, in_order_of_computation
+from hmcompress.network.moments import sensitivities
+from hmcompress.network.propagate import Calibration, calibrate
+
+_SENSITIVITY_ROWS = 2048
+_WRONG = 0.5  # an original that misses its own reference by more is another network
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network with calibration and held-out points, and its original outputs on both."""
+
+    network: Network
+    source: Source
+    calibration: Reference
+    held_out: Reference
+    settings: CalibrationSettings
+
+    @property
+    def order(self) -> int:
+        return self.settings.derivatives
+
+    def errors(self, ref: Reference, tensors: Mapping[str, Tensor]) -> list[float]:
+        """Errors of the outputs and of each derivative on some points with some tensors replaced."""
+        return network_error(self.network, ref, self.order, self.settings.tolerance, tensors)
+
+    def reference_noisy(self) -> Reference:
+        """Held-out points under 1 % noise; the original sees the same noise."""
+        return self.reference(self.held_out.points.noisy(self.settings.seed), "noisy")
+
+    def reference_widened(self) -> Reference | None:
+        """Points on a domain 10 % wider, where there is a domain."""
+        points = self.source.widened()
+        return None if points is None else self.reference(points, "widened")
+
+    def reference(self, points: Points, what: str) -> Reference:
+        """The original's outputs on further points."""
+        return reference(self.network, points, self.order, what)
+
+
+def pose(settings: Settings, tensors: Mapping[str, Tensor]) -> Problem:
+    """Build the network and run the original. Raises NetworkError with one clear line."""
+    network = build_network(settings, tensors)
+    assert settings.calibration is not None
+    if network.cartesian and isinstance(settings.calibration, DomainCalibration):
+        raise NetworkError(
+            "calibration: a DeepONet needs functions and points: give inputs: FILE with branch and trunk"
+        )
+    source = Source(settings.calibration, network.cartesian, network.dtype)
+    points = source.calibration()
+    _check_inputs(network, points, settings.calibration)
+    network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
+    order = settings.calibration.derivatives
+    calibration = reference(network, points, order, "calibration")
+    held_out = reference(network, source.held_out(), order, "held-out")
+    problem = Problem(network, source, calibration, held_out, settings.calibration)
+    if settings.reference is not None:
+        reference_error(problem, settings.reference, {})
+    return problem
+
+
+def _check_inputs(network: Network, points: Points, settings: CalibrationSettings) -> None:
+    expected = network.widths
+    if expected is None:
+        return
+    widths = [t.shape[-1] if t.ndim > 1 else 1 for t in points.tensors]
+    if len(widths) != len(expected):
+        raise NetworkError(f"calibration gives {len(widths)} inputs but the network takes {len(expected)}")
+    what = f" ({', '.join(settings.domain)})" if isinstance(settings, DomainCalibration) else ""
+    for given, wanted in zip(widths, expected, strict=True):
+        if given != wanted:
+            raise NetworkError(f"calibration gives points of {given} coordinates{what}, the network takes {wanted}")
+
+
+def prepare(problem: Problem) -> Calibration:
+    """Moments of the original network that every pass needs."""
+    points, ref, order = problem.calibration.points, problem.calibration.blocks, problem.order
+    few = points.take(slice(0, _SENSITIVITY_ROWS))
+    share = len(points) / len(few)
+    kind = problem.settings.tolerance
+
+    def scale(blocks: list[Tensor]) -> list[Tensor]:
+        return scaled(kind, ref, blocks)
+
+    total = sensitivities(problem.network, few, scale, order, problem.settings.seed)
+    weights: dict[str, list[float]] = {layer.weight: [] for layer in problem.network.layers}
+    if order:
+        plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], order, problem.settings.seed)
+        sizes = [float(ref[0].norm() / block.norm().clamp_min(1e-30)) ** 2 for block in ref[1:]]
+        for name in weights:
+            part = float(np.trace(plain[name]) / max(np.trace(total[name]), 1e-300))
+            weights[name] = [part * size for size in sizes]
+    return calibrate(problem.network, points, order, {n: share * g for n, g in total.items()}, weights)
+
+
+def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) -> float:
+    """Relative L2 error against exact solutions in a file with x (or several inputs) and y.
+
+    Raises NetworkError where the original network itself is far from them.
+    """
+    arrays = read_arrays(file)
+    if "y" not in arrays:
+        raise NetworkError(f"reference: {file} has no y, it has {', '.join(list(arrays)[:6])}")
+    y = torch.as_tensor(arrays["y"]).double()
+    inputs = tuple(torch.as_tensor(a) for name, a in arrays.items() if name != "y")
+    points = Points(inputs, not problem.network.cartesian).to(problem.network.dtype)
+    _check_inputs(problem.network, points, problem.settings)
+    outputs = evaluate(problem.network, points, 0, tensors)[0]
+    if outputs.numel() != y.numel():
+        raise NetworkError(f"reference: y has {y.numel()} values, the network gives {outputs.numel()}")
+    error = float((outputs.reshape(-1) - y.reshape(-1)).norm() / y.norm())
+    if not tensors and not error <= _WRONG:
+        raise NetworkError(
+            f"the original network is {100 * error:.3g} % off the reference {file}: is its activation right?"
+        )
+    return error

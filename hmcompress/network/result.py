@@ -1,0 +1,71 @@
+"""What the outputs metric hands to the pipeline: coded layers, and the record of the network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmcompress.container import EncodedLayer, LayerRow
+from hmcompress.hmatrix import HMatrix, measure_error
+from hmcompress.network.model import DenseLayer
+from hmcompress.report.records import NetworkRecord
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """Layers with their payloads, in the order of the checkpoint, and what was measured on the whole network."""
+
+    layers: tuple[EncodedLayer, ...]
+    record: NetworkRecord
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every tensor that the layers hold."""
+        return tuple(name for layer in self.layers for name in layer.row.tensors)
+
+
+def stored_record(record: NetworkRecord) -> dict[str, Any]:
+    """The record as the compressed file holds it: five digits, without curves."""
+    data = record.to_json()
+    if data["ntk"] is not None:
+        data["ntk"] = {key: value for key, value in data["ntk"].items() if key not in ("spectra", "training")}
+    return _rounded({key: value for key, value in data.items() if value is not None and value != ()})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def encoded_layer(
+    layer: DenseLayer, payload: bytes, tensors: Mapping[str, Tensor], seconds: float
+) -> tuple[EncodedLayer, Tensor]:
+    """A layer ready for the container, and its decoded matrix (m, n) or (m, n + 1) in the stored dtype."""
+    names = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+    original = original_matrix(layer, tensors)
+    matrix = HMatrix.from_payload(payload, (original.shape[0], original.shape[1]), original.dtype)
+    decoded = matrix.to_dense()
+    error, largest = measure_error(original, decoded, "fro")
+    row = LayerRow(names, None, "fro", error, largest, matrix.method, matrix.leaves, matrix.max_rank)
+    shapes = tuple(tuple(tensors[name].shape) for name in names)
+    return EncodedLayer(row, payload, shapes, original.dtype, seconds), decoded
+
+
+def original_matrix(layer: DenseLayer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Weight and bias of a layer as one matrix, in their own dtype."""
+    weight = tensors[layer.weight]
+    if layer.bias is None:
+        return weight
+    return torch.cat([weight, tensors[layer.bias].reshape(-1, 1)], 1)
+
+
+def in_checkpoint_order(layers: Mapping[str, EncodedLayer], names: tuple[str, ...]) -> tuple[EncodedLayer, ...]:
+    """Layers as their weights follow each other in the checkpoint."""
+    place = {name: k for k, name in enumerate(names)}
+    return tuple(sorted(layers.values(), key=lambda layer: place.get(layer.row.name, len(place))))
