@@ -92,10 +92,8 @@ def test_many_storages_on_the_same_bytes_are_refused(tmp_path):
     path = tmp_path / "model.pt"
     body = b"]"
     for i in range(100):
-        shared = tensor((1 << 18,), (1,), elements=1 << 18).replace(
-            short("0") + short("cpu"), short(f"{i}") + short("cpu")
-        )
-        body += shared + b"a"
+        first = tensor((1 << 18,), (1,), elements=1 << 18)
+        body += first.replace(short("0") + short("cpu"), short(f"{i}") + short("cpu")) + b"a"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("m/data.pkl", b"\x80\x02" + body + b".")
         archive.writestr("m/data/0", bytes(1 << 20))
@@ -138,9 +136,8 @@ def test_exponential_sharing_is_refused(tmp_path, kind):
         body += b"}h\x63K\x01s"
     if kind == "set_item":
         body += b"\x8f(h\x63\x90"
-    refused(
-        write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t"), "refer to each other|as a key|deeper"
-    )
+    path = write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t")
+    refused(path, "refer to each other|as a key|deeper")
 
 
 @pytest.mark.parametrize("opener", [b"]", b"(", b"}"], ids=["list", "tuple", "dict"])

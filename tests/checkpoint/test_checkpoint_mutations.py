@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import random
 import time
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from hmcompress.checkpoint import open_checkpoint, unpack_nest
 from hmcompress.errors import SourceError
 
-COUNT = 250  # of each format: well over 1,000 in all
+COUNT = int(os.environ.get("HMC_MUTATIONS", "250"))  # of each format
 LIMIT = 40e6  # bytes of memory for sources of a few kB
 OBJECT = {
     "epoch": 3,
@@ -47,6 +48,15 @@ def deflated():
     return buffer.getvalue()
 
 
+def without_checksums():
+    """Mutations of such a file reach the pickle machine."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        return saved_with(True)
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 def scripted():
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))), buffer)
@@ -62,6 +72,7 @@ def numpy_archive():
 SOURCES = {
     "zip": lambda: saved_with(True),
     "legacy": lambda: saved_with(False),
+    "zip_without_checksums": without_checksums,
     "deflated": deflated,
     "torchscript": scripted,
     "module": lambda: saved_with(False, torch.nn.Linear(3, 2)),
