@@ -15,7 +15,7 @@ from hmcompress.errors import (
 
 if TYPE_CHECKING:
     from hmcompress.hmatrix import HMatrix, compress_matrix
-    from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, report, verify
+    from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, read_report, verify
 
 __all__ = [
     "BoundError",
@@ -31,14 +31,14 @@ __all__ = [
     "decompress",
     "load_checkpoint",
     "load_state_dict",
-    "report",
+    "read_report",
     "verify",
 ]
 
 # Imported at first use: they need torch, which takes longer to load than a wrong option should take to be told.
 _HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix"}
 _HOMES |= dict.fromkeys(
-    ("compress", "decompress", "load_checkpoint", "load_state_dict", "report", "verify"), "pipeline"
+    ("compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "verify"), "pipeline"
 )
 
 

@@ -41,10 +41,15 @@ def compare_weights(
     Errors are relative Frobenius errors of the decoded weights in their stored dtype; every layer is given every
     tolerance, whatever tolerance a rule of the settings gives it. Raises SourceError, SettingsError.
     """
+    check_tolerances(tols)
+    return summarise(_scores(checkpoint, tuple(dict.fromkeys(tols)), settings, progress))
+
+
+def check_tolerances(tols: Sequence[float]) -> None:
+    """Raise SettingsError for what is no relative error."""
     for tol in tols:
         if not 0 < tol < 1:
             raise SettingsError(f"tol is {tol}: it must lie between 0 and 1")
-    return summarise(_scores(checkpoint, tuple(dict.fromkeys(tols)), settings, progress))
 
 
 def score_matrices(name: str, tensor: Tensor, tols: Sequence[float], effort: str) -> list[Score]:
@@ -92,7 +97,7 @@ def _score(name: str, matrices: Sequence[Matrix], tol: float, method: str, run: 
 
 
 def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, progress: Progress) -> list[Score]:
-    rules = select(checkpoint.entries, checkpoint.names, settings)
+    rules = select(checkpoint.entries, settings)
     entries = [checkpoint.entries[name] for name in rules]
     if not entries:
         raise SourceError(

@@ -20,7 +20,7 @@ Part = EncodedLayer | PackedTensor
 
 def encode_weights(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> Iterator[Part]:
     """Every stored tensor, as a coded layer or untouched, in the source's order."""
-    rules = select(checkpoint.entries, checkpoint.names, settings)
+    rules = select(checkpoint.entries, settings)
     return _encode(checkpoint, rules, (), settings, progress)
 
 

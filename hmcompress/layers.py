@@ -1,7 +1,7 @@
 """Which tensors are layers, and how a tensor is read as matrices."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.config import LayerRule, Settings
-from hmcompress.rules import match_rules, matches
+from hmcompress.rules import matches, rule_for
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LEAST_SIDE = 16
@@ -72,13 +72,12 @@ def _names_optimizer(part: str) -> bool:
     return "optimizer" in part or part == "opt_state" or part == "optim" or part.startswith("optim_")
 
 
-def select(tensors: Mapping[str, TensorLike], names: Iterable[str], settings: Settings) -> dict[str, LayerRule]:
+def select(tensors: Mapping[str, TensorLike], settings: Settings) -> dict[str, LayerRule]:
     """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
 
-    `names` are all names of the checkpoint, for the check that each pattern matches something. Optimizer state and
-    small matrices are layers only where a rule or `include` names them. Raises SettingsError.
+    Optimizer state and small matrices are layers only where a rule or `include` names them.
     """
-    rules = match_rules(tuple(names), settings)
+    rules = {name: rule_for(name, settings) for name in tensors}
     return {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
 
 

@@ -23,7 +23,7 @@ def match_rules(names: Sequence[str], settings: Settings) -> dict[str, LayerRule
     pattern that matches no name.
     """
     check_patterns(names, settings)
-    return {name: _rule(name, settings) for name in names}
+    return {name: rule_for(name, settings) for name in names}
 
 
 def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
@@ -40,7 +40,8 @@ def check_patterns(names: Sequence[str], settings: Settings) -> None:
             _check(pattern, names, settings.where(key, i))
 
 
-def _rule(name: str, settings: Settings) -> LayerRule:
+def rule_for(name: str, settings: Settings) -> LayerRule:
+    """What holds for one tensor; tol and norm are those of the settings where no rule sets them."""
     left_out = bool(settings.include) and not any(matches(pattern, name) for pattern in settings.include)
     if left_out or any(matches(pattern, name) for pattern in settings.exclude):
         return LayerRule(match=name, keep=True)
