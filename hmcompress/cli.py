@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         return _fail("not enough memory; --jobs 1 needs the least", 2)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted, nothing was written", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

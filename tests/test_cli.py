@@ -122,7 +122,7 @@ ERRORS = [
     (OSError(28, "No space left on device"), 2, "No space left on device"),
     (FileNotFoundError(2, "No such file or directory", "m.pt"), 2, "m.pt: No such file"),
     (MemoryError(), 2, "not enough memory"),
-    (KeyboardInterrupt(), 130, "interrupted, nothing was written"),
+    (KeyboardInterrupt(), 130, "interrupted"),
 ]
 
 
