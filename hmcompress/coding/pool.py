@@ -34,15 +34,18 @@ def class_of(rms: np.ndarray | float) -> np.ndarray:
     return np.clip(np.nan_to_num(e, neginf=ZERO_CLASS), ZERO_CLASS, MAX_CLASS).astype(np.int16)
 
 
-def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default") -> bytes:
-    """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0."""
+def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.ndarray | None = None) -> bytes:
+    """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0.
+
+    x (n,): the values before rounding, in steps; they show the shape at low rates better than integers do.
+    """
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
     groups = _groups(e, q.size)
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
         return bytes([PCODEC]) + encode_ints(_gather(q, groups), effort)
-    shapes = _candidate_shapes(q, e)
+    shapes = _candidate_shapes(q, e, x)
     coded = [bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes]
     return min(coded, key=len)
 
@@ -102,19 +105,42 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
     return q
 
 
-def _candidate_shapes(q: np.ndarray, e: np.ndarray) -> list[Shape]:
-    """The sample's own shape where it pays for its bytes, and the built-in shapes for small pools."""
-    stride = max(1, q.size // _SAMPLE)
-    sample_e = e[::stride] if e.size > 1 else np.full(len(q[::stride]), e[0])
-    coded = sample_e > ZERO_CLASS
-    jitter = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # spreads integers over their bins
-    z = (np.abs(q[::stride][coded]) + jitter) / octaves(sample_e[coded], CLASSES_PER_OCTAVE)
-    own = fit_shape(z)
+def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> list[Shape]:
+    """The shape of the values themselves and, where its bytes matter, the built-in shapes."""
+    own = _own_shape(q, e, x)
+    support = _support(q, e)
     if q.size > 1 << 14:
-        return [_with_support(own, _support(q, e))]
-    shift = np.median(np.array(own.knots[4:9])[:, None] - np.array([BUILT_IN[c][4:9] for c in BUILT_IN]).T, axis=0)
-    built_in = [Shape(tuple(int(k) for k in BUILT_IN[c] + int(s))) for c, s in zip(BUILT_IN, shift, strict=True)]
-    return [_with_support(shape, _support(q, e)) for shape in [own, *built_in]]
+        return [_with_support(own, support)]
+    shifts = [int(np.median(np.array(own.knots[4:9]) - base[4:9])) for base in BUILT_IN.values()]
+    built_in = [Shape(tuple(int(k) for k in base + s)) for base, s in zip(BUILT_IN.values(), shifts, strict=True)]
+    return [_with_support(shape, support) for shape in [own, *built_in]]
+
+
+def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
+    stride = max(1, q.size // _SAMPLE)
+    sample_e = e[::stride] if e.size > 1 else np.broadcast_to(e, len(q[::stride]))
+    coded = sample_e > ZERO_CLASS
+    if x is None:
+        spread = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # integers fill their bins
+        magnitude = np.abs(np.abs(q[::stride][coded]) + spread)
+    else:
+        magnitude = np.abs(x.reshape(-1)[::stride][coded])
+    return fit_shape(magnitude / octaves(sample_e[coded], CLASSES_PER_OCTAVE))
+
+
+def price_pool(x: np.ndarray, e: np.ndarray) -> float:
+    """Bits that the rounded values x (n,), in steps, of classes e (n,) or (1,) take, without encoding them."""
+    q = np.rint(x).astype(np.int64)
+    groups = _groups(e, q.size)
+    if not groups:
+        return 0.0
+    shape = _with_support(_own_shape(q, e, x), _support(q, e))
+    total = 0.0
+    for c, where, size in groups:
+        low, largest, p = _table(c, shape)
+        high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest
+        total += low * size - float(np.sum(np.bincount(high, minlength=len(p)) * np.log2(p)))
+    return total
 
 
 def _support(q: np.ndarray, e: np.ndarray) -> float:

@@ -5,6 +5,7 @@ interpolated by monotone cubics (Fritsch & Carlson 1980). Only additions, multip
 stored integers and probabilities, so that every machine derives the same tables.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,6 +112,6 @@ def read_shape(data: Reader) -> Shape:
             knots.append(knots[-1] + data.uint(1 << 12))
     else:
         raise FormatError(f"distribution shape {code} is unknown: the file is damaged or newer than this release")
-    if not all(-4096 < k < 4096 for k in knots) or any(b <= a for a, b in zip(knots, knots[1:], strict=False)):
+    if not all(-4096 < k < 4096 for k in knots) or any(b <= a for a, b in itertools.pairwise(knots)):
         raise FormatError("a distribution shape is impossible: the file is damaged")
     return Shape(tuple(int(k) for k in knots))

@@ -86,8 +86,8 @@ def _encode_remainder(x: Array, options: Options, final: bool) -> CodedRemainder
     scales = fit_scales(x) if final else Scales(MAX_CLASS)
     silent = scales.classes(x.shape) <= ZERO_CLASS
     if not silent.any():
-        return CodedRemainder(q, scales)
+        return CodedRemainder(q, scales, x)
     silent = np.broadcast_to(silent, q.size).reshape(q.shape)
     if options.every and (q[silent] != 0).any():
-        return CodedRemainder(q, Scales(max(scales.block, ZERO_CLASS + 1)))
-    return CodedRemainder(np.where(silent, 0, q), scales)
+        return CodedRemainder(q, Scales(max(scales.block, ZERO_CLASS + 1)), x)
+    return CodedRemainder(np.where(silent, 0, q), scales, x)

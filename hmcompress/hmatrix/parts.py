@@ -85,6 +85,7 @@ class CodedRemainder:
 
     q: Array
     scales: Scales
+    values: Array | None = None  # before rounding, in steps; the writer's alone
 
     def decode(self) -> Remainder:
         return Remainder(self.q)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of, price_pool
+from hmcompress.coding.side import encode_side
 from hmcompress.hmatrix import price
 
 Array = np.ndarray
 _SIDE_BITS = 3.0  # what a row's or column's scale costs, about
-_FLOOR = 2.0**-12  # steps: smaller scales are all the same
+_SMALL = 256  # entries below which one scale will do
+_SAMPLE = 1 << 15
+_WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
 _LOWEST = -200  # the scale of an empty row or column
 
 
@@ -40,17 +43,26 @@ class Scales:
 
 def fit_scales(x: Array) -> Scales:
     """The cheapest scales of a block x (m, n), in steps."""
-    m, n = x.shape
     square = np.square(x)
-    rms = float(np.sqrt(square.mean())) if x.size else 0.0
-    best, best_cost = Scales(int(class_of(rms))), m * n * float(price.bits(np.array(rms)))
-    for rows, columns in _rank_one(square):
-        scales = _quantize(rows, columns)
-        count = (scales.rows is not None) * m + (scales.columns is not None) * n
-        cost = _SIDE_BITS * count + _class_bits(scales, (m, n))
-        if cost < 0.9985 * best_cost - 64:
-            best, best_cost = scales, cost
-    return best
+    flat = Scales(int(class_of(np.sqrt(square.mean())))) if x.size else Scales(ZERO_CLASS)
+    if x.size < _SMALL:
+        return flat
+    trials = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
+    if min(_class_bits(s, x.shape) for s in trials) > _WORTH * _class_bits(flat, x.shape):
+        return flat
+    return min([flat, *trials], key=lambda s: _price(s, x))
+
+
+def _price(scales: Scales, x: Array) -> float:
+    """Bits of the block under these scales, from a sample of its rows and columns, and of the scales themselves."""
+    stride = max(1, int(np.sqrt(x.size / _SAMPLE)))
+    row_step, column_step = min(stride, x.shape[0]), min(stride, x.shape[1])
+    sample = x[::row_step, ::column_step]
+    rows = None if scales.rows is None else scales.rows[::row_step]
+    columns = None if scales.columns is None else scales.columns[::column_step]
+    bits = price_pool(sample.reshape(-1), Scales(scales.block, rows, columns).classes(sample.shape))
+    side = sum(8.0 * len(encode_side(part)) for part in (scales.rows, scales.columns) if part is not None)
+    return bits * (x.size / sample.size) + side
 
 
 def _rank_one(square: Array) -> Iterator[tuple[Array | None, Array | None]]:

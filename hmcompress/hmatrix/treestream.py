@@ -173,7 +173,7 @@ def _classes(kinds: Array, differences: list[Array]) -> tuple[Array, ...]:
     for i, d in enumerate(differences):
         same = i > 0 and kinds[i] == kinds[i - 1]
         e = classes[-1] + d if same else np.cumsum(d)
-        if e.size and not (ZERO_CLASS <= e.min() and e.max() <= MAX_CLASS):
+        if e.size and not (e.min() >= ZERO_CLASS and e.max() <= MAX_CLASS):
             raise FormatError("a scale is out of range: the file is damaged")
         classes.append(e.astype(np.int16))
     return tuple(classes)
@@ -184,7 +184,8 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str) -> 
     if sides:
         out.section(encode_side(np.concatenate(sides), effort))
     q, e = [p.q.reshape(-1) for p in parts], [p.scales.classes(p.q.shape) for p in parts]
-    out.raw(encode_pool(_join(q), _join_classes(e, q), effort))
+    values = _join([p.q.reshape(-1) if p.values is None else p.values.reshape(-1) for p in parts])
+    out.raw(encode_pool(_join(q), _join_classes(e, q), effort, values))
 
 
 def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemainder]:
