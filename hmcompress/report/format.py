@@ -26,7 +26,7 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_error(error: float | None) -> str:
-    """Three significant digits, rounded up, for an error must never look smaller than it is: 9.98e-4, 0."""
+    """Three significant digits, rounded up, for an error must never look smaller than it is: 9.98e-4, 0.25, 0."""
     if error is None:
         return ABSENT
     if error == 0 or not math.isfinite(error):
@@ -35,6 +35,8 @@ def format_error(error: float | None) -> str:
     mantissa = math.ceil(error / 10.0**exponent * 100 - 1e-9) / 100
     if mantissa >= 10:
         mantissa, exponent = mantissa / 10, exponent + 1
+    if -1 <= exponent <= 2:
+        return f"{mantissa * 10.0**exponent:.{2 - exponent}f}"
     return f"{mantissa:.2f}e{exponent}"
 
 

@@ -83,7 +83,8 @@ def _layers(report: Report) -> str:
         return ""
     limited = report.norm == "fro" and report.metric == "weights"
     rows = [_layer(layer, limited) for layer in report.layers]
-    caption = "leaves: z zero, l low-rank, q quantized, h hybrid; limit: log2(1/tol) bits a weight"
+    meaning = "limit: log2(1/tol) bits a weight" if limited else "error: of the weights"
+    caption = f"leaves: z zero, l low-rank, q quantized, h hybrid; {meaning}"
     return "<h2>Layers</h2>" + table(caption, _LAYER_COLUMNS, rows)
 
 

@@ -41,6 +41,8 @@ def settings_line(report: Report) -> str:
 
 def bound_line(report: Report) -> str:
     """Whether the bounds of the layers hold, and how near the nearest one is."""
+    if report.network is not None:
+        return _network_bound_line(report.network)
     bounded = [layer for layer in report.layers if layer.tol]
     if not bounded:
         return "No layer has a bound of its own."
@@ -54,6 +56,22 @@ def bound_line(report: Report) -> str:
     nearest = f"largest error {math.floor(_share(worst) * 1000) / 1000:.3f} of its tolerance, in {one_line(worst.name)}"
     holds = f"All {len(bounded)} bounds hold" if len(bounded) > 1 else "The bound holds"
     return f"{holds}; {nearest}."
+
+
+def _network_bound_line(network: NetworkRecord) -> str:
+    if not network.passed:
+        broken = [what for what, error, tol in _bounds(network) if not error <= tol]
+        return f"Bounds on the network are VIOLATED: {', '.join(broken)}."
+    worst, share = max(((what, error / tol) for what, error, tol in _bounds(network)), key=lambda bound: bound[1])
+    return f"The bounds on the network hold; the nearest is {math.floor(share * 1000) / 1000:.3f} of it, {worst}."
+
+
+def _bounds(network: NetworkRecord) -> list[tuple[str, float, float]]:
+    """Rows (what, error, tolerance) of what is bounded."""
+    rows = [("held-out points", network.error, network.tol)]
+    rows += [(f"derivative {i}", error, network.tol) for i, error in enumerate(network.derivative_errors, 1)]
+    ntk = network.ntk
+    return rows + ([("tangent kernel", ntk.error, ntk.tol)] if ntk is not None and ntk.tol is not None else [])
 
 
 def _share(layer: LayerRecord) -> float:

@@ -157,6 +157,12 @@ class NetworkRecord:
     rate_limit_bytes: float | None = None
     layers: tuple[NetworkLayer, ...] = ()
 
+    @property
+    def passed(self) -> bool:
+        """Whether outputs, derivatives and the tangent kernel keep their bounds."""
+        ntk = self.ntk is None or self.ntk.tol is None or self.ntk.error <= self.ntk.tol
+        return ntk and all(error <= self.tol for error in (self.error, *self.derivative_errors))
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ntk": self.ntk and self.ntk.to_json()}
 
@@ -207,7 +213,7 @@ class Report:
     def passed(self) -> bool:
         """Whether every bound of a layer and of the network holds."""
         layers = all(layer.tol is None or layer.error <= layer.tol for layer in self.layers)
-        return layers and (self.network is None or self.network.error <= self.network.tol)
+        return layers and (self.network is None or self.network.passed)
 
     def to_json(self) -> dict[str, Any]:
         return finite(
@@ -337,6 +343,7 @@ class CompareReport:
 
     rows: tuple[CompareRow, ...] = ()
     totals: tuple[CompareTotal, ...] = ()
+    at_our_bytes: tuple[CompareTotal, ...] = ()  # metric outputs: each method's smallest error within our bytes
 
     def to_json(self) -> dict[str, Any]:
         return finite(
@@ -345,6 +352,7 @@ class CompareReport:
                 "command": "compare",
                 "rows": [asdict(row) for row in self.rows],
                 "totals": [asdict(total) for total in self.totals],
+                **({"at_our_bytes": [asdict(total) for total in self.at_our_bytes]} if self.at_our_bytes else {}),
             }
         )
 

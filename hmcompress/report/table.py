@@ -221,7 +221,8 @@ def _error(row: LayerRow) -> Text:
 
 def _legend(report: Report) -> str:
     grouped = any(row.count > 1 for row in layer_rows(report.layers))
-    limit = "; limit: log2(1/tol)" if report.norm == "fro" and report.metric == "weights" else ""
+    limit = "; limit: log2(1/tol)" if report.norm == "fro" else ""
+    limit = "; error: of the weights, the bound is on the outputs" if report.metric == "outputs" else limit
     return (
         _LEGEND
         + limit

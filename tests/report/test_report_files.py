@@ -114,7 +114,7 @@ def test_junit_has_a_case_a_bound_and_a_failure_a_violation():
 def test_junit_tells_a_missing_tensor_from_a_large_error():
     suite = ElementTree.fromstring(render_junit(samples.foreign(), "m")).find("testsuite")
     messages = [failure.get("message") for failure in suite.iter("failure")]
-    assert messages[0].startswith("error 2.00e-1 is above") and messages[1].startswith("differs from the source")
+    assert messages[0].startswith("error 0.200 is above") and messages[1].startswith("differs from the source")
 
 
 def test_junit_counts_the_network():

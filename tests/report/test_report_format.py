@@ -35,7 +35,7 @@ def test_ratios_are_never_rounded_up(ratio, text):
 @pytest.mark.parametrize(
     ("error", "text"),
     [(0.0, "0"), (9.981e-4, "9.99e-4"), (9.99e-4, "9.99e-4"), (9.9901e-4, "1.00e-3"), (1e-3, "1.00e-3"),
-     (0.25, "2.50e-1"), (1.0, "1.00e0"), (float("nan"), "nan"), (None, "-")],
+     (0.25, "0.250"), (0.9991, "1.00"), (3.676, "3.68"), (2500.0, "2.50e3"), (float("nan"), "nan"), (None, "-")],
 )  # fmt: skip
 def test_errors_are_rounded_up(error, text):
     assert format_error(error) == text

@@ -8,6 +8,7 @@ import pytest
 import samples
 
 from hmcompress.report.json import render_json
+from hmcompress.report.lines import bound_line
 from hmcompress.report.records import LayerRecord, Report
 
 REPORT_KEYS = [
@@ -103,6 +104,12 @@ def test_a_nan_error_is_no_pass():
 
 
 def test_passed_follows_every_bound():
+    report = samples.network()
+    for change in ({"error": 1.1e-2}, {"error": math.nan}, {"derivative_errors": (0.0, 1.1e-2)},
+                   {"ntk": dataclasses.replace(report.network.ntk, error=0.11)}):  # fmt: skip
+        network = dataclasses.replace(report.network, **change)
+        assert not dataclasses.replace(report, network=network).passed
+        assert "VIOLATED" in bound_line(dataclasses.replace(report, network=network))
     assert samples.small().passed and not samples.violated().passed
     assert samples.verified().passed and not samples.verified(False).passed
     assert samples.verified(False).offending == ("net.2.weight",)
