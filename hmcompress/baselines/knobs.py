@@ -1,0 +1,164 @@
+"""Peers on a whole network: one knob for all layers, turned until the network's error or the bytes are as wanted."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hmcompress.baselines.matrix import Matrix
+from hmcompress.baselines.peer import Outcome, Peer, run_peer
+
+STEPS_PER_OCTAVE = 48
+FINEST = 30 * STEPS_PER_OCTAVE
+_SCANNED_WEIGHTS = 8_000_000
+
+NetworkError = Callable[[Mapping[str, Tensor]], float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the network, or a weight (m, n) with its bias (m,), as the matrices that are coded."""
+
+    weight: str
+    bias: str | None
+    tensors: tuple[Tensor, ...]  # the weight, then the bias
+    matrices: tuple[Matrix, ...]
+    joined: bool  # the bias is the last column of the matrix; else it is kept as it is
+
+    def restore(self, decoded: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Decoded tensors by name."""
+        if self.bias is None or not self.joined:
+            stacked = decoded[0] if len(decoded) == 1 else torch.stack(list(decoded))
+            kept = {} if self.bias is None else {self.bias: self.tensors[1]}
+            return {self.weight: stacked.reshape(self.tensors[0].shape), **kept}
+        weight = decoded[0][:, :-1].reshape(self.tensors[0].shape)
+        return {self.weight: weight, self.bias: decoded[0][:, -1].reshape(self.tensors[1].shape)}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is not coded."""
+        return sum(t.numel() * t.element_size() for t in self.tensors[1:]) if not self.joined else 0
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of a knob: bytes of each part, decoded tensors, relative Frobenius error of each part's matrices."""
+
+    part_bytes: tuple[int, ...]
+    part_errors: tuple[float, ...]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.part_bytes)
+
+
+@dataclass
+class Knob:
+    """A peer with one knob: each matrix gets the relative error 2**(-k / 48), or one absolute error where `absolute`.
+
+    Trials are kept by k without their tensors; errors of the network are measured when asked for.
+    """
+
+    peer: Peer
+    parts: Sequence[Part]
+    absolute: bool
+    network_error: NetworkError
+    _sizes: dict[int, int] = field(default_factory=dict)
+    _errors: dict[int, float] = field(default_factory=dict)
+
+    def trial(self, k: int) -> Trial:
+        """Encode and decode everything."""
+        level = 2.0 ** (-k / STEPS_PER_OCTAVE)
+        outcomes = [[self._run(matrix, level) for matrix in part.matrices] for part in self.parts]
+        tensors: dict[str, Tensor] = {}
+        for part, found in zip(self.parts, outcomes, strict=True):
+            tensors |= part.restore([outcome.decoded for outcome in found])
+        nbytes = [
+            part.kept_bytes + sum(outcome.nbytes for outcome in found)
+            for part, found in zip(self.parts, outcomes, strict=True)
+        ]
+        errors = [_error(part.matrices, found) for part, found in zip(self.parts, outcomes, strict=True)]
+        self._sizes[k] = sum(nbytes)
+        return Trial(tuple(nbytes), tuple(errors), tensors)
+
+    def error(self, k: int) -> float:
+        """Error of the network at this setting."""
+        if k not in self._errors:
+            self._errors[k] = self.network_error(self.trial(k).tensors)
+        return self._errors[k]
+
+    def nbytes(self, k: int) -> int:
+        if k not in self._sizes:
+            self.trial(k)
+        return self._sizes[k]
+
+    def coarsest_within(self, tol: float, start: int | None = None) -> int | None:
+        """The coarsest setting found whose network error is within `tol`; None where none is."""
+        first = round(-STEPS_PER_OCTAVE * math.log2(tol)) if start is None else start
+        k = coarsest(lambda k: self.error(k) <= tol, first)
+        if k is None:
+            return None
+        coarser = range(max(k - self._scan, 0), k)  # the error is not quite monotone: coarser ones may hold too
+        return next((other for other in coarser if self.error(other) <= tol), k)
+
+    def finest_within(self, nbytes: int, start: int = 3 * STEPS_PER_OCTAVE) -> int | None:
+        """The finest setting of at most so many bytes; None where even the coarsest takes more."""
+        above = coarsest(lambda k: self.nbytes(k) > nbytes, start)
+        if above is None:
+            return FINEST
+        return above - 1 if above > 0 else None
+
+    @property
+    def _scan(self) -> int:
+        """How many coarser settings are tried: two thirds of an octave on a small network, fewer where each costs."""
+        weights = sum(matrix.w.numel() for part in self.parts for matrix in part.matrices)
+        return min(32, max(4, _SCANNED_WEIGHTS // max(weights, 1)))
+
+    def _run(self, matrix: Matrix, level: float) -> Outcome:
+        if self.absolute and matrix.is_codable:
+            level *= self._typical / matrix.rms
+        return run_peer(self.peer, matrix, level)
+
+    @property
+    def _typical(self) -> float:
+        """Root mean square of all weights."""
+        matrices = [matrix for part in self.parts for matrix in part.matrices if matrix.is_codable]
+        count = sum(matrix.w.numel() for matrix in matrices)
+        return math.sqrt(sum(matrix.norm**2 for matrix in matrices) / count) if count else 1.0
+
+
+def coarsest(holds: Callable[[int], bool], start: int) -> int | None:
+    """The smallest k in [0, FINEST] that holds, for a property that finer settings keep; galloping from `start`."""
+    start = min(max(start, 0), FINEST)
+    low, high, stride = -1, FINEST + 1, STEPS_PER_OCTAVE // 3
+    k = start
+    while 0 <= k <= FINEST:
+        if holds(k):
+            high = k
+            k = max(k - stride, 0) if k else -1
+            if high == 0 or low >= 0:
+                break
+        else:
+            low = k
+            if high <= FINEST:
+                break
+            k = min(k + stride, FINEST) if k < FINEST else FINEST + 1
+        stride *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high if high <= FINEST else None
+
+
+def _error(matrices: Sequence[Matrix], outcomes: Sequence[Outcome]) -> float:
+    norms = [matrix.norm if matrix.is_codable else 0.0 for matrix in matrices]
+    total = math.hypot(*norms)
+    squares = [outcome.error * norm for outcome, norm in zip(outcomes, norms, strict=True)]
+    return math.hypot(*squares) / total if total else 0.0

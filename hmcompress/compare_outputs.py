@@ -1,0 +1,192 @@
+"""compare in the outputs metric: every method at the same error of the network, and at our bytes.
+
+Each peer has one knob over all layers and is given the best of three: the same relative error for every layer, the
+same absolute one, and the first with biases kept as they are. A layer's bytes include its bias.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hmcompress.baselines import PEERS, Matrix, Peer, run_peer
+from hmcompress.baselines.knobs import Knob, NetworkError, Part
+from hmcompress.checkpoint import Checkpoint
+from hmcompress.compare import check_tolerances
+from hmcompress.config import Settings
+from hmcompress.layers import to_matrices
+from hmcompress.network.driver import compress_network, load_tensors
+from hmcompress.network.problem import pose
+from hmcompress.progress import Progress, silent
+from hmcompress.report.records import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+
+_FAMILIES = ((True, False), (True, True), (False, False))  # bias joined to the weight, same absolute error
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this package's outputs metric makes of the network at one tolerance."""
+
+    part_bytes: Mapping[str, int]  # by the name of the weight, the bias included
+    part_errors: Mapping[str, float]  # relative Frobenius, likewise
+    error: float  # of the network, on held-out points
+    rate_limit_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the methods are run on: the weights and biases of a network, and its error when some are replaced."""
+
+    weights: Sequence[tuple[str, str | None]]
+    tensors: Mapping[str, Tensor]
+    network_error: NetworkError
+
+    def parts(self, joined: bool) -> list[Part]:
+        return [_part(self.tensors, weight, bias, joined) for weight, bias in self.weights]
+
+
+def compare_outputs(
+    checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, progress: Progress = silent
+) -> CompareReport:
+    """Compare on the network of the settings. Raises NetworkError, and BoundError where ours cannot hold a bound."""
+    check_tolerances(tols)
+    tensors = load_tensors(checkpoint)
+    problem = pose(settings, tensors)
+    weights = [(layer.weight, layer.bias) for layer in problem.network.layers]
+    weights += [(name, None) for name in problem.network.others]
+
+    def error(replaced: Mapping[str, Tensor]) -> float:
+        return max(problem.errors(problem.held_out, replaced))
+
+    def ours(tol: float, tell: Progress) -> Ours:
+        result = compress_network(checkpoint, settings.model_copy(update={"tol": tol}), tell)
+        layers = {layer.row.tensors[0]: layer for layer in result.layers}
+        return Ours(
+            {name: len(layer.payload) for name, layer in layers.items()},
+            {name: layer.row.error for name, layer in layers.items()},
+            result.record.error,
+            result.record.rate_limit_bytes,
+        )
+
+    return compare_network(Bench(weights, tensors, error), tuple(dict.fromkeys(tols)), ours, progress)
+
+
+def compare_network(
+    bench: Bench, tols: Sequence[float], ours: Callable[[float, Progress], Ours], progress: Progress = silent
+) -> CompareReport:
+    """Every method at the same held-out error of the network, then the error of each at our bytes."""
+    peers = [peer for name, peer in PEERS.items() if not peer.lossless]
+    families = {peer.name: _families(bench, peer) for peer in peers}
+    steps = _Steps(progress, len(tols) * (len(peers) + 1))
+    rows: list[CompareRow] = []
+    totals: list[CompareTotal] = []
+    at_our_bytes: list[CompareTotal] = []
+    for tol in tols:
+        mine = ours(tol, steps.part(f"hmcompress at {tol:g}"))
+        found = {"hmatrix": _ours(bench, tol, mine), "lossless": _lossless(bench, tol)}
+        budget = found["hmatrix"][1].bytes
+        at_our_bytes.append(found["hmatrix"][1])
+        for peer in peers:
+            steps.part(f"{peer.title} at {tol:g}")
+            found[peer.name] = _at_error(families[peer.name], tol)
+            at_our_bytes.append(_at_bytes(families[peer.name], tol, budget))
+        for name in (name for name in COMPARE_METHODS if name in found):
+            rows += found[name][0]
+            totals.append(found[name][1])
+        totals += _limit(bench, tol, mine.rate_limit_bytes)
+    return CompareReport(tuple(rows), tuple(totals), tuple(at_our_bytes))
+
+
+@dataclass
+class _Steps:
+    """Progress over steps that may tell how far they are themselves."""
+
+    progress: Progress
+    count: int
+    done: int = -1
+
+    def part(self, what: str) -> Progress:
+        """Begin the next step; returns what it may call."""
+        self.done += 1
+        begin = self.done
+        self.progress(what, 100 * begin, 100 * self.count)
+
+        def tell(_: str, done: int, total: int) -> None:
+            self.progress(what, 100 * begin + min(100 * done // max(total, 1), 100), 100 * self.count)
+
+        return tell
+
+
+Found = tuple[list[CompareRow], CompareTotal]
+
+
+def _families(bench: Bench, peer: Peer) -> list[Knob]:
+    return [Knob(peer, bench.parts(joined), absolute, bench.network_error) for joined, absolute in _FAMILIES]
+
+
+def _part(tensors: Mapping[str, Tensor], weight: str, bias: str | None, joined: bool) -> Part:
+    w = tensors[weight].detach()
+    if bias is None:
+        return Part(weight, None, (w,), tuple(Matrix(matrix) for matrix in to_matrices(w)), False)
+    b = tensors[bias].detach()
+    matrix = torch.cat([w, b.reshape(-1, 1)], 1) if joined else w
+    return Part(weight, bias, (w, b), (Matrix(matrix),), joined)
+
+
+def _at_error(knobs: Sequence[Knob], tol: float) -> Found:
+    """The smallest of the families at the tolerance; the weights as they are where none holds it."""
+    best: tuple[int, Knob, int] | None = None
+    start = None
+    for knob in knobs:
+        k = knob.coarsest_within(tol, start)
+        start = start if k is None else k
+        if k is not None and (best is None or knob.nbytes(k) < best[0]):
+            best = (knob.nbytes(k), knob, k)
+    source = sum(part.source_bytes for part in knobs[0].parts)
+    if best is None or best[0] >= source:
+        return _found(knobs[0].peer.name, tol, knobs[0].parts, [p.source_bytes for p in knobs[0].parts], None, 0.0)
+    _, knob, k = best
+    trial = knob.trial(k)
+    return _found(knob.peer.name, tol, knob.parts, trial.part_bytes, trial.part_errors, knob.error(k))
+
+
+def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:
+    """The smallest error of the families within so many bytes; with biases joined, no bytes at all are possible."""
+    settings = [(knob, k) for knob in knobs if (k := knob.finest_within(nbytes)) is not None]
+    knob, k = min(settings, key=lambda setting: setting[0].error(setting[1]))
+    source = sum(part.source_bytes for part in knob.parts)
+    return CompareTotal(tol, knob.peer.name, knob.nbytes(k), knob.error(k), source / max(knob.nbytes(k), 1))
+
+
+def _ours(bench: Bench, tol: float, ours: Ours) -> Found:
+    parts = bench.parts(joined=True)
+    nbytes = [ours.part_bytes[part.weight] for part in parts]
+    return _found("hmatrix", tol, parts, nbytes, [ours.part_errors[part.weight] for part in parts], ours.error)
+
+
+def _lossless(bench: Bench, tol: float) -> Found:
+    parts = bench.parts(joined=False)
+    peer = PEERS["lossless"]
+    nbytes = [part.kept_bytes + sum(run_peer(peer, m, tol).nbytes for m in part.matrices) for part in parts]
+    return _found(peer.name, tol, parts, nbytes, None, 0.0)
+
+
+def _found(
+    method: str, tol: float, parts: Sequence[Part], nbytes: Sequence[int], errors: Sequence[float] | None, error: float
+) -> Found:
+    """Rows hold relative Frobenius errors of the weights, the total the network's error."""
+    each = errors or [0.0] * len(parts)
+    rows = [
+        CompareRow(part.weight, tol, method, count, wrong, part.source_bytes / max(count, 1))
+        for part, count, wrong in zip(parts, nbytes, each, strict=True)
+    ]
+    source = sum(part.source_bytes for part in parts)
+    return rows, CompareTotal(tol, method, sum(nbytes), error, source / max(sum(nbytes), 1))
+
+
+def _limit(bench: Bench, tol: float, nbytes: float | None) -> Iterator[CompareTotal]:
+    """The rate limit of the function, where its tangent kernel gave one."""
+    if nbytes:
+        source = sum(part.source_bytes for part in bench.parts(joined=True))
+        yield CompareTotal(tol, "rate_limit", round(nbytes), None, source / max(nbytes, 1))
