@@ -62,6 +62,7 @@ def render_compare_html(report: CompareReport, source: str) -> str:
         '<p class="soft">bytes of the layers at the same measured error; everything needed to decode is counted</p>',
         _rate_chart("Rate against error, all layers", report.totals),
         *(_compare_totals(report, tol) for tol in tolerances),
+        *(_at_our_bytes(report, tol) for tol in tolerances if report.at_our_bytes),
         *_compare_layers(report),
     ]
     return page(f"{source}: comparison", parts)
@@ -193,6 +194,14 @@ def _compare_totals(report: CompareReport, tol: float) -> str:
     ours = [total.method == "hmatrix" for total in totals]
     columns = ("<method", "bytes", "ratio", "measured error")
     return table(f"all layers at tolerance {format_tolerance(tol)}", columns, rows, strong=ours)
+
+
+def _at_our_bytes(report: CompareReport, tol: float) -> str:
+    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+    rows = [[text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_error(t.error)] for t in totals]
+    ours = [total.method == "hmatrix" for total in totals]
+    columns = ("<method", "bytes", "error of the network")
+    return table(f"within our bytes at tolerance {format_tolerance(tol)}", columns, rows, strong=ours)
 
 
 def _compare_layers(report: CompareReport) -> list[str]:

@@ -1,8 +1,7 @@
 """One record per result; terminal, JSON, JUnit and HTML are drawings of these. Errors are relative, sizes in bytes."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 SCHEMA = 1
@@ -382,7 +381,7 @@ class BenchReport:
     """Latency and memory of the compressed form against dense."""
 
     rows: tuple[BenchRow, ...] = ()
-    totals: tuple[BenchRow, ...] = field(default=())
+    totals: tuple[BenchRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return finite(
@@ -393,7 +392,3 @@ class BenchReport:
                 "totals": [row.to_json() for row in self.totals],
             }
         )
-
-
-def total_weights(layers: Iterable[LayerRecord]) -> int:
-    return sum(layer.weights for layer in layers)

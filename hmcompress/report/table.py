@@ -113,9 +113,22 @@ def compare_view(report: CompareReport) -> RenderableType:
             cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
             ours = "bold" if total.method == "hmatrix" else None
             table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
-        parts += [table, _line()]
+        parts += [table, _line(), *_at_our_bytes(report, tol)]
     layers = len(dict.fromkeys(row.layer for row in report.rows))
     return Group(*parts, _line(f"{layers} layers; --json and --html show each of them", "dim"))
+
+
+def _at_our_bytes(report: CompareReport, tol: float) -> list[RenderableType]:
+    """What each method's network error is within the bytes of ours, the smallest first; outputs metric only."""
+    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+    if not totals:
+        return []
+    table = _table(f"within our bytes at {format_tolerance(tol)}", ">bytes", ">error")
+    for total in totals:
+        ours = "bold" if total.method == "hmatrix" else None
+        cells = (format_bytes(total.bytes), format_error(total.error))
+        table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
+    return [table, _line()]
 
 
 def bench_view(report: BenchReport, width: int) -> RenderableType:
