@@ -1,6 +1,7 @@
 """What needs the model itself: the outputs metric, its points, the tangent kernel."""
 
-from hmcompress.network.driver import compress_network
+from hmcompress.network.driver import compress_network, load_tensors
+from hmcompress.network.problem import Problem, pose
 from hmcompress.network.result import NetworkResult, stored_record
 
-__all__ = ["NetworkResult", "compress_network", "stored_record"]
+__all__ = ["NetworkResult", "Problem", "compress_network", "load_tensors", "pose", "stored_record"]

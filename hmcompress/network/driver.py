@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
@@ -12,9 +13,12 @@ from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError
 from hmcompress.hmatrix import weighted
 from hmcompress.hmatrix.codecs import WEIGHTED
+from hmcompress.hmatrix.grid import Grid
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, pose, prepare, reference_error
 from hmcompress.network.propagate import run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, in_checkpoint_order
@@ -35,7 +39,8 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     start = time.perf_counter()
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors)
-    trial = _search(problem, settings, progress)
+    stored_dtype = tensors[problem.network.layers[0].weight].dtype
+    trial = _search(problem, settings, stored_dtype, progress)
     layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:
@@ -60,14 +65,17 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     }
 
 
-def _search(problem: Problem, settings: Settings, progress: Progress) -> Trial:
+def _search(problem: Problem, settings: Settings, stored_dtype: torch.dtype, progress: Progress) -> Trial:
     data = prepare(problem)
     budget = _budget(problem)
+    bound = settings.ntk_bound
+    kernel = None if bound is None else TangentBound.of(problem, bound)
 
-    def measured(grids: Mapping) -> float:
-        dtype = next(iter(problem.network.module.parameters())).dtype
-        matrices = as_tensors(dict(grids), dtype)
-        return max(problem.errors(problem.held_out, tensors_of(problem.network, matrices)))
+    def measured(grids: Mapping[str, Grid]) -> float:
+        """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
+        decoded = tensors_of(problem.network, as_tensors(grids, stored_dtype))
+        error = max(problem.errors(problem.held_out, decoded))
+        return error if kernel is None else max(error, settings.tol * kernel.error(decoded) / kernel.tol)
 
     trial = search(
         lambda knobs: run_pass(problem.network, data, knobs),
@@ -75,6 +83,7 @@ def _search(problem: Problem, settings: Settings, progress: Progress) -> Trial:
         settings.tol,
         budget,
         lambda done: progress("search", min(done, budget), budget),
+        kernel is not None,
     )
     if trial is None:
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
@@ -117,6 +126,11 @@ def measure(
         derivative_errors=tuple(held_out[1:]),
         layers=growth_of_layers(problem, decoded),
     )
+    if settings.ntk_bound is not None:
+        record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
+    if problem.network.built_in:
+        points = problem.calibration.points.pairs(LIMIT_ROWS)
+        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
     wide = problem.reference_widened()
     if wide is not None:
         record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
@@ -139,4 +153,3 @@ def too_few_samples(record: NetworkRecord) -> str | None:
         f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
     )
-

@@ -34,6 +34,13 @@ class Points:
             return Points(tuple(t[rows] for t in self.tensors), True)
         return Points((self.tensors[0][rows], *self.tensors[1:]), False)
 
+    def pairs(self, count: int) -> "Points":
+        """`count` samples with one row of each input: where inputs are not joint, they are combined at random."""
+        if self.joint:
+            return self.take(slice(0, count))
+        generator = torch.Generator().manual_seed(0)
+        return Points(tuple(t[torch.randint(len(t), (count,), generator=generator)] for t in self.tensors), True)
+
     def to(self, dtype: torch.dtype) -> "Points":
         return Points(tuple(t.to(dtype) if t.is_floating_point() else t for t in self.tensors), self.joint)
 

@@ -1,5 +1,6 @@
 """A network that can be run: a module, its dense layers in the order of computation, their names in the checkpoint."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,6 +49,14 @@ class Network:
     def chains(self) -> list[tuple[DenseLayer, DenseLayer]]:
         """Pairs of layers of which the first feeds the second and nothing else, neuron by neuron."""
         return [pair for stack in self.stacks for pair in pairwise(stack)]
+
+    def paired(self) -> "Network":
+        """The same network for pairs: a cartesian DeepONet as one that takes function and point sample by sample."""
+        if not self.cartesian:
+            return self
+        module = copy.copy(self.module)
+        module.cartesian = False  # type: ignore[assignment]
+        return replace(self, module=module, cartesian=False)
 
     def linear(self, layer: DenseLayer) -> nn.Module:
         return self.module.get_submodule(layer.path)

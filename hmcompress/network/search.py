@@ -1,7 +1,7 @@
 """The search of the outputs metric: the smallest file whose held-out error keeps the tolerance."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +16,20 @@ _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is f
 _AIM = 0.97
 _LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 START = 0.15  # water level over tolerance
-LADDERS: dict[str, tuple[float, ...]] = {
-    "growth": (1.0, 1.2, 1.4, 1.7),
-    "mu": (1e-3, 1e-2, 3e-2, 1e-1),
-    "ridge": (1e-9, 1e-7, 1e-5, 1e-4),
-    "dead_zone": (0.0, 0.1, 0.2),
-}
+Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
+LADDERS: tuple[Ladder, ...] = (
+    (("growth",), (1.0, 1.2, 1.4, 1.7)),
+    (("mu",), (1e-2, 1e-1, 1e-3, 3e-2, 1.0)),
+    (("ridge",), (1e-9, 1e-7, 1e-5, 1e-4)),
+    (("dead_zone",), (0.1, 0.0, 0.2)),
+)
+KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
+    (("ridge", "floor"), (1e-4, 1e-3, 1e-2, 1e-5, 1e-1)),
+    (("mu",), (1.0, 0.1, 10.0)),
+    (("ridge",), (1e-4, 1e-3, 1e-2, 1e-5, 1e-6)),
+    (("growth",), (1.0, 1.2, 0.85)),
+    (("dead_zone",), (0.1, 0.0, 0.2)),
+)
 
 
 @dataclass(frozen=True)
@@ -90,15 +98,14 @@ class Search:
             trial = after
         return trial
 
-    def turn(self, trial: Trial) -> Trial:
+    def turn(self, trial: Trial, ladders: tuple[Ladder, ...]) -> Trial:
         """Coordinate descent over the other knobs."""
-        for name, ladder in LADDERS.items():
+        for names, ladder in ladders:
             for value in ladder:
-                if self.left() <= 6:
+                if self.left() <= self._budget // 4:
                     return trial
-                if value == getattr(trial.knobs, name):
-                    continue
-                other = self.settle(replace(trial.knobs, **{name: value}), passes=2)
+                knobs = replace(trial.knobs, **dict.fromkeys(names, value))
+                other = trial if knobs == trial.knobs else self.settle(knobs, passes=2)
                 if other.score(self._tol) < 0.997 * trial.score(self._tol):
                     trial = other
         return trial
@@ -115,11 +122,14 @@ class Search:
             self.trial(replace(centre.knobs, delta=middle * math.exp(offset)))
 
 
-def search(run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None]) -> Trial | None:
-    """The smallest trial that holds, or None."""
+def search(
+    run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None], kernel: bool = False
+) -> Trial | None:
+    """The smallest trial that holds, or None. `kernel`: the tangent kernel is part of what `measure` bounds."""
     found = Search(run, measure, tol, budget, tick)
-    trial = found.settle(Knobs(START * tol))
-    found.scan(found.turn(trial))
+    start = Knobs(START * tol, mu=1.0, ridge=1e-4, floor=1e-4) if kernel else Knobs(START * tol)
+    trial = found.settle(start)
+    found.scan(found.turn(trial, KERNEL_LADDERS if kernel else LADDERS))
     best = found.best()
     extra = trial.knobs.delta
     while best is None and extra > 1e-12 * tol:  # the budget ended above the tolerance: go finer until it holds
@@ -129,6 +139,6 @@ def search(run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[
     return best
 
 
-def as_tensors(grids: dict[str, Grid], dtype: torch.dtype) -> dict[str, Tensor]:
+def as_tensors(grids: Mapping[str, Grid], dtype: torch.dtype) -> dict[str, Tensor]:
     """Decoded matrices in the stored dtype."""
     return {name: torch.from_numpy(grid.to_dense()).to(dtype) for name, grid in grids.items()}

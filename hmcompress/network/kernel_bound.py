@@ -1,0 +1,58 @@
+"""The bound on the tangent kernel: the original's kernel once, each candidate's error against it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hmcompress.config import Ntk
+from hmcompress.network.inputs import Points
+from hmcompress.network.model import Network
+from hmcompress.network.ntk import Kernel, tangent_kernel, training_curves
+from hmcompress.network.problem import Problem
+from hmcompress.report.records import Curves, NtkRecord
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class TangentBound:
+    """A tolerance on the relative Frobenius error of the kernel on held-out points."""
+
+    tol: float
+    settings: Ntk
+    network: Network
+    points: Points
+    original: Kernel
+
+    @classmethod
+    def of(cls, problem: Problem, settings: Ntk) -> "TangentBound":
+        points = problem.held_out.points.pairs(settings.samples)
+        return cls(settings.tol, settings, problem.network, points, tangent_kernel(problem.network, points))
+
+    def error(self, tensors: Mapping[str, Tensor]) -> float:
+        """Relative Frobenius error of the kernel with some tensors replaced."""
+        return self.original.error(tangent_kernel(self.network, self.points, tensors))
+
+    def record(self, tensors: Mapping[str, Tensor]) -> NtkRecord:
+        """What the report says about the kernel."""
+        kernel = tangent_kernel(self.network, self.points, tensors)
+        before, after = self.original.spectrum(), kernel.spectrum()
+        curves = None
+        if self.settings.training:
+            steps = self.settings.training
+            curves = training_curves(self.network, self.points, steps, tensors, self.original)
+        return NtkRecord(
+            tol=self.tol,
+            samples=len(self.points),
+            error=self.original.error(kernel),
+            alignment=self.original.alignment(kernel),
+            min_eigenvalue=float(after[-1] / after[0].clamp_min(1e-300)),
+            trace_ratio=self.original.trace_ratio(kernel),
+            spectra=Curves(_digits(before.tolist()), _digits(after.tolist())),
+            training=None if curves is None else Curves(_digits(curves[0]), _digits(curves[1])),
+        )
+
+
+def _digits(values: list[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in values)
