@@ -1,5 +1,6 @@
 """Writing a compressed file: parts go to a nameless spool as they come; the file is put together at the end."""
 
+import contextlib
 import os
 import tempfile
 import zlib
@@ -162,4 +163,5 @@ class _Spool:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk, met again: what it holds is not wanted any more
+                self._file.close()
