@@ -14,7 +14,7 @@ from hmcompress.errors import SourceError
 _CHUNK = 1 << 22
 # What zipfile raises on damaged archives.
 ZIP_FAULTS = (
-    zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, NotImplementedError, EOFError, IndexError,
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, EOFError, IndexError, OverflowError,
 )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def test_a_dict_of_tensors_costs_nothing_for_each_tensor():
     [
         None, True, False, 0, -1, 2**53, 2**53 + 1, -(2**200), 0.1, -0.0, 1e308, 5e-324, float("nan"), float("inf"),
         -float("inf"), "", "text", "\ud800 surrogate", "\u2028", 1 + 2j, complex("nan"), b"", b"\0\xff",
-        bytearray(b"x"), (), (1, (2,)), [], [1, [2, []]], {}, {"a": {}}, {1: 2, "1": 3}, {(1, "a"): None}, {"$": 1}, {"\ud800": 1},
+        bytearray(b"x"), (), (1, (2,)), [], [1, [2, []]], {}, {"a": {}}, {1: 2, "1": 3}, {(1, "a"): None},
+        {"$": 1}, {"\ud800": 1},
         {None: 0, True: 1, 2.5: 2}, {1, 2, "x"}, frozenset({(1, 2)}), slice(1, None, 2), range(3, 9, 2),
         torch.float32, torch.float8_e4m3fn, torch.device("cuda:1"), torch.Size([2, 3]), OrderedDict(b=1, a=2),
         np.float64(0.5), np.float32("nan"), np.int16(-3), np.bool_(True), np.complex64(1j),
@@ -108,10 +109,12 @@ def test_values_without_plain_form_are_refused():
 @pytest.mark.parametrize(
     "nest",
     [
-        {"$": "unknown"}, {"$": "int", "v": "x"}, {"$": "int"}, {"$": "float", "v": "1"}, 
-        {"$": "dict", "k": [1], "v": []}, {"$": "dict", "k": [[]], "v": [1]}, {"$": "dtype", "v": "load"}, {"$": "device", "v": "nowhere"}, {"$": []},
-        {"$": "scalar", "dtype": "|O", "v": ""}, {"$": "scalar", "dtype": "<f8", "v": "AA=="}, 
-        {"$": "range", "v": ["a"]}, {"$": "size", "v": ["a"]}, {"$": "sparse", "layout": "x", "parts": ["w", "w"], "size": [1]},
+        {"$": "unknown"}, {"$": "int", "v": "x"}, {"$": "int"}, {"$": "float", "v": "1"},
+        {"$": "dict", "k": [1], "v": []}, {"$": "dict", "k": [[]], "v": [1]}, {"$": "dtype", "v": "load"},
+        {"$": "device", "v": "nowhere"}, {"$": []},
+        {"$": "scalar", "dtype": "|O", "v": ""}, {"$": "scalar", "dtype": "<f8", "v": "AA=="},
+        {"$": "range", "v": ["a"]}, {"$": "size", "v": ["a"]},
+        {"$": "sparse", "layout": "x", "parts": ["w", "w"], "size": [1]},
         {"$": "sparse", "layout": "sparse_coo", "parts": ["w", "w"], "size": [-1]}, {"$": "complex", "v": [1]},
         {"$": "tuple", "v": 3}, {"$": "str", "v": "/w=="}, {"$": "set", "v": [[1]]}, {"$": "tensor", "name": []},
     ],
