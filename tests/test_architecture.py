@@ -17,7 +17,7 @@ LEVELS = (
     {"hmatrix"},
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},
-    {"encoding", "restoring", "verifying", "reporting", "target", "compare"},
+    {"encoding", "restoring", "verifying", "reporting", "target", "compare", "compare_outputs"},
     {"pipeline"},
     {"cli"},
 )

@@ -1,34 +1,79 @@
-"""Rate against error as a picture, drawn by matplotlib (extra `plot`)."""
+"""Rate against error as a picture, drawn by matplotlib (extra `plot`): all layers together, then the largest ones."""
 
 import importlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from hmcompress.errors import OutputError, SettingsError
+from hmcompress.report.format import abbreviate, printable
 from hmcompress.report.lines import METHODS
-from hmcompress.report.records import CompareReport
+from hmcompress.report.records import CompareReport, CompareRow, CompareTotal
+
+MOST_LAYERS = 12
+_COLUMNS = 4
+Points = Sequence[CompareRow] | Sequence[CompareTotal]
 
 
 def write_plot(path: str, report: CompareReport, title: str) -> None:
-    """Draw the totals, error against bytes, to a file whose ending says the format. Raises SettingsError."""
+    """Draw error against bytes, in all and layer by layer, to a file whose ending says the format.
+
+    Raises SettingsError for an ending that matplotlib does not know, OutputError for a missing folder.
+    """
     pyplot = _pyplot()
     target = Path(path)
     if not target.parent.is_dir():
         raise OutputError(f"{path}: the folder {target.parent} does not exist")
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for method in dict.fromkeys(total.method for total in report.totals):
-        points = sorted((t.bytes, t.error or t.tol) for t in report.totals if t.method == method)
-        style = {"linewidth": 2.5, "zorder": 3} if method == "hmatrix" else {"linewidth": 1}
-        axes.plot(*zip(*points, strict=True), marker="o", label=METHODS.get(method, method), **style)
-    axes.set(xscale="log", yscale="log", xlabel="bytes of the layers", ylabel="relative error", title=title)
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
+    layers = _largest_layers(report)
+    figure, whole, panels = _canvas(pyplot, len(layers))
+    _draw(whole, report.totals)
+    whole.set(xlabel="bytes of all layers", ylabel="relative error", title=_plain(title, 70))
+    whole.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes, name in zip(panels, layers, strict=True):
+        _draw(axes, [row for row in report.rows if row.layer == name])
+        axes.set_title(_plain(name, 34), fontsize="small")
+        axes.tick_params(labelsize="x-small", which="both")
     try:
         figure.savefig(target)
     except ValueError as error:  # an ending that matplotlib does not know
         raise SettingsError(f"--plot {path}: {str(error).splitlines()[0]}") from None
     finally:
         pyplot.close(figure)
+
+
+def _largest_layers(report: CompareReport) -> list[str]:
+    """The layers with most bytes before compression, in their own order; none where rows bound no layer."""
+    if report.at_our_bytes:  # metric outputs: only the network as a whole is bounded
+        return []
+    sizes = {row.layer: row.bytes * row.ratio for row in report.rows}
+    chosen = sorted(sizes, key=lambda name: -sizes[name])[:MOST_LAYERS]
+    return [name for name in sizes if name in chosen] if len(sizes) > 1 else []
+
+
+def _canvas(pyplot: ModuleType, panels: int) -> tuple[Any, Any, list[Any]]:
+    """A wide picture above a grid of small ones."""
+    rows = math.ceil(panels / _COLUMNS)
+    figure = pyplot.figure(figsize=(10, 4.5 + 2.2 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[2, *[1] * rows])
+    whole = figure.add_subplot(grid[0, :])
+    return figure, whole, [figure.add_subplot(grid[1 + i // _COLUMNS, i % _COLUMNS]) for i in range(panels)]
+
+
+def _draw(axes: Any, points: Points) -> None:
+    for method in dict.fromkeys(point.method for point in points):
+        line = sorted((p.bytes, p.error or p.tol) for p in points if p.method == method and p.bytes)
+        if line:
+            style = {"linewidth": 2.5, "zorder": 3} if method == "hmatrix" else {"linewidth": 1}
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=METHODS.get(method, method), **style)
+    axes.set(xscale="log", yscale="log")
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _plain(name: str, width: int) -> str:
+    """A name that matplotlib does not read as mathematics."""
+    return abbreviate(printable(name), width).replace("$", r"\$")
 
 
 def _pyplot() -> ModuleType:
