@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from hmcompress.errors import OutputError, SettingsError
-from hmcompress.report.format import abbreviate, printable
+from hmcompress.report.format import abbreviate, format_bytes, printable
 from hmcompress.report.lines import METHODS
 from hmcompress.report.records import CompareReport, CompareRow, CompareTotal
 
@@ -32,9 +32,10 @@ def write_plot(path: str, report: CompareReport, title: str) -> None:
     whole.set(xlabel="bytes of all layers", ylabel="relative error", title=_plain(title, 70))
     whole.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     for axes, name in zip(panels, layers, strict=True):
-        _draw(axes, [row for row in report.rows if row.layer == name])
+        rows = [row for row in report.rows if row.layer == name]
+        _draw(axes, rows)
         axes.set_title(_plain(name, 34), fontsize="small")
-        axes.tick_params(labelsize="x-small", which="both")
+        _label_ends(axes, [row.bytes for row in rows if row.bytes])
     try:
         figure.savefig(target)
     except ValueError as error:  # an ending that matplotlib does not know
@@ -69,6 +70,14 @@ def _draw(axes: Any, points: Points) -> None:
             axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=METHODS.get(method, method), **style)
     axes.set(xscale="log", yscale="log")
     axes.grid(True, which="major", alpha=0.3)
+
+
+def _label_ends(axes: Any, sizes: Sequence[int]) -> None:
+    """Only the smallest and the largest size, in words: small pictures have room for no more."""
+    ends = sorted({min(sizes, default=1), max(sizes, default=1)})
+    axes.set_xticks(ends, [format_bytes(size) for size in ends])
+    axes.set_xticks([], minor=True)
+    axes.tick_params(labelsize="x-small", which="both")
 
 
 def _plain(name: str, width: int) -> str:
