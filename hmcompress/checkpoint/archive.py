@@ -61,7 +61,8 @@ class Archive:
 
     def _stored(self, info: zipfile.ZipInfo) -> FileBlob:
         with open(self.path, "rb", buffering=0) as file:
-            file.seek(min(max(info.header_offset, 0), self.nbytes))
+            inside = 0 <= info.header_offset < self.nbytes
+            file.seek(info.header_offset if inside else self.nbytes)
             header = file.read(_LOCAL_HEADER.size)
         if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
             raise SourceError("truncated or damaged zip archive (an entry is not where its table says)")

@@ -75,7 +75,7 @@ def _load(path: Path, name: str, tensor: LazyTensor) -> torch.Tensor:
     try:
         return tensor.load()
     except SourceError as error:
-        raise SourceError(f"{path}: tensor '{one_line(name)}': {error}") from error
+        raise SourceError(f"{one_line(str(path), 1000)}: tensor '{one_line(name)}': {error}") from error
 
 
 def digest_of(files: tuple[Path, ...]) -> str:

@@ -10,16 +10,20 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from hmcompress.checkpoint.lazy import LazyTensor
-from hmcompress.checkpoint.standins import Constructor, Global, StandIn
+from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, StandIn
 from hmcompress.errors import SourceError
 
 _MAX_KEY_NODES = 64
 _FAULTS = (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, struct.error)
-_SCALARS = (str, int, float, complex, bytes, type(None))
-_IDENTITIES = (StandIn, Global, Constructor, LazyTensor, torch.dtype, torch.device)
+# Their hashes are cheap: by content of known length, cached (frozenset, whose items were checked), or by identity.
+_HASHABLE = (
+    str, int, float, complex, bytes, type(None), frozenset, np.generic, torch.dtype, torch.device,
+    StandIn, Global, Constructor, Converted, LeftBehind, LazyTensor,
+)  # fmt: skip
 
 
 class Stream:
@@ -59,7 +63,7 @@ def check_key(key: object) -> object:
         seen += 1
         if isinstance(item, tuple) and seen + len(item) <= _MAX_KEY_NODES:
             todo.extend(item)
-        elif not isinstance(item, _SCALARS + _IDENTITIES):
+        elif not isinstance(item, _HASHABLE):
             raise SourceError(f"its pickle has a {type(item).__name__} as a key, which is not supported")
     return key
 

@@ -25,7 +25,7 @@ import torch
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, MAX_TENSORS
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES
-from hmcompress.checkpoint.plain import join, one_line
+from hmcompress.checkpoint.plain import is_unicode, join, one_line
 from hmcompress.checkpoint.standins import NumpyArray, SparseTensor
 from hmcompress.errors import SourceError
 
@@ -69,9 +69,9 @@ class _Packer:
         if depth > MAX_DEPTH:
             raise SourceError(f"its objects are nested deeper than {MAX_DEPTH} levels")
         if isinstance(value, _TENSORS):
-            return self._leaf("tensor", value, place)
+            return self._leaf("tensor", value, place, depth)
         if isinstance(value, _ARRAYS):
-            return self._leaf("array", value, place)
+            return self._leaf("array", value, place, depth)
         if isinstance(value, SparseTensor):
             return self._sparse(value, place)
         if isinstance(value, dict):
@@ -83,9 +83,10 @@ class _Packer:
             return {"$": "tuple", "v": items} if isinstance(value, tuple) else items
         return value_node(value)
 
-    def _leaf(self, kind: str, value: Any, place: str) -> dict:
+    def _leaf(self, kind: str, value: Any, place: str, depth: int) -> dict:
         name = self._claim(value, place)
-        return {"$": kind} if name == (place or ROOT_TENSOR) else {"$": kind, "name": name}
+        natural = name == (place if depth else ROOT_TENSOR)
+        return {"$": kind} if natural else {"$": kind, "name": name}
 
     def _claim(self, value: Any, place: str) -> str:
         """A name of its own for a leaf: the path where that is free."""
@@ -108,7 +109,7 @@ class _Packer:
     def _dict(self, value: dict, place: str, depth: int) -> dict:
         kind = {"ordered": 1} if type(value) is OrderedDict else {}
         if value and (place or depth == 0) and all(_is_named(key, item) for key, item in value.items()):
-            nodes = {key: self._leaf("tensor", item, join(place, key)) for key, item in value.items()}
+            nodes = {key: self._leaf("tensor", item, join(place, key), depth + 1) for key, item in value.items()}
             node = {"$": "tensors", **kind}
             self._dicts.append((node, place, nodes))
             return node
@@ -138,11 +139,7 @@ def _is_named(key: object, value: object) -> bool:
 
 
 def _is_json_key(key: object) -> bool:
-    return isinstance(key, str) and key != "$" and _is_unicode(key)
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return isinstance(key, str) and key != "$" and is_unicode(key)
 
 
 def _pairs_node(nodes: dict, kind: dict) -> dict:
@@ -180,7 +177,7 @@ def value_node(value: Any) -> Any:
 
 
 def _number_or_text(value: Any) -> Any:
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         return {"$": "str", "v": _base64(value.encode("utf-8", "surrogatepass"))}
     if isinstance(value, float) and not isfinite(value):
         return {"$": "float", "v": repr(float(value))}

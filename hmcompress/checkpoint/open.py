@@ -39,14 +39,15 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     index files of shards. Raises SourceError, one line, where it cannot be read.
     """
     source = Path(path)
+    shown = one_line(str(source), 1000)
     try:
         return assemble(_open(source), source)
     except SourceError as error:
-        raise SourceError(f"{source}: {error}") from error
+        raise SourceError(f"{shown}: {error}") from error
     except OSError as error:
-        raise SourceError(f"{source}: cannot be read ({error.strerror or error})") from error
+        raise SourceError(f"{shown}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
-        raise SourceError(f"{source}: needs more memory to open than there is") from error
+        raise SourceError(f"{shown}: needs more memory to open than there is") from error
 
 
 def _open(source: Path) -> Opened:

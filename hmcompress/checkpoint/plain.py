@@ -18,6 +18,7 @@ _AS_THEY_ARE = (
     np.generic, LazyTensor, NumpyArray, SparseTensor,
 )  # fmt: skip
 _LISTED = 3
+_MAX_VISITS = 4  # foreign objects often refer to each other in all directions
 
 
 class Notes:
@@ -47,6 +48,11 @@ def one_line(text: str, limit: int = 200) -> str:
     return shown + ("..." if len(text) > limit else "")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether text has no lone surrogates, which no encoding takes."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def join(place: str, key: object) -> str:
     """The dotted path of an item of a container at `place`."""
     step = key if isinstance(key, str) else _key_text(key)
@@ -67,6 +73,7 @@ class Plainer:
     def __init__(self, pickle_bytes: int, notes: Notes) -> None:
         self._budget = Budget(pickle_bytes)
         self._open: set[int] = set()
+        self._visits: Counter[int] = Counter()
         self.notes = notes
 
     def plain(self, value: Any, place: str = "") -> Any:
@@ -112,6 +119,7 @@ class Plainer:
     def _dict(self, value: dict, place: str) -> dict:
         made: dict = OrderedDict() if type(value) is OrderedDict else {}
         for key, item in value.items():
+            key = key.item() if isinstance(key, np.generic) else key
             if _is_plain_key(key):
                 made[key] = self.plain(item, join(place, key))
             else:
@@ -134,12 +142,15 @@ class Plainer:
 
     def _stand_in(self, value: StandIn, place: str) -> Any:
         name = one_line(value.class_name)
+        self._visits[id(value)] += 1
         if module_slots(value) is not None:
             state, skipped = module_state(value, self._budget)
             self.notes.add(place, f"module {name}: its code and settings; its parameters and buffers are kept")
             for inner, why in skipped:
                 self.notes.add(join(place, inner), why)
             return state
+        if self._visits[id(value)] > _MAX_VISITS:
+            return self._left(place, f"an object of class {name} that is kept elsewhere already")
         content, form = _content(value)
         if form is None:
             return self._left(place, f"an object of class {name}")

@@ -12,7 +12,7 @@ from hmcompress.checkpoint.assemble import Opened
 from hmcompress.checkpoint.blobs import FileBlob
 from hmcompress.checkpoint.lazy import LazyTensor, Storage, checked_shape, whole
 from hmcompress.checkpoint.limits import MAX_NAME, MAX_TENSORS
-from hmcompress.checkpoint.plain import Notes, one_line
+from hmcompress.checkpoint.plain import Notes, is_unicode, one_line
 from hmcompress.errors import SourceError
 
 _MAX_HEADER = 100_000_000  # the format's own limit
@@ -95,7 +95,7 @@ def _range(entry: Any, name: str) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
         raise SourceError(f"damaged: tensor '{one_line(name)}' has no data offsets")
-    if offsets[0] > offsets[1] or not 0 < len(name) <= MAX_NAME:
+    if offsets[0] > offsets[1] or not 0 < len(name) <= MAX_NAME or not is_unicode(name):
         raise SourceError(f"damaged: tensor '{one_line(name)}' has an impossible entry")
     return offsets[0], offsets[1]
 

@@ -15,6 +15,7 @@ MAX_INDEX = 1 << 28
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _NUMBERED = re.compile(r"-\d{1,9}-of-(\d{1,9})$")  # model-00001-of-00003
+_OURS = ".hmc.safetensors"  # our own output beside the source
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 OpenFile = Callable[[Path], Opened]
@@ -49,7 +50,7 @@ def _index_in(files: list[Path]) -> Path | None:
 
 
 def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Opened:
-    weights = [file for file in files if file.suffix in _SUFFIXES]
+    weights = [file for file in files if file.suffix in _SUFFIXES and not file.name.endswith(_OURS)]
     for name in _SINGLE:
         if folder / name in weights:
             return _open_one(folder / name, open_file)

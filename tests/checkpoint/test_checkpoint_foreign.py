@@ -204,6 +204,23 @@ def test_a_long_list_of_foreign_objects_is_one_line(tmp_path, foreign):
     )
 
 
+def test_foreign_objects_that_refer_to_each_other_are_cut(tmp_path, foreign):
+    first = last = foreign.Scaler(W)
+    for _ in range(40):  # each knows the next one by two names: 2^40 paths
+        last.left = last.right = foreign.Scaler(W)
+        last = last.left
+    checkpoint = saved_without_package(tmp_path, {"w": torch.ones(1), "graph": first})
+    assert checkpoint.names[:3] == ("w", "graph.mean", "graph.left.mean")
+    assert any("kept elsewhere already" in line for line in checkpoint.left_behind)
+
+
+def test_keys_of_any_kind_are_kept_or_said(tmp_path, foreign):
+    saved = {np.int64(3): 1, (1, "a"): 2, frozenset({1}): 3, foreign.Mode.TRAIN: 4, 2.5: 5, None: 6, "w": W}
+    checkpoint = saved_without_package(tmp_path, saved)
+    assert_same(restored(checkpoint), {3: 1, (1, "a"): 2, 2.5: 5, None: 6, "w": W})
+    assert checkpoint.left_behind == ("(root), (root): an item whose key is an object",)
+
+
 def test_an_optimizer_pickled_whole_is_opened(tmp_path):
     module = torch.nn.Linear(2, 2)
     path = tmp_path / "model.pt"

@@ -69,6 +69,8 @@ def test_a_folder_with_one_model_opens_it_and_names_the_rest(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert_same(restored(checkpoint), small_state())
     assert checkpoint.left_behind == ("(folder): files that hold no weights of this model (config.json)",)
+    save_file({"ours": torch.ones(1)}, tmp_path / "pytorch_model.hmc.safetensors")
+    assert_same(restored(tmp_path), small_state())
     save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")
     assert open_checkpoint(tmp_path).names == ("w",)
 
