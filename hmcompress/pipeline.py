@@ -21,7 +21,7 @@ from hmcompress.reporting import Tally, peak_rss_bytes, read_report
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
-from hmcompress.verifying import check_layers, views_of
+from hmcompress.verifying import check_layers, check_network, network_settings, views_of
 
 __all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
 
@@ -111,10 +111,14 @@ def verify(
     """Check a file: structure, checksums, everything decodes, and every bound holds.
 
     With `against` every error is recomputed in float64, and untouched tensors and ties are compared with the
-    source. `tol` replaces the stored bounds. Raises FormatError for a damaged file, SourceError.
+    source; the error of a network is recomputed on the held-out points of the stored seed and on fresh ones.
+    `network` and `inputs` name a factory and a file in place of the stored ones. `tol` replaces the stored bounds.
+    Raises FormatError for a damaged file, SourceError, NetworkError.
     """
     compressed = CompressedFile.open(file)
-    return VerifyReport(tuple(check_layers(compressed, against, tol, progress)))
+    settings = network_settings(compressed, tol, network, inputs)
+    layers = tuple(check_layers(compressed, against, None if settings else tol, progress))
+    return VerifyReport(layers, settings and check_network(compressed, settings, against, progress))
 
 
 def compare(

@@ -31,7 +31,7 @@ def load_state_dict(
     """
     compressed = CompressedFile.open(file)
     if prefix is None:
-        return _load(compressed, compressed.names, jobs, progress)
+        return load_named(compressed, compressed.names, jobs, progress)
     start = prefix.rstrip(".") + "."
     names = [name for name in compressed.names if name.startswith(start)]
     if not names:
@@ -39,13 +39,13 @@ def load_state_dict(
         raise SettingsError(
             f"{file}: no tensor lies below prefix {prefix!r}; the names start with {', '.join(heads[:8])}"
         )
-    return {name.removeprefix(start): tensor for name, tensor in _load(compressed, names, jobs, progress).items()}
+    return {name.removeprefix(start): tensor for name, tensor in load_named(compressed, names, jobs, progress).items()}
 
 
 def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:
     """The object that was saved: tensors and the plain Python values around them. Raises FormatError."""
     compressed = CompressedFile.open(file)
-    tensors = _load(compressed, compressed.names, jobs, progress)
+    tensors = load_named(compressed, compressed.names, jobs, progress)
     nest = compressed.index.info.nest
     return tensors if nest is None else unpack_nest(nest, tensors)
 
@@ -98,9 +98,10 @@ def _decode(part: Part) -> dict[str, Tensor]:
     return part.load()
 
 
-def _load(
+def load_named(
     compressed: CompressedFile, names: Collection[str], jobs: int | None, progress: Progress
 ) -> dict[str, Tensor]:
+    """Decode the named tensors of an open file, ties made again."""
     views = compressed.index.info.views
     needed = {views[name].base if name in views else name for name in names}
     stored: dict[str, Tensor] = {}

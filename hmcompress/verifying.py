@@ -15,9 +15,12 @@ from hmcompress.container import CompressedFile, LayerRow, View
 from hmcompress.container.dtypes import to_words
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
+from hmcompress.network import load_tensors
+from hmcompress.network.checks import as_stored, recheck
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import VerifyLayer
-from hmcompress.restoring import stored_parts
+from hmcompress.report.records import VerifyLayer, VerifyNetwork
+from hmcompress.reporting import network_from_json
+from hmcompress.restoring import load_named, stored_parts
 from hmcompress.rules import dropped
 
 
@@ -63,6 +66,36 @@ def check_layers(
             yield from _different(tensors, original)
     if original is not None:
         yield from _ties(compressed, original)
+
+
+def network_settings(
+    compressed: CompressedFile, tol: float | None, factory: str | None, inputs: str | None
+) -> Settings | None:
+    """The settings under which a file's network is checked; None where the file bounds weights and no network is named.
+
+    Raises SettingsError where the network or its inputs are not known.
+    """
+    settings = Settings.from_json(compressed.index.info.settings)
+    if settings.metric != "outputs" and factory is None:
+        return None
+    given = {
+        "metric": "outputs",
+        "tol": tol or settings.tol,
+        "network": factory and {"factory": factory},
+        "calibration": inputs and {"inputs": inputs},
+    }
+    return Settings.from_json(settings.to_json() | {key: value for key, value in given.items() if value})
+
+
+def check_network(
+    compressed: CompressedFile, settings: Settings, against: str | os.PathLike | None, progress: Progress = silent
+) -> VerifyNetwork | None:
+    """The network's bound, recomputed where the source is given, else as stored. Raises NetworkError."""
+    record = network_from_json(compressed.index.info.network)
+    if against is None:
+        return record and as_stored(record, settings.tol)
+    original = load_tensors(open_checkpoint(against))
+    return recheck(settings, original, load_named(compressed, tuple(original), None, progress))
 
 
 def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Original) -> float:

@@ -1,0 +1,43 @@
+"""Does a compressed network keep its bounds: recomputed on the stored seed's held-out points, and on fresh ones."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hmcompress.config import Settings
+from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.problem import pose
+from hmcompress.report.records import NetworkRecord, VerifyNetwork
+
+STORED_DIGITS = 1e-3  # stored errors have four digits
+
+
+def recheck(settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor]) -> VerifyNetwork:
+    """Recompute the bounds of a network from its original and decoded tensors. Raises NetworkError."""
+    problem = pose(settings, original)
+    error = max(problem.errors(problem.held_out, decoded))
+    fresh = problem.reference(problem.source.fresh(), "fresh")
+    growth = growth_of_layers(problem, decoded)
+    bound = settings.ntk_bound
+    kernel = None if bound is None else TangentBound.of(problem, bound)
+    return VerifyNetwork(
+        tol=settings.tol,
+        error=error,
+        fresh_error=max(problem.errors(fresh, decoded)),
+        largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
+        ntk_tol=None if kernel is None else kernel.tol,
+        ntk_error=None if kernel is None else kernel.error(decoded),
+    )
+
+
+def as_stored(record: NetworkRecord, tol: float | None = None) -> VerifyNetwork:
+    """What the file itself says about its network; `tol` replaces the stored bound."""
+    growth = record.layers
+    return VerifyNetwork(
+        tol=record.tol if tol is None else tol,
+        error=record.error,
+        largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
+        ntk_tol=None if record.ntk is None else record.ntk.tol,
+        ntk_error=None if record.ntk is None else record.ntk.error,
+    )
