@@ -7,7 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 44
-_DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4", "4 2", "3 6")
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4", "4 2", "3 6")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _line(index: int, series: Series, sx: _Scale, sy: _Scale) -> str:
     points = [(sx(a), sy(b)) for a, b in series.points]
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
     weight = ' class="strong"' if series.strong else ""
-    dash = _DASHES[index % len(_DASHES)]
+    dash = DASHES[index % len(DASHES)]
     line = f'<path d="{path}" stroke-dasharray="{dash}"/>' if dash else f'<path d="{path}"/>'
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in points) if len(points) <= 20 else ""
     return f'<g style="--series:var(--s{index % 8})"><g{weight}>{line}{dots}</g></g>'
@@ -115,7 +115,7 @@ def _line(index: int, series: Series, sx: _Scale, sy: _Scale) -> str:
 def _legend(drawn: Sequence[Series]) -> str:
     items = []
     for i, series in enumerate(drawn):
-        dash = _DASHES[i % len(_DASHES)]
+        dash = DASHES[i % len(DASHES)]
         swatch = f'<svg viewBox="0 0 30 8" aria-hidden="true"><path d="M0 4H30" stroke-dasharray="{dash}"/></svg>'
         items.append(f'<li style="--series:var(--s{i % 8})">{swatch}{escape(series.label)}</li>')
     return f'<figcaption><ul class="legend">{"".join(items)}</ul></figcaption>'
