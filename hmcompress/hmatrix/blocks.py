@@ -1,8 +1,10 @@
 """The block cluster tree: how index ranges split, and the plan of a compressed matrix over it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from hmcompress.hmatrix.basis import TRANSPOSED
 
 MIN_LEAF = 16
 _ASPECT = 2  # a block longer than this times its other side splits along that side only
@@ -57,12 +59,15 @@ class Plan:
 class Leaf(Plan):
     """A leaf with a low-rank part of rank `rank` and, where `remainder`, a quantised remainder.
 
-    Factors of a leaf with a remainder are coded with a step 2 ** `coarse` times the matrix's.
+    Factors of a leaf with a remainder are coded with a step 2 ** `coarse` times the matrix's. `basis` is the basis of
+    the remainder, one of basis.BASES. `reweighted`: the low-rank part is the best relative to the entries' scales.
     """
 
     rank: int = 0
     remainder: bool = False
     coarse: int = 0
+    basis: int = 0
+    reweighted: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Copy(Plan):
 
 def transpose_plan(plan: Plan, shape: tuple[int, int]) -> Plan:
     """The plan for the transposed block; shape is the block's own."""
+    if isinstance(plan, Leaf):
+        return replace(plan, basis=TRANSPOSED[plan.basis])
     if not isinstance(plan, Split):
         return plan
     blocks = Block(0, shape[0], 0, shape[1]).children()

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import SettingsError
+from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS
-from hmcompress.hmatrix.partition import plan_matrix
+from hmcompress.hmatrix.partition import best_quantized_leaf, plan_matrix
+from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import has_structure
 from hmcompress.hmatrix.tune import Task, first_step, tune, zero_payload
 
@@ -73,13 +75,21 @@ def _smallest(task: Task) -> HMatrix | None:
 
 
 def _plans(a: Array, task: Task) -> list[Plan]:
-    """Plain quantisation, and the best tree where a cheap look finds structure."""
+    """Quantisation as one leaf, and the best tree where a cheap look finds structure."""
     plain = Leaf(0, True)
-    if task.effort == "fast" or not has_structure(a):
+    if task.effort == "fast":
         return [plain]
-    plan, _ = plan_matrix(a)
-    plan = _with_remainders(plan) if task.norm == "max" else plan
-    return [plain] if plan == plain else [plan, plain]
+    leaf, cost = best_quantized_leaf(a)
+    plans: list[Plan] = [leaf, plain]
+    reweighted = best_reweighted_leaf(a, cost)
+    if reweighted is not None:
+        plans.append(reweighted)
+    if has_structure(a, cost):
+        plan, _ = plan_matrix(a)
+        plans.append(_with_remainders(plan) if task.norm == "max" else plan)
+    if task.norm == "max":
+        plans = [p for p in plans if not isinstance(p, Leaf) or BASES[p.basis].keeps_entries]
+    return list(dict.fromkeys(plans))
 
 
 def _with_remainders(plan: Plan) -> Plan:

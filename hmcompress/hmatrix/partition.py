@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hmcompress.hmatrix import price
+from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
 from hmcompress.hmatrix.repeats import Repeat, find_repeats
 from hmcompress.hmatrix.rank_one import price_quantized
@@ -52,12 +53,24 @@ def price_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     """The best leaf of every block of a stack (b, m, n)."""
-    quantized = [(Leaf(0, True), float(c)) for c in price_quantized(stack)]
+    quantized = _price_bases(stack, smooth)
     squares = np.einsum("bij,bij->b", stack, stack)
     zero = [(Leaf(), price.SLOPE * float(s)) for s in squares]
     low_rank = _price_spectra(spectra(stack), stack.shape[1:], squares, smooth)
     choices = zip(zero, quantized, *low_rank, strict=True)
     return [(leaf, cost + _LEAF_BITS) for leaf, cost in (min(c, key=lambda x: x[1]) for c in choices)]
+
+
+def best_quantized_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
+    """The best single leaf without a low-rank part for a (m, n), in steps, and its price."""
+    return _price_bases(a[None], smooth)[0]
+
+
+def _price_bases(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
+    """For every block the best leaf without a low-rank part, whatever its basis."""
+    bases = BASES if smooth and min(stack.shape[1:]) >= 8 else BASES[:1]
+    costs = np.stack([price_quantized(basis.spread(stack), 1 / 6 * basis.difference) for basis in bases])
+    return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(costs, axis=0))]
 
 
 def _price_spectra(
@@ -155,7 +168,7 @@ def _emit(node: _Node, decisions: dict, emitted: dict[int, bool], _: list[int]) 
         return _Reference(id(node), transposed ^ emitted[id(node)])
     emitted[id(node)] = transposed
     if not decisions[id(node)][0]:
-        return _Named(id(node), node.leaf)
+        return _Named(id(node), transpose_plan(node.leaf, node.block.shape) if transposed else node.leaf)
     children = node.children
     if transposed and len(children) == 4:
         children = tuple(children[i] for i in (0, 2, 1, 3))

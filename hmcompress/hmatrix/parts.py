@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hmcompress.hmatrix.basis import BASES, PLAIN, TRANSPOSED
 from hmcompress.hmatrix.rank_one import Scales
 from hmcompress.hmatrix.transform import CodedColumns, decode_columns
 
@@ -50,18 +51,19 @@ class LowRank(Part):
 
 @dataclass(frozen=True)
 class Remainder(Part):
-    """Integers (m, n)."""
+    """Integers (m, n) in a basis."""
 
     q: Array
+    basis: int = PLAIN
 
     def dense(self) -> Array:
-        return self.q
+        return BASES[self.basis].restore(self.q)
 
     def matmul(self, x: Array) -> Array:
-        return self.q.astype(x.dtype) @ x
+        return self.dense().astype(x.dtype) @ x
 
     def t(self) -> "Remainder":
-        return Remainder(self.q.T)
+        return Remainder(self.q.T, TRANSPOSED[self.basis])
 
 
 Parts = tuple[Part, ...]
@@ -81,14 +83,15 @@ class CodedFactors:
 
 @dataclass(frozen=True)
 class CodedRemainder:
-    """The remainder's integers (m, n) with the scales they are coded by."""
+    """The remainder's integers (m, n) in a basis, with the scales they are coded by."""
 
     q: Array
     scales: Scales
+    basis: int = PLAIN
     values: Array | None = None  # before rounding, in steps; the writer's alone
 
     def decode(self) -> Remainder:
-        return Remainder(self.q)
+        return Remainder(self.q, self.basis)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ Array = np.ndarray
 _SIDE_BITS = 3.0  # what a row's or column's scale costs, about
 _SMALL = 256  # entries below which one scale will do
 _SAMPLE = 1 << 15
+_LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
 _LOWEST = -200  # the scale of an empty row or column
 
@@ -116,12 +117,24 @@ def _class_bits(scales: Scales, shape: tuple[int, int]) -> float:
     return float(np.sum(counts * np.where(e <= ZERO_CLASS, 0, price.bits(s))))
 
 
-def price_quantized(stack: Array) -> Array:
-    """Price of every block of a stack (b, m, n), in steps, quantised with its cheapest kind of scales: (b,)."""
+def price_quantized(stack: Array, noise: float = 0.0) -> Array:
+    """Price of every block of a stack (b, m, n), in steps, quantised with its cheapest kind of scales: (b,).
+
+    noise: mean square that rounding adds before the integers are coded.
+    """
     _, m, n = stack.shape
-    square = np.square(stack)
+    square = np.square(stack) + noise
     flat = m * n * price.cost(np.sqrt(square.mean((1, 2))))
     rows, columns = square.mean(2), square.mean(1)
     by_row = n * price.cost(np.sqrt(rows)).sum(1) + _SIDE_BITS * m
     by_column = m * price.cost(np.sqrt(columns)).sum(1) + _SIDE_BITS * n
-    return np.minimum(np.minimum(flat, by_row), by_column)
+    best = np.minimum(np.minimum(flat, by_row), by_column)
+    return best if m * n < _LARGE else np.minimum(best, [price_jointly(s) for s in square])
+
+
+def price_jointly(square: Array) -> float:
+    """Price of a block given its squares (m, n), each entry at its own row's times its own column's scale."""
+    rows, columns = rank_one_scales(square)
+    stride = max(1, int(np.sqrt(square.size / _SAMPLE)))
+    sample = rows[::stride, None] * columns[None, ::stride]
+    return float(price.cost(sample).mean()) * square.size + _SIDE_BITS * (len(rows) + len(columns))

@@ -12,22 +12,21 @@ _SMALL = 1 << 16
 _GAIN = 0.985
 
 
-def has_structure(a: Array) -> bool:
+def has_structure(a: Array, plain: float) -> bool:
     """Whether low-rank blocks, smooth factors or repeats promise to save more than a hundredth over quantisation.
 
-    a: (m, n), in steps. Looks at sample blocks along the diagonal and off it, and at a sketch of the whole.
+    a: (m, n), in steps. plain: the price of the whole as one quantised leaf. Looks at sample blocks along the diagonal and off it, and at a sketch of the whole.
     """
     if a.size <= _SMALL:
         return True
     blocks = _samples(a)
     if any(r is not None for r in find_repeats(blocks)):
         return True
-    for stack in (np.stack(blocks), a[None]):
-        found = sum(cost for _, cost in best_leaves(stack, True))
-        plain = sum(float(price.cost(np.sqrt(np.mean(b * b)))) * b.size for b in stack)
-        if found < _GAIN * plain:
-            return True
-    return False
+    stack = np.stack(blocks)
+    flat = float(price.cost(np.sqrt(np.mean(stack * stack, axis=(1, 2)))).sum()) * blocks[0].size
+    if sum(cost for _, cost in best_leaves(stack, True)) < _GAIN * flat:
+        return True
+    return best_leaves(a[None], True)[0][1] < _GAIN * plain
 
 
 def _samples(a: Array) -> list[Array]:

@@ -40,6 +40,17 @@ def spectra(stack: Array) -> Spectrum:
     return _triplets(a, basis, m)
 
 
+def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
+    """`rank` leading triplets of one block (m, n), float64, by a sketch; without the batch dimension."""
+    wide = a.shape[0] < a.shape[1]
+    tall = a.mT if wide else a
+    basis = _sketch_basis(tall[None])[0, :, :rank]
+    image = tall @ basis
+    values = torch.linalg.vector_norm(image, dim=0)
+    left, right = (image / values.clamp_min(1e-300)).numpy(), basis.numpy()
+    return Spectrum(values.numpy(), right, left) if wide else Spectrum(values.numpy(), left, right)
+
+
 def _gram_basis(a: torch.Tensor) -> torch.Tensor:
     """Right singular vectors (b, n, n), descending."""
     return torch.linalg.eigh(a.mT @ a)[1].flip(-1)

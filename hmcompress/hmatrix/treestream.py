@@ -9,6 +9,7 @@ from hmcompress.coding.lossless import zstd_compress, zstd_decompress
 from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, decode_pool, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
+from hmcompress.hmatrix.basis import BASES, PLAIN
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales
@@ -18,6 +19,7 @@ Array = np.ndarray
 SPLIT, ZERO, LOW_RANK, QUANTIZED, HYBRID, COPY, COPY_TRANSPOSED = range(7)
 _PLAIN_STRUCTURE = 40  # bytes up to which zstd is not tried
 _MAX_STRUCTURE = 1 << 28
+_MAX_COARSE = 30
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class _Outline:
     rank: int = 0
     coarse: int = 0
     scales: tuple[int, bool, bool] | None = None  # block class, has row scales, has column scales
+    basis: int = PLAIN
 
 
 def write_tree(plan: Plan, leaves: list[CodedLeaf], effort: str) -> bytes:
@@ -87,10 +90,11 @@ def _write_leaf(leaf: CodedLeaf, out: Writer) -> None:
     for part in factors:
         out.uint(part.left.shape[1])
         if remainders:
-            out.uint(part.coarse)
+            out.sint(part.coarse)
     for part in remainders:
         s = part.scales
-        out.uint((s.block - ZERO_CLASS) * 4 + (s.rows is not None) + 2 * (s.columns is not None))
+        flags = (s.rows is not None) + 2 * (s.columns is not None)
+        out.uint(((s.block - ZERO_CLASS) * 4 + flags) * len(BASES) + part.basis)
 
 
 def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes: list[tuple[int, int]]) -> Plan:
@@ -109,7 +113,7 @@ def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes:
         return Copy(source, code == COPY_TRANSPOSED)
     outlines.append(_read_outline(code, block.shape, data))
     last = outlines[-1]
-    return Leaf(last.rank, last.scales is not None, last.coarse)
+    return Leaf(last.rank, last.scales is not None, last.coarse, last.basis)
 
 
 def _read_outline(code: int, shape: tuple[int, int], data: Reader) -> _Outline:
@@ -117,12 +121,14 @@ def _read_outline(code: int, shape: tuple[int, int], data: Reader) -> _Outline:
     rank = data.uint(min(shape)) if ranked else 0
     if ranked and not rank:
         raise FormatError("a low-rank leaf has rank 0: the file is damaged")
-    coarse = data.uint(30) if ranked and has_remainder else 0
-    scales = None
+    coarse = data.sint() if ranked and has_remainder else 0
+    if abs(coarse) > _MAX_COARSE:
+        raise FormatError("the precision of a factor is out of range: the file is damaged")
+    scales, basis = None, PLAIN
     if has_remainder:
-        number = data.uint((MAX_CLASS - ZERO_CLASS) * 4 + 3)
+        number, basis = divmod(data.uint(((MAX_CLASS - ZERO_CLASS) * 4 + 4) * len(BASES) - 1), len(BASES))
         scales = (number // 4 + ZERO_CLASS, bool(number & 1), bool(number & 2))
-    return _Outline(shape, rank, coarse, scales)
+    return _Outline(shape, rank, coarse, scales, basis)
 
 
 def _write_factors(factors: list[CodedFactors], out: Writer, effort: str) -> None:
@@ -201,7 +207,7 @@ def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemain
     e = [s.classes(o.shape) for s, o in zip(scales, outlines, strict=True)]
     q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes))
     parts = np.split(q, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [q]
-    return [CodedRemainder(p.reshape(o.shape), s) for p, o, s in zip(parts, outlines, scales, strict=True)]
+    return [CodedRemainder(p.reshape(o.shape), s, o.basis) for p, o, s in zip(parts, outlines, scales, strict=True)]
 
 
 def _join(arrays: list[Array]) -> Array:

@@ -1,0 +1,66 @@
+"""Bases of a quantised remainder: entries as they are, cosine transforms, or differences of neighbours.
+
+Rows or columns that stand for points of a grid are smooth. The cosine bases are orthonormal, so that rounding errors
+count the same as without them; differences are taken of the rounded integers, so that they lose nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.fft import dctn, idctn
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How a remainder (m, n) is turned into integers. axes: -2 runs down the columns, -1 along the rows."""
+
+    axes: tuple[int, ...] = ()
+    difference: bool = False
+
+    @property
+    def keeps_entries(self) -> bool:
+        """Whether no entry is off by more than half a step."""
+        return self.difference or not self.axes
+
+    def integers(self, x: Array) -> Array:
+        """Integers, as floats, of a remainder x (..., m, n) in steps."""
+        if not self.difference:
+            return np.rint(self.spread(x))
+        return self.spread(np.rint(x))
+
+    def spread(self, x: Array) -> Array:
+        """What `integers` rounds, or the differences of x: its size by row and column sets the price."""
+        if not self.axes:
+            return x
+        if not self.difference:
+            return dctn(x, axes=self.axes, norm="ortho")
+        for axis in self.axes:
+            x = np.diff(x, axis=axis, prepend=0)
+        return x
+
+    def restore(self, q: Array) -> Array:
+        """The remainder, in steps, that integers q (m, n) stand for."""
+        if not self.axes:
+            return q
+        if not self.difference:
+            return idctn(q.astype(np.float64), axes=self.axes, norm="ortho")
+        q = q.astype(np.int64)
+        for axis in self.axes:
+            q = np.cumsum(q, axis=axis)
+        return q
+
+
+DOWN, ALONG, BOTH = (-2,), (-1,), (-2, -1)
+BASES = (
+    Basis(),
+    Basis(DOWN),
+    Basis(ALONG),
+    Basis(BOTH),
+    Basis(DOWN, True),
+    Basis(ALONG, True),
+    Basis(BOTH, True),
+)
+PLAIN = 0
+TRANSPOSED = (0, 2, 1, 3, 5, 4, 6)
