@@ -32,6 +32,9 @@ class Archive:
         self.root = self._common_root()
 
     def _common_root(self) -> str:
+        folders = [name for name in self._infos if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(folders) == 1:
+            return folders[0].removesuffix("data.pkl")
         heads = {name.partition("/")[0] for name in self._infos if "/" in name}
         bare = [name for name in self._infos if "/" not in name]
         return f"{heads.pop()}/" if len(heads) == 1 and not bare else ""

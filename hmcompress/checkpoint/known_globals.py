@@ -10,7 +10,7 @@ import torch
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.machine import check_key
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
-from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, SparseTensor, StandIn
+from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 
 STORAGE_DTYPES = {
@@ -90,10 +90,17 @@ def _first(data: Any = None, *_: Any) -> Any:
     return data
 
 
-def _from_type(function: Any, kind: Any = None, arguments: Any = (), *_: Any) -> Any:
+def _from_numpy(data: Any = None, *_: Any) -> Any:
+    content = data.content if isinstance(data, ArrayInPickle) else data
+    return content.tensor if isinstance(content, NumpyArray) else content
+
+
+def _from_type(function: Any, kind: Any = None, arguments: Any = (), state: Any = None, *_: Any) -> Any:
     """A tensor with attributes or of a subclass: the tensor itself where torch built it."""
     if isinstance(function, Constructor) and isinstance(arguments, tuple):
-        return function.build(*arguments)
+        tensor = function.build(*arguments)
+        plain = not state and str(kind) in ("torch.Tensor", "torch.nn.parameter.Parameter")
+        return tensor if plain else Converted(tensor, f"attributes of a tensor of class {kind}; its values are kept")
     return StandIn(Global("torch._tensor", "_rebuild_from_type_v2"), (function, kind, arguments))
 
 
@@ -217,8 +224,8 @@ _TABLE: dict[str, Any] = {
     "torch._utils._rebuild_meta_tensor_no_storage": _not_carried("a tensor on the meta device, which has no values"),
     "torch._utils._rebuild_wrapper_subclass": _not_carried("a tensor subclass without values of its own"),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
-    "torch._utils._rebuild_device_tensor_from_numpy": _first,
-    "torch._utils._rebuild_xla_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
+    "torch._utils._rebuild_xla_tensor": _from_numpy,
     "torch._tensor._rebuild_from_type": _from_type,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.nn.parameter.Parameter": _first,

@@ -39,6 +39,9 @@ def _collect(module: Any, prefix: str, depth: int, state: dict, skipped: list, b
         budget.spend(len(prefix))
         if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
             skipped.append((prefix + name, "a non-persistent buffer, which is not part of the state dict"))
+        elif isinstance(tensor, Converted) and isinstance(tensor.value, LazyTensor):
+            state[prefix + name] = tensor.value
+            skipped.append((prefix + name, tensor.why))
         elif isinstance(tensor, (LazyTensor, SparseTensor)):
             state[prefix + name] = tensor
         else:

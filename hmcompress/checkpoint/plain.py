@@ -119,11 +119,13 @@ class Plainer:
     def _dict(self, value: dict, place: str) -> dict:
         made: dict = OrderedDict() if type(value) is OrderedDict else {}
         for key, item in value.items():
-            key = key.item() if isinstance(key, np.generic) else key
-            if _is_plain_key(key):
-                made[key] = self.plain(item, join(place, key))
-            else:
+            plain_key = _plain_key(key)
+            if not _is_plain_key(plain_key) or plain_key in made:
                 self.notes.add(place, "an item whose key is an object")
+                continue
+            if plain_key is not key:
+                self.notes.add(join(place, plain_key), "an item whose key is an object, kept under its plain value")
+            made[plain_key] = self.plain(item, join(place, plain_key))
         if type(value) is Counter:
             self.notes.add(place, "a collections.Counter, kept as a dict")
         return made
@@ -173,6 +175,19 @@ def _content(value: StandIn) -> tuple[Any, str | None]:
     if len(values) == 1:
         return values[0], "its plain value"
     return (tuple(values), "a tuple of its values") if values else (None, None)
+
+
+def _plain_key(key: Any) -> Any:
+    """Classes as their names, numbers of numpy and members of enums as their values; other keys as they are."""
+    if isinstance(key, (Global, Constructor)):
+        return str(key)
+    if isinstance(key, np.generic):
+        return key.item()
+    if isinstance(key, Converted):
+        return key.value
+    if isinstance(key, StandIn):
+        return _content(key)[0]
+    return key
 
 
 def _is_plain_key(key: object) -> bool:

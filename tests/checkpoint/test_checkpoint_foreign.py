@@ -216,9 +216,15 @@ def test_foreign_objects_that_refer_to_each_other_are_cut(tmp_path, foreign):
 
 def test_keys_of_any_kind_are_kept_or_said(tmp_path, foreign):
     saved = {np.int64(3): 1, (1, "a"): 2, frozenset({1}): 3, foreign.Mode.TRAIN: 4, 2.5: 5, None: 6, "w": W}
+    saved[foreign.Scaler] = {"best": torch.ones(1)}  # callbacks of older Lightning releases
+    saved[foreign.Stateful()] = 7
     checkpoint = saved_without_package(tmp_path, saved)
-    assert_same(restored(checkpoint), {3: 1, (1, "a"): 2, 2.5: 5, None: 6, "w": W})
-    assert checkpoint.left_behind == ("(root), (root): an item whose key is an object",)
+    wanted = {3: 1, (1, "a"): 2, "train": 4, 2.5: 5, None: 6, "w": W, "foreign_package.Scaler": {"best": torch.ones(1)}}
+    assert_same(restored(checkpoint), wanted)
+    assert checkpoint.left_behind == (
+        "3, train, foreign_package.Scaler: an item whose key is an object, kept under its plain value",
+        "(root), (root): an item whose key is an object",
+    )
 
 
 def test_an_optimizer_pickled_whole_is_opened(tmp_path):

@@ -279,6 +279,15 @@ def test_tensors_with_attributes_and_subclasses_come_as_tensors(tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"a": tensor, "b": torch.zeros(2).as_subclass(Named), "p": nn.Parameter(torch.ones(1))}, path)
     assert_same(restored(path), {"a": torch.ones(3), "b": torch.zeros(2), "p": torch.ones(1)})
+    assert [line.split(":")[0] for line in open_checkpoint(path).left_behind] == ["a", "b"]
+
+
+def test_archives_with_foreign_folders_are_read(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(small_state(), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._data.pkl", b"x")
+    assert_same(restored(path), small_state())
 
 
 def test_bytes_io_style_names_do_not_matter(tmp_path):
