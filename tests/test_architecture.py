@@ -120,3 +120,11 @@ def test_no_error_is_swallowed(path):
             silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
             broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
             assert not (silent and broad), f"{name_of(path)} line {node.lineno}"
+
+
+def test_the_public_names_are_frozen():
+    assert set(hmcompress.__all__) == {
+        "BoundError", "FormatError", "HMCompressError", "HMatrix", "NetworkError", "OutputError", "SettingsError",
+        "SourceError", "compress", "compress_matrix", "decompress", "load_checkpoint", "load_state_dict",
+        "read_report", "verify",
+    }  # fmt: skip

@@ -112,18 +112,17 @@ def _bar(stored: int, source: int) -> str:
 def _totals(report: Report) -> str:
     other = report.other
     rows = [
-        _total("layers", len(report.layers), report.layer_source_bytes, report.layer_stored_bytes),
-        _total("other tensors, lossless", other.tensors, other.source_bytes, other.stored_bytes),
+        _total("layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes),
+        _total("other tensors, lossless", str(other.tensors), other.source_bytes, other.stored_bytes),
         ["headers, index, plain values", "", f"{report.source_overhead:,}", f"{report.stored_overhead:,}", ""],
     ]
-    tensors = len(report.layers) + other.tensors
-    foot = [_total("whole file", tensors, report.source_bytes, report.output_bytes)]
-    columns = ("<part", "tensors", "bytes in", "bytes out", "ratio")
+    foot = [_total("whole file", "", report.source_bytes, report.output_bytes)]
+    columns = ("<part", "count", "bytes in", "bytes out", "ratio")
     return "<h2>Whole file</h2>" + table("every byte of both files", columns, rows, foot)
 
 
-def _total(name: str, tensors: int, source: int, stored: int) -> list[Cell]:
-    return [name, str(tensors), f"{source:,}", f"{stored:,}", format_ratio(source / stored) if stored else ""]
+def _total(name: str, count: str, source: int, stored: int) -> list[Cell]:
+    return [name, count, f"{source:,}", f"{stored:,}", format_ratio(source / stored) if stored else ""]
 
 
 def _network(report: Report) -> str:

@@ -245,15 +245,14 @@ def _legend(report: Report) -> str:
 
 def _totals(report: Report) -> Table:
     """Layers, other tensors and the container's own bytes add up to the whole files."""
-    table = _table("", ">tensors", ">in", ">out", ">ratio")
+    table = _table("", ">count", ">in", ">out", ">ratio")
     other = report.other
     overhead = (report.source_overhead, report.stored_overhead)
     _total(table, "layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes)
     _total(table, "other tensors, lossless", str(other.tensors), other.source_bytes, other.stored_bytes)
     table.add_row("headers, index, plain values", "", *(format_bytes(size) for size in overhead), "")
     table.add_section()
-    tensors = str(len(report.layers) + other.tensors)
-    _total(table, "whole file", tensors, report.source_bytes, report.output_bytes, "bold")
+    _total(table, "whole file", "", report.source_bytes, report.output_bytes, "bold")
     return table
 
 
