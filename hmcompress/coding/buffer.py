@@ -76,5 +76,10 @@ class Reader:
         return self.raw(self.left)
 
     @property
+    def at(self) -> int:
+        """How many bytes have been read."""
+        return self._at
+
+    @property
     def left(self) -> int:
         return len(self._data) - self._at

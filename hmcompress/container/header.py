@@ -17,10 +17,9 @@ from hmcompress.errors import FormatError
 
 FORMAT = "hmcompress"
 VERSION = "1"
-DIGEST_BYTES = 16
-LAYERS = "hmcompress.layers"
-INDEX = "hmcompress.index"
-RESERVED = frozenset({"__metadata__", LAYERS, INDEX})
+DIGEST_BYTES = 8
+POOL = "hmcompress"  # the tensor that holds the index and every layer's payload
+RESERVED = frozenset({"__metadata__", POOL})
 
 _LEAD = f'{{"__metadata__":{{"format":"{FORMAT}","version":"'
 _START = f'{_LEAD}{VERSION}","digest":"'

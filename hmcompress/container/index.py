@@ -1,6 +1,7 @@
 """The index: what a file says about its tensors and layers, as columns of plain JSON."""
 
 import math
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from hmcompress.container.checks import column_out
 from hmcompress.container.dtypes import dtype_name
 from hmcompress.container.geometry import elements
+from hmcompress.container.network_columns import network_out
 from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow, View
 
 
@@ -51,7 +53,7 @@ def index_to_json(index: Index) -> dict[str, Any]:
         "decoded_bytes": index.decoded_bytes,
         "left_behind": list(info.left_behind),
         "notes": list(info.notes),
-        "network": info.network,
+        "network": network_out(info.network, [row.name for row in index.layers]),
         "nest": info.nest,
     }
     return {key: value for key, value in document.items() if value not in ([], {}, None)}
@@ -68,7 +70,6 @@ def _layers_out(layers: Sequence[LayerRow], number: dict[str, int]) -> dict[str,
     owners = [[number[name] for name in row.tensors] for row in layers]
     columns: dict[str, list[Any]] = {
         "bytes": [row.nbytes for row in layers],
-        "crc32": [row.crc32 for row in layers],
         "tol": [row.tol for row in layers],
         "norm": [row.norm for row in layers],
         "error": [round_up(row.error, row.tol) for row in layers],
@@ -78,7 +79,12 @@ def _layers_out(layers: Sequence[LayerRow], number: dict[str, int]) -> dict[str,
     }
     columns |= {kind: [row.leaves.get(kind, 0) for row in layers] for kind in LEAF_KINDS}
     tensors = [owner[0] if len(owner) == 1 else owner for owner in owners]
-    return {"tensors": tensors} | {key: column_out(column) for key, column in columns.items()} if layers else {}
+    sums = b64encode(b"".join(row.crc32.to_bytes(4, "little") for row in layers)).decode()
+    return (
+        {"tensors": tensors, "crc32": sums} | {key: column_out(column) for key, column in columns.items()}
+        if layers
+        else {}
+    )
 
 
 def round_up(x: float, bound: float | None = None, digits: int = 5) -> float:

@@ -1,5 +1,6 @@
 """The index read back: every number is checked against the file before anything relies on it."""
 
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.geometry import elements, span
 from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
+from hmcompress.container.network_columns import network_in
 from hmcompress.container.records import LEAF_KINDS, METHODS, FileInfo, LayerRow, View
 from hmcompress.layers import FLOATS
 
@@ -31,8 +33,9 @@ def index_from_json(document: Any, header: dict[str, Entry], layer_bytes: int) -
         damaged("'packed'")
     stored = [name for i, name in enumerate(names) if i not in {tie for tie, _ in ties}]
     shapes, dtypes = _geometry(doc, stored, packed, entries, header)
-    info = _info(doc, names, _views(doc.rows("ties"), ties, names, shapes))
     layers = _layers(doc.document("layers"), [tuple(names[i] for i in owner) for owner in owners])
+    network = network_in(doc.data.get("network"), [row.name for row in layers])
+    info = _info(doc, names, _views(doc.rows("ties"), ties, names, shapes), network)
     index = Index(info, shapes, dtypes, packed, entries, layers)
     _check_layers(index, layer_bytes)
     if doc.integer("decoded_bytes") != index.decoded_bytes:
@@ -104,7 +107,7 @@ def _view(geometry: Sequence[Any], base: str, shapes: Shapes) -> View:
     return View(base, shape, stride, offset)
 
 
-def _info(doc: Document, names: Sequence[str], views: dict[str, View]) -> FileInfo:
+def _info(doc: Document, names: Sequence[str], views: dict[str, View], network: Any) -> FileInfo:
     return FileInfo(
         names=tuple(names),
         views=views,
@@ -113,14 +116,25 @@ def _info(doc: Document, names: Sequence[str], views: dict[str, View]) -> FileIn
         nest=doc.data.get("nest"),
         left_behind=tuple(doc.strings("left_behind")),
         notes=tuple(doc.strings("notes")),
-        network=doc.data.get("network"),
+        network=network,
     )
 
 
 def _layers(doc: Document, owners: Sequence[tuple[str, ...]]) -> tuple[LayerRow, ...]:
-    keys = ("tol", "norm", "error", "max_abs_error", "method", "max_rank", "bytes", "crc32", *LEAF_KINDS)
-    columns = {key: doc.column(key, len(owners)) for key in keys}
-    return tuple(_row(owner, {key: columns[key][i] for key in keys}) for i, owner in enumerate(owners))
+    keys = ("tol", "norm", "error", "max_abs_error", "method", "max_rank", "bytes", *LEAF_KINDS)
+    columns = {key: doc.column(key, len(owners)) for key in keys} | {"crc32": _checksums(doc, len(owners))}
+    return tuple(_row(owner, {key: column[i] for key, column in columns.items()}) for i, owner in enumerate(owners))
+
+
+def _checksums(doc: Document, count: int) -> list[int]:
+    """Four bytes a layer, least significant first, in base 64."""
+    try:
+        data = b64decode(doc.data.get("crc32", ""), validate=True)
+    except (TypeError, ValueError):
+        data = b""
+    if len(data) != 4 * count:
+        damaged("'crc32'")
+    return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
 
 
 def _row(tensors: tuple[str, ...], cell: dict[str, Any]) -> LayerRow:
@@ -134,7 +148,7 @@ def _row(tensors: tuple[str, ...], cell: dict[str, Any]) -> LayerRow:
         leaves={kind: integer(cell[kind], 1 << 62, kind) for kind in LEAF_KINDS},
         max_rank=integer(cell["max_rank"], 1 << 62, "max_rank"),
         nbytes=integer(cell["bytes"], 1 << 62, "bytes"),
-        crc32=integer(cell["crc32"], 1 << 32, "crc32"),
+        crc32=cell["crc32"],
     )
 
 

@@ -15,10 +15,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from hmcompress.coding.buffer import Reader
 from hmcompress.coding.lossless import decode_array
 from hmcompress.container.dtypes import from_words, word_count, words
 from hmcompress.container.geometry import elements
-from hmcompress.container.header import INDEX, LAYERS, file_digest, parse_header, stored_digest
+from hmcompress.container.header import POOL, file_digest, parse_header, stored_digest
 from hmcompress.container.index import Index
 from hmcompress.container.index_reader import index_from_json
 from hmcompress.container.payload import decode_layer
@@ -46,9 +47,8 @@ class CompressedFile:
         self.path = path
         self._data = data
         self.header = parse_header(data)
-        if not {LAYERS, INDEX} <= self.header.keys():
-            raise FormatError("the layers or the index are missing: the file is damaged")
-        self.index: Index = index_from_json(self._index_document(), self.header, self.header[LAYERS].nbytes)
+        index, self._payloads = self._pool()
+        self.index: Index = index_from_json(unpack_json(index), self.header, len(self._payloads))
         self._begin = dict(zip((row.name for row in self.layers), self._begins(), strict=True))
         self.layer_of = {name: row for row in self.layers for name in row.tensors}
 
@@ -97,7 +97,7 @@ class CompressedFile:
     def payload(self, row: LayerRow) -> memoryview:
         """A layer's coded bytes."""
         begin = self._begin[row.name]
-        return self._data[begin : begin + row.nbytes]
+        return self._payloads[begin : begin + row.nbytes]
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of an untouched tensor in the file."""
@@ -167,12 +167,20 @@ class CompressedFile:
         except _DECODING as error:
             raise FormatError(f"{where} does not decode: the file is damaged ({error!s:.80})") from error
 
-    def _index_document(self) -> object:
-        entry = self.header[INDEX]
-        return unpack_json(bytes(self._data[entry.begin : entry.end]))
+    def _pool(self) -> tuple[bytes, memoryview]:
+        """The packed index, which stands behind its length, and the payloads, which follow it."""
+        if POOL not in self.header:
+            raise FormatError("the index and the layers are missing: the file is damaged")
+        entry = self.header[POOL]
+        start = Reader(self._data[entry.begin : min(entry.end, entry.begin + 10)])
+        size = start.uint(limit=entry.nbytes)
+        begin = entry.begin + start.at
+        if begin + size > entry.end:
+            raise FormatError("the index is longer than what holds it: the file is damaged")
+        return bytes(self._data[begin : begin + size]), self._data[begin + size : entry.end]
 
     def _begins(self) -> Iterator[int]:
-        at = self.header[LAYERS].begin
+        at = 0
         for row in self.layers:
             yield at
             at += row.nbytes

@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 import torch
 
+from hmcompress.coding.buffer import Writer
 from hmcompress.coding.lossless import encode_array
 from hmcompress.container.atomic import atomic_write, check_output, writing
 from hmcompress.container.dtypes import SAFETENSORS, to_words
-from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, INDEX, LAYERS, RESERVED, build_header, is_unicode
+from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, POOL, RESERVED, build_header, is_unicode
 from hmcompress.container.index import Index, index_to_json
 from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
 from hmcompress.container.squeeze import pack_json
@@ -80,8 +81,8 @@ class FileWriter(AbstractContextManager["FileWriter"]):
     def finish(self, info: FileInfo) -> int:
         """Write the file; returns its bytes. Every name in `info` must have been added, or be one of its views."""
         index = self._index(info)
-        packed_index = pack_json(index_to_json(index))
-        where = {LAYERS: self._layer_parts, INDEX: [self._spool.append(packed_index)]}
+        index_bytes = Writer().section(pack_json(index_to_json(index))).getvalue()
+        where = {POOL: [self._spool.append(index_bytes), *self._layer_parts]}
         where |= {index.entries[name]: [self._untouched[name]] for name in info.names if name in index.entries}
         owners = {entry: name for name, entry in index.entries.items()}
         entries = {name: _entry(owners.get(name), parts, index) for name, parts in where.items()}

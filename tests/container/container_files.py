@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container import CompressedFile, EncodedLayer, FileInfo, FileWriter, LayerRow, View, join, pack_tensor
-from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, DIGEST_END, INDEX, parse_header
+from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, DIGEST_END, POOL, parse_header
 from hmcompress.container.squeeze import pack_json, unpack_json
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import is_dense, to_matrices
@@ -81,32 +82,46 @@ def sign(data: bytes) -> bytes:
     return data[:DIGEST_AT] + digest + data[DIGEST_END:]
 
 
-def with_index(data: bytes, change: Callable[[dict], object]) -> bytes:
+def with_index(data: bytes, change: Callable[[dict], object], payloads: bytes | None = None) -> bytes:
     """A signed file whose index document went through `change` (in place, or a new document)."""
-    entry = parse_header(memoryview(data))[INDEX]
-    document = unpack_json(data[entry.begin : entry.end])
+    index, old = pool(data)
+    document = unpack_json(index)
     document = change(document) or document
-    return with_index_bytes(data, pack_json(document))
+    return with_pool(data, pack_json(document), old if payloads is None else payloads)
 
 
-def with_index_bytes(data: bytes, packed: bytes) -> bytes:
-    """A signed file with other bytes where the index lies."""
-    header = parse_header(memoryview(data))
-    begin, end = header[INDEX].begin, header[INDEX].end
-    grown = len(packed) - (end - begin)
+def pool(data: bytes) -> tuple[bytes, bytes]:
+    """The packed index and the payloads of a file."""
+    entry = parse_header(memoryview(data))[POOL]
+    reader = Reader(data[entry.begin : entry.end])
+    return reader.section(), reader.rest()
+
+
+def with_pool(data: bytes, index: bytes, payloads: bytes) -> bytes:
+    """A signed file with another packed index and other payloads."""
+    entry = parse_header(memoryview(data))[POOL]
+    packed = Writer().section(index).getvalue() + payloads
+    grown = len(packed) - entry.nbytes
     size = int.from_bytes(data[:8], "little")
 
-    def moved(offset: int) -> int:
-        return offset if offset + 8 + size < end else offset + grown
-
-    document = json.loads(data[8 : 8 + size])
-    for name, value in document.items():
-        if name != "__metadata__":
+    def change(document: dict) -> None:
+        for value in (value for name, value in document.items() if name != "__metadata__"):
             first, last = value["data_offsets"]
-            first = first if first + 8 + size <= begin else moved(first)
-            value["data_offsets"] = [first, moved(last)]
-            if name == INDEX:
-                value["shape"] = [len(packed)]
+            value["data_offsets"] = [
+                first + grown * (first + 8 + size >= entry.end),
+                last + grown * (last + 8 + size >= entry.end),
+            ]
+        document[POOL].update(
+            shape=[len(packed)], data_offsets=[entry.begin - 8 - size, entry.begin - 8 - size + len(packed)]
+        )
+
+    return rewrite_header(data[: entry.begin] + packed + data[entry.end :], change)
+
+
+def rewrite_header(data: bytes, change: Callable[[dict], object]) -> bytes:
+    """A signed file whose header went through `change`."""
+    size = int.from_bytes(data[:8], "little")
+    document = json.loads(data[8 : 8 + size])
+    change(document)
     text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return sign(len(text).to_bytes(8, "little") + text + data[8 + size : begin] + packed + data[end:])
+    return sign(len(text).to_bytes(8, "little") + text + data[8 + size :])
