@@ -86,6 +86,16 @@ def abbreviate(text: str, width: int) -> str:
     return text[:head] + "..." + text[len(text) - (width - 3 - head) :]
 
 
+def fold(text: str, width: int, lines: int = 2) -> list[str]:
+    """A long dotted name on a few lines, broken after dots where there are any; what is still too long is cut."""
+    folded = []
+    while len(text) > width and len(folded) < lines - 1:
+        cut = text.rfind(".", 1, width) + 1 or width
+        folded.append(text[:cut])
+        text = text[cut:]
+    return [*folded, abbreviate(text, width)]
+
+
 def printable(text: str) -> str:
     """A name without control characters: what comes out of a file must not steer the terminal."""
     return "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)

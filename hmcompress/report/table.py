@@ -11,6 +11,7 @@ from rich.text import Text
 from hmcompress.report.format import (
     ABSENT,
     abbreviate,
+    fold,
     format_bits,
     format_bytes,
     format_dtype,
@@ -45,6 +46,7 @@ from hmcompress.report.records import (
 )
 
 WIDE = 134
+_WIDE_FIGURES = 113  # what the figures of a one-line row take
 _BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
 _LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
 _LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r largest rank\nbits: stored for each weight"
@@ -168,15 +170,17 @@ def _table(*columns: str) -> Table:
 
 
 def _layers(report: Report, width: int) -> Table:
+    """One line a layer where every name fits beside its figures, else stacked."""
     rows = layer_rows(report.layers)
-    return _wide_layers(rows, report, width) if width >= WIDE else _narrow_layers(rows, report, width)
+    fits = width >= WIDE and max(len(_name(row)) for row in rows) <= width - _WIDE_FIGURES
+    return _wide_layers(rows, report) if fits else _narrow_layers(rows, report, width)
 
 
 def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
-    """Two lines a layer: the name and what is stored, then how it is stored and what it must keep."""
+    """Two lines a layer (three for a long name): what is stored, then how it is stored and what it must keep."""
     table = _table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
     for row in rows:
-        name = abbreviate(_name(row), max(20, width - 35))
+        name = "\n  ".join(fold(_name(row), max(20, width - 37)))
         how = abbreviate(" ".join(_how(row)), max(18, width - 37))
         limit = format_bits(_limit(row, report))
         bits = Text(f"{format_bits(row.bits_per_weight)}\n{limit}")
@@ -186,13 +190,13 @@ def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Tabl
     return table
 
 
-def _wide_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
+def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
     columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
     table = _table(*columns, ">error", ">tol")
     for row in rows:
         shape, dtype, method, leaves, rank = (*_how(row), "", "", "", "", "")[:5]
         table.add_row(
-            Text(abbreviate(_name(row), max(20, width - 113))),
+            Text(_name(row)),
             shape, dtype, method, abbreviate(leaves, 18), rank.lstrip("r"),
             format_bits(row.bits_per_weight), format_bits(_limit(row, report)),
             format_bytes(row.source_bytes), format_bytes(row.stored_bytes), format_ratio(row.ratio),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hmcompress.report.format import (
     abbreviate,
+    fold,
     format_bytes,
     format_error,
     format_ratio,
@@ -82,3 +83,18 @@ def test_abbreviation_keeps_both_ends():
 @given(st.text(max_size=50))
 def test_printable_text_cannot_steer_a_terminal(text):
     assert printable(text).isprintable() or not {c for c in printable(text) if ord(c) < 32 or 127 <= ord(c) < 160}
+
+
+@given(st.text(max_size=200), st.integers(5, 80), st.integers(1, 4))
+def test_folded_names_fit_and_lose_nothing_where_there_is_room(text, width, lines):
+    folded = fold(text, width, lines)
+    assert len(folded) <= lines and all(len(line) <= width for line in folded)
+    if len(text) <= width * lines / 2:
+        assert "".join(folded) == text or lines == 1
+
+
+def test_names_are_folded_after_a_dot():
+    assert fold("bert.encoder.layer.*.attention.query.weight", 30) == [
+        "bert.encoder.layer.*.",
+        "attention.query.weight",
+    ]
