@@ -71,7 +71,7 @@ def check_key(key: object) -> object:
 def call(target: object, arguments: tuple, keywords: dict | None = None) -> Any:
     """What REDUCE, NEWOBJ, OBJ and INST mean here: our constructor, or a stand-in that remembers the arguments."""
     if isinstance(target, Constructor):
-        return target.build(*arguments, **(keywords or {}))
+        return _built(target, arguments, keywords or {})
     if not isinstance(target, (Global, StandIn)):
         raise SourceError(f"damaged: its pickle calls a {type(target).__name__}")
     if not isinstance(arguments, tuple):
@@ -80,6 +80,16 @@ def call(target: object, arguments: tuple, keywords: dict | None = None) -> Any:
     if keywords:
         made.states.append(keywords)
     return made
+
+
+def _built(target: Constructor, arguments: tuple, keywords: dict) -> Any:
+    """What a known constructor makes; a plain value in a form that ours does not know is left behind."""
+    try:
+        return target.build(*arguments, **keywords)
+    except (SourceError, TypeError, ValueError, OverflowError):
+        if target.holds_tensors:
+            raise
+        return LeftBehind(f"a {target.name} in an unknown form")
 
 
 class Machine:

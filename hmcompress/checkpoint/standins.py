@@ -25,6 +25,11 @@ class Constructor:
     name: str
     build: Callable[..., Any]
 
+    @property
+    def holds_tensors(self) -> bool:
+        """Whether a fault in its arguments means that the file is damaged."""
+        return self.name.startswith(("torch.", "numpy."))
+
     def __str__(self) -> str:
         return self.name
 

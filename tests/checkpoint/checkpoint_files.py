@@ -1,6 +1,7 @@
 """Helpers: what a checkpoint gives back, compared with what was saved."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def bits(tensor: torch.Tensor) -> bytes:
     return (
         tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     )
+
+
+def peak_rss() -> int:
+    """The most memory this process has held so far, in bytes (torch's own allocations included)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def small_state() -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from checkpoint_files import peak_rss
 
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import SourceError
@@ -42,7 +43,7 @@ def write_zip(path, body, data=bytes(16), compression=zipfile.ZIP_STORED):
 def refused(path, match, megabytes=40, seconds=5):
     """Opening and loading ends in a SourceError that says `match`, with bounded memory and time."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start, rss = time.perf_counter(), peak_rss()
     try:
         with pytest.raises(SourceError, match=match) as caught:
             checkpoint = open_checkpoint(path)
@@ -51,6 +52,7 @@ def refused(path, match, megabytes=40, seconds=5):
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
         assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+        assert peak_rss() - rss < 2 * megabytes * 1e6
         assert time.perf_counter() - start < seconds
     finally:
         tracemalloc.stop()

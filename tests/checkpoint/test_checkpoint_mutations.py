@@ -13,7 +13,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import tensors_of
+from checkpoint_files import peak_rss, tensors_of
 from safetensors.torch import save
 
 from hmcompress.checkpoint import open_checkpoint, unpack_nest
@@ -124,7 +124,7 @@ def test_mutations_end_in_one_clear_error_or_do_no_harm(tmp_path, kind):
     path.write_bytes(data)
     assert outcome(path) is None
     rng = random.Random(kind)
-    refused = 0
+    refused, rss = 0, peak_rss()
     tracemalloc.start()
     for _ in range(COUNT):
         path.write_bytes(mutate(data, rng))
@@ -138,6 +138,7 @@ def test_mutations_end_in_one_clear_error_or_do_no_harm(tmp_path, kind):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < LIMIT
+    assert peak_rss() - rss < 2 * LIMIT
     assert refused > COUNT // 10
 
 
