@@ -131,10 +131,11 @@ def commands(context: click.Context) -> int:
 @_force
 @click.option("--dry-run", is_flag=True, help="Do everything but write the file.")
 @_json
+@_html
 @_quiet
 def compress(
-    source: str, output: str | None, config: str | None, force: bool, dry_run: bool, as_json: bool, quiet: bool,
-    **options: Any,
+    source: str, output: str | None, config: str | None, force: bool, dry_run: bool, as_json: bool, html: str | None,
+    quiet: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Compress SOURCE: .pt .pth .bin .ckpt, TorchScript, .safetensors, or a folder of shards."""
     settings = load_settings(config, _overrides(options))
@@ -142,6 +143,8 @@ def compress(
         report = _pipeline().compress(
             source, output, settings=settings, force=force, dry_run=dry_run, progress=tell
         )  # fmt: skip
+    if html is not None:  # spectra and loss curves are drawn here only: the file does not keep them
+        write_text(html, render_report_html(report))
     _show(report, as_json, quiet, lambda width: report_view(report, width))
     return 0 if report.passed else 1
 

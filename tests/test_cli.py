@@ -185,11 +185,13 @@ def test_a_typo_in_the_yaml_names_file_line_and_key(tmp_path, capsys):
 
 
 def test_pages_and_junit_are_written(pipeline, tmp_path, capsys):
-    pipeline(report=samples.small(), compare=samples.compared(), verify=samples.verified(False))
+    pipeline(compress=samples.network(), report=samples.small(), compare=samples.compared(),
+             verify=samples.verified(False))  # fmt: skip
     assert cli.run(["report", "f", "--html", str(tmp_path / "r.html")]) == 0
+    assert cli.run(["compress", "m.pt", "--html", str(tmp_path / "n.html"), "--quiet"]) == 0
     assert cli.run(["compare", "m.pt", "--html", str(tmp_path / "c.html")]) == 0
     assert cli.run(["verify", "f", "--junit", str(tmp_path / "j.xml")]) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "j.xml", "r.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "j.xml", "n.html", "r.html"]
     assert cli.run(["report", "f", "--html", str(tmp_path / "no" / "r.html")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
@@ -224,7 +226,7 @@ def test_help_is_there_without_torch(command):
 def test_the_commands_and_options_of_the_interface_exist():
     expected = {
         "compress": "output tol norm metric target_ratio config network inputs include exclude drop effort jobs device "
-        "force dry_run as_json quiet source",
+        "force dry_run as_json html quiet source",
         "decompress": "file output slim force quiet",
         "export": "file onnx torch_out force quiet",
         "bench": "file batch as_json quiet",

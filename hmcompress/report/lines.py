@@ -63,15 +63,16 @@ def _network_bound_line(network: NetworkRecord) -> str:
         broken = [what for what, error, tol in _bounds(network) if not error <= tol]
         return f"Bounds on the network are VIOLATED: {', '.join(broken)}."
     worst, share = max(((what, error / tol) for what, error, tol in _bounds(network)), key=lambda bound: bound[1])
-    return f"The bounds on the network hold; the nearest is {math.floor(share * 1000) / 1000:.3f} of it, {worst}."
+    holds = "All bounds on the network hold" if len(_bounds(network)) > 1 else "The bound on the network holds"
+    return f"{holds}; largest error {math.floor(share * 1000) / 1000:.3f} of its tolerance, in {worst}."
 
 
 def _bounds(network: NetworkRecord) -> list[tuple[str, float, float]]:
     """Rows (what, error, tolerance) of what is bounded."""
-    rows = [("held-out points", network.error, network.tol)]
+    rows = [("outputs on held-out points", network.error, network.tol)]
     rows += [(f"derivative {i}", error, network.tol) for i, error in enumerate(network.derivative_errors, 1)]
     ntk = network.ntk
-    return rows + ([("tangent kernel", ntk.error, ntk.tol)] if ntk is not None and ntk.tol is not None else [])
+    return rows + ([("the tangent kernel", ntk.error, ntk.tol)] if ntk is not None and ntk.tol is not None else [])
 
 
 def _share(layer: LayerRecord) -> float:
