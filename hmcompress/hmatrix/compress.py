@@ -11,9 +11,9 @@ from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS
-from hmcompress.hmatrix.partition import best_quantized_leaf, plan_matrix
+from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
-from hmcompress.hmatrix.screen import has_structure
+from hmcompress.hmatrix.screen import find_structure
 from hmcompress.hmatrix.tune import Task, first_step, tune, zero_payload
 
 Array = np.ndarray
@@ -77,16 +77,14 @@ def _smallest(task: Task) -> HMatrix | None:
 def _plans(a: Array, task: Task) -> list[Plan]:
     """Quantisation as one leaf, and the best tree where a cheap look finds structure."""
     plain = Leaf(0, True)
-    if task.effort == "fast":
+    structure = find_structure(a) if task.effort != "fast" else None
+    if not structure:
         return [plain]
     leaf, cost = best_quantized_leaf(a)
-    plans: list[Plan] = [leaf, plain]
     reweighted = best_reweighted_leaf(a, cost)
-    if reweighted is not None:
-        plans.append(reweighted)
-    if has_structure(a, cost):
-        plan, _ = plan_matrix(a)
-        plans.append(_with_remainders(plan) if task.norm == "max" else plan)
+    plan = plan_matrix(a, repeats=structure.repeats)[0] if structure.local else best_leaves(a[None], True)[0][0]
+    plans = [leaf, plain, _with_remainders(plan) if task.norm == "max" else plan]
+    plans += [reweighted] if reweighted is not None else []
     if task.norm == "max":
         plans = [p for p in plans if not isinstance(p, Leaf) or BASES[p.basis].keeps_entries]
     return list(dict.fromkeys(plans))

@@ -14,8 +14,8 @@ import numpy as np
 from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
-from hmcompress.hmatrix.repeats import Repeat, find_repeats
 from hmcompress.hmatrix.rank_one import price_quantized
+from hmcompress.hmatrix.repeats import Repeat, find_repeats
 from hmcompress.hmatrix.spectra import Spectrum, spectra
 from hmcompress.hmatrix.transform import price_columns
 
@@ -23,8 +23,9 @@ Array = np.ndarray
 _NODE_BITS = 3.0
 _LEAF_BITS = 16.0
 _COPY_BITS = 16.0
-_COARSE = (0, 1, 2, 3, 4)
-_GAIN = 0.995  # a leaf this near to plain quantisation is not worth its structure
+_COARSE = (0, 1, 2, 4)
+_PATIENCE = 2
+_BATCH = 1 << 22
 
 
 @dataclass
@@ -34,15 +35,16 @@ class _Node:
     leaf: Leaf = field(default_factory=Leaf)
     leaf_cost: float = 0.0
     children: tuple["_Node", ...] = ()
+    failures: int = 0  # how many splits above, one after the other, did not pay by themselves
 
 
-def plan_matrix(a: Array, smooth: bool = True) -> tuple[Plan, float]:
+def plan_matrix(a: Array, smooth: bool = True, repeats: bool = True) -> tuple[Plan, float]:
     """The best plan for a (m, n), in steps, and its price in bits (error included)."""
     root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
-    _analyse(a, root, smooth)
+    _analyse(a, root, smooth, repeats)
     decisions: dict[int, tuple[bool, float]] = {}
     total = _prune(root, decisions)
-    return _number(_emit(root, decisions, {}, [0])), total
+    return _number(_emit(root, decisions, {})), total
 
 
 def price_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
@@ -93,8 +95,12 @@ def _price_spectra(
             low_rank = _cheapest(factors + price.SLOPE * (tails + noise), lambda r: Leaf(r, False))
         total = factors + m * n * price.cost(np.sqrt((tails + noise) / (m * n)))
         found = _cheapest(total, lambda r, coarse=coarse: Leaf(r, True, coarse))
-        hybrid = found if hybrid is None else [min(a, b, key=lambda x: x[1]) for a, b in zip(hybrid, found, strict=True)]
+        hybrid = found if hybrid is None else list(map(_cheaper, hybrid, found))
     return [low_rank, hybrid]
+
+
+def _cheaper(a: tuple[Leaf, float], b: tuple[Leaf, float]) -> tuple[Leaf, float]:
+    return a if a[1] <= b[1] else b
 
 
 def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
@@ -102,21 +108,36 @@ def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
     return [(leaf(int(r) + 1), float(costs[i, r])) for i, r in enumerate(best)]
 
 
-def _analyse(a: Array, root: _Node, smooth: bool) -> None:
-    level = [root]
+def _analyse(a: Array, root: _Node, smooth: bool, repeats: bool) -> None:
+    level, parents = [root], []
     while level:
-        groups = defaultdict(list)
-        for node in level:
-            groups[tuple(sorted(node.block.shape))].append(node)
-        for nodes in groups.values():
+        for nodes in _by_shape(level, any_way_up=True) if repeats else ():
             _mark_repeats(a, nodes)
         fresh = [node for node in level if node.repeat is None]
-        by_shape = defaultdict(list)
+        for nodes in _by_shape(fresh):
+            _analyse_batch(a, nodes, smooth)
+        _count_failures(parents)
         for node in fresh:
-            by_shape[node.block.shape].append(node)
-        for shape, nodes in by_shape.items():
-            _analyse_batch(a, shape, nodes, smooth)
-        level = [child for node in fresh for child in node.children]
+            if node.leaf_cost > 2 * _LEAF_BITS and node.failures < _PATIENCE:
+                node.children = tuple(_Node(b) for b in node.block.children())
+        parents = [node for node in fresh if node.children]
+        level = [child for node in parents for child in node.children]
+
+
+def _by_shape(nodes: list[_Node], any_way_up: bool = False) -> list[list[_Node]]:
+    groups = defaultdict(list)
+    for node in nodes:
+        shape = node.block.shape
+        groups[tuple(sorted(shape)) if any_way_up else shape].append(node)
+    return list(groups.values())
+
+
+def _count_failures(parents: list[_Node]) -> None:
+    """A branch ends where several splits in a row did not pay by themselves."""
+    for node in parents:
+        total = sum(_COPY_BITS if c.repeat is not None else c.leaf_cost for c in node.children)
+        for child in node.children:
+            child.failures = node.failures + 1 if total >= node.leaf_cost else 0
 
 
 def _mark_repeats(a: Array, nodes: list[_Node]) -> None:
@@ -124,15 +145,14 @@ def _mark_repeats(a: Array, nodes: list[_Node]) -> None:
         node.repeat = None if repeat is None else Repeat(nodes[repeat.source], repeat.transposed)
 
 
-def _analyse_batch(a: Array, shape: tuple[int, int], nodes: list[_Node], smooth: bool) -> None:
-    batch = max(1, (1 << 22) // (shape[0] * shape[1]))
+def _analyse_batch(a: Array, nodes: list[_Node], smooth: bool) -> None:
+    m, n = nodes[0].block.shape
+    batch = max(1, _BATCH // (m * n))
     for start in range(0, len(nodes), batch):
         part = nodes[start : start + batch]
         stack = np.stack([node.block.of(a) for node in part])
         for node, (leaf, cost) in zip(part, best_leaves(stack, smooth), strict=True):
             node.leaf, node.leaf_cost = leaf, cost
-            if cost > 2 * _LEAF_BITS:
-                node.children = tuple(_Node(b) for b in node.block.children())
 
 
 def _prune(node: _Node, decisions: dict[int, tuple[bool, float]]) -> float:
@@ -158,7 +178,7 @@ class _Reference(Plan):
     transposed: bool
 
 
-def _emit(node: _Node, decisions: dict, emitted: dict[int, bool], _: list[int]) -> Plan:
+def _emit(node: _Node, decisions: dict, emitted: dict[int, bool]) -> Plan:
     """The plan below a node. The first of several equal blocks in preorder carries the plan, the others copy it."""
     transposed = False
     while node.repeat is not None:
@@ -174,7 +194,7 @@ def _emit(node: _Node, decisions: dict, emitted: dict[int, bool], _: list[int]) 
         children = tuple(children[i] for i in (0, 2, 1, 3))
     if transposed:
         children = tuple(_Node(c.block, Repeat(c, True)) for c in children)
-    return _Named(id(node), Split(tuple(_emit(c, decisions, emitted, _) for c in children)))
+    return _Named(id(node), Split(tuple(_emit(c, decisions, emitted) for c in children)))
 
 
 def _number(plan: Plan) -> Plan:

@@ -11,14 +11,15 @@ from scipy.special import ndtr
 
 SLOPE = 6 / np.log(2)  # bits per unit of squared error, error in steps
 _LOG_MIN, _LOG_MAX, _PER_OCTAVE = -10, 10, 16
+_LAST = (_LOG_MAX - _LOG_MIN) * _PER_OCTAVE
 
 
 @cache
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """Entropy and squared error of rounding a Gaussian, for standard deviations on a logarithmic grid."""
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entropy, squared error and price of rounding a Gaussian, for standard deviations on a logarithmic grid."""
     grid = np.exp2(np.arange(_LOG_MIN * _PER_OCTAVE, _LOG_MAX * _PER_OCTAVE + 1) / _PER_OCTAVE)
     bits, errors = zip(*(_rounded_gaussian(s) for s in grid), strict=True)
-    return np.array(bits), np.array(errors)
+    return np.array(bits), np.array(errors), np.array(bits) + SLOPE * np.array(errors)
 
 
 def _rounded_gaussian(s: float) -> tuple[float, float]:
@@ -33,18 +34,19 @@ def _rounded_gaussian(s: float) -> tuple[float, float]:
 
 def bits(s: np.ndarray) -> np.ndarray:
     """Bits per entry of Gaussian entries of standard deviation s, in steps."""
-    x = np.log2(np.maximum(s, 2.0 ** (_LOG_MIN - 4)))
-    value = _interpolate(_tables()[0], x)
-    return np.where(x > _LOG_MAX, x + 0.5 * np.log2(2 * np.pi * np.e), value)
+    i = _index(s)
+    return _tables()[0][np.minimum(i, _LAST)] + np.maximum(i - _LAST, 0) / _PER_OCTAVE
 
 
 def cost(s: np.ndarray) -> np.ndarray:
     """bits + lambda * squared error per entry; never more than leaving the entry out."""
-    s = np.asarray(s, float)
-    x = np.log2(np.maximum(s, 2.0 ** (_LOG_MIN - 4)))
-    error = np.where(x > _LOG_MAX, 1 / 12, _interpolate(_tables()[1], x))
-    return np.minimum(bits(s) + SLOPE * error, SLOPE * s * s)
+    i = _index(s)
+    return np.minimum(
+        _tables()[2][np.minimum(i, _LAST)] + np.maximum(i - _LAST, 0) / _PER_OCTAVE, SLOPE * np.square(s)
+    )
 
 
-def _interpolate(table: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.interp(x, np.arange(_LOG_MIN * _PER_OCTAVE, _LOG_MAX * _PER_OCTAVE + 1) / _PER_OCTAVE, table)
+def _index(s: np.ndarray) -> np.ndarray:
+    """The nearest grid point of each standard deviation; above the grid, prices go on as the logarithm."""
+    x = np.log2(np.maximum(s, 2.0**_LOG_MIN), dtype=np.float32)
+    return np.rint(x * _PER_OCTAVE).astype(np.int32) - _LOG_MIN * _PER_OCTAVE

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def _fingerprint(block: Array) -> tuple[float, float]:
     return float(u @ block @ v), float(v2 @ block @ u2)
 
 
+@cache
 def _probe(n: int, kind: int = 0) -> Array:
     """A fixed quasi-random unit vector."""
     x = np.modf((np.arange(n) + 1) * (0.6180339887498949, 0.41421356237309515)[kind])[0] - 0.5

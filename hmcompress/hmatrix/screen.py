@@ -1,37 +1,85 @@
-"""A cheap look: does a matrix have structure worth a search?"""
+"""A cheap look, about ten operations an entry: does a matrix have structure worth a search?
+
+Most trained layers are noise with row and column scales. What a search could find shows, once the scales are divided
+out, as large singular values, as neighbours that resemble each other, as blocks of
+unequal energy, or as blocks that repeat.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.hmatrix import price
-from hmcompress.hmatrix.partition import best_leaves
+from hmcompress.hmatrix.rank_one import rank_one_scales
 from hmcompress.hmatrix.repeats import find_repeats
 
 Array = np.ndarray
-_PROBE = 64
-_SMALL = 1 << 16
-_GAIN = 0.985
+_PROBE = 16
+_FACTOR_BITS = 3.0  # an entry of a factor
+_WORTH = 0.01  # bits an entry: smaller gains are not searched for
+_SMOOTH = 0.94  # mean squared difference of neighbours over that of strangers
+_UNEVEN = 3.0  # variance of block energies over that of independent Gaussian entries
+_CELLS = 16
+_HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
 
 
-def has_structure(a: Array, plain: float) -> bool:
-    """Whether low-rank blocks, smooth factors or repeats promise to save more than a hundredth over quantisation.
+@dataclass(frozen=True)
+class Structure:
+    """What may save more than scales do: a low-rank part of the whole, or parts that differ from place to place."""
 
-    a: (m, n), in steps. plain: the price of the whole as one quantised leaf. Looks at sample blocks along the diagonal and off it, and at a sketch of the whole.
-    """
-    if a.size <= _SMALL:
-        return True
-    blocks = _samples(a)
-    if any(r is not None for r in find_repeats(blocks)):
-        return True
-    stack = np.stack(blocks)
-    flat = float(price.cost(np.sqrt(np.mean(stack * stack, axis=(1, 2)))).sum()) * blocks[0].size
-    if sum(cost for _, cost in best_leaves(stack, True)) < _GAIN * flat:
-        return True
-    return best_leaves(a[None], True)[0][1] < _GAIN * plain
+    spike: bool
+    local: bool
+    repeats: bool
+
+    def __bool__(self) -> bool:
+        return self.spike or self.local
+
+
+def find_structure(a: Array) -> Structure:
+    """Look for structure in a (m, n), in steps."""
+    if min(a.shape) < 2 * _PROBE:
+        return Structure(True, True, True)
+    x = _whitened(a)
+    repeats = any(r is not None for r in find_repeats(_samples(a)))
+    return Structure(_has_spike(x), repeats or _is_smooth(x) or _is_uneven(x), repeats)
+
+
+def _whitened(a: Array) -> Array:
+    """a divided by its row and column scales, float32."""
+    x = np.asarray(a, np.float32)
+    rows, columns = rank_one_scales(np.square(x))
+    rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
+    return x / rows[:, None] / columns
+
+
+def _has_spike(x: Array) -> bool:
+    """Whether leading singular directions take more bits out of the entries than their factors need."""
+    m, n = x.shape
+    energy = float(np.vdot(x, x))
+    probe = np.modf(np.outer(np.arange(n) + 1, [0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625]))[0]
+    q = np.linalg.qr((probe - 0.5).astype(np.float32))[0]
+    for _ in range(2):
+        q = np.linalg.qr(x.T @ (x @ q))[0]
+    values = np.linalg.svd(x @ q, compute_uv=False)
+    gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9)) - _FACTOR_BITS * (m + n)
+    return bool(np.sum(np.maximum(gains, 0)) > _WORTH * m * n)
+
+
+def _is_smooth(x: Array) -> bool:
+    part = x[:256, :256]
+    power = 2 * float(np.mean(np.square(part)))
+    return any(float(np.mean(np.square(np.diff(part, axis=axis)))) < _SMOOTH * power for axis in (0, 1))
+
+
+def _is_uneven(x: Array) -> bool:
+    m, n = (s // _CELLS * _CELLS for s in x.shape)
+    square = np.square(x[:m, :n])
+    energy = square.reshape(_CELLS, m // _CELLS, _CELLS, n // _CELLS).mean((1, 3))
+    kurtosis = min(float(np.mean(np.square(square)) / np.mean(square) ** 2), _HEAVY)
+    expected = (kurtosis - 1) * _CELLS**2 / (m * n) * float(np.mean(square)) ** 2
+    return bool(np.var(energy) > _UNEVEN * expected)
 
 
 def _samples(a: Array) -> list[Array]:
-    m, n = (min(_PROBE, s) for s in a.shape)
-    rows = np.linspace(0, a.shape[0] - m, 4).astype(int)
-    columns = np.linspace(0, a.shape[1] - n, 4).astype(int)
-    pairs = {(r, c) for i, r in enumerate(rows) for j, c in enumerate(columns) if (i - j) % 4 in (0, 1)}
-    return [a[r : r + m, c : c + n] for r, c in sorted(pairs)]
+    rows = np.linspace(0, a.shape[0] - _PROBE, 4).astype(int) // _PROBE * _PROBE
+    columns = np.linspace(0, a.shape[1] - _PROBE, 4).astype(int) // _PROBE * _PROBE
+    return [a[r : r + _PROBE, c : c + _PROBE] for r in rows for c in columns]

@@ -5,6 +5,7 @@ similar size, in order. `interpolate` predicts each point from decoded neighbour
 that smooth columns leave almost nothing but zeros.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +31,7 @@ class Transform:
 
 def _octave_bands(n: int) -> tuple[int, ...]:
     edges = [0, *(1 << i for i in range(n.bit_length()) if 1 << i < n), n]
-    return tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(b - a for a, b in itertools.pairwise(edges))
 
 
 @cache
