@@ -146,5 +146,5 @@ def _descend(
             loss = 0.5 * (outputs - target).gather(1, turns[:, None]).pow(2).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         state |= {n: (p - rate * g).detach() for (n, p), g in zip(leaves.items(), gradients, strict=True)}
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
