@@ -125,4 +125,4 @@ def _number(value: float) -> str:
     if value and (abs(value) >= 1e4 or abs(value) < 1e-2):
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.3g}"
+    return f"{value:.4g}"
