@@ -1,8 +1,7 @@
 """Ranges of bytes that are read when they are needed and not before."""
 
-import struct
-import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +11,6 @@ import torch
 from hmcompress.errors import SourceError
 
 _CHUNK = 1 << 22
-# What zipfile raises on damaged archives.
-ZIP_FAULTS = (
-    zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, EOFError, IndexError, OverflowError,
-)  # fmt: skip
 
 
 class Blob(Protocol):
@@ -86,25 +81,36 @@ def _fill(file, out: torch.Tensor) -> None:
 class DeflatedBlob:
     """A compressed entry of a zip archive, as repacking tools make them; expanded anew for each read."""
 
-    def __init__(self, path: Path, info: zipfile.ZipInfo) -> None:
-        self._path, self._info = path, info
-        self.nbytes = info.file_size
+    def __init__(self, packed: FileBlob, nbytes: int, crc: int) -> None:
+        self._packed, self._crc = packed, crc
+        self.nbytes = nbytes
 
     def read(self, start: int, count: int) -> torch.Tensor:
         out = torch.empty(count, dtype=torch.uint8)
+        target, position, crc = out.numpy(), 0, 0
         try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(self._info) as file:
-                _skip(file, start)
-                _fill(file, out)
-                _skip(file, self.nbytes - start - count)
-                file.read(1)  # at the end of the entry its checksum is compared
-        except (OSError, *ZIP_FAULTS) as error:
-            raise SourceError(
-                f"damaged: an entry of its archive cannot be expanded ({type(error).__name__})"
-            ) from error
+            for chunk in self._expanded():
+                crc = zlib.crc32(chunk, crc)
+                first, last = max(position, start), min(position + len(chunk), start + count)
+                if first < last:
+                    target[first - start : last - start] = np.frombuffer(chunk, np.uint8)[first - position :][
+                        : last - first
+                    ]
+                position += len(chunk)
+                if position > self.nbytes or self.nbytes > position >= start + count:
+                    break
+        except zlib.error as error:
+            raise SourceError("damaged: an entry of its archive cannot be expanded") from error
+        whole = start + count == self.nbytes  # only then the end has been seen, and the checksum can be compared
+        if position < start + count or position > self.nbytes or (whole and self._crc and crc != self._crc):
+            raise SourceError("damaged: an entry of its archive does not expand to what its table says")
         return out
 
-
-def _skip(file, count: int) -> None:
-    while count > 0 and (chunk := file.read(min(count, _CHUNK))):
-        count -= len(chunk)
+    def _expanded(self) -> Iterator[bytes]:
+        expander = zlib.decompressobj(-zlib.MAX_WBITS)
+        for start in range(0, self._packed.nbytes, _CHUNK):
+            left = self._packed.read(start, min(_CHUNK, self._packed.nbytes - start)).numpy().tobytes()
+            while left and not expander.eof:
+                yield expander.decompress(left, _CHUNK)
+                left = expander.unconsumed_tail
+        yield expander.flush()

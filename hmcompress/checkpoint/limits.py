@@ -36,6 +36,6 @@ def check_expansion(sizes: Iterable[int], source_bytes: int) -> None:
     total = sum(sizes)
     if total > _FLOOR + _EXPANSION * source_bytes:
         raise SourceError(
-            f"its tensors unfold to {total / 1e6:.0f} MB from a file of {source_bytes / 1e6:.3g} MB; "
+            f"its contents unfold to {total / 1e6:.0f} MB from a file of {source_bytes / 1e6:.3g} MB; "
             "save them as contiguous tensors, uncompressed"
         )
