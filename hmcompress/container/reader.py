@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -156,7 +156,7 @@ class CompressedFile:
     def _decoding(self, name: str, nbytes: int) -> Iterator[None]:
         """Errors of a decoder become FormatError that names the tensor; so does a size beyond this machine's memory."""
         where = f"{self.path}: tensor {name}"
-        if nbytes > psutil.virtual_memory().total:
+        if nbytes > _memory():
             raise FormatError(f"{where} would take {nbytes:,} bytes, more than this machine's memory")
         try:
             yield
@@ -195,6 +195,11 @@ def named(path: Path) -> Iterator[None]:
         raise FormatError(f"{path}: {error}") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@cache
+def _memory() -> int:
+    return psutil.virtual_memory().total
 
 
 def _map(path: Path) -> memoryview:
