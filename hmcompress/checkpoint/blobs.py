@@ -93,9 +93,8 @@ class DeflatedBlob:
                 crc = zlib.crc32(chunk, crc)
                 first, last = max(position, start), min(position + len(chunk), start + count)
                 if first < last:
-                    target[first - start : last - start] = np.frombuffer(chunk, np.uint8)[first - position :][
-                        : last - first
-                    ]
+                    part = chunk[first - position : last - position]
+                    target[first - start : last - start] = np.frombuffer(part, np.uint8)
                 position += len(chunk)
                 if position > self.nbytes or self.nbytes > position >= start + count:
                     break

@@ -96,7 +96,8 @@ def test_big_endian_files_are_swapped(tmp_path, zipped):
 
 def test_zip_compressed_by_other_tools_is_read(tmp_path):
     path = tmp_path / "model.pt"
-    saved = {"w": torch.arange(3000).reshape(50, 60), "view": None}
+    flat = torch.arange(2_000_000) % 1000
+    saved = {"w": torch.arange(3000).reshape(50, 60), "a": flat[:9], "b": flat[700_000:700_100], "c": flat[1_999_990:]}
     saved["view"] = saved["w"][3]
     torch.save(saved, path)
     deflated = rezip(path, tmp_path / "deflated.pt", compression=zipfile.ZIP_DEFLATED)
