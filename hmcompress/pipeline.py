@@ -118,7 +118,9 @@ def verify(
     compressed = CompressedFile.open(file)
     settings = network_settings(compressed, tol, network, inputs)
     layers = tuple(check_layers(compressed, against, None if settings else tol, progress))
-    return VerifyReport(layers, settings and check_network(compressed, settings, against, progress))
+    if settings is None:
+        return VerifyReport(layers)
+    return VerifyReport(layers, check_network(compressed, settings, against, progress))
 
 
 def compare(

@@ -93,7 +93,7 @@ def check_network(
     """The network's bound, recomputed where the source is given, else as stored. Raises NetworkError."""
     record = network_from_json(compressed.index.info.network)
     if against is None:
-        return record and as_stored(record, settings.tol)
+        return None if record is None else as_stored(record, settings.tol)
     original = load_tensors(open_checkpoint(against))
     return recheck(settings, original, load_named(compressed, tuple(original), None, progress))
 
