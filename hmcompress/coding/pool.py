@@ -21,6 +21,7 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 17
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
+_MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
@@ -44,8 +45,8 @@ def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.nda
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
-        return bytes([PCODEC]) + encode_ints(_gather(q, groups), effort)
-    shapes = _candidate_shapes(q, e, x)
+        return bytes([PCODEC]) + encode_ints(_gather(q, groups))
+    shapes = _candidate_shapes(q, e, x, groups)
     coded = [bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes]
     return min(coded, key=len)
 
@@ -58,7 +59,7 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int) -> np.ndarr
     groups = _groups(e, count)
     kind, body = data[0], bytes(data[1:])
     if kind == PCODEC:
-        return _scatter(decode_ints(body, sum(n for _, _, n in groups), np.int64), groups, count)
+        return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
     if kind == ANS:
         return _decode_ans(body, groups, count)
     if kind == EMPTY and not groups:
@@ -105,10 +106,12 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
     return q
 
 
-def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> list[Shape]:
+def _candidate_shapes(
+    q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]
+) -> list[Shape]:
     """The shape of the values themselves and, where its bytes matter, the built-in shapes."""
     own = _own_shape(q, e, x)
-    support = _support(q, e)
+    support = _support(q, groups)
     if q.size > 1 << 14:
         return [_with_support(own, support)]
     shifts = [int(np.median(np.array(own.knots[4:9]) - base[4:9])) for base in BUILT_IN.values()]
@@ -134,7 +137,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     groups = _groups(e, q.size)
     if not groups:
         return 0.0
-    shape = _with_support(_own_shape(q, e, x), _support(q, e))
+    shape = _with_support(_own_shape(q, e, x), _support(q, groups))
     total = 0.0
     for c, where, size in groups:
         low, largest, p = _table(c, shape)
@@ -143,12 +146,14 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     return total
 
 
-def _support(q: np.ndarray, e: np.ndarray) -> float:
-    coded = e > ZERO_CLASS
-    if not coded.any():
-        return 1.0
-    magnitude = np.abs(q)[coded] if e.size > 1 else np.abs(q)
-    return float(np.max((magnitude + 1.0) / octaves(e[coded], CLASSES_PER_OCTAVE)))
+def _support(q: np.ndarray, groups: list[Group]) -> float:
+    """Largest |q| + 1 over the scale of its class."""
+    largest = 1.0
+    for e, where, _ in groups:
+        values = q if where is None else q[where]
+        magnitude = max(int(values.max()), -int(values.min())) + 1.0
+        largest = max(largest, magnitude / float(octaves(e, CLASSES_PER_OCTAVE)))
+    return largest
 
 
 def _with_support(shape: Shape, support: float) -> Shape:
@@ -166,29 +171,36 @@ def _table(e: int, shape: Shape) -> tuple[int, int, np.ndarray]:
 
 
 def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
-    highs, models, lows, escapes = [], [], [], []
-    for e, where, _ in groups:
-        values = (q if where is None else q[where]).astype(np.int64)
+    coder, raw_lows, escapes = _ans(), [], []
+    for e, where, size in reversed(groups):  # a stack: the decoder meets the classes in ascending order
         low, largest, p = _table(e, shape)
-        high = values >> low
-        clipped = np.clip(high, -largest, largest)
-        outside = np.abs(clipped) == largest
-        escapes.append((high - clipped)[outside])
-        highs.append((clipped + largest).astype(np.int32))
-        models.append(_model.Categorical(p, perfect=False))
-        lows.append((low, (values & ((1 << low) - 1)).astype(np.uint32)))
-    coder = _ans()
-    for high, model, (low, rest) in zip(highs[::-1], models[::-1], lows[::-1], strict=True):
-        if low and len(rest) < _RAW_LOW_BITS:
-            coder.encode_reverse(rest.astype(np.int32), _model.Uniform(1 << low))
-        coder.encode_reverse(high, model)
+        values = q if where is None else q[where]
+        if low:
+            rest = (values & ((1 << low) - 1)).astype(np.uint32)
+            if size < _RAW_LOW_BITS:
+                coder.encode_reverse(rest.view(np.int32), _model.Uniform(1 << low))
+            else:
+                raw_lows.append(pcodec_encode(rest, 1))
+            values = values >> low
+        if max(int(values.max()), -int(values.min())) >= largest:
+            escapes.append(_cut(values, largest))
+            values = np.clip(values, -largest, largest)
+        else:
+            escapes.append(np.zeros(0, np.int64))
+        coder.encode_reverse(np.add(values, largest, dtype=np.int32), _model.Categorical(p, perfect=False))
     out = Writer()
     write_shape(out, shape)
-    for low, rest in lows:
-        if low and len(rest) >= _RAW_LOW_BITS:
-            out.section(pcodec_encode(rest, 1))
-    out.section(_encode_escapes(np.concatenate(escapes)))
+    for data in reversed(raw_lows):
+        out.section(data)
+    out.section(_encode_escapes(np.concatenate(escapes[::-1])))
     return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+
+
+def _cut(high: np.ndarray, largest: int) -> np.ndarray:
+    """What clipping takes off each value that it brings to the edge, in order."""
+    high = high.astype(np.int64)
+    outside = np.abs(high) >= largest
+    return (high - np.clip(high, -largest, largest))[outside]
 
 
 def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
@@ -203,15 +215,15 @@ def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
     if len(words) % 4:
         raise FormatError("a range-coded stream is cut: the file is damaged")
     coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
-    wide = max(t[0] for t in tables) > 20
-    parts, outside = [], []
+    parts = []
     for (low, largest, p), (_, _, size), rest in zip(tables, groups, raw_lows, strict=True):
-        high = coder.decode(_model.Categorical(p, perfect=False), size) - largest
+        high = coder.decode(_model.Categorical(p, perfect=False), size)
+        high -= np.int32(largest)
         if low and rest is None:
             rest = coder.decode(_model.Uniform(1 << low), size)
-        outside.append(np.abs(high) == largest)
-        parts.append((high.astype(np.int64 if wide else np.int32), low, rest))
-    _add_escapes(escapes, parts, outside)
+        parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
+    if escapes:
+        _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
     return _scatter(_join(parts), groups, count)
 
 
@@ -225,8 +237,6 @@ def _encode_escapes(escapes: np.ndarray) -> bytes:
 
 
 def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
-    if not data:
-        return
     counts = [int(o.sum()) for o in outside]
     values = decode_ints(data, sum(counts), np.int64)
     for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):

@@ -28,8 +28,11 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
     return bytes([code * 4 + width]) + body
 
 
-def decode_ints(data: bytes | memoryview, count: int, dtype: type = np.int32) -> np.ndarray:
-    """Decode `count` integers; raises FormatError where the bytes hold anything else."""
+def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.int32) -> np.ndarray:
+    """Decode `count` integers; raises FormatError where the bytes hold anything else.
+
+    dtype None stands for int32 where the values fit by their stored width, else int64.
+    """
     if len(data) < 1:
         raise FormatError("an empty stream where integers are expected: the file is damaged")
     code, width = divmod(data[0], 4)
@@ -45,6 +48,8 @@ def decode_ints(data: bytes | memoryview, count: int, dtype: type = np.int32) ->
         q = np.frombuffer(body, stored)
     else:
         raise FormatError("an integer stream is of an unknown or impossible kind: the file is damaged")
+    if dtype is None:
+        dtype = np.int64 if stored.itemsize == 8 else np.int32
     return q.astype(dtype)
 
 

@@ -1,5 +1,6 @@
 """compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import NORMS
+from hmcompress.hmatrix.measure import NORMS, reference
 from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import find_structure
@@ -37,10 +38,10 @@ def compress_matrix(
     """
     w = torch.as_tensor(w).detach().cpu()
     _check(w, tol, norm, effort)
-    task = Task(w, tol, norm, effort)
-    if w.numel() == 0 or not bool(torch.isfinite(w).all()):
+    task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
+    if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    lossy = _smallest(task)
+    lossy = _smallest(task, grid)
     if lossy is not None and lossy.nbytes < _lossless_floor(w):
         return lossy
     plain = task.exact()
@@ -64,22 +65,23 @@ def _lossless_floor(w: Tensor) -> int:
     return w.numel() * bits // 8
 
 
-def _smallest(task: Task) -> HMatrix | None:
+def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     """The smallest lossy form that keeps the bound, or None."""
-    values = task.w.double().numpy()
-    if not values.any():
+    if task.size == 0:
         return task.measured(zero_payload())
-    step = first_step(values, task)
-    found = [tune(task, values, plan, step) for plan in _plans(values / step, task)]
+    values = task.w.numpy() if task.w.dtype in (torch.float32, torch.float64) else task.w.float().numpy()
+    step = first_step(task)
+    found = [tune(task, values, plan, step) for plan in _plans(values, step, task)]
     return min((m for m in found if m is not None), key=lambda m: m.nbytes, default=None)
 
 
-def _plans(a: Array, task: Task) -> list[Plan]:
+def _plans(values: Array, step: float, task: Task) -> list[Plan]:
     """Quantisation as one leaf, and the best tree where a cheap look finds structure."""
     plain = Leaf(0, True)
-    structure = find_structure(a) if task.effort != "fast" else None
+    structure = find_structure(values, step) if task.effort != "fast" else None
     if not structure:
         return [plain]
+    a = values.astype(np.float64) / step
     leaf, cost = best_quantized_leaf(a)
     reweighted = best_reweighted_leaf(a, cost)
     plan = plan_matrix(a, repeats=structure.repeats)[0] if structure.local else best_leaves(a[None], True)[0][0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS
+from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
@@ -23,6 +23,7 @@ class Options:
 
     every: bool = False
     smooth: bool = True
+    scales: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,16 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
     if not leaf.rank:
         return PreparedLeaf(block, leaf, None)
     if leaf.reweighted:
-        found = reweighted_triplets(block / step, leaf.rank)
+        found = reweighted_triplets(block.astype(np.float64) / step, leaf.rank)
         return PreparedLeaf(block, leaf, found.spectrum.times(step), found.weights)
-    return PreparedLeaf(block, leaf, spectra(block[None] / step).take(leaf.rank).times(step))
+    return PreparedLeaf(block, leaf, spectra(block[None].astype(np.float64) / step).take(leaf.rank).times(step))
 
 
 def encode_leaf(prepared: PreparedLeaf, step: float, options: Options, final: bool = True) -> CodedLeaf:
     """Code one leaf. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
     parts: list[CodedFactors | CodedRemainder] = []
-    rest = prepared.block / step
+    block = prepared.block if prepared.leaf == Leaf(0, True) else prepared.block.astype(np.float64)
+    rest = block / block.dtype.type(step)
     if prepared.spectrum is not None:
         factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), options)
         if factors is not None:
@@ -97,11 +99,17 @@ def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Opti
     return CodedFactors(encode_columns(left * scale, smooth), coded_right, coarse)
 
 
+def _scales(x: Array, options: Options, final: bool) -> Scales:
+    if not final:
+        return Scales(MAX_CLASS)
+    return fit_scales(x) if options.scales else Scales(int(class_of(np.sqrt(np.mean(np.square(x))))))
+
+
 def _encode_remainder(rest: Array, basis: int, options: Options, final: bool) -> CodedRemainder:
     q = BASES[basis].integers(rest)
     x = q if BASES[basis].difference else BASES[basis].spread(rest)
-    q = q.astype(np.int32 if np.abs(q).max(initial=0) < 2**31 - 1 else np.int64)
-    scales = fit_scales(x) if final else Scales(MAX_CLASS)
+    q = q.astype(np.int32 if max(q.max(), -q.min()) < 2**31 - 1 else np.int64)
+    scales = _scales(x, options, final)
     silent = scales.classes(x.shape) <= ZERO_CLASS
     if not silent.any():
         return CodedRemainder(q, scales, basis, x)

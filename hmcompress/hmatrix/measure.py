@@ -1,6 +1,7 @@
 """What "error" means for a single matrix: measured in float64 on decoded values of the stored dtype."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from hmcompress.errors import SettingsError
 
 Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
-_CHUNK = 1 << 22
+_CHUNK = 1 << 15
 
 
 def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tuple[float, float]:
@@ -20,15 +21,25 @@ def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tupl
     fro: ||E||_F / ||W||_F. spectral: ||E||_2 / ||W||_2. max: max |E| / max |W|. A zero matrix that decodes to zero
     has error 0, one that does not has error inf.
     """
-    squared_error, squared_norm, largest_error, largest = _sums(original, decoded)
-    if norm == "fro":
-        return _ratio(math.sqrt(squared_error), math.sqrt(squared_norm)), largest_error
-    if norm == "max":
-        return _ratio(largest_error, largest), largest_error
+    return relative_error(original, decoded, norm, reference(original, norm))
+
+
+def reference(original: Tensor, norm: Norm) -> float:
+    """What an error in `norm` is relative to: the norm of the original itself."""
     if norm == "spectral":
-        error = original.double() - decoded.double()
-        return _ratio(spectral_norm(error), spectral_norm(original.double())), largest_error
-    raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
+        return spectral_norm(original.double())
+    squares, largest = _size(original)
+    return math.sqrt(squares) if norm == "fro" else largest
+
+
+def relative_error(original: Tensor, decoded: Tensor, norm: Norm, size: float) -> tuple[float, float]:
+    """measure_error where the reference `size` is known already."""
+    if norm not in NORMS:
+        raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
+    squares, largest = _difference(original, decoded)
+    if norm == "spectral":
+        return _ratio(spectral_norm(original.double() - decoded.double()), size), largest
+    return _ratio(math.sqrt(squares) if norm == "fro" else largest, size), largest
 
 
 def spectral_norm(a: Tensor) -> float:
@@ -43,17 +54,31 @@ def spectral_norm(a: Tensor) -> float:
     return scale * math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
-def _sums(original: Tensor, decoded: Tensor) -> tuple[float, float, float, float]:
-    squared_error = squared_norm = largest_error = largest = 0.0
-    a, b = original.reshape(-1), decoded.reshape(-1)
-    for start in range(0, a.numel(), _CHUNK):  # chunks keep the float64 copies small
-        x = a[start : start + _CHUNK].double()
-        e = x - b[start : start + _CHUNK].double()
-        squared_error += float(e @ e)
-        squared_norm += float(x @ x)
-        largest_error = max(largest_error, float(e.abs().max()))
-        largest = max(largest, float(x.abs().max()))
-    return squared_error, squared_norm, largest_error, largest
+def _size(w: Tensor) -> tuple[float, float]:
+    """Sum of squares and largest magnitude."""
+    squares = largest = 0.0
+    for x in _chunks(w):
+        squares += float(torch.dot(x, x))
+        low, high = torch.aminmax(x)
+        largest = max(largest, float(high), -float(low))
+    return squares, largest
+
+
+def _difference(original: Tensor, decoded: Tensor) -> tuple[float, float]:
+    squares = largest = 0.0
+    for x, y in zip(_chunks(original), _chunks(decoded), strict=True):
+        x -= y
+        squares += float(torch.dot(x, x))
+        low, high = torch.aminmax(x)
+        largest = max(largest, float(high), -float(low))
+    return squares, largest
+
+
+def _chunks(w: Tensor) -> Iterator[Tensor]:
+    """Copies of the entries in float64, small enough to stay in the cache."""
+    flat = w.reshape(-1)
+    for start in range(0, flat.numel(), _CHUNK):
+        yield flat[start : start + _CHUNK].to(torch.float64, copy=True)
 
 
 def _ratio(error: float, reference: float) -> float:

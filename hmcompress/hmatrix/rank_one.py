@@ -17,6 +17,7 @@ Array = np.ndarray
 _SIDE_BITS = 3.0  # what a row's or column's scale costs, about
 _SMALL = 256  # entries below which one scale will do
 _SAMPLE = 1 << 15
+_FLOOR, _TINY = 2.0**-16, 1e-18
 _LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
 _LOWEST = -200  # the scale of an empty row or column
@@ -77,10 +78,10 @@ def _rank_one(square: Array) -> Iterator[tuple[Array | None, Array | None]]:
 def rank_one_scales(square: Array) -> tuple[Array, Array]:
     """Row scales (m,) and column scales (n,) with square(i, j) about (row(i) * column(j)) ** 2."""
     columns = np.sqrt(square.mean(0))
-    floor = max(2.0**-16 * float(columns.max(initial=0)), 1e-30)
     for _ in range(3):
-        columns = np.maximum(columns, floor)
-        rows = np.maximum(np.sqrt((square @ (1 / columns**2)) / len(columns)), 1e-15)
+        columns = np.maximum(columns, max(_FLOOR * float(columns.max(initial=0)), _TINY))
+        rows = np.sqrt((square @ (1 / columns**2)) / len(columns))
+        rows = np.maximum(rows, max(_FLOOR * float(rows.max(initial=0)), _TINY))
         columns = np.sqrt(((1 / rows**2) @ square) / len(rows))
     return rows, columns
 

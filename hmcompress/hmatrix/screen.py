@@ -19,6 +19,8 @@ _WORTH = 0.01  # bits an entry: smaller gains are not searched for
 _SMOOTH = 0.94  # mean squared difference of neighbours over that of strangers
 _UNEVEN = 3.0  # variance of block energies over that of independent Gaussian entries
 _CELLS = 16
+_LOOK = 1024  # rows and columns looked at, at most
+_PART = 256
 _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
 
 
@@ -34,13 +36,15 @@ class Structure:
         return self.spike or self.local
 
 
-def find_structure(a: Array) -> Structure:
-    """Look for structure in a (m, n), in steps."""
-    if min(a.shape) < 2 * _PROBE:
+def find_structure(w: Array, step: float) -> Structure:
+    """Look for structure in w (m, n) that matters at this step."""
+    if min(w.shape) < 2 * _PROBE:
         return Structure(True, True, True)
-    x = _whitened(a)
-    repeats = any(r is not None for r in find_repeats(_samples(a)))
-    return Structure(_has_spike(x), repeats or _is_smooth(x) or _is_uneven(x), repeats)
+    repeats = any(r is not None for r in find_repeats([b / step for b in _samples(w)]))
+    row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
+    x = _whitened(w[::row_stride, ::column_stride])
+    part = _whitened(w[:_PART, :_PART]) if max(row_stride, column_stride) > 1 else x
+    return Structure(_has_spike(x), repeats or _is_smooth(part) or _is_uneven(x), repeats)
 
 
 def _whitened(a: Array) -> Array:
@@ -48,7 +52,7 @@ def _whitened(a: Array) -> Array:
     x = np.asarray(a, np.float32)
     rows, columns = rank_one_scales(np.square(x))
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
-    return x / rows[:, None] / columns
+    return x * (1 / rows)[:, None] * (1 / columns)
 
 
 def _has_spike(x: Array) -> bool:
@@ -65,7 +69,7 @@ def _has_spike(x: Array) -> bool:
 
 
 def _is_smooth(x: Array) -> bool:
-    part = x[:256, :256]
+    part = x[:_PART, :_PART]
     power = 2 * float(np.mean(np.square(part)))
     return any(float(np.mean(np.square(np.diff(part, axis=axis)))) < _SMOOTH * power for axis in (0, 1))
 

@@ -12,7 +12,7 @@ from hmcompress.hmatrix.blocks import Leaf, Plan
 from hmcompress.hmatrix.codecs import EXACT, TREE
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import measure_error, spectral_norm
+from hmcompress.hmatrix.measure import Norm, relative_error
 from hmcompress.hmatrix.order import Natural
 from hmcompress.hmatrix.parts import CodedLeaf
 
@@ -21,6 +21,7 @@ _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _TRIALS = 10
 _RETRIES = 6
+_CHUNK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Task:
 
     w: Tensor
     tol: float
-    norm: str
+    norm: Norm
     effort: str
+    size: float  # of w, in `norm`
 
     def exact(self) -> HMatrix:
         """The matrix without loss."""
@@ -40,12 +42,12 @@ class Task:
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
         matrix = HMatrix(tuple(self.w.shape), self.w.dtype, payload, self.tol, self.norm)
-        error, largest = measure_error(self.w, matrix.to_dense(), self.norm)
+        error, largest = relative_error(self.w, matrix.to_dense(), self.norm, self.size)
         return replace(matrix, error=error, max_abs_error=largest)
 
     @property
     def options(self) -> Options:
-        return Options(every=self.norm == "max", smooth=self.effort != "fast")
+        return Options(every=self.norm == "max", smooth=self.effort != "fast", scales=self.effort != "fast")
 
 
 def zero_payload() -> bytes:
@@ -53,18 +55,17 @@ def zero_payload() -> bytes:
     return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf((0, 0), ())], 0.0, Natural(), Natural(), "fast")
 
 
-def first_step(values: Array, task: Task) -> float:
+def first_step(task: Task) -> float:
     """The step that plain quantisation would need: D = step^2 / 12 for fro and, as the 2-norm of noise, spectral."""
-    m, n = values.shape
+    m, n = task.w.shape
     if task.norm == "max":
-        return 2 * task.tol * float(np.abs(values).max())
-    if task.norm == "fro":
-        return task.tol * float(np.linalg.norm(values)) * math.sqrt(12 / (m * n))
-    return task.tol * spectral_norm(torch.from_numpy(values)) * math.sqrt(12) / (math.sqrt(m) + math.sqrt(n))
+        return 2 * task.tol * task.size
+    root = math.sqrt(m * n) if task.norm == "fro" else math.sqrt(m) + math.sqrt(n)
+    return task.tol * task.size * math.sqrt(12) / root
 
 
 def tune(task: Task, values: Array, plan: Plan, step: float) -> HMatrix | None:
-    """Code `values` (m, n) by `plan` with the largest step whose measured error keeps the tolerance; None if none does."""
+    """Code `values` (m, n) by `plan` with the largest step whose measured error keeps the tolerance, or None."""
     prepared = prepare(values, plan, step)
     step = _search(task, prepared, plan, step)
     for _ in range(_RETRIES):
@@ -102,10 +103,25 @@ def _search(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -
 
 
 def _error(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> float:
+    if plan == Leaf(0, True) and task.norm != "spectral" and task.w.dtype != torch.float64:
+        return _rounding_error(task, step)
     parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
     shape = tuple(task.w.shape)
-    body = tree.TreeBody(shape, step, tree.place(plan, parts, shape), Natural(), Natural(), task.w.dtype == torch.float64)
-    return measure_error(task.w, body.to_dense().to(task.w.dtype), task.norm)[0]
+    wide = task.w.dtype == torch.float64
+    body = tree.TreeBody(shape, step, tree.place(plan, parts, shape), Natural(), Natural(), wide)
+    return relative_error(task.w, body.to_dense().to(task.w.dtype), task.norm, task.size)[0]
+
+
+def _rounding_error(task: Task, step: float) -> float:
+    """The error of rounding every entry, a cacheful at a time."""
+    flat, squares, largest = task.w.reshape(-1), 0.0, 0.0
+    for start in range(0, flat.numel(), _CHUNK):
+        x = flat[start : start + _CHUNK]
+        e = torch.round(x.float() / step).mul_(step).to(x.dtype).sub_(x).float()
+        squares += float(torch.dot(e, e))
+        if task.norm == "max":
+            largest = max(largest, float(e.abs().max()))
+    return (largest if task.norm == "max" else math.sqrt(squares)) / task.size
 
 
 def _next(step: float, ratio: float, low: float, high: float) -> float:
