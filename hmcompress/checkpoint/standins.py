@@ -34,6 +34,9 @@ class Constructor:
         return self.name
 
 
+_MAKERS = ("copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__")
+
+
 class StandIn:
     """An object of a foreign class: how it was made, and what was put into it."""
 
@@ -49,12 +52,12 @@ class StandIn:
     @property
     def class_name(self) -> str:
         """The dotted name of the foreign class or function."""
-        maker = self.maker
-        if isinstance(maker, StandIn):
-            return f"{maker.class_name}(...)"
-        if isinstance(maker, Constructor) and self.arguments and isinstance(self.arguments[0], (Global, Constructor)):
-            return str(self.arguments[0])  # object.__new__(cls), copyreg._reconstructor(cls, ...)
-        return str(maker)
+        made = self
+        while isinstance(made.maker, StandIn):  # what a foreign function returned, called in turn
+            made = made.maker
+        if str(made.maker) in _MAKERS and made.arguments and isinstance(made.arguments[0], (Global, Constructor)):
+            return str(made.arguments[0])
+        return str(made.maker) + ("(...)" if made is not self else "")
 
     def attributes(self) -> dict[Any, Any] | None:
         """The instance's attributes where its state has the usual form, else None."""

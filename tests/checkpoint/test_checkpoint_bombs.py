@@ -154,6 +154,18 @@ def test_deep_nesting_is_refused(tmp_path, opener):
     refused(write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t"), "deeper")
 
 
+def test_long_chains_of_foreign_calls_are_read_or_refused(tmp_path):
+    calls = b"ca\nB\n" + b")R" * 20_000
+    arguments = b"ca\nB\n" * 20_000 + b"N" + b"\x85R" * 20_000
+    types = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x01" * 20_000 + b"N" + b"N\x86R" * 19_000
+    for body in (calls, arguments, types):
+        path = write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t")
+        try:
+            assert open_checkpoint(path).names == ("0",)
+        except SourceError as error:
+            assert "\n" not in str(error)
+
+
 def test_objects_that_contain_themselves_are_cut(tmp_path):
     loop: list = [torch.ones(1)]
     loop.append(loop)
