@@ -1,6 +1,7 @@
 """compare: every method at the same measured error, layer by layer and in all, in both metrics."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -156,3 +157,31 @@ def test_layer_bytes_include_the_bias(outputs_report):
     rows = {(r.method, r.layer): r for r in outputs_report.rows}
     assert rows["hmatrix", "a"].ratio == pytest.approx((20 * 8 + 20) * 4 / 300)
     assert rows["svd32", "a"].bytes <= (20 * 8 + 20) * 4
+
+
+@pytest.fixture(scope="module")
+def pinn(tmp_path_factory):
+    """A small PINN-like checkpoint and the settings of its network."""
+    file = tmp_path_factory.mktemp("compare") / "pinn.pt"
+    sizes = (2, 16, 16, 1)
+    state = {}
+    for i, (n, m) in enumerate(pairwise(sizes)):
+        state[f"net.{2 * i}.weight"] = noise(m, n, 10 + i) / n**0.5
+        state[f"net.{2 * i}.bias"] = 0.1 * noise(m, 1, 20 + i)[:, 0]
+    torch.save(state, file)
+    return file, {
+        "metric": "outputs",
+        "network": {"mlp": {"activation": "tanh"}},
+        "calibration": {"domain": {"x": [-1, 1], "t": [0, 1]}, "samples": 256, "held_out": 256},
+        "ntk": "off",
+    }
+
+
+def test_compare_runs_a_network_from_its_settings(pinn):
+    file, options = pinn
+    report = compare(file, (1e-1,), **options)
+    totals = {total.method: total for total in report.totals}
+    assert set(totals) >= set(COMPARE_METHODS) - {"rate_limit"}
+    assert all(total.error is None or total.error <= 1e-1 for total in report.totals)
+    assert totals["hmatrix"].bytes < totals["quantization_entropy"].bytes
+    assert {row.layer for row in report.rows} == {"net.0.weight", "net.2.weight", "net.4.weight"}
