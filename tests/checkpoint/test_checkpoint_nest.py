@@ -46,7 +46,7 @@ def test_a_dict_of_tensors_costs_nothing_for_each_tensor():
         torch.float32, torch.float8_e4m3fn, torch.device("cuda:1"), torch.Size([2, 3]), OrderedDict(b=1, a=2),
         np.float64(0.5), np.float32("nan"), np.int16(-3), np.bool_(True), np.complex64(1j),
     ],
-    ids=lambda value: repr(value)[:30].encode("ascii", "replace").decode(),
+    ids=lambda value: type(value).__name__,  # the order of a set differs from run to run
 )  # fmt: skip
 def test_plain_values_survive_json(value):
     saved = {"w": torch.ones(2), "value": value, "list": [value]}
