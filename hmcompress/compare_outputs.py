@@ -160,9 +160,11 @@ def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:
 
 
 def _ours(bench: Bench, tol: float, ours: Ours) -> Found:
+    """What ours leaves out of its metric is kept as it is."""
     parts = bench.parts(joined=True)
-    nbytes = [ours.part_bytes[part.weight] for part in parts]
-    return _found("hmatrix", tol, parts, nbytes, [ours.part_errors[part.weight] for part in parts], ours.error)
+    nbytes = [ours.part_bytes.get(part.weight, part.source_bytes) for part in parts]
+    errors = [ours.part_errors.get(part.weight, 0.0) for part in parts]
+    return _found("hmatrix", tol, parts, nbytes, errors, ours.error)
 
 
 def _lossless(bench: Bench, tol: float) -> Found:
