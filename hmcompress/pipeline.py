@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hmcompress.compare import compare_weights
 from hmcompress.compare_outputs import compare_outputs
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.encoding import encode_rest, encode_weights
+from hmcompress.container.geometry import elements
+from hmcompress.encoding import Part, encode_rest, encode_weights
 from hmcompress.errors import SettingsError, SourceError
+from hmcompress.layers import select
 from hmcompress.network import compress_network, stored_record
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
@@ -51,8 +54,7 @@ def compress(
     target = check_output(output or default_output(source), force or dry_run, source)
     checkpoint = _opened(source, settings)
     settings = _with_tolerance(checkpoint, settings, progress)
-    write = write_network if settings.metric == "outputs" else write_file
-    tally, output_bytes = write(None if dry_run else target, checkpoint, settings, force, progress)
+    tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
     return Report(
         command="compress",
         source=str(source),
@@ -76,27 +78,21 @@ def write_file(
     target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
 ) -> tuple[Tally, int]:
     """Code every tensor and write the file (None: only count); returns what was coded, and the file's bytes."""
-    tally = Tally()
+    parts, tally = _coded(checkpoint, settings, progress)
     with FileWriter(target, force=force) as writer:
-        for part in encode_weights(checkpoint, settings, progress):
+        for part in parts:
             writer.add(part)
             tally.add(part)
         return tally, writer.finish(_info(checkpoint, settings, tally))
 
 
-def write_network(
-    target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
-) -> tuple[Tally, int]:
-    """As write_file, with a bound on what the network computes: its layers together, then the other tensors."""
+def _coded(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> tuple[Iterable[Part], Tally]:
+    """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
+    if settings.metric == "weights":
+        return encode_weights(checkpoint, settings, progress), Tally()
     result = compress_network(checkpoint, settings, progress)
-    tally = Tally()
-    tally.network = result.record
-    with FileWriter(target, force=force) as writer:
-        for part in (*result.layers, *encode_rest(checkpoint, result.tensors, settings, progress)):
-            writer.add(part)
-            tally.add(part)
-        tally.notes += result.notes
-        return tally, writer.finish(replace(_info(checkpoint, settings, tally), network=stored_record(result.record)))
+    rest = encode_rest(checkpoint, result.tensors, settings, progress)
+    return chain(result.layers, rest), Tally(result.record, result.notes)
 
 
 def verify(
@@ -188,7 +184,8 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
     def size(tol: float) -> int:
         return write_file(None, checkpoint, settings.model_copy(update={"tol": tol}), False, progress)[1]
 
-    tol = tolerance_for_ratio(size, checkpoint.source_bytes, settings.target_ratio)
+    weights = sum(elements(checkpoint.entries[name].shape) for name in select(checkpoint.entries, settings))
+    tol = tolerance_for_ratio(size, checkpoint.source_bytes, settings.target_ratio, weights)
     return settings.model_copy(update={"tol": tol})
 
 
@@ -206,4 +203,5 @@ def _info(checkpoint: Checkpoint, settings: Settings, tally: Tally) -> FileInfo:
         nest=checkpoint.nest,
         left_behind=checkpoint.left_behind,
         notes=tuple(tally.notes),
+        network=None if tally.network is None else stored_record(tally.network),
     )

@@ -28,10 +28,10 @@ from hmcompress.report.records import (
 class Tally:
     """Takes in the parts of a file as they are coded, and forgets their bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: NetworkRecord | None = None, notes: Iterable[str] = ()) -> None:
         self.layers: list[LayerRecord] = []
-        self.notes: list[str] = []
-        self.network: NetworkRecord | None = None
+        self.notes = list(notes)
+        self.network = network
         self.other = OtherRecord()
 
     def add(self, part: EncodedLayer | PackedTensor) -> None:

@@ -6,40 +6,55 @@ from collections.abc import Callable
 from hmcompress.errors import BoundError
 
 COARSEST, FINEST = 0.5, 1e-7
-CLOSE = 1.01  # a ratio this close above the wanted one ends the search
-_TRIES = 12
+CLOSE = 1.01  # a size this close below the wanted one ends the search
+_MOST_TRIALS = 14
+_STEP = 1.3  # how far beyond the estimate a step outwards goes
 
 
-def tolerance_for_ratio(size: Callable[[float], int], source_bytes: int, ratio: float) -> float:
+def tolerance_for_ratio(size: Callable[[float], int], source_bytes: int, ratio: float, weights: int) -> float:
     """The smallest tolerance found at which `size(tol)` is at most source_bytes / ratio.
 
-    Bytes grow nearly linearly with log(1/tol), so a few trials do. Raises BoundError where the coarsest is too large.
+    Bytes grow by about a bit a weight when the tolerance is halved, which gives the first guesses; then it is
+    interpolated in log(tol). `weights` is how many numbers the tolerance bears on. Raises BoundError where the
+    coarsest tolerance gives a larger file.
     """
-    wanted = source_bytes / ratio
-    good, good_size = COARSEST, size(COARSEST)
-    if good_size > wanted:
+    wanted = int(source_bytes / ratio)
+    sizes: dict[float, int] = {}
+    tol = _clipped(2 ** (0.25 - 8 * wanted / max(weights, 1)))
+    while tol not in sizes and len(sizes) < _MOST_TRIALS:
+        sizes[tol] = size(tol)
+        if wanted / CLOSE <= sizes[tol] <= wanted:
+            return tol
+        tol = _next(sizes, wanted / math.sqrt(CLOSE), weights)
+    good = [tol for tol, nbytes in sizes.items() if nbytes <= wanted]
+    if not good:
+        reached = source_bytes / min(sizes.values())
         raise BoundError(
-            f"target ratio {ratio:g} cannot be reached: tol {COARSEST} gives {source_bytes / good_size:.4g}; "
+            f"target ratio {ratio:g} cannot be reached: tol {max(sizes):g} gives {reached:.4g}; "
             "ask for less, or --drop what need not be kept"
         )
-    bad, bad_size = FINEST, size(FINEST)
-    if bad_size <= wanted:
-        return FINEST
-    for _ in range(_TRIES):
-        if good_size * CLOSE >= wanted:
-            break
-        tol = _between(good, good_size, bad, bad_size, wanted / math.sqrt(CLOSE))
-        if tol in (good, bad):
-            break
-        now = size(tol)
-        if now <= wanted:
-            good, good_size = tol, now
-        else:
-            bad, bad_size = tol, now
-    return good
+    return min(good)
 
 
-def _between(good: float, good_size: int, bad: float, bad_size: int, wanted: float) -> float:
-    """Interpolate in log(tol), well inside the bracket, and round to a tolerance that prints short."""
-    share = min(max((wanted - good_size) / (bad_size - good_size), 0.05), 0.95)
-    return float(f"{good * (bad / good) ** share:.4g}")
+def _next(sizes: dict[float, int], aim: float, weights: int) -> float:
+    """The next tolerance to try: between the nearest on both sides of the aim, or further out on the only side."""
+    fine = [tol for tol, nbytes in sizes.items() if nbytes > aim]  # too large a file
+    coarse = [tol for tol, nbytes in sizes.items() if nbytes <= aim]
+    if not fine:
+        return _clipped(min(coarse) * 2 ** (-_STEP * _bits(aim - sizes[min(coarse)], weights)))
+    if not coarse:
+        return _clipped(max(fine) * 2 ** (_STEP * _bits(sizes[max(fine)] - aim, weights)))
+    low, high = max(fine), min(coarse)
+    share = (sizes[low] - aim) / (sizes[low] - sizes[high]) if sizes[low] > sizes[high] else 0.5
+    if len(sizes) % 3 == 0:  # regula falsi alone may creep along one side
+        share = 0.5
+    return _clipped(low * (high / low) ** min(max(share, 0.02), 0.98))
+
+
+def _bits(nbytes: float, weights: int) -> float:
+    return max(8 * nbytes / max(weights, 1), 0.05)
+
+
+def _clipped(tol: float) -> float:
+    """A possible tolerance that prints short."""
+    return float(f"{min(max(tol, FINEST), COARSEST):.4g}")

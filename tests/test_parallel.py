@@ -1,0 +1,62 @@
+"""Several tensors at once, results in order, few bytes waiting."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from hmcompress import parallel
+from hmcompress.parallel import Task, in_order
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 7])
+def test_results_come_in_the_order_of_the_tasks(jobs):
+    def slow(i):
+        time.sleep(0.002 * (5 - i % 5))
+        return i
+
+    assert list(in_order([Task(1, lambda i=i: i, slow) for i in range(40)], jobs)) == list(range(40))
+
+
+def test_bytes_that_wait_are_limited(monkeypatch):
+    monkeypatch.setattr(parallel, "IN_FLIGHT", 100)
+    lock, held, most = threading.Lock(), 0, 0
+
+    def load():
+        nonlocal held, most
+        with lock:
+            held += 40
+            most = max(most, held)
+
+    for _ in in_order([Task(40, load, lambda _: time.sleep(0.001)) for _ in range(50)], 8):
+        with lock:
+            held -= 40
+    assert 40 <= most <= 120
+
+
+def test_a_tensor_above_the_limit_goes_alone(monkeypatch):
+    monkeypatch.setattr(parallel, "IN_FLIGHT", 10)
+    assert list(in_order([Task(1000, lambda i=i: i, lambda i: -i) for i in range(5)], 3)) == [0, -1, -2, -3, -4]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_first_exception_ends_it(jobs):
+    def work(i):
+        if i == 5:
+            raise ValueError("five")
+        return i
+
+    done = []
+    with pytest.raises(ValueError, match="five"):
+        for result in in_order([Task(1, lambda i=i: i, work) for i in range(1000)], jobs):
+            done.append(result)
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_threads_of_torch_are_as_before():
+    before = torch.get_num_threads()
+    iterator = in_order([Task(1, lambda: 1, lambda x: x)] * 5, 2)
+    next(iterator)
+    iterator.close()
+    assert torch.get_num_threads() == before
