@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hmcompress.report.format import format_bytes, format_error, format_ratio
+from hmcompress.report.format import format_bytes, format_error, format_ratio, format_tolerance
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,8 +41,12 @@ def cells(report: dict) -> list[str]:
     """bound, before, after, ratio, error as the table shows them."""
     network = report["network"]
     error = network["error"] if network else max(layer["error"] for layer in report["layers"])
-    kept = f", NTK {network['ntk']['tol']:g}" if network and network["ntk"] and network["ntk"]["tol"] else ""
-    bound = f"{report['metric']} {report['tol']:g}{kept}"
+    kept = (
+        f", NTK {format_tolerance(network['ntk']['tol'])}"
+        if network and network["ntk"] and network["ntk"]["tol"]
+        else ""
+    )
+    bound = f"{report['metric']} {format_tolerance(report['tol'])}{kept}"
     sizes = (format_bytes(report["source_bytes"]), format_bytes(report["output_bytes"]))
     return [bound, *sizes, format_ratio(report["ratio"]), format_error(error)]
 

@@ -1,11 +1,12 @@
 """Settings: frozen and validated; YAML in, JSON out; the first layer rule that matches decides."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from hmcompress.errors import SettingsError
 from hmcompress.located_yaml import LocatedYaml, Location, read_yaml
@@ -76,6 +77,12 @@ class LayerRule(Frozen):
     grid: tuple[Count, Count] | None = None  # rows lie on an h x w grid: Morton order is tried
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"(cpu|mps|(cuda|xpu)(:\d+)?)", value):
+        raise ValueError("must be cpu, cuda, cuda:1 or the like")
+    return value
+
+
 def _ntk_switch(value: Any) -> Any:
     """YAML 1.1 reads off as false; both mean off."""
     if value is True or value == "on":
@@ -105,7 +112,7 @@ class Settings(Frozen):
     exclude: Patterns = ()
     drop: Patterns = ()
     jobs: Count | None = None  # None: one for each processor
-    device: str = "cpu"
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
     seed: Seed = 0
 
     _origin: LocatedYaml | None = PrivateAttr(default=None)

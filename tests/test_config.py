@@ -230,6 +230,7 @@ WRONG = [
     ("target_ratio: 0.5", "line 1: target_ratio must be above 1, got 0.5"),
     ("jobs: 0", "line 1: jobs must be at least 1, got 0"),
     ("jobs: 1.5", "line 1: jobs must be a whole number, got 1.5"),
+    ("device: gpu", "line 1: device must be cpu, cuda, cuda:1 or the like, got 'gpu'"),
     ("seed: -1", "line 1: seed must be at least 0"),
     ("effort: most", "line 1: effort must be 'fast', 'default' or 'max'"),
     ("exclude: 3", "line 1: exclude must be a list, got 3"),
