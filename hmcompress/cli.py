@@ -158,8 +158,9 @@ def compress(
 def decompress(file: str, output: str, slim: bool, force: bool, quiet: bool) -> int:
     """Restore an ordinary checkpoint from the compressed FILE."""
     with _progress(quiet) as tell:
-        _pipeline().decompress(file, output, force=force, progress=tell, **({"slim": True} if slim else {}))
-    _say(f"{file} -> {output}", quiet)
+        lacking = _pipeline().decompress(file, output, force=force, progress=tell, **({"slim": True} if slim else {}))
+    for line in (f"{file} -> {output}", *lacking):
+        _say(line, quiet)
     return 0
 
 
@@ -303,9 +304,15 @@ class _Left(TextColumn):
     def render(self, task: ProgressTask) -> Text:
         if task.total is None:
             return Text("")
-        done, total = format_bytes(int(task.completed)), format_bytes(int(task.total))
         left = time_left(task.completed, task.total, task.elapsed or 0.0)
-        return Text(f"{done} of {total}" + ("" if left is None else f", {format_seconds(left)} left"))
+        return Text(so_far(task.completed, task.total) + ("" if left is None else f", {format_seconds(left)} left"))
+
+
+def so_far(done: float, total: float) -> str:
+    """Bytes, or per cent where the total is too small to be bytes that anybody waits for: the trials of a search."""
+    if total < 10_000:
+        return f"{done / total:.0%}" if total else ""
+    return f"{format_bytes(int(done))} of {format_bytes(int(total))}"
 
 
 def time_left(done: float, total: float, elapsed: float) -> float | None:

@@ -258,6 +258,11 @@ def test_time_left_waits_until_there_is_something_to_judge_by(done, total, elaps
     assert cli.time_left(done, total, elapsed) == left
 
 
+def test_progress_is_told_in_bytes_or_in_per_cent():
+    assert cli.so_far(12_345_678, 104_000_000) == "12.3 MB of 104 MB"
+    assert cli.so_far(3, 40) == "8%" and cli.so_far(0, 0) == ""
+
+
 def test_progress_is_silent_where_nobody_watches(pipeline, capsys):
     def compress(*args, progress, **options):
         progress("layer", 1, 2)
