@@ -12,7 +12,7 @@ from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, reference
-from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
+from hmcompress.hmatrix.partition import best_leaf, best_quantized_leaf, plan_matrix
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import find_structure
 from hmcompress.hmatrix.tune import Task, first_step, tune, zero_payload
@@ -79,16 +79,17 @@ def _plans(values: Array, step: float, task: Task) -> list[Plan]:
     """Quantisation as one leaf, and the best tree where a cheap look finds structure."""
     plain = Leaf(0, True)
     structure = find_structure(values, step) if task.effort != "fast" else None
-    if not structure:
+    if structure is None or not structure.is_global(task.effort):
         return [plain]
     a = values.astype(np.float64) / step
     leaf, cost = best_quantized_leaf(a)
     reweighted = best_reweighted_leaf(a, cost)
-    plan = plan_matrix(a, repeats=structure.repeats)[0] if structure.local else best_leaves(a[None], True)[0][0]
-    plans = [leaf, plain, _with_remainders(plan) if task.norm == "max" else plan]
-    plans += [reweighted] if reweighted is not None else []
+    plans = [leaf, plain, best_leaf(a)] + ([reweighted] if reweighted is not None else [])
+    if structure.is_local(task.effort):
+        plan, _ = plan_matrix(a, repeats=structure.repeats)
+        plans.append(_with_remainders(plan) if task.norm == "max" else plan)
     if task.norm == "max":
-        plans = [p for p in plans if not isinstance(p, Leaf) or BASES[p.basis].keeps_entries]
+        plans = [p for p in plans if not isinstance(p, Leaf) or (p.remainder and BASES[p.basis].keeps_entries)]
     return list(dict.fromkeys(plans))
 
 

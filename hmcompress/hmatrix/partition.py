@@ -47,10 +47,9 @@ def plan_matrix(a: Array, smooth: bool = True, repeats: bool = True) -> tuple[Pl
     return _number(_emit(root, decisions, {})), total
 
 
-def price_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
-    """The best single leaf for the block a (m, n), in steps, and its price."""
-    leaves = best_leaves(a[None], smooth)
-    return leaves[0]
+def best_leaf(a: Array, smooth: bool = True) -> Leaf:
+    """The best plan without any split for a (m, n), in steps."""
+    return best_leaves(a[None], smooth)[0][0]
 
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
@@ -220,5 +219,3 @@ def _resolve(plan: Plan, numbers: dict[int, int]) -> Plan:
         return Split(tuple(_resolve(child, numbers) for child in plan.children))
     return plan
 
-
-__all__ = ["best_leaves", "plan_matrix", "price_leaf", "transpose_plan"]

@@ -15,9 +15,9 @@ from hmcompress.hmatrix.repeats import find_repeats
 Array = np.ndarray
 _PROBE = 16
 _FACTOR_BITS = 3.0  # an entry of a factor
-_WORTH = 0.01  # bits an entry: smaller gains are not searched for
-_SMOOTH = 0.94  # mean squared difference of neighbours over that of strangers
-_UNEVEN = 3.0  # variance of block energies over that of independent Gaussian entries
+_SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
+_SMOOTH = {"default": 0.2, "max": 0.06}
+_UNEVEN = {"default": 2.4, "max": 1.5}
 _CELLS = 16
 _LOOK = 1024  # rows and columns looked at, at most
 _PART = 256
@@ -26,25 +26,36 @@ _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about struc
 
 @dataclass(frozen=True)
 class Structure:
-    """What may save more than scales do: a low-rank part of the whole, or parts that differ from place to place."""
+    """What a cheap look finds.
 
-    spike: bool
-    local: bool
+    spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
+    strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
+    blocks repeat.
+    """
+
+    spike: float
+    smoothness: float
+    unevenness: float
     repeats: bool
 
-    def __bool__(self) -> bool:
-        return self.spike or self.local
+    def is_global(self, effort: str) -> bool:
+        """Whether one low-rank part of the whole promises enough."""
+        return self.spike > _SPIKE[effort] or self.is_local(effort)
+
+    def is_local(self, effort: str) -> bool:
+        """Whether parts that differ from place to place promise enough."""
+        return self.repeats or self.smoothness > _SMOOTH[effort] or self.unevenness > _UNEVEN[effort]
 
 
 def find_structure(w: Array, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
     if min(w.shape) < 2 * _PROBE:
-        return Structure(True, True, True)
+        return Structure(1.0, 1.0, 100.0, False)
     repeats = any(r is not None for r in find_repeats([b / step for b in _samples(w)]))
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
     x = _whitened(w[::row_stride, ::column_stride])
     part = _whitened(w[:_PART, :_PART]) if max(row_stride, column_stride) > 1 else x
-    return Structure(_has_spike(x), repeats or _is_smooth(part) or _is_uneven(x), repeats)
+    return Structure(_spike(x), _smoothness(part), _unevenness(x), repeats)
 
 
 def _whitened(a: Array) -> Array:
@@ -55,8 +66,8 @@ def _whitened(a: Array) -> Array:
     return x * (1 / rows)[:, None] * (1 / columns)
 
 
-def _has_spike(x: Array) -> bool:
-    """Whether leading singular directions take more bits out of the entries than their factors need."""
+def _spike(x: Array) -> float:
+    """Bits an entry that leading singular directions take out of the entries, less what their factors need."""
     m, n = x.shape
     energy = float(np.vdot(x, x))
     probe = np.modf(np.outer(np.arange(n) + 1, [0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625]))[0]
@@ -65,22 +76,22 @@ def _has_spike(x: Array) -> bool:
         q = np.linalg.qr(x.T @ (x @ q))[0]
     values = np.linalg.svd(x @ q, compute_uv=False)
     gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9)) - _FACTOR_BITS * (m + n)
-    return bool(np.sum(np.maximum(gains, 0)) > _WORTH * m * n)
+    return float(np.sum(np.maximum(gains, 0))) / (m * n)
 
 
-def _is_smooth(x: Array) -> bool:
+def _smoothness(x: Array) -> float:
     part = x[:_PART, :_PART]
     power = 2 * float(np.mean(np.square(part)))
-    return any(float(np.mean(np.square(np.diff(part, axis=axis)))) < _SMOOTH * power for axis in (0, 1))
+    return max(1 - float(np.mean(np.square(np.diff(part, axis=axis)))) / power for axis in (0, 1))
 
 
-def _is_uneven(x: Array) -> bool:
+def _unevenness(x: Array) -> float:
     m, n = (s // _CELLS * _CELLS for s in x.shape)
     square = np.square(x[:m, :n])
     energy = square.reshape(_CELLS, m // _CELLS, _CELLS, n // _CELLS).mean((1, 3))
     kurtosis = min(float(np.mean(np.square(square)) / np.mean(square) ** 2), _HEAVY)
     expected = (kurtosis - 1) * _CELLS**2 / (m * n) * float(np.mean(square)) ** 2
-    return bool(np.var(energy) > _UNEVEN * expected)
+    return float(np.var(energy)) / max(expected, 1e-30)
 
 
 def _samples(a: Array) -> list[Array]:

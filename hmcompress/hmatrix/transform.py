@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from scipy.fft import dct, idct
 
-from hmcompress.coding.pool import ZERO_CLASS, class_of
+from hmcompress.coding.pool import class_of
 from hmcompress.hmatrix import price
 
 Array = np.ndarray
@@ -63,9 +63,8 @@ def _predict(x: Array, points: Array, s: int) -> Array:
     cubic = (9 * (left + right) - far_left - far_right) / 16
     toward_left = (3 * right + 6 * left - far_left) / 8
     toward_right = (3 * left + 6 * right - far_right) / 8
-    inside = np.where(
-        has_far_left & has_far_right, cubic, np.where(has_far_left, toward_left, np.where(has_far_right, toward_right, linear))
-    )
+    inside = np.where(has_far_right, toward_right, linear)
+    inside = np.where(has_far_left, np.where(has_far_right, cubic, toward_left), inside)
     return np.where(has_right, inside, np.where(has_far_left, 1.5 * left - 0.5 * far_left, left))
 
 
@@ -179,5 +178,3 @@ def expand_classes(kinds: Array, classes: tuple[Array, ...], n: int) -> Array:
 def band_count(kind: int, n: int) -> int:
     return len(TRANSFORMS[kind].bands(n))
 
-
-__all__ = ["ZERO_CLASS", "CodedColumns", "band_count", "decode_columns", "encode_columns", "expand_classes", "price_columns"]
