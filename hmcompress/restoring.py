@@ -57,10 +57,11 @@ def decompress(
     force: bool = False,
     jobs: int | None = None,
     progress: Progress = silent,
-) -> None:
+) -> tuple[str, ...]:
     """Write an ordinary checkpoint: the saved object as .pt, or its tensors by name as .safetensors.
 
-    A .safetensors file holds no plain values, and a copy of each tied tensor. Raises FormatError, OutputError.
+    A .safetensors file holds no plain values, and a copy of each tied tensor: returns a line on what it lacks.
+    Raises FormatError, OutputError.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
@@ -70,10 +71,11 @@ def decompress(
         compressed = CompressedFile.open(file)
         with atomic_write(output, force) as target:
             _write_plain(compressed, target, jobs, progress)
-        return
+        return tuple(_lacking(compressed))
     restored = load_checkpoint(file, jobs=jobs, progress=progress)
     with atomic_write(output, force) as target:
         torch.save(restored, target)
+    return ()
 
 
 def stored_parts(
@@ -108,6 +110,24 @@ def load_named(
     for tensors in stored_parts(compressed, needed, jobs, progress):
         stored.update(tensors)
     return {name: compressed.tie(name, stored) for name in names}
+
+
+def _lacking(compressed: CompressedFile) -> Iterator[str]:
+    if _holds_values(compressed.index.info.nest):
+        yield "plain values around the tensors are not in a .safetensors file: write .pt to have them"
+    if ties := len(compressed.index.info.views):
+        yield f"{ties} tied tensors are written as copies: write .pt to have them tied"
+
+
+def _holds_values(node: Any) -> bool:
+    """Whether a nest holds anything but tensors and the dicts around them."""
+    if isinstance(node, list):
+        return any(map(_holds_values, node))
+    if not isinstance(node, dict):
+        return node is not None
+    if "$" not in node:
+        return any(map(_holds_values, node.values()))
+    return node["$"] not in ("tensor", "tensors", "array", "sparse", "dict") or _holds_values(node.get("v"))
 
 
 def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:

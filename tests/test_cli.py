@@ -90,7 +90,7 @@ def test_json_of_a_failed_verification_is_still_one_document(pipeline, capsys):
 
 
 def test_quiet_prints_nothing(pipeline, capsys):
-    pipeline(compress=samples.small(), decompress=None)
+    pipeline(compress=samples.small(), decompress=())
     assert cli.run(["compress", "m.pt", "--quiet"]) == 0
     assert cli.run(["decompress", "f", "-o", "o.pt", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -107,10 +107,17 @@ def restored(compressed, path):
 
 
 def test_decompressed_safetensors_hold_every_tensor(compressed, tmp_path):
-    hmcompress.decompress(compressed, tmp_path / "out.safetensors")
+    lacking = hmcompress.decompress(compressed, tmp_path / "out.safetensors")
+    assert len(lacking) == 2 and "plain values" in lacking[0] and "1 tied" in lacking[1]
     back, expected = load_file(tmp_path / "out.safetensors"), hmcompress.load_state_dict(compressed)
     assert set(back) == set(expected)
     assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
+
+
+def test_nothing_is_lacking_where_there_was_nothing_but_tensors(tmp_path):
+    torch.save({"a": {3: {"w": noise(20, 20)}, "b": noise(4)}}, tmp_path / "m.pt")
+    hmcompress.compress(tmp_path / "m.pt", tol=1e-2)
+    assert hmcompress.decompress(tmp_path / "m.hmc.safetensors", tmp_path / "out.safetensors") == ()
 
 
 def test_decompress_refuses_other_names_and_existing_files(compressed, tmp_path):
