@@ -74,8 +74,9 @@ class Shape:
 
 def fit_shape(z: np.ndarray) -> Shape:
     """The shape of a sample of |z|, (n,), n >= 1."""
-    z = np.sort(np.abs(z))
+    z = np.abs(z)
     ranks = np.minimum(((1 - TAILS[1:]) * len(z)).astype(int), len(z) - 1)
+    z = np.partition(z, np.unique(ranks))
     at = np.maximum(z[ranks], 2.0**-20)
     knots = np.rint(RESOLUTION * np.log2(at)).astype(int)
     knots[-1] = int(np.ceil(RESOLUTION * np.log2(max(z[-1], 2.0**-20)))) + 1

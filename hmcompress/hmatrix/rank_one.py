@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of, price_pool
-from hmcompress.coding.side import encode_side
 from hmcompress.hmatrix import price
 
 Array = np.ndarray
 _SIDE_BITS = 3.0  # what a row's or column's scale costs, about
 _SMALL = 256  # entries below which one scale will do
-_SAMPLE = 1 << 15
+_SAMPLE = 1 << 14
 _FLOOR, _TINY = 2.0**-16, 1e-18
 _LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
@@ -63,8 +62,15 @@ def _price(scales: Scales, x: Array) -> float:
     rows = None if scales.rows is None else scales.rows[::row_step]
     columns = None if scales.columns is None else scales.columns[::column_step]
     bits = price_pool(sample.reshape(-1), Scales(scales.block, rows, columns).classes(sample.shape))
-    side = sum(8.0 * len(encode_side(part)) for part in (scales.rows, scales.columns) if part is not None)
+    side = sum(_side_bits(part) for part in (scales.rows, scales.columns) if part is not None)
     return bits * (x.size / sample.size) + side
+
+
+def _side_bits(part: Array) -> float:
+    """Bits of row or column scales: their empirical entropy and a little for their model."""
+    counts = np.bincount(part - part.min())
+    counts = counts[counts > 0]
+    return float(np.sum(counts * np.log2(len(part) / counts))) + 16.0 * np.log2(1 + len(counts))
 
 
 def _rank_one(square: Array) -> Iterator[tuple[Array | None, Array | None]]:
