@@ -44,6 +44,6 @@ def _table(report: CompareReport, tols: tuple[float, ...]) -> str:
             total, same_bytes = at.get((tol, method)), within.get((tol, method))
             cells.append(f"{size(total.bytes)}, {ratio(total.ratio)}" if total else "")
             cells.append(f"{same_bytes.error:.2g}" if same_bytes and same_bytes.error is not None else "")
-        rows.append([METHODS.get(method, method), *cells])
+        rows.append([METHODS.get(method, "*rate limit of the function*"), *cells])
     head = ["method", *(cell for tol in tols for cell in (f"at {tol:g}", "error within our bytes"))]
     return table(head, rows)
