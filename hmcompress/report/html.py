@@ -181,7 +181,7 @@ def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow,
     for method in dict.fromkeys(point.method for point in points):
         line = sorted((float(p.bytes), p.error or p.tol) for p in points if p.method == method and p.bytes)
         series.append(Series(METHODS.get(method, method), tuple(line), strong=method == "hmatrix"))
-    return line_chart(title, series, Axis("bytes", log=True), Axis("relative error", log=True))
+    return line_chart(title, series, Axis("size", log=True, sizes=True), Axis("relative error", log=True))
 
 
 def _compare_totals(report: CompareReport, tol: float) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from hmcompress.report.format import format_bytes
+
 WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 44
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4", "4 2", "3 6")
@@ -21,10 +23,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label and whether it is logarithmic."""
+    """One axis: its label, whether it is logarithmic, and whether its numbers are sizes in bytes."""
 
     label: str
     log: bool = False
+    sizes: bool = False
+
+    def tick(self, value: float) -> str:
+        """A round number as the axis shows it."""
+        if not self.sizes:
+            return _number(value)
+        number, unit = format_bytes(round(value)).split(" ")
+        return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class _Scale:
             return _round_steps(self.low, self.high)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         every = max(1, math.ceil((self.high - self.low) / 8))
-        factors = (1.0,) if self.high - self.low > 2 else (1.0, 2.0, 5.0)
+        factors = (1.0,) if self.high - self.low > 2.5 else (1.0, 2.0, 5.0)
         ticks = [factor * 10.0**d for d in decades if d % every == 0 for factor in factors]
         inside = [tick for tick in ticks if self.low - 1e-9 <= math.log10(tick) <= self.high + 1e-9]
         return inside if len(inside) > 1 else [10.0**self.low, 10.0**self.high]
@@ -91,10 +101,10 @@ def _grid(sx: _Scale, sy: _Scale, x: Axis, y: Axis) -> str:
     parts = [f'<g class="axis"><path d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}"/>']
     for tick in sx.ticks():
         parts.append(f'<path class="grid" d="M{sx(tick):.1f} {_TOP}V{bottom}"/>')
-        parts.append(f'<text x="{sx(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_number(tick)}</text>')
+        parts.append(f'<text x="{sx(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{x.tick(tick)}</text>')
     for tick in sy.ticks():
         parts.append(f'<path class="grid" d="M{_LEFT} {sy(tick):.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{sy(tick) + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{sy(tick) + 4:.1f}" text-anchor="end">{y.tick(tick)}</text>')
     middle = (_TOP + bottom) / 2
     parts.append(f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>')
     turn = f'transform="rotate(-90 14 {middle})"'

@@ -102,6 +102,12 @@ def test_a_chart_leaves_out_what_a_log_axis_cannot_show():
     assert line_chart("t", [Series("s", points[:3])], Axis("x"), Axis("y", log=True)) == ""
 
 
+def test_ticks_are_round_and_sizes_have_units():
+    points = ((2_000.0, 1e-2), (200_000.0, 1e-4))
+    chart = line_chart("t", [Series("s", points)], Axis("size", log=True, sizes=True), Axis("error", log=True))
+    assert all(f">{tick}<" in chart for tick in ("5 kB", "10 kB", "200 kB", "1e-3"))
+
+
 def test_junit_has_a_case_a_bound_and_a_failure_a_violation():
     root = ElementTree.fromstring(render_junit(samples.verified(False), "m.hmc.safetensors"))
     suite = root.find("testsuite")
