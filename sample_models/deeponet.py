@@ -38,10 +38,11 @@ class Stack(nn.Module):
 
     def __init__(self, widths: list[int]):
         super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
-        for layer in self.linears:
+        layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
+        for layer in layers:
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.linears = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.linears[:-1]:

@@ -26,6 +26,8 @@ def exact(points: Tensor) -> Tensor:
 class FourierNetwork(nn.Module):
     """State dict: B, net.0.weight, net.0.bias, ..."""
 
+    B: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         scale = 2 * math.pi * torch.tensor([1.0, 5.0]).repeat_interleave(FEATURES // 2)

@@ -9,7 +9,7 @@ these steps, in about the same time, reach 1e-3.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +108,7 @@ class GaussNewton:
         return best
 
     @staticmethod
-    def _move(weights: list[Tensor], before: list[Tensor], direction: list[Tensor], size: float) -> None:
+    def _move(weights: Sequence[Tensor], before: list[Tensor], direction: list[Tensor], size: float) -> None:
         for weight, origin, way in zip(weights, before, direction, strict=True):
             weight.copy_(origin - size * way)
 

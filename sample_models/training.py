@@ -40,8 +40,9 @@ class Network(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), activation()]
-            nn.init.xavier_normal_(layers[-2].weight)
+            layer = nn.Linear(fan_in, fan_out)
+            nn.init.xavier_normal_(layer.weight)
+            layers += [layer, activation()]
         self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
