@@ -11,20 +11,23 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import NORMS, reference
+from hmcompress.hmatrix.measure import NORMS, Norm, reference
+from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
 from hmcompress.hmatrix.partition import best_leaf, best_quantized_leaf, plan_matrix
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
-from hmcompress.hmatrix.screen import find_structure
-from hmcompress.hmatrix.tune import Task, first_step, tune, zero_payload
+from hmcompress.hmatrix.screen import Structure, find_structure
+from hmcompress.hmatrix.seriation import cluster_orders
+from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, zero_payload
 
 Array = np.ndarray
+_TREES = 2  # so many of the trees found are coded
 EFFORTS = ("fast", "default", "max")
 
 
 def compress_matrix(
     w: Tensor | Array,
     tol: float = 1e-3,
-    norm: str = "fro",
+    norm: Norm = "fro",
     *,
     effort: str = "default",
     grid: tuple[int, int] | None = None,
@@ -71,26 +74,56 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
         return task.measured(zero_payload())
     values = task.w.numpy() if task.w.dtype in (torch.float32, torch.float64) else task.w.float().numpy()
     step = first_step(task)
-    found = [tune(task, values, plan, step) for plan in _plans(values, step, task)]
+    found = [tune(task, values, candidate, step) for candidate in _candidates(values, step, task, grid)]
     return min((m for m in found if m is not None), key=lambda m: m.nbytes, default=None)
 
 
-def _plans(values: Array, step: float, task: Task) -> list[Plan]:
-    """Quantisation as one leaf, and the best tree where a cheap look finds structure."""
-    plain = Leaf(0, True)
+def _candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
+    """Plain quantisation and, where a cheap look finds structure, better leaves, trees and orders."""
+    plain = Candidate(Leaf(0, True))
     structure = find_structure(values, step) if task.effort != "fast" else None
-    if structure is None or not structure.is_global(task.effort):
+    if structure is None or not (structure.is_global(task.effort) or grid):
         return [plain]
     a = values.astype(np.float64) / step
     leaf, cost = best_quantized_leaf(a)
     reweighted = best_reweighted_leaf(a, cost)
-    plans = [leaf, plain, best_leaf(a)] + ([reweighted] if reweighted is not None else [])
-    if structure.is_local(task.effort):
-        plan, _ = plan_matrix(a, repeats=structure.repeats)
-        plans.append(_with_remainders(plan) if task.norm == "max" else plan)
-    if task.norm == "max":
-        plans = [p for p in plans if not isinstance(p, Leaf) or (p.remainder and BASES[p.basis].keeps_entries)]
-    return list(dict.fromkeys(plans))
+    leaves = [leaf, best_leaf(a)] + ([reweighted] if reweighted is not None else [])
+    candidates = [plain, *(Candidate(p) for p in leaves if _serves(p, task.norm)), *_trees(a, structure, task, grid)]
+    return list(dict.fromkeys(candidates))
+
+
+def _serves(leaf: Leaf, norm: str) -> bool:
+    """Whether a leaf can keep a bound on every entry, where one is asked for."""
+    return norm != "max" or (leaf.remainder and BASES[leaf.basis].keeps_entries)
+
+
+def _trees(a: Array, structure: Structure, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
+    """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
+    orders: list[tuple[Order, Order]] = [(Natural(), Natural())] if structure.is_local(task.effort) else []
+    orders += _grid_orders(a.shape, grid) if grid else []
+    orders += _clustered(a, structure)
+    found = []
+    for rows, columns in orders:
+        ordered = columns.apply(rows.apply(a, 0), 1)
+        plan, cost = plan_matrix(ordered, repeats=find_structure(ordered, 1.0).repeats)
+        found.append((cost, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)))
+    return [candidate for _, candidate in sorted(found, key=lambda f: f[0])[:_TREES]]
+
+
+def _grid_orders(shape: tuple[int, ...], grid: tuple[int, int]) -> list[tuple[Order, Order]]:
+    """Rows, columns or both along the curve: whichever have as many entries as the grid has points."""
+    curve, size = morton_order(*grid), grid[0] * grid[1]
+    rows, columns = (curve if n == size else Natural() for n in shape)
+    if not isinstance(rows, Permuted) and not isinstance(columns, Permuted):
+        raise SettingsError(f"grid {grid[0]} x {grid[1]} has {size} points, the layer is {shape[0]} x {shape[1]}")
+    return [(rows, columns)]
+
+
+def _clustered(a: Array, structure: Structure) -> list[tuple[Order, Order]]:
+    """Like rows and like columns together, where that brings structure into place."""
+    rows, columns = (Permuted(order) for order in cluster_orders(a))
+    ordered = find_structure(columns.apply(rows.apply(a, 0), 1), 1.0)
+    return [(rows, columns)] if structure.is_plainer_than(ordered) else []
 
 
 def _with_remainders(plan: Plan) -> Plan:

@@ -25,6 +25,7 @@ class Order(ABC):
         """Inverse of apply."""
 
 
+@dataclass(frozen=True)
 class Natural(Order):
     """As stored."""
 
@@ -35,7 +36,7 @@ class Natural(Order):
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Permuted(Order):
     """Position i holds index permutation[i]. A `grid` order is Morton's, known from its side lengths alone."""
 

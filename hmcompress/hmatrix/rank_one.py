@@ -16,6 +16,7 @@ Array = np.ndarray
 _SIDE_BITS = 3.0  # what a row's or column's scale costs, about
 _SMALL = 256  # entries below which one scale will do
 _SAMPLE = 1 << 14
+_CAREFUL = 1 << 13  # entries from which scales are chosen by real tables
 _FLOOR, _TINY = 2.0**-16, 1e-18
 _LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
@@ -51,7 +52,12 @@ def fit_scales(x: Array) -> Scales:
     trials = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
     if min(_class_bits(s, x.shape) for s in trials) > _WORTH * _class_bits(flat, x.shape):
         return flat
-    return min([flat, *trials], key=lambda s: _price(s, x))
+    return min([flat, *trials], key=lambda s: _price(s, x) if x.size > _CAREFUL else _estimate(s, x))
+
+
+def _estimate(scales: Scales, x: Array) -> float:
+    """As _price, for Gaussian entries: good enough for small blocks."""
+    return _class_bits(scales, x.shape) + sum(_side_bits(p) for p in (scales.rows, scales.columns) if p is not None)
 
 
 def _price(scales: Scales, x: Array) -> float:

@@ -19,6 +19,7 @@ _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not 
 _SMOOTH = {"default": 0.2, "max": 0.06}
 _UNEVEN = {"default": 2.4, "max": 1.5}
 _CELLS = 16
+_SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
 _LOOK = 1024  # rows and columns looked at, at most
 _PART = 256
 _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
@@ -41,6 +42,11 @@ class Structure:
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
         return self.spike > _SPIKE[effort] or self.is_local(effort)
+
+    def is_plainer_than(self, other: "Structure") -> bool:
+        """Whether `other`, the same matrix in another order, has clearly more of its structure in place."""
+        smoother = other.smoothness > self.smoothness + _SMOOTHER
+        return smoother or other.unevenness > max(_MORE_UNEVEN * self.unevenness, _UNEVEN["default"])
 
     def is_local(self, effort: str) -> bool:
         """Whether parts that differ from place to place promise enough."""

@@ -1,7 +1,7 @@
 """The step of a matrix: as large as the measured error allows."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from hmcompress.hmatrix.codecs import EXACT, TREE
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, relative_error
-from hmcompress.hmatrix.order import Natural
+from hmcompress.hmatrix.order import Natural, Order
 from hmcompress.hmatrix.parts import CodedLeaf
 
 Array = np.ndarray
@@ -37,11 +37,11 @@ class Task:
     def exact(self) -> HMatrix:
         """The matrix without loss."""
         payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
-        return HMatrix(tuple(self.w.shape), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
+        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
 
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
-        matrix = HMatrix(tuple(self.w.shape), self.w.dtype, payload, self.tol, self.norm)
+        matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
         error, largest = relative_error(self.w, matrix.to_dense(), self.norm, self.size)
         return replace(matrix, error=error, max_abs_error=largest)
 
@@ -64,34 +64,48 @@ def first_step(task: Task) -> float:
     return task.tol * task.size * math.sqrt(12) / root
 
 
-def tune(task: Task, values: Array, plan: Plan, step: float) -> HMatrix | None:
-    """Code `values` (m, n) by `plan` with the largest step whose measured error keeps the tolerance, or None."""
-    prepared = prepare(values, plan, step)
-    step = _search(task, prepared, plan, step)
+@dataclass(frozen=True)
+class Candidate:
+    """A plan for the matrix with its rows and columns in some order."""
+
+    plan: Plan
+    rows: Order = field(default_factory=Natural)
+    columns: Order = field(default_factory=Natural)
+
+    def ordered(self, values: Array) -> Array:
+        """values (m, n) in these orders."""
+        return self.columns.apply(self.rows.apply(values, 0), 1)
+
+
+def tune(task: Task, values: Array, candidate: Candidate, step: float) -> HMatrix | None:
+    """Code `values` (m, n) with the largest step whose measured error keeps the tolerance, or None."""
+    prepared = prepare(candidate.ordered(values), candidate.plan, step)
+    step = _search(task, prepared, candidate, step)
     for _ in range(_RETRIES):
         if not step or not np.float32(step):
             return None
-        matrix = task.measured(_payload(task, prepared, plan, step))
+        matrix = task.measured(_payload(task, prepared, candidate, step))
         if matrix.error <= task.tol:
             return matrix
         step *= 0.9985 * task.tol / matrix.error
     return None
 
 
-def _payload(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> bytes:
+def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
     step = float(np.float32(step))
     leaves = [encode_leaf(p, step, task.options) for p in prepared]
-    return bytes([TREE]) + tree.encode(plan, leaves, step, Natural(), Natural(), task.effort)
+    body = tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, task.effort)
+    return bytes([TREE]) + body
 
 
-def _search(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> float:
+def _search(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
     for _ in range(_TRIALS):
         step = float(np.float32(step))
         if not 0 < step < math.inf:
             break
-        ratio = _error(task, prepared, plan, step) / task.tol
+        ratio = _error(task, prepared, candidate, step) / task.tol
         if ratio <= 1:
             low = best = max(best, step)
             if ratio >= _ENOUGH:
@@ -102,13 +116,14 @@ def _search(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -
     return best
 
 
-def _error(task: Task, prepared: list[PreparedLeaf], plan: Plan, step: float) -> float:
-    if plan == Leaf(0, True) and task.norm != "spectral" and task.w.dtype != torch.float64:
+def _error(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
+    if candidate.plan == Leaf(0, True) and task.norm != "spectral" and task.w.dtype != torch.float64:
         return _rounding_error(task, step)
     parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
-    shape = tuple(task.w.shape)
+    shape = (task.w.shape[0], task.w.shape[1])
     wide = task.w.dtype == torch.float64
-    body = tree.TreeBody(shape, step, tree.place(plan, parts, shape), Natural(), Natural(), wide)
+    leaves = tree.place(candidate.plan, parts, shape)
+    body = tree.TreeBody(shape, step, leaves, candidate.rows, candidate.columns, wide)
     return relative_error(task.w, body.to_dense().to(task.w.dtype), task.norm, task.size)[0]
 
 

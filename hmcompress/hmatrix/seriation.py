@@ -1,0 +1,45 @@
+"""Orders in which a shuffled matrix becomes hierarchical again.
+
+Rows that behave alike should stand together. Each row is a point, its coordinates those of the leading singular
+subspace; the points are split in halves along their principal direction, and the halves again (a principal direction
+tree, as in geometry-oblivious clustering, Yu et al. 1707.00164), each half turned so that it runs on from the other.
+"""
+
+import numpy as np
+import torch
+
+from hmcompress.hmatrix.spectra import leading_triplets
+
+Array = np.ndarray
+_COORDINATES = 24
+_SMALLEST = 4
+
+
+def cluster_orders(a: Array) -> tuple[Array, Array]:
+    """Permutations of the rows and of the columns of a (m, n)."""
+    rank = min(_COORDINATES, *a.shape)
+    s = leading_triplets(torch.from_numpy(np.ascontiguousarray(a, np.float64)), rank)
+    rows, columns = (_principal_order(side * s.values) for side in (s.left, s.right))
+    if a.shape[0] == a.shape[1] and np.allclose(a, a.T):
+        columns = rows
+    return rows, columns
+
+
+def _principal_order(points: Array) -> Array:
+    """An order of points (n, k) in which neighbours are near each other."""
+    points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
+    return _split(points, np.arange(len(points)), np.zeros(points.shape[1]))
+
+
+def _split(points: Array, index: Array, direction: Array) -> Array:
+    """Order the points `index`; `direction` is the way the order should run."""
+    own = points[index] - points[index].mean(0)
+    principal = np.linalg.eigh(own.T @ own)[1][:, -1]
+    if principal @ direction < 0:
+        principal = -principal
+    order = index[np.argsort(own @ principal, kind="stable")]
+    if len(index) < 2 * _SMALLEST:
+        return order
+    low, high = np.split(order, [(len(order) + 1) // 2])
+    run = points[high].mean(0) - points[low].mean(0)
+    return np.concatenate([_split(points, low, run), _split(points, high, run)])
