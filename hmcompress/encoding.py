@@ -35,7 +35,8 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
     """Code a tensor as a layer; each slice of a stack keeps the tolerance by itself."""
     start = time.perf_counter()
     assert rule.tol is not None and rule.norm is not None
-    slices = [compress_matrix(matrix, rule.tol, rule.norm, effort=effort) for matrix in to_matrices(tensor)]
+    matrices = to_matrices(tensor)
+    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid) for w in matrices]
     row = LayerRow(
         tensors=(name,),
         tol=rule.tol,
