@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.coding.symbols import Adaptive, Coder, Decoder, Encoder
 from hmcompress.hmatrix.adaptive_scales import (
     COLUMN_MEMORY,
     HIGH,
@@ -23,7 +24,6 @@ from hmcompress.hmatrix.adaptive_scales import (
 )
 from hmcompress.hmatrix.bodies import LEAF_KINDS, Body
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
-from hmcompress.hmatrix.symbols import Adaptive, Coder, Decoder, Encoder
 
 _STARTS = 256
 _SPAN = 2 * EXPONENT_LIMIT + 1
