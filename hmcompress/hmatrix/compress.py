@@ -44,11 +44,12 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    lossy = _smallest(task, grid)
-    if lossy is not None and lossy.nbytes < _lossless_floor(w):
-        return lossy
+    found = [matrix for matrix in (_smallest(task, grid), task.lattice()) if matrix is not None]
+    best = min(found, key=lambda matrix: matrix.nbytes, default=None)
+    if best is not None and best.nbytes < _lossless_floor(w):
+        return best
     plain = task.exact()
-    return lossy if lossy is not None and lossy.nbytes < plain.nbytes else plain
+    return best if best is not None and best.nbytes < plain.nbytes else plain
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:

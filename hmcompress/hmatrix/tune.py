@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix import exact, tree
+from hmcompress.hmatrix import exact, lattice, tree
 from hmcompress.hmatrix.blocks import Leaf, Plan
-from hmcompress.hmatrix.codecs import EXACT, TREE
+from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, relative_error
@@ -38,6 +38,11 @@ class Task:
         """The matrix without loss."""
         payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
         return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
+
+    def lattice(self) -> HMatrix | None:
+        """The matrix as the lattice that its weights lie on, if they do."""
+        body = lattice.find(self.w, self.effort)
+        return None if body is None else self.measured(bytes([LATTICE]) + body)
 
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
