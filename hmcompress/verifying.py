@@ -94,8 +94,9 @@ def check_network(
     record = network_from_json(compressed.index.info.network)
     if against is None:
         return None if record is None else as_stored(record, settings.tol)
-    original = load_tensors(open_checkpoint(against))
-    return recheck(settings, original, load_named(compressed, tuple(original), None, progress))
+    checkpoint = open_checkpoint(against)
+    original = load_tensors(checkpoint)
+    return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
 
 
 def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Original) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32
 Tensors = Mapping[str, Tensor]
 
 
-def build_network(settings: Settings, tensors: Tensors) -> Network:
+def build_network(settings: Settings, tensors: Tensors, source: Path | None = None) -> Network:
     """The network of the settings with the tensors of a checkpoint in it. Raises NetworkError."""
     kind = settings.network
     if isinstance(kind, MLPNetwork):
@@ -31,7 +32,7 @@ def build_network(settings: Settings, tensors: Tensors) -> Network:
     if isinstance(kind, LinearNetwork):
         return _linear(kind.linear, tensors)
     assert kind is not None
-    return build_foreign(kind, tensors)
+    return build_foreign(kind, tensors, source)
 
 
 def _network(

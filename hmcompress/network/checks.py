@@ -1,6 +1,7 @@
 """Does a compressed network keep its bounds: recomputed on the stored seed's held-out points, and on fresh ones."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -10,12 +11,12 @@ from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.problem import pose
 from hmcompress.report.records import NetworkRecord, VerifyNetwork
 
-STORED_DIGITS = 1e-3  # stored errors have four digits
 
-
-def recheck(settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor]) -> VerifyNetwork:
+def recheck(
+    settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor], source: Path | None = None
+) -> VerifyNetwork:
     """Recompute the bounds of a network from its original and decoded tensors. Raises NetworkError."""
-    problem = pose(settings, original)
+    problem = pose(settings, original, source)
     error = max(problem.errors(problem.held_out, decoded))
     fresh = problem.reference(problem.source.fresh(), "fresh")
     growth = growth_of_layers(problem, decoded)

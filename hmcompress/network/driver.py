@@ -4,30 +4,31 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError
-from hmcompress.hmatrix import weighted
-from hmcompress.hmatrix.codecs import WEIGHTED
-from hmcompress.hmatrix.grid import Grid
 from hmcompress.layers import is_optimizer_state
+from hmcompress.network.coded import is_structured
 from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, pose, prepare, reference_error
-from hmcompress.network.propagate import run_pass, tensors_of
-from hmcompress.network.result import NetworkResult, encoded_layer, in_checkpoint_order
-from hmcompress.network.search import Trial, as_tensors, search
+from hmcompress.network.propagate import Parts, run_pass, tensors_of
+from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
+from hmcompress.network.search import Trial, search
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
 _FEWEST, _MOST = 14, 60  # passes
+_FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
+_LEAST_SIDE = 64  # of a matrix in which structure is looked for
+_STRUCTURED = 0.4  # share of what noise costs, below which the engine competes
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -38,9 +39,9 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     """
     start = time.perf_counter()
     tensors = load_tensors(checkpoint)
-    problem = pose(settings, tensors)
-    stored_dtype = tensors[problem.network.layers[0].weight].dtype
-    trial = _search(problem, settings, stored_dtype, progress)
+    problem = pose(settings, tensors, checkpoint.path)
+    problem = replace(problem, network=owned(problem.network, checkpoint))
+    trial = _search(problem, settings, tensors, progress)
     layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:
@@ -65,15 +66,31 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     }
 
 
-def _search(problem: Problem, settings: Settings, stored_dtype: torch.dtype, progress: Progress) -> Trial:
-    data = prepare(problem)
+def owned(network: Network, checkpoint: Checkpoint) -> Network:
+    """The network without what the checkpoint stores elsewhere: a tied weight is coded once, under its base."""
+    bases = {tie.base for tie in checkpoint.ties.values()}
+    own, shared = [], []
+    for layer in network.layers:
+        if layer.weight in checkpoint.entries and layer.weight not in bases:
+            coded = layer.bias in checkpoint.entries and layer.bias not in bases
+            own.append(layer if coded else replace(layer, bias=None))
+        elif layer.weight in checkpoint.entries:
+            shared.append(layer.weight)
+    others = [name for name in (*network.others, *shared) if name in checkpoint.entries]
+    stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
+    return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
+
+
+def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], progress: Progress) -> Trial:
+    data = prepare(problem, tensors, settings.effort)
     budget = _budget(problem)
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
 
-    def measured(grids: Mapping[str, Grid]) -> float:
+    def measured(parts: Parts) -> float:
         """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
-        decoded = tensors_of(problem.network, as_tensors(grids, stored_dtype))
+        matrices = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
+        decoded = tensors_of(problem.network, matrices)
         error = max(problem.errors(problem.held_out, decoded))
         return error if kernel is None else max(error, settings.tol * kernel.error(decoded) / kernel.tol)
 
@@ -83,7 +100,9 @@ def _search(problem: Problem, settings: Settings, stored_dtype: torch.dtype, pro
         settings.tol,
         budget,
         lambda done: progress("search", min(done, budget), budget),
-        kernel is not None,
+        kernel=kernel is not None,
+        few=_too_few_rows(problem),
+        structured=_structured(problem, tensors),
     )
     if trial is None:
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
@@ -98,21 +117,32 @@ def _budget(problem: Problem) -> int:
     return int(min(max(_WORK / max(cost, 1), _FEWEST), _MOST))
 
 
+def _too_few_rows(problem: Problem) -> bool:
+    widest = max((problem.network.linear(layer).weight.shape[1] for layer in problem.network.layers), default=1)
+    return min(len(t) for t in problem.calibration.points.tensors) < _FEW_ROWS * widest
+
+
+def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Layers in which the engine finds structure: learned operators, heads on a grid."""
+    wide = [layer for layer in problem.network.layers if min(tensors[layer.weight].shape) >= _LEAST_SIDE]
+    return frozenset(layer.weight for layer in wide if is_structured(tensors[layer.weight], _STRUCTURED))
+
+
 def _encode(
     problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], seconds: float
 ) -> tuple[dict[str, EncodedLayer], dict[str, Tensor]]:
     """Payloads by weight, and the decoded tensors that the file will give back."""
     layers, matrices = {}, {}
-    share = seconds / len(problem.network.layers)
+    share = seconds / max(len(trial.parts), 1)
     for layer in problem.network.layers:
-        payload = bytes([WEIGHTED]) + weighted.encode(trial.grids[layer.weight])
+        payload = trial.parts[layer.weight].payload(thorough=True)
         layers[layer.weight], matrices[layer.weight] = encoded_layer(layer, payload, tensors, share)
+    for name in problem.network.others:
+        layers[name], matrices[name] = encoded_tensor(name, trial.parts[name].payload(True), tensors[name], share)
     return layers, tensors_of(problem.network, matrices)
 
 
-def measure(
-    problem: Problem, settings: Settings, decoded: Mapping[str, Tensor], trial: Trial | None = None
-) -> NetworkRecord:
+def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor]) -> NetworkRecord:
     """Everything the report says about the network with decoded tensors in it."""
     calibration = problem.errors(problem.calibration, decoded)
     held_out = problem.errors(problem.held_out, decoded)

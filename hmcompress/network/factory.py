@@ -14,13 +14,17 @@ from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.model import DenseLayer, Network
 
+_ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
+                nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip
 _PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
 
 
-def build_foreign(kind: FactoryNetwork | TorchScriptNetwork, tensors: Mapping[str, Tensor]) -> Network:
+def build_foreign(
+    kind: FactoryNetwork | TorchScriptNetwork, tensors: Mapping[str, Tensor], source: Path | None = None
+) -> Network:
     """The user's module with the checkpoint's tensors in it. Raises NetworkError."""
     if isinstance(kind, TorchScriptNetwork):
-        raise NetworkError("network: torchscript needs the archive itself as the source")
+        return adopt(_archive(source), tensors, {}, "torchscript", "the archive")
     module = _called(kind.factory)
     return adopt(module, tensors, kind.prefix, "factory", kind.factory)
 
@@ -45,7 +49,9 @@ def adopt(
     with torch.no_grad():
         for name, place in names.items():
             own[place].copy_(tensors[name])
-    module = module.eval().requires_grad_(False)
+    module = module.eval()
+    for parameter in module.parameters():  # archives have no requires_grad_ of their own
+        parameter.requires_grad_(False)
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     by_place = {place: name for name, place in names.items()}
     layers = [
@@ -55,7 +61,33 @@ def adopt(
     ]
     dense = {layer.weight for layer in layers}
     others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in FLOATS]
-    return Network(module, tuple(layers), names, kind, dtype, tuple(others))
+    return Network(module, tuple(layers), names, kind, dtype, tuple(others), stacks=_stacks(module, layers))
+
+
+def _archive(source: Path | None) -> nn.Module:
+    try:
+        if source is None:
+            raise NetworkError("network: torchscript needs the archive itself as the source")
+        return torch.jit.load(str(source), map_location="cpu")
+    except RuntimeError:
+        raise NetworkError(f"network: torchscript, but {source} is no TorchScript archive; give a factory") from None
+
+
+def _stacks(module: nn.Module, layers: Sequence[DenseLayer]) -> tuple[tuple[DenseLayer, ...], ...]:
+    """Runs of dense layers within an nn.Sequential with nothing but elementwise modules between them."""
+    by_path = {layer.path: layer for layer in layers}
+    stacks = []
+    for path, child in module.named_modules():
+        run: list[DenseLayer] = []
+        for name, part in child.named_children() if isinstance(child, nn.Sequential) else ():
+            layer = by_path.get(f"{path}.{name}" if path else name)
+            if layer is not None:
+                run.append(layer)
+            elif not isinstance(part, _ELEMENTWISE):
+                stacks.append(tuple(run))
+                run = []
+        stacks.append(tuple(run))
+    return tuple(stack for stack in stacks if len(stack) > 1)
 
 
 def _coded_bias(linear: nn.Linear, name: str | None) -> str | None:

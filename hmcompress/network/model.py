@@ -67,6 +67,21 @@ class Network:
         weight, bias = module.weight.detach().double(), module.bias
         return weight if layer.bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
 
+    def _with(self, state: Mapping[str, Tensor], inputs: Inputs) -> object:
+        """Outputs with some of the module's own tensors replaced."""
+        own = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        state = {place: t.to(own[place].dtype) for place, t in state.items()}
+        if not isinstance(self.module, torch.jit.ScriptModule):
+            return functional_call(self.module, state, inputs)
+        kept = {place: own[place].detach().clone() for place in state}
+        try:
+            for place, t in state.items():
+                own[place].data.copy_(t)
+            return self.module(*inputs)
+        finally:
+            for place, t in kept.items():
+                own[place].data.copy_(t)
+
     def run(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """Outputs as one matrix (samples, outputs); `tensors` replaces some of the checkpoint's.
 
@@ -77,9 +92,9 @@ class Network:
 
     def call(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """As `run`, with gradients where the caller wants them."""
-        state = {self.places[name]: t.to(self.dtype) for name, t in (tensors or {}).items() if name in self.places}
+        state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
         try:
-            outputs = functional_call(self.module, state, inputs) if state else self.module(*inputs)
+            outputs = self._with(state, inputs) if state else self.module(*inputs)
         except NetworkError:
             raise
         except Exception as error:
@@ -130,7 +145,7 @@ def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], T
 def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
     """The same network with its layers in the order in which a forward pass calls them.
 
-    Raises NetworkError for layers that the network never calls.
+    Layers whose module is not called (their weights may be used all the same, or ignored) become other weights.
     """
     seen: list[DenseLayer] = []
 
@@ -140,7 +155,6 @@ def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
 
     with replaced(network, note):
         network.run(inputs)
-    unused = [layer.weight for layer in network.layers if layer not in seen]
-    if unused:
-        raise NetworkError(f"the network never uses {', '.join(unused[:5])}: leave them out, or is it another network?")
-    return replace(network, layers=tuple(seen))
+    silent = tuple(layer.weight for layer in network.layers if layer not in seen)
+    stacks = tuple(stack for stack in network.stacks if all(layer in seen for layer in stack))
+    return replace(network, layers=tuple(seen), others=(*network.others, *silent), stacks=stacks)

@@ -19,15 +19,15 @@ _CHUNK = 4096
 Scale = Callable[[list[Tensor]], list[Tensor]]
 
 
-def with_ones(x: Tensor, layer: DenseLayer) -> Tensor:
-    """Inputs of a layer as a matrix (rows, d), and a column of ones for its bias; float64."""
+def with_column(x: Tensor, layer: DenseLayer, value: bool) -> Tensor:
+    """Inputs of a layer as a matrix (rows, d), float64, and the column of its bias: ones, or zeros for derivatives."""
     flat = x.detach().reshape(-1, x.shape[-1]).double()
-    return flat if layer.bias is None else torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
+    return flat if layer.bias is None else torch.cat([flat, flat.new_full((len(flat), 1), float(value))], 1)
 
 
-def second_moment(x: Tensor) -> np.ndarray:
-    """E[x x^T] of rows x (k, d), (d, d) float64."""
-    return (x.T @ x / max(len(x), 1)).numpy()
+def second_moment(x: Tensor, count: int) -> np.ndarray:
+    """Sum of x x^T over rows x (k, d), divided by `count`; (d, d) float64."""
+    return (x.T @ x / max(count, 1)).numpy()
 
 
 def ridge_target(w: np.ndarray, x: Tensor, z: Tensor, moment: np.ndarray, ridge: float) -> np.ndarray:
@@ -35,8 +35,9 @@ def ridge_target(w: np.ndarray, x: Tensor, z: Tensor, moment: np.ndarray, ridge:
 
     W + (Z - W x) x^T (E[x x^T] + ridge * mean diagonal * I)^-1, in float64.
     """
-    residual = z.reshape(-1, z.shape[-1]).double() - x @ torch.from_numpy(w).T
-    cross = (residual.T @ x / max(len(x), 1)).numpy()
+    residual = z - x @ torch.from_numpy(w).T
+    total = float(x.pow(2).sum())
+    cross = (residual.T @ x).numpy() * (np.trace(moment) / total if total > 0 else 1.0)  # the moment's own count
     for attempt in range(8):  # a singular moment needs a larger ridge
         try:
             factor = cho_factor(regularised(moment, max(ridge, _TINY) * 10.0**attempt))

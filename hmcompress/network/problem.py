@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from hmcompress.config import Calibration as CalibrationSettings
 from hmcompress.config import DomainCalibration, Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
+from hmcompress.network.coded import Engine
 from hmcompress.network.error import Reference, evaluate, network_error, reference, scaled
 from hmcompress.network.files import read_arrays
 from hmcompress.network.inputs import Points, Source
 from hmcompress.network.model import Network, in_order_of_computation
 from hmcompress.network.moments import sensitivities
-from hmcompress.network.propagate import Calibration, calibrate
+from hmcompress.network.others import perturbed_sensitivities
+from hmcompress.network.propagate import Calibration, original_targets
 
 _SENSITIVITY_ROWS = 2048
 _WRONG = 0.5  # an original that misses its own reference by more is another network
@@ -54,22 +57,25 @@ class Problem:
         return reference(self.network, points, self.order, what)
 
 
-def pose(settings: Settings, tensors: Mapping[str, Tensor]) -> Problem:
-    """Build the network and run the original. Raises NetworkError with one clear line."""
-    network = build_network(settings, tensors)
+def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None = None) -> Problem:
+    """Build the network and run the original. Raises NetworkError with one clear line.
+
+    source: the checkpoint's file, which a TorchScript archive needs to run itself.
+    """
+    network = build_network(settings, tensors, source)
     assert settings.calibration is not None
     if network.cartesian and isinstance(settings.calibration, DomainCalibration):
         raise NetworkError(
             "calibration: a DeepONet needs functions and points: give inputs: FILE with branch and trunk"
         )
-    source = Source(settings.calibration, network.cartesian, network.dtype)
-    points = source.calibration()
+    supply = Source(settings.calibration, network.cartesian, network.dtype)
+    points = supply.calibration()
     _check_inputs(network, points, settings.calibration)
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
     order = settings.calibration.derivatives
     calibration = reference(network, points, order, "calibration")
-    held_out = reference(network, source.held_out(), order, "held-out")
-    problem = Problem(network, source, calibration, held_out, settings.calibration)
+    held_out = reference(network, supply.held_out(), order, "held-out")
+    problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
         reference_error(problem, settings.reference, {})
     return problem
@@ -88,8 +94,8 @@ def _check_inputs(network: Network, points: Points, settings: CalibrationSetting
             raise NetworkError(f"calibration gives points of {given} coordinates{what}, the network takes {wanted}")
 
 
-def prepare(problem: Problem) -> Calibration:
-    """Moments of the original network that every pass needs."""
+def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Calibration:
+    """Moments of the original network that every pass needs. Raises NetworkError for weights without effect."""
     points, ref, order = problem.calibration.points, problem.calibration.blocks, problem.order
     few = points.take(slice(0, _SENSITIVITY_ROWS))
     share = len(points) / len(few)
@@ -106,7 +112,18 @@ def prepare(problem: Problem) -> Calibration:
         for name in weights:
             part = float(np.trace(plain[name]) / max(np.trace(total[name]), 1e-300))
             weights[name] = [part * size for size in sizes]
-    return calibrate(problem.network, points, order, {n: share * g for n, g in total.items()}, weights)
+    names = (*problem.network.others, *(layer.weight for layer in problem.network.layers))
+    return Calibration(
+        points,
+        order,
+        original_targets(problem.network, points, order),
+        {name: share * g for name, g in total.items()},
+        weights,
+        {name: tensors[name] for name in problem.network.others},
+        perturbed_sensitivities(problem.network, points, tensors, kind),
+        {name: tensors[name].dtype for name in names},
+        Engine(effort),
+    )
 
 
 def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) -> float:

@@ -1,21 +1,23 @@
 """One pass of the outputs metric: layer after layer in the order of computation, each from compressed inputs.
 
 Every layer's target is the ridge solution that best restores the original pre-activations from what the compressed
-predecessors deliver; it is quantised with feedback in the metric of its inputs and sensitivities.
+predecessors deliver; it is quantised with feedback in the metric of its inputs and sensitivities. Structured layers and
+weights that no second moment describes are coded by the engine of the weights metric at the same water level.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.feedback import factorise, quantise
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.network.coded import Coded, Engine, Weighted
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network, replaced
-from hmcompress.network.moments import regularised, ridge_target, second_moment, with_ones
+from hmcompress.network.moments import regularised, ridge_target, second_moment, with_column
 from hmcompress.network.tangents import layer_jets
 
 _LEAST_FLOOR = 1e-14
@@ -31,6 +33,7 @@ class Knobs:
     ridge: float = 1e-9  # share of mean diagonal added to C in the target
     floor: float = 0.0  # share of mean diagonal added to C in the metric
     growth: float = 1.0  # later layers have finer steps by this factor each
+    structured: frozenset[str] = frozenset()  # layers that the engine codes
 
 
 @dataclass(frozen=True)
@@ -42,48 +45,70 @@ class Calibration:
     targets: dict[str, list[Tensor]]  # original pre-activations (rows, m), and their derivatives, of each layer
     sensitivities: dict[str, np.ndarray]
     weights: dict[str, list[float]]  # of the squares of a layer's input derivatives, relative to its inputs'
+    others: dict[str, Tensor] = field(default_factory=dict)  # further weights
+    other_sensitivities: dict[str, float] = field(default_factory=dict)  # relative output over relative weight error
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    engine: Engine = field(default_factory=Engine)
 
 
-def run_pass(network: Network, data: Calibration, knobs: Knobs) -> dict[str, Grid]:
-    """Grids of all layers, by the name of the weight."""
-    grids: dict[str, Grid] = {}
-    forward = _quantising(network, data, knobs, grids)
+Parts = dict[str, Coded]
+
+
+def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
+    """Every layer and other weight of the network in coded form, by name."""
+    parts: Parts = {name: _other(name, data, knobs.delta) for name in data.others}
+    others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
+    forward = _quantising(network, data, knobs, parts)
     if data.order == 0:
         with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
-            network.run(data.points.tensors)
-        return _without_dead_rows(network, grids)
+            network.run(data.points.tensors, others)
+        return _without_dead_rows(network, parts)
     for layer in network.layers:
-        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, grids))
+        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts))
         forward(layer, xs, None)
-    return _without_dead_rows(network, grids)
+    return _without_dead_rows(network, parts)
 
 
-def _quantising(network: Network, data: Calibration, knobs: Knobs, grids: dict[str, Grid]) -> Callable:
+def _other(name: str, data: Calibration, delta: float) -> Coded:
+    """A weight coded so that its share of the squared error is the water level for each of its entries."""
+    w, sensitivity = data.others[name], data.other_sensitivities[name]
+    return data.engine.tensor(name, w, delta * math.sqrt(w.numel() / 12) / sensitivity)
+
+
+def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:
+    done: list[str] = []
+
     def forward(layer: DenseLayer, xs: list[Tensor], z: Tensor | None) -> Tensor | None:
-        if layer.weight not in grids:
-            depth = len(grids)
-            grids[layer.weight] = _quantised(network, layer, xs, data, knobs, knobs.delta / knobs.growth**depth)
-        return None if z is None else _output(network, layer, xs[0], grids[layer.weight])
+        if layer.weight not in parts:
+            parts[layer.weight] = _coded(network, layer, xs, data, knobs, knobs.delta / knobs.growth ** len(done))
+            done.append(layer.weight)
+        return None if z is None else _output(network, layer, xs[0], parts[layer.weight])
 
     return forward
 
 
-def _quantised(
+def _coded(
     network: Network, layer: DenseLayer, xs: list[Tensor], data: Calibration, knobs: Knobs, delta: float
-) -> Grid:
-    x = _stacked([with_ones(xs[0], layer), *(_with_zeros(x, layer) for x in xs[1:])], data.weights[layer.weight])
-    z = _stacked(data.targets[layer.weight], data.weights[layer.weight])
-    moment = second_moment(x) * (len(x) / len(xs[0].reshape(-1, xs[0].shape[-1])))
-    target = ridge_target(network.matrix(layer).numpy(), x, z, moment * 1.0, knobs.ridge)
-    rows = regularised(data.sensitivities[layer.weight], knobs.mu)
+) -> Coded:
+    weights = data.weights[layer.weight]
+    x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
+    z = _stacked(data.targets[layer.weight], weights)
+    moment = second_moment(x, xs[0].numel() // xs[0].shape[-1])
+    target = ridge_target(network.matrix(layer).numpy(), x, z, moment, knobs.ridge)
+    sensitivity = data.sensitivities[layer.weight]
+    if layer.weight in knobs.structured:
+        tol = delta * _relative_level(target, moment, sensitivity)
+        return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
     columns = factorise(regularised(moment, max(knobs.floor, _LEAST_FLOOR)))
-    return quantise(target, columns, factorise(rows), delta, knobs.dead_zone)
+    rows = factorise(regularised(sensitivity, knobs.mu))
+    return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
 
 
-def _with_zeros(x: Tensor, layer: DenseLayer) -> Tensor:
-    """A derivative of a layer's inputs: that of the bias's one is zero."""
-    flat = x.reshape(-1, x.shape[-1]).double()
-    return flat if layer.bias is None else torch.cat([flat, flat.new_zeros(len(flat), 1)], 1)
+def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) -> float:
+    """Relative Frobenius error of w (m, n) for a unit water level, where its error has no preferred direction."""
+    m, n = w.shape
+    gain = math.sqrt(np.trace(sensitivity) / m * np.trace(moment) / n)
+    return math.sqrt(m * n / 12) / max(float(np.linalg.norm(w)) * gain, 1e-300)
 
 
 def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
@@ -91,46 +116,44 @@ def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
     return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
 
-def _output(network: Network, layer: DenseLayer, x: Tensor, grid: Grid) -> Tensor:
-    """What the layer gives from its compressed weights, rounded as they are stored."""
-    matrix = torch.from_numpy(grid.to_dense()).to(network.dtype)
+def _output(network: Network, layer: DenseLayer, x: Tensor, part: Coded) -> Tensor:
+    """What the layer gives from its compressed weights."""
+    matrix = part.dense().to(network.dtype)
     if layer.bias is not None:
         return torch.nn.functional.linear(x, matrix[:, :-1], matrix[:, -1])
     return torch.nn.functional.linear(x, matrix, network.linear(layer).bias)
 
 
-def _substituting(network: Network, grids: dict[str, Grid]) -> Callable:
+def _substituting(network: Network, parts: Parts) -> Callable:
     def forward(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
-        return _output(network, layer, x, grids[layer.weight]) if layer.weight in grids else None
+        return _output(network, layer, x, parts[layer.weight]) if layer.weight in parts else None
 
     return forward
 
 
-def _without_dead_rows(network: Network, grids: dict[str, Grid]) -> dict[str, Grid]:
+def _without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
-    grids = dict(grids)
+    parts = dict(parts)
     for layer, after in reversed(network.chains()):
-        dead = ~grids[after.weight].live_columns[: len(grids[layer.weight].q)]
-        grids[layer.weight] = grids[layer.weight].without_rows(dead)
-    return grids
+        rows = network.linear(layer).weight.shape[0]
+        parts[layer.weight] = parts[layer.weight].without_rows(~parts[after.weight].live_columns()[:rows])
+    return parts
 
 
-def tensors_of(network: Network, matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights and biases by their names from matrices (m, n) or (m, n + 1) by the weights' names."""
-    tensors = {}
+    tensors = {name: parts[name] for name in network.others if name in parts}
     for layer in network.layers:
-        if layer.weight in matrices:
-            matrix = matrices[layer.weight]
+        if layer.weight in parts:
+            matrix = parts[layer.weight]
             tensors[layer.weight] = matrix if layer.bias is None else matrix[:, :-1]
             if layer.bias is not None:
                 tensors[layer.bias] = matrix[:, -1]
     return tensors
 
 
-def calibrate(
-    network: Network, points: Points, order: int, sensitivities: dict[str, np.ndarray], weights: dict[str, list[float]]
-) -> Calibration:
-    """Original pre-activations of every layer on the calibration points."""
+def original_targets(network: Network, points: Points, order: int) -> dict[str, list[Tensor]]:
+    """Pre-activations of every layer in the original network, and their derivatives."""
     targets: dict[str, list[Tensor]] = {}
     if order == 0:
 
@@ -140,10 +163,9 @@ def calibrate(
 
         with replaced(network, note):
             network.run(points.tensors)
-        return Calibration(points, order, targets, sensitivities, weights)
+        return targets
     for layer in network.layers:
         xs = layer_jets(network, points, order, layer, lambda layer, x, z: None)
         matrix = network.matrix(layer)
-        inputs = [with_ones(xs[0], layer), *(_with_zeros(x, layer) for x in xs[1:])]
-        targets[layer.weight] = [x @ matrix.T for x in inputs]
-    return Calibration(points, order, targets, sensitivities, weights)
+        targets[layer.weight] = [with_column(x, layer, k == 0) @ matrix.T for k, x in enumerate(xs)]
+    return targets

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import EncodedLayer, LayerRow
+from hmcompress.container.payload import decode_layer, split
 from hmcompress.hmatrix import HMatrix, measure_error
+from hmcompress.layers import to_matrices
 from hmcompress.network.model import DenseLayer
 from hmcompress.report.records import NetworkRecord
 
@@ -55,6 +57,17 @@ def encoded_layer(
     row = LayerRow(names, None, "fro", error, largest, matrix.method, matrix.leaves, matrix.max_rank)
     shapes = tuple(tuple(tensors[name].shape) for name in names)
     return EncodedLayer(row, payload, shapes, original.dtype, seconds), decoded
+
+
+def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) -> tuple[EncodedLayer, Tensor]:
+    """Another weight ready for the container, and what it decodes to."""
+    shape = tuple(original.shape)
+    decoded = decode_layer(payload, [shape], original.dtype)[0]
+    matrices, coded = to_matrices(original), to_matrices(decoded)
+    error, largest = measure_error(matrices.flatten(0, 1), coded.flatten(0, 1), "fro")
+    leaves = HMatrix.from_payload(split(payload, len(matrices))[0], tuple(matrices.shape[1:]), original.dtype)
+    row = LayerRow((name,), None, "fro", error, largest, leaves.method, leaves.leaves, leaves.max_rank)
+    return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
 
 
 def original_matrix(layer: DenseLayer, tensors: Mapping[str, Tensor]) -> Tensor:

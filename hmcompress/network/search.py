@@ -1,55 +1,58 @@
 """The search of the outputs metric: the smallest file whose held-out error keeps the tolerance."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from hmcompress.hmatrix import weighted
-from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.propagate import Knobs
+from hmcompress.network.propagate import Knobs, Parts
 
 _SLOPE = 0.3  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
 _LIMIT = 0.998  # of the tolerance: held-out points are a sample too
+_NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
+_UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
+_PATIENCE = 2  # values of a ladder without gain before the next knob's turn
 START = 0.15  # water level over tolerance
 Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
+FLOORS: Ladder = (("floor",), (1e-6, 1e-4, 1e-2, 1.0))
 LADDERS: tuple[Ladder, ...] = (
-    (("growth",), (1.0, 1.2, 1.4, 1.7)),
-    (("mu",), (1e-2, 1e-1, 1e-3, 3e-2, 1.0)),
-    (("ridge",), (1e-9, 1e-7, 1e-5, 1e-4)),
-    (("dead_zone",), (0.1, 0.0, 0.2)),
+    (("mu",), (1e-1, 1.0, 3e-2, 1e-3)),
+    (("growth",), (1.2, 1.4, 1.7, 2.0)),
+    (("ridge",), (1e-7, 1e-5, 1e-4)),
+    (("dead_zone",), (0.0, 0.2)),
 )
 KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
-    (("ridge", "floor"), (1e-4, 1e-3, 1e-2, 1e-5, 1e-1)),
-    (("mu",), (1.0, 0.1, 10.0)),
-    (("ridge",), (1e-4, 1e-3, 1e-2, 1e-5, 1e-6)),
-    (("growth",), (1.0, 1.2, 0.85)),
-    (("dead_zone",), (0.1, 0.0, 0.2)),
+    (("ridge", "floor"), (1e-3, 1e-2, 1e-1)),
+    (("ridge", "floor"), (1e-5,)),
+    (("mu",), (0.1, 10.0)),
+    (("ridge",), (1e-4, 1e-3, 1e-2, 1e-5)),
+    (("growth",), (1.2, 0.85)),
+    (("dead_zone",), (0.0, 0.2)),
 )
+_SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One pass: its knobs, grids, bytes and the error that is bounded."""
+    """One pass: its knobs, coded parts, bytes and the error that is bounded."""
 
     knobs: Knobs
-    grids: dict[str, Grid]
+    parts: Parts
     nbytes: int
     error: float
 
     def score(self, tol: float) -> float:
         """Bytes that the same knobs would need at the tolerance, roughly."""
-        if not math.isfinite(self.error) or self.error <= 0:
+        if not math.isfinite(self.error):
             return math.inf
         return self.nbytes * max(self.error / tol, 0.3) ** _SLOPE
 
 
-Pass = Callable[[Knobs], dict[str, Grid]]
-Measure = Callable[[dict[str, Grid]], float]
+Pass = Callable[[Knobs], Parts]
+Measure = Callable[[Parts], float]
 
 
 class Search:
@@ -64,81 +67,111 @@ class Search:
         return self._budget - len(self.trials)
 
     def trial(self, knobs: Knobs) -> Trial:
+        """Run a pass, or look it up."""
         if knobs not in self.trials:
-            grids = self._run(knobs)
-            nbytes = sum(len(weighted.encode(grid, thorough=False)) for grid in grids.values())
-            self.trials[knobs] = Trial(knobs, grids, nbytes, self._measure(grids))
+            parts = self._run(knobs)
+            nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
+            self.trials[knobs] = Trial(knobs, parts, nbytes, self._measure(parts))
             self._tick(len(self.trials))
             self._forget()
         return self.trials[knobs]
 
-    def best(self) -> Trial | None:
-        """The smallest trial that holds."""
-        held = [t for t in self.trials.values() if t.error <= _LIMIT * self._tol]
-        return min(held, key=lambda t: t.nbytes, default=None)
+    def holding(self) -> list[Trial]:
+        """The trials that hold, smallest first."""
+        return sorted((t for t in self.trials.values() if t.error <= _LIMIT * self._tol), key=lambda t: t.nbytes)
+
+    def leading(self) -> Trial:
+        """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
+        near = [t for t in self.trials.values() if abs(self._gap(t)) < _NEAR]
+        return min(near or self.trials.values(), key=lambda t: t.score(self._tol))
 
     def _forget(self) -> None:
-        """Keep the grids of the best trials only."""
-        held = sorted((t for t in self.trials.values() if t.error <= self._tol and t.grids), key=lambda t: t.nbytes)
-        for trial in held[4:]:
-            self.trials[trial.knobs] = replace(trial, grids={})
+        """Keep the parts of the best trials only."""
+        for trial in self.holding()[4:]:
+            self.trials[trial.knobs] = replace(trial, parts={})
 
-    def settle(self, knobs: Knobs, passes: int = 8) -> Trial:
+    def settle(self, knobs: Knobs, passes: int = 8, close: float = _CLOSE) -> Trial:
         """Turn the water level until the error is close to the tolerance."""
         trial = self.trial(knobs)
         power = 1.0
         for _ in range(passes):
-            gap = math.log(self._tol * _AIM / max(trial.error, 1e-12)) if math.isfinite(trial.error) else -2.0
-            if abs(gap) < _CLOSE or self.left() <= 0:
+            gap = self._gap(trial)
+            if abs(gap) < close or self.left() <= 0:
                 break
-            knobs = replace(knobs, delta=knobs.delta * math.exp(max(-2.5, min(gap * power, 2.5))))
-            after = self.trial(knobs)
-            moved = math.log(max(after.error, 1e-12) / max(trial.error, 1e-12)) if math.isfinite(after.error) else 0
-            power = power * 0.8 if moved / gap > 1.3 else power
+            after = self.trial(replace(trial.knobs, delta=trial.knobs.delta * math.exp(gap * power)))
+            moved = (self._gap(trial) - self._gap(after)) / gap
+            power = power * min(max(1 / max(moved, 0.3), 0.5), 2.0) if moved > 0 else power / 2
             trial = after
         return trial
+
+    def _gap(self, trial: Trial) -> float:
+        """Logarithm of how far the error is below the tolerance."""
+        if not math.isfinite(trial.error):
+            return -2.5
+        return max(-2.5, min(math.log(self._tol * _AIM / max(trial.error, 1e-300)), 2.5))
 
     def turn(self, trial: Trial, ladders: tuple[Ladder, ...]) -> Trial:
         """Coordinate descent over the other knobs."""
         for names, ladder in ladders:
+            idle = 0
             for value in ladder:
-                if self.left() <= self._budget // 4:
-                    return trial
+                if self.left() <= self._budget // 3 or idle == _PATIENCE:
+                    break
                 knobs = replace(trial.knobs, **dict.fromkeys(names, value))
                 other = trial if knobs == trial.knobs else self.settle(knobs, passes=2)
-                if other.score(self._tol) < 0.997 * trial.score(self._tol):
-                    trial = other
+                gained = other.score(self._tol) < 0.997 * trial.score(self._tol)
+                trial, idle = (other, 0) if gained else (trial, idle + 1)
         return trial
 
-    def scan(self, trial: Trial) -> None:
-        """The error is not monotone in the water level: draw around it while the budget lasts."""
-        centre = self.settle(trial.knobs, passes=3)
-        gap = math.log(self._tol * _AIM / max(centre.error, 1e-12))
-        middle = centre.knobs.delta * math.exp(gap)
-        k = 0
+    def scatter(self) -> None:
+        """Random trials around the best: the error is not monotone in any knob, and each draw may be lucky."""
+        rng = np.random.default_rng(len(self.trials))
         while self.left() > 0:
-            k += 1
-            offset = (k + 1) // 2 * 0.03 * (1 if k % 2 else -1)
-            self.trial(replace(centre.knobs, delta=middle * math.exp(offset)))
+            base = self.leading()
+            draws = {
+                name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in _SPREAD.items()
+            }
+            draws["delta"] *= math.exp(self._gap(base))
+            zone = min(max(base.knobs.dead_zone + 0.04 * rng.standard_normal(), 0.0), 0.4)
+            growth = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
+            self.trial(replace(base.knobs, dead_zone=zone, growth=growth, **draws))
+
+    def refine(self) -> None:
+        """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""
+        for _ in range(12):
+            held = self.holding()
+            if held and held[0].error >= _UNUSED * self._tol:
+                return
+            base = held[0] if held else min(self.trials.values(), key=lambda t: t.error)
+            factor = 0.6 * self._gap(base) if held else min(self._gap(base), -0.3)
+            self.trial(replace(base.knobs, delta=base.knobs.delta * math.exp(factor)))
 
 
 def search(
-    run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None], kernel: bool = False
+    run: Pass,
+    measure: Measure,
+    tol: float,
+    budget: int,
+    tick: Callable[[int], None],
+    *,
+    kernel: bool = False,
+    few: bool = False,
+    structured: frozenset[str] = frozenset(),
 ) -> Trial | None:
-    """The smallest trial that holds, or None. `kernel`: the tangent kernel is part of what `measure` bounds."""
+    """The smallest trial that holds, or None.
+
+    kernel: the tangent kernel is part of what `measure` bounds. few: fewer samples than the widest layer needs.
+    structured: layers that the engine may code.
+    """
     found = Search(run, measure, tol, budget, tick)
     start = Knobs(START * tol, mu=1.0, ridge=1e-4, floor=1e-4) if kernel else Knobs(START * tol)
-    trial = found.settle(start)
-    found.scan(found.turn(trial, KERNEL_LADDERS if kernel else LADDERS))
-    best = found.best()
-    extra = trial.knobs.delta
-    while best is None and extra > 1e-12 * tol:  # the budget ended above the tolerance: go finer until it holds
-        extra /= 2
-        found.trial(replace(trial.knobs, delta=extra))
-        best = found.best()
-    return best
-
-
-def as_tensors(grids: Mapping[str, Grid], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Decoded matrices in the stored dtype."""
-    return {name: torch.from_numpy(grid.to_dense()).to(dtype) for name, grid in grids.items()}
+    start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
+    by_engine = found.settle(replace(start, structured=structured), 6, 0.05) if structured else None
+    trial = found.settle(start, passes=5 if structured else 8)
+    if by_engine is None or trial.score(tol) < 1.5 * by_engine.score(tol):
+        ladders = KERNEL_LADDERS if kernel else LADDERS
+        found.turn(trial, (FLOORS, *ladders) if few else ladders)
+        found.scatter()
+    found.refine()
+    held = found.holding()
+    return held[0] if held else None

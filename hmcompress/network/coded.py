@@ -1,0 +1,105 @@
+"""How a layer or another weight is coded: on a weighted grid, or by the engine of the weights metric."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.container import join
+from hmcompress.hmatrix import compress_matrix, weighted
+from hmcompress.hmatrix.codecs import WEIGHTED
+from hmcompress.hmatrix.grid import Grid
+from hmcompress.layers import from_matrices, to_matrices
+
+_LOOSEST, _TIGHTEST = 0.7, 1e-7
+
+
+class Coded(ABC):
+    """A coded matrix (m, n), or (m, n + 1) with its bias; for other weights, a tensor of their shape."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """Decoded values, before they are rounded to the stored dtype."""
+
+    @abstractmethod
+    def payload(self, thorough: bool) -> bytes: ...
+
+    def live_columns(self) -> np.ndarray:
+        return (self.dense() != 0).any(0).numpy()
+
+    def without_rows(self, dead: np.ndarray) -> "Coded":
+        """The same with some rows zero, where that saves anything."""
+        return self
+
+
+@dataclass(frozen=True)
+class Weighted(Coded):
+    """A grid that follows rows and columns."""
+
+    grid: Grid
+
+    def dense(self) -> Tensor:
+        return torch.from_numpy(self.grid.to_dense())
+
+    def payload(self, thorough: bool) -> bytes:
+        return bytes([WEIGHTED]) + weighted.encode(self.grid, thorough)
+
+    def live_columns(self) -> np.ndarray:
+        return self.grid.live_columns
+
+    def without_rows(self, dead: np.ndarray) -> Coded:
+        return Weighted(self.grid.without_rows(dead))
+
+
+@dataclass(frozen=True)
+class Stored(Coded):
+    """A payload of compress_matrix, or of several slices, and what it decodes to."""
+
+    data: bytes
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        return self.values.double()
+
+    def payload(self, thorough: bool) -> bytes:
+        return self.data
+
+
+@dataclass
+class Engine:
+    """compress_matrix with a memory: passes of a search ask for the same matrix at the same tolerance."""
+
+    effort: str = "default"
+    _known: dict[tuple[str, float, float], Stored] = field(default_factory=dict)
+
+    def matrix(self, name: str, w: np.ndarray, tol: float, dtype: torch.dtype) -> Stored:
+        """A (m, n) matrix at a relative Frobenius error of about `tol`."""
+        tol = _rounded(tol)
+        key = (name, tol, float(np.sum(w * (1 + np.arange(w.shape[1])))))
+        if key not in self._known:
+            coded = compress_matrix(torch.from_numpy(w).to(dtype), tol, effort=self.effort)
+            self._known[key] = Stored(coded.payload, coded.to_dense())
+        return self._known[key]
+
+    def tensor(self, name: str, w: Tensor, tol: float) -> Stored:
+        """A weight of any shape, each of its matrices at a relative Frobenius error of about `tol`."""
+        tol = _rounded(tol)
+        key = (name, tol, 0.0)
+        if key not in self._known:
+            slices = [compress_matrix(matrix, tol, effort=self.effort) for matrix in to_matrices(w)]
+            values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape)
+            self._known[key] = Stored(join([s.payload for s in slices]), values)
+        return self._known[key]
+
+
+def _rounded(tol: float) -> float:
+    return float(f"{min(max(tol, _TIGHTEST), _LOOSEST):.3g}")
+
+
+def is_structured(w: Tensor, share: float) -> bool:
+    """Whether the engine finds so much structure in a matrix that it codes it in a share of what noise costs."""
+    tol = 1e-2
+    noise = w.numel() * (np.log2(1 / tol) + 0.25) / 8
+    return compress_matrix(w, tol, effort="fast").nbytes < share * noise
