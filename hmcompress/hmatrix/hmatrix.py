@@ -42,6 +42,13 @@ class HMatrix:
         body = decode_payload(self.payload, (m, n), self.dtype)
         return body.t() if self.transposed else body
 
+    def with_error(self, error: float, max_abs_error: float) -> "HMatrix":
+        """The same matrix with its measured error."""
+        known = replace(self, error=error, max_abs_error=max_abs_error)
+        if "body" in self.__dict__:
+            known.__dict__["body"] = self.body  # what is decoded already need not be decoded again
+        return known
+
     @property
     def nbytes(self) -> int:
         return len(self.payload)

@@ -1,7 +1,7 @@
 """The step of a matrix: as large as the measured error allows."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Task:
         """The matrix that a payload holds, with the error that its decoded values have."""
         matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
         error, largest = relative_error(self.w, matrix.to_dense(), self.norm, self.size)
-        return replace(matrix, error=error, max_abs_error=largest)
+        return matrix.with_error(error, largest)
 
     @property
     def options(self) -> Options:
