@@ -21,6 +21,7 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
+_UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
@@ -176,11 +177,11 @@ def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
         low, largest, p = _table(e, shape)
         values = q if where is None else q[where]
         if low:
-            rest = (values & ((1 << low) - 1)).astype(np.uint32)
+            rest = values & ((1 << low) - 1)
             if size < _RAW_LOW_BITS:
-                coder.encode_reverse(rest.view(np.int32), _model.Uniform(1 << low))
+                _push_bits(coder, rest, low)
             else:
-                raw_lows.append(pcodec_encode(rest, 1))
+                raw_lows.append(pcodec_encode(rest.astype(_carrier(low)), 1))
             values = values >> low
         if max(int(values.max()), -int(values.min())) >= largest:
             escapes.append(_cut(values, largest))
@@ -208,7 +209,7 @@ def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
     shape = read_shape(stream)
     tables = [_table(e, shape) for e, _, _ in groups]
     raw_lows = [
-        pcodec_decode(stream.section(), np.dtype(np.uint32), size) if low and size >= _RAW_LOW_BITS else None
+        pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.rest()
@@ -220,11 +221,31 @@ def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
         high = coder.decode(_model.Categorical(p, perfect=False), size)
         high -= np.int32(largest)
         if low and rest is None:
-            rest = coder.decode(_model.Uniform(1 << low), size)
+            rest = _pop_bits(coder, low, size)
         parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
     if escapes:
         _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
     return _scatter(_join(parts), groups, count)
+
+
+def _carrier(low: int) -> np.dtype:
+    """The type that holds `low` bits in a run of their own."""
+    return np.dtype(np.uint32 if low <= 32 else np.uint64)
+
+
+def _push_bits(coder: _ans, rest: np.ndarray, low: int) -> None:
+    """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
+    for start in reversed(range(0, low, _UNIFORM_BITS)):
+        bits = min(_UNIFORM_BITS, low - start)
+        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
+
+
+def _pop_bits(coder: _ans, low: int, count: int) -> np.ndarray:
+    """Inverse of _push_bits."""
+    if low <= _UNIFORM_BITS:
+        return coder.decode(_model.Uniform(1 << low), count)
+    lowest = coder.decode(_model.Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
+    return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
 
 
 def _join(parts: list) -> np.ndarray:
