@@ -35,6 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[m for m in METHODS if m != "hmatrix max"])
+    parser.add_argument("--note", default="", help="a sentence about this run, for the head of the page")
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="largest n of the growth part")
     return parser.parse_args()
 
@@ -59,7 +60,7 @@ Written by `{_command(options)}` on {time.strftime("%Y-%m-%d")}; {machine}. Ever
 with one thread. Sizes count everything needed to decode but shape and dtype. Each method is given the tolerance,
 searches its own knobs, really encodes and decodes, and its relative Frobenius error is measured on the decoded
 float32 weights; where it is no smaller than the weights, the weights are kept.
-"""
+{options.note and chr(10) + options.note + chr(10)}"""
 
 
 def _command(options: argparse.Namespace) -> str:
