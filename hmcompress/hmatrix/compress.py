@@ -102,7 +102,7 @@ def _trees(a: Array, structure: Structure, task: Task, grid: tuple[int, int] | N
     """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
     orders: list[tuple[Order, Order]] = [(Natural(), Natural())] if structure.is_local(task.effort) else []
     orders += _grid_orders(a.shape, grid) if grid else []
-    orders += _clustered(a, structure)
+    orders += _clustered(a, structure) if structure.may_be_shuffled(task.effort) else []
     found = []
     for rows, columns in orders:
         ordered = columns.apply(rows.apply(a, 0), 1)

@@ -23,7 +23,7 @@ Array = np.ndarray
 _NODE_BITS = 3.0
 _LEAF_BITS = 16.0
 _COPY_BITS = 16.0
-_COARSE = (0, 1, 2, 4)
+_COARSE = (0, 2)
 _PATIENCE = 2
 _BATCH = 1 << 22
 

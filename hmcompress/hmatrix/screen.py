@@ -19,6 +19,7 @@ _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not 
 _SMOOTH = {"default": 0.2, "max": 0.06}
 _UNEVEN = {"default": 2.4, "max": 1.5}
 _CELLS = 16
+_SHUFFLED = {"default": 0.15, "max": 0.02}
 _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
 _LOOK = 1024  # rows and columns looked at, at most
 _PART = 256
@@ -43,6 +44,10 @@ class Structure:
         """Whether one low-rank part of the whole promises enough."""
         return self.spike > _SPIKE[effort] or self.is_local(effort)
 
+    def may_be_shuffled(self, effort: str) -> bool:
+        """Whether rows and columns may belong together without standing together."""
+        return self.spike > _SHUFFLED[effort] or self.unevenness > _UNEVEN[effort]
+
     def is_plainer_than(self, other: "Structure") -> bool:
         """Whether `other`, the same matrix in another order, has clearly more of its structure in place."""
         smoother = other.smoothness > self.smoothness + _SMOOTHER
@@ -66,7 +71,7 @@ def find_structure(w: Array, step: float) -> Structure:
 
 def _whitened(a: Array) -> Array:
     """a divided by its row and column scales, float32."""
-    x = np.asarray(a, np.float32)
+    x = (a / np.float64(np.abs(a).max(initial=0) or 1.0)).astype(np.float32)  # squares neither overflow nor vanish
     rows, columns = rank_one_scales(np.square(x))
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
     return x * (1 / rows)[:, None] * (1 / columns)
