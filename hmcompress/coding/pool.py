@@ -177,6 +177,7 @@ def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
         low, largest, p = _table(e, shape)
         values = q if where is None else q[where]
         if low:
+            values = values.astype(np.int64) if low > _MAX_NARROW else values
             rest = values & ((1 << low) - 1)
             if size < _RAW_LOW_BITS:
                 _push_bits(coder, rest, low)

@@ -47,8 +47,8 @@ def spectral_norm(a: Tensor) -> float:
     if a.numel() == 0:
         return 0.0
     scale = float(a.abs().max())
-    if scale == 0:
-        return 0.0
+    if scale == 0 or not math.isfinite(scale):
+        return scale
     a = a / scale
     gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
     return scale * math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
