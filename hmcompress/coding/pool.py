@@ -9,7 +9,7 @@ import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
+from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
 from hmcompress.coding.shape import BUILT_IN, Shape, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
@@ -26,7 +26,7 @@ _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
-ANS, PCODEC, EMPTY = range(3)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS = range(5)
 
 
 def class_of(rms: np.ndarray | float) -> np.ndarray:
@@ -36,10 +36,13 @@ def class_of(rms: np.ndarray | float) -> np.ndarray:
     return np.clip(np.nan_to_num(e, neginf=ZERO_CLASS), ZERO_CLASS, MAX_CLASS).astype(np.int16)
 
 
-def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.ndarray | None = None) -> bytes:
+def encode_pool(
+    q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.ndarray | None = None, width: int | None = None
+) -> bytes:
     """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0.
 
-    x (n,): the values before rounding, in steps; they show the shape at low rates better than integers do.
+    x (n,): the values before rounding, in steps; they show the shape at low rates better than integers do. width: the
+    row length, where the integers are one matrix; a general coder may then find repetitions along rows or columns.
     """
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
     groups = _groups(e, q.size)
@@ -48,11 +51,25 @@ def encode_pool(q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.nda
     if effort == "fast":
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
     shapes = _candidate_shapes(q, e, x, groups)
-    coded = [bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes]
-    return min(coded, key=len)
+    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
+    for kind, ordered in _orders(q, width):
+        if _repeats(ordered, len(best)):
+            best = min(best, bytes([kind]) + encode_ints(ordered, "max"), key=len)
+    return best
 
 
-def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int) -> np.ndarray:
+def _orders(q: np.ndarray, width: int | None) -> list[tuple[int, np.ndarray]]:
+    return [] if width is None else [(BY_ROWS, q), (BY_COLUMNS, q.reshape(-1, width).T.reshape(-1))]
+
+
+def _repeats(q: np.ndarray, size: int) -> bool:
+    """Whether a quick dictionary coder comes near `size` bytes for all of q, judged by a part of it."""
+    part = q[:_SAMPLE]
+    narrow = part.astype(np.int16 if max(q.max(), -q.min()) < 1 << 15 else q.dtype)
+    return len(zstd_compress(narrow.tobytes(), 3)) * len(q) < 1.2 * size * len(part)
+
+
+def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None) -> np.ndarray:
     """Decode `count` integers, int32 or int64, of classes e (count,) or a single class. Raises FormatError."""
     if len(data) < 1:
         raise FormatError("an empty pool of integers: the file is damaged")
@@ -63,6 +80,9 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int) -> np.ndarr
         return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
     if kind == ANS:
         return _decode_ans(body, groups, count)
+    if kind in (BY_ROWS, BY_COLUMNS) and width:
+        values = decode_ints(body, count, None)
+        return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")

@@ -191,7 +191,8 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str) -> 
         out.section(encode_side(np.concatenate(sides), effort))
     q, e = [p.q.reshape(-1) for p in parts], [p.scales.classes(p.q.shape) for p in parts]
     values = _join([p.q.reshape(-1) if p.values is None else p.values.reshape(-1) for p in parts])
-    out.raw(encode_pool(_join(q), _join_classes(e, q), effort, values))
+    width = parts[0].q.shape[1] if len(parts) == 1 else None
+    out.raw(encode_pool(_join(q), _join_classes(e, q), effort, values, width))
 
 
 def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemainder]:
@@ -205,7 +206,8 @@ def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemain
     scales = [Scales(o.scales[0], *(next(sides) if has else None for has in o.scales[1:])) for o in outlines]
     sizes = [o.shape[0] * o.shape[1] for o in outlines]
     e = [s.classes(o.shape) for s, o in zip(scales, outlines, strict=True)]
-    q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes))
+    width = outlines[0].shape[1] if len(outlines) == 1 else None
+    q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes), width)
     parts = np.split(q, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [q]
     return [CodedRemainder(p.reshape(o.shape), s, o.basis) for p, o, s in zip(parts, outlines, scales, strict=True)]
 
