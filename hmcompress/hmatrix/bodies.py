@@ -47,3 +47,23 @@ class DenseBody(Body):
 
     def t(self) -> "DenseBody":
         return DenseBody(self.values.T, self.method)
+
+
+@dataclass(frozen=True)
+class QuantizedBody(Body):
+    """A dense matrix of quantised values."""
+
+    values: Tensor
+
+    def to_dense(self) -> Tensor:
+        return self.values
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return self.values.to(x.dtype) @ x
+
+    def t(self) -> "QuantizedBody":
+        return QuantizedBody(self.values.T)
+
+    def leaf_counts(self) -> dict[str, int]:
+        kind = "quantized" if bool(self.values.any()) else "zero"
+        return dict.fromkeys(LEAF_KINDS, 0) | {kind: 1}

@@ -5,17 +5,18 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import exact, lattice, tree, weighted
+from hmcompress.hmatrix import exact, lattice, tree, trellis, weighted
 from hmcompress.hmatrix.bodies import Body
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE = range(4)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS = range(5)
 CODECS: dict[int, Decoder] = {
     EXACT: exact.decode,
     TREE: tree.decode,
     WEIGHTED: weighted.decode,
     LATTICE: lattice.decode,
+    TRELLIS: trellis.decode,
 }
 
 

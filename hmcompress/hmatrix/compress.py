@@ -17,9 +17,11 @@ from hmcompress.hmatrix.partition import best_leaf, best_quantized_leaf, plan_ma
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_orders
-from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, zero_payload
+from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, tune_trellis, zero_payload
 
 Array = np.ndarray
+_TRELLIS_ENTRIES = 1 << 12
+_TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _TREES = 2  # so many of the trees found are coded
 EFFORTS = ("fast", "default", "max")
 
@@ -75,8 +77,18 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
         return task.measured(zero_payload())
     values = task.w.numpy() if task.w.dtype in (torch.float32, torch.float64) else task.w.float().numpy()
     step = first_step(task)
-    found = [tune(task, values, candidate, step) for candidate in _candidates(values, step, task, grid)]
-    return min((m for m in found if m is not None), key=lambda m: m.nbytes, default=None)
+    tuned = [tune(task, values, candidate, step) for candidate in _candidates(values, step, task, grid)]
+    found = [m for m in tuned if m is not None]
+    if _suits_trellis(task, tuned[0], found) and (along_trellis := tune_trellis(task, values, step)) is not None:
+        found.append(along_trellis)
+    return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _suits_trellis(task: Task, plain: HMatrix | None, found: list[HMatrix]) -> bool:
+    """Whether the trellis is worth its time: where plain quantisation is about the best there is."""
+    if task.effort != "max" or task.norm == "max" or plain is None or task.w.numel() < _TRELLIS_ENTRIES:
+        return False
+    return plain.nbytes - _TRELLIS_GAIN * task.w.numel() / 8 < min(m.nbytes for m in found)
 
 
 def _candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:

@@ -1,15 +1,17 @@
 """The step of a matrix: as large as the measured error allows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix import exact, lattice, tree
+from hmcompress.hmatrix import exact, lattice, tree, trellis
 from hmcompress.hmatrix.blocks import Leaf, Plan
-from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
+from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE, TRELLIS
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, relative_error
@@ -19,6 +21,7 @@ from hmcompress.hmatrix.parts import CodedLeaf
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
+_ENOUGH_FOR_TRELLIS = 0.996
 _TRIALS = 10
 _RETRIES = 6
 _CHUNK = 1 << 15
@@ -85,11 +88,35 @@ class Candidate:
 def tune(task: Task, values: Array, candidate: Candidate, step: float) -> HMatrix | None:
     """Code `values` (m, n) with the largest step whose measured error keeps the tolerance, or None."""
     prepared = prepare(candidate.ordered(values), candidate.plan, step)
-    step = _search(task, prepared, candidate, step)
+    step = _search(task, partial(_error, task, prepared, candidate), step, _ENOUGH)
+    return _largest(task, partial(_payload, task, prepared, candidate), step)
+
+
+def tune_trellis(task: Task, values: Array, step: float) -> HMatrix | None:
+    """As tune, along a trellis; `step` is the one that plain quantisation would need."""
+    quantizer = trellis.TrellisQuantizer(values, task.w.dtype)
+    step = _search(task, partial(_trellis_error, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
+    return _largest(task, partial(_trellis_payload, quantizer), step)
+
+
+def _trellis_error(task: Task, quantizer: trellis.TrellisQuantizer, step: float) -> float:
+    decoded = quantizer.decoded(step)
+    return math.inf if decoded is None else relative_error(task.w, decoded, task.norm, task.size)[0]
+
+
+def _trellis_payload(quantizer: trellis.TrellisQuantizer, step: float) -> bytes | None:
+    body = quantizer.encode(step)
+    return None if body is None else bytes([TRELLIS]) + body
+
+
+def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:
+    """The matrix at `step`, or at the largest step a little below that keeps the tolerance, or None."""
     for _ in range(_RETRIES):
-        if not step or not np.float32(step):
+        step = float(np.float32(step))
+        data = payload(step) if step else None
+        if data is None:
             return None
-        matrix = task.measured(_payload(task, prepared, candidate, step))
+        matrix = task.measured(data)
         if matrix.error <= task.tol:
             return matrix
         step *= 0.9985 * task.tol / matrix.error
@@ -97,23 +124,22 @@ def tune(task: Task, values: Array, candidate: Candidate, step: float) -> HMatri
 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
-    step = float(np.float32(step))
     leaves = [encode_leaf(p, step, task.options) for p in prepared]
     body = tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, task.effort)
     return bytes([TREE]) + body
 
 
-def _search(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
+def _search(task: Task, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
     for _ in range(_TRIALS):
         step = float(np.float32(step))
         if not 0 < step < math.inf:
             break
-        ratio = _error(task, prepared, candidate, step) / task.tol
+        ratio = error(step) / task.tol
         if ratio <= 1:
             low = best = max(best, step)
-            if ratio >= _ENOUGH:
+            if ratio >= enough:
                 break
         else:
             high = min(high, step)

@@ -1,0 +1,290 @@
+"""Many numbers of known scale, quantised and coded together along a trellis.
+
+As a pool (pool.py), but the numbers are quantised here too: the trellis lets the integers stand half as far apart as
+their rate pays for, and loses 0.05 bit a number to the rate limit of a Gaussian where rounding loses 0.25.
+
+Numbers are taken class by class, lowest first, and laid out step by step over many paths. Bit 0 of an integer is given
+by the state, bit 1 is coded with the state known, so that all integers' remainders mod 4 are known before the rest is
+coded, class by class.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.pool import CLASSES_PER_OCTAVE
+from hmcompress.coding.shape import Shape, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
+from hmcompress.errors import FormatError
+
+Array = np.ndarray
+SILENT_CLASS = -4  # and below: all zero, not coded; half a bit of such numbers would not pay
+TOP_CLASS = 104
+DISTORTION = 0.2513  # mean square error at high rates, 64 states
+_SLOPE = 0.35  # what a bit may cost in squared error: 2 ln 2 times the distortion
+_FINE = 28  # from this class on the low bits are uniform, and rates no longer matter to the path
+_SPLIT = 4  # high parts keep a standard deviation of 16 to 32
+_LARGEST = 4096
+_SAMPLE = 1 << 16
+_STEPS, _PATHS, _FEW = 512, 2048, 16
+_CHUNK = _STEPS * _PATHS  # numbers that make one set of paths
+_RARE = 1 << 8  # over 2 ** 20: the smallest probability of a bit
+_ans = constriction.stream.stack.AnsCoder
+_model = constriction.stream.model
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the numbers of each class stand once sorted. order: positions that are coded, or None for all."""
+
+    classes: Array
+    starts: Array
+    order: Array | None
+    count: int
+
+    @property
+    def coded(self) -> int:
+        return int(self.starts[-1])
+
+    def segments(self) -> Iterator[tuple[int, int, int]]:
+        """(class, start, stop) in the order of coding."""
+        for i, e in enumerate(self.classes):
+            yield int(e), int(self.starts[i]), int(self.starts[i + 1])
+
+    def gather(self, x: Array) -> Array:
+        return x if self.order is None else x[self.order]
+
+    def scatter(self, v: Array) -> Array:
+        if self.order is None:
+            return v
+        out = np.zeros(self.count, v.dtype)
+        out[self.order] = v
+        return out
+
+
+def lay_out(e: Array, count: int) -> Layout:
+    """Sort `count` numbers of classes e (count,) or (1,). Raises FormatError where a class is out of range."""
+    e = np.broadcast_to(np.asarray(e, np.int16).reshape(-1), count) if np.size(e) != count else e.reshape(-1)
+    if e.max(initial=SILENT_CLASS) > TOP_CLASS:
+        raise FormatError("a scale is out of range: the file is damaged")
+    small = (np.maximum(e, SILENT_CLASS) - SILENT_CLASS).astype(np.uint8)
+    sizes = np.bincount(small, minlength=1)
+    used = np.flatnonzero(sizes[1:]) + 1
+    order = None if len(used) == 1 and not sizes[0] else np.argsort(small, kind="stable")[sizes[0] :]
+    return Layout(used + SILENT_CLASS, np.concatenate([[0], np.cumsum(sizes[used])]), order, count)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The probabilities of integers at each class, all of one shape."""
+
+    shape: Shape
+
+    def _scale(self, e: int) -> float:
+        """Of the integers: they spread less than the numbers, by the error that is left, but for its dither."""
+        square = float(octaves(e, CLASSES_PER_OCTAVE)) ** 2
+        return float(np.sqrt(max(square - 0.5, 0.375 * square)))
+
+    def largest(self, e: int) -> int:
+        """The largest high part, in either direction."""
+        return int(min(self.shape.support * float(octaves(e, CLASSES_PER_OCTAVE)) / 4 / 2 ** low_bits(e) + 2, _LARGEST))
+
+    def subsets(self, e: int) -> Array:
+        """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised, float32."""
+        s, u = self._scale(e), np.arange(-self.largest(e), self.largest(e) + 1)
+        rows = []
+        for r in range(SUBSETS):
+            middle = 4.0 * u + r
+            p = self.shape.probabilities(np.stack([middle - 1, middle + 1], 1).reshape(-1) / s)
+            rows.append(p[::2])
+        return np.stack(rows)
+
+    def high_parts(self, e: int) -> Array:
+        """(2 * largest + 1,): probability of each high part of a class whose integers are split."""
+        edges = np.arange(-self.largest(e), self.largest(e) + 2) * 4.0 * 2.0 ** low_bits(e) - 0.5
+        return self.shape.probabilities(edges / self._scale(e))
+
+
+def low_bits(e: int) -> int:
+    """Bits of 4 * u + r, beside those of r, that are stored as they are."""
+    return max(0, e // CLASSES_PER_OCTAVE - 2 - _SPLIT)
+
+
+def _bit_probabilities(tables: Array) -> Array:
+    """(2,): probability that bit 1 is set, for even and for odd integers; the same on every machine."""
+    sums = np.floor(tables.astype(np.float64) * 2.0**40).astype(np.int64).sum(1)
+    p = sums[2:] / (sums[:2] + sums[2:])
+    return np.clip(np.rint(p * 2.0**20), _RARE, 2**20 - _RARE) / 2.0**20
+
+
+def own_shape(x: Array, e: Array) -> Shape:
+    """The shape of numbers x (n,) of classes e (n,) or (1,), with a support that covers them all."""
+    layout = lay_out(e, x.size)
+    x = layout.gather(x)
+    stride = max(1, len(x) // _SAMPLE)
+    sample, support = [], 1.0
+    for c, start, stop in layout.segments():
+        s, part = float(octaves(c, CLASSES_PER_OCTAVE)), x[start:stop]
+        sample.append(np.abs(part[:: min(stride, len(part))]) / s)
+        support = max(support, (float(np.abs(part).max()) + 8) / s)
+    shape = fit_shape(np.concatenate(sample))
+    last = max(int(np.ceil(32 * np.log2(support))), shape.knots[-2] + 1)
+    return Shape((*shape.knots[:-1], last))
+
+
+def quantize(x: Array, e: Array, model: Model, trellis: Trellis) -> Array | None:
+    """Integers (n,), int32, for numbers x (n,) of classes e (n,) or (1,). None: one is out of its class's reach."""
+    layout = lay_out(e, x.size)
+    x = layout.gather(x)
+    v = np.empty(layout.coded, np.int32)
+    for c, start, stop in layout.segments():
+        reach = (model.largest(c) - 1) * 4.0 * 2.0 ** low_bits(c)
+        if max(float(x[start:stop].max()), -float(x[start:stop].min())) + 4 > min(reach, 2.0**28):
+            return None
+    for start, stop in _chunks(layout.coded):
+        v[start:stop] = _follow(x[start:stop], _cut(layout, start, stop), model, trellis)
+    return layout.scatter(v)
+
+
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, _CHUNK):
+        yield start, min(start + _CHUNK, count)
+
+
+def _cut(layout: Layout, start: int, stop: int) -> list[tuple[int, int, int]]:
+    """The segments between start and stop, counted from start."""
+    cut = [(c, max(a, start) - start, min(b, stop) - start) for c, a, b in layout.segments()]
+    return [(c, a, b) for c, a, b in cut if a < b]
+
+
+def _paths(count: int) -> int:
+    return min(max(count // _STEPS, _FEW), _PATHS)
+
+
+def _follow(x: Array, segments: list[tuple[int, int, int]], model: Model, trellis: Trellis) -> Array:
+    """Quantise one chunk, (n,)."""
+    paths = _paths(len(x))
+    steps = -(-len(x) // paths)
+    costs = np.zeros((SUBSETS, steps * paths), np.float32)
+    upper = np.zeros((SUBSETS, steps * paths), bool)
+    whole = np.floor(x).astype(np.int32)
+    fraction = (x - whole).astype(np.float32)
+    for c, start, stop in segments:
+        part = slice(start, stop)
+        rates = None if c >= _FINE else _rates(model, c)
+        _fill(whole[part], fraction[part], rates, costs[:, part], upper[:, part])
+    subsets = trellis.cheapest_subsets(costs.reshape(SUBSETS, steps, paths).transpose(1, 0, 2))
+    r = subsets.reshape(-1)[: len(x)]
+    return whole - ((whole - r) & 3) + 4 * upper[r, np.arange(len(x))]
+
+
+def _rates(model: Model, e: int) -> Array:
+    """(4, 2 * largest + 1): price of each integer of each subset, in squared error."""
+    tables = model.subsets(e).astype(np.float64)
+    total = tables.sum(1)
+    return (-_SLOPE * np.log2(tables / np.tile(total[:2] + total[2:], 2)[:, None])).astype(np.float32)
+
+
+def _fill(whole: Array, fraction: Array, rates: Array | None, costs: Array, upper: Array) -> None:
+    """For each subset, which of the two integers around each number is cheaper, and what it costs."""
+    for r in range(SUBSETS):
+        past = (whole - r) & 3
+        below = fraction + past.astype(np.float32)
+        above = np.float32(4) - below
+        below *= below
+        above *= above
+        if rates is not None:
+            at = (whole - past - r >> 2) + (rates.shape[1] // 2)
+            below += rates[r][at]
+            above += rates[r][at + 1]
+        np.less(above, below, out=upper[r])
+        np.minimum(above, below, out=costs[r])
+
+
+def encode_dependent(v: Array, e: Array, model: Model, trellis: Trellis) -> bytes:
+    """Encode what `quantize` returned, under the same model and trellis."""
+    layout = lay_out(e, v.size)
+    v = layout.gather(v)
+    coder, chances = _ans(), np.empty(layout.coded)
+    for c, start, stop in reversed(list(layout.segments())):  # a stack: the decoder meets the lowest class first
+        part = v[start:stop]
+        chances[start:stop] = _encode_class(coder, part, c, model)[part & 1]
+    coder.encode_reverse((v >> 1 & 1).astype(np.int32), _model.Bernoulli(perfect=False), chances)
+    out = Writer().uint(trellis.memory)
+    write_shape(out, model.shape)
+    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+
+
+def _encode_class(coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model) -> Array:
+    """Code all but the lowest two bits; the probabilities of bit 1 for even and for odd integers."""
+    low, largest = low_bits(e), model.largest(e)
+    if low:
+        coder.encode_reverse(v >> 2 & (1 << low) - 1, _model.Uniform(1 << low))
+        high = (v >> 2 + low) + np.int32(largest)
+        coder.encode_reverse(high, _model.Categorical(model.high_parts(e), perfect=False))
+        return np.full(2, 0.5)
+    tables = model.subsets(e)
+    for r in reversed(range(SUBSETS)):
+        u = (v[v & 3 == r] >> 2) + np.int32(largest)
+        coder.encode_reverse(u, _model.Categorical(tables[r], perfect=False))
+    return _bit_probabilities(tables)
+
+
+def decode_dependent(data: bytes | memoryview, e: Array, count: int) -> Array:
+    """Decode `count` integers, int32, of classes e (count,) or (1,). Raises FormatError."""
+    layout = lay_out(e, count)
+    stream = Reader(data)
+    memory = stream.uint()
+    if memory not in MEMORIES:
+        raise FormatError(f"a trellis of 2^{memory} states is unknown: the file is damaged or newer than this release")
+    model, words = Model(read_shape(stream)), stream.rest()
+    if len(words) % 4:
+        raise FormatError("a range-coded stream is cut: the file is damaged")
+    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    tables = [None if low_bits(c) else model.subsets(c) for c, _, _ in layout.segments()]
+    v = _decode_remainders(coder, layout, tables, Trellis(memory))
+    for (c, start, stop), table in zip(layout.segments(), tables, strict=True):
+        _decode_class(coder, v[start:stop], c, model, table)
+    if not coder.is_empty():
+        raise FormatError("a range-coded stream holds more than its numbers: the file is damaged")
+    return layout.scatter(v)
+
+
+def _decode_remainders(
+    coder: constriction.stream.stack.AnsCoder, layout: Layout, tables: list[Array | None], trellis: Trellis
+) -> Array:
+    """Every integer mod 4, (n,), int32."""
+    half = np.full(2, 0.5)
+    chances = np.concatenate([np.zeros(0), *(half if t is None else _bit_probabilities(t) for t in tables)])
+    at = np.repeat(2 * np.arange(len(tables), dtype=np.int32), np.diff(layout.starts))
+    r, bernoulli = np.empty(layout.coded, np.int32), _model.Bernoulli(perfect=False)
+    for start, stop in _chunks(layout.coded):
+        paths = _paths(stop - start)
+        state = np.zeros(paths, np.int32)
+        for first in range(start, stop, paths):
+            step = slice(first, min(first + paths, stop))
+            state = state[: step.stop - first]
+            even_or_odd = state & 1
+            bit = coder.decode(bernoulli, chances[at[step] + even_or_odd])
+            bit += bit
+            np.add(bit, even_or_odd, out=r[step])
+            state = trellis.successors[state + state + (bit >> 1)]
+    return r
+
+
+def _decode_class(
+    coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model, tables: Array | None
+) -> None:
+    """Complete integers of which v holds the remainders mod 4, in place."""
+    largest = np.int32(model.largest(e))
+    if tables is None:
+        low = low_bits(e)
+        high = coder.decode(_model.Categorical(model.high_parts(e), perfect=False), len(v)) - largest
+        v += ((high << low) + coder.decode(_model.Uniform(1 << low), len(v))) << 2
+        return
+    for r, table in enumerate(tables):
+        where = np.flatnonzero(v & 3 == r)
+        v[where] += (coder.decode(_model.Categorical(table, perfect=False), len(where)) - largest) << 2
