@@ -78,7 +78,7 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     kind, body = data[0], bytes(data[1:])
     if kind == PCODEC:
         return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
-    if kind == ANS:
+    if kind == ANS and groups:
         return _decode_ans(body, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None)
@@ -234,7 +234,7 @@ def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.rest()
-    if len(words) % 4:
+    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
         raise FormatError("a range-coded stream is cut: the file is damaged")
     coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
     parts = []

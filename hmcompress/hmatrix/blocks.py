@@ -46,6 +46,11 @@ def splits(m: int, n: int) -> tuple[bool, bool]:
     return can_rows, can_columns
 
 
+def max_nodes(shape: tuple[int, int]) -> int:
+    """No block cluster tree of this shape has more nodes: a side below MIN_LEAF never comes of a split."""
+    return 2 * max(shape[0] // MIN_LEAF, 1) * max(shape[1] // MIN_LEAF, 1)
+
+
 def _halves(start: int, stop: int) -> list[tuple[int, int]]:
     middle = start + (stop - start + 1) // 2
     return [(start, middle), (middle, stop)]

@@ -10,7 +10,7 @@ from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, decode_pool, encode_po
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basis import BASES, PLAIN
-from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
+from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, max_nodes
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales
 from hmcompress.hmatrix.transform import TRANSFORMS, CodedColumns, band_count, expand_classes
@@ -18,7 +18,7 @@ from hmcompress.hmatrix.transform import TRANSFORMS, CodedColumns, band_count, e
 Array = np.ndarray
 SPLIT, ZERO, LOW_RANK, QUANTIZED, HYBRID, COPY, COPY_TRANSPOSED = range(7)
 _PLAIN_STRUCTURE = 40  # bytes up to which zstd is not tried
-_MAX_STRUCTURE = 1 << 28
+_NODE_BYTES = 32  # the longest description of a node
 _MAX_COARSE = 30
 
 
@@ -51,7 +51,7 @@ def write_tree(plan: Plan, leaves: list[CodedLeaf], effort: str) -> bytes:
 
 def read_tree(data: Reader, shape: tuple[int, int]) -> tuple[Plan, list[CodedLeaf]]:
     """Inverse of write_tree for a (m, n) matrix. Raises FormatError."""
-    size = data.uint(_MAX_STRUCTURE)
+    size = data.uint(_NODE_BYTES * max_nodes(shape))
     packed = data.section()
     structure = Reader(packed if len(packed) == size else zstd_decompress(packed, size))
     outlines: list[_Outline] = []
