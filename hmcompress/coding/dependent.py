@@ -93,7 +93,7 @@ class Model:
         return int(min(self.shape.support * float(octaves(e, CLASSES_PER_OCTAVE)) / 4 / 2 ** low_bits(e) + 2, _LARGEST))
 
     def subsets(self, e: int) -> Array:
-        """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised, float32."""
+        """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised."""
         s, u = self._scale(e), np.arange(-self.largest(e), self.largest(e) + 1)
         rows = []
         for r in range(SUBSETS):
@@ -241,7 +241,7 @@ def decode_dependent(data: bytes | memoryview, e: Array, count: int) -> Array:
     if memory not in MEMORIES:
         raise FormatError(f"a trellis of 2^{memory} states is unknown: the file is damaged or newer than this release")
     model, words = Model(read_shape(stream)), stream.rest()
-    if len(words) % 4:
+    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
         raise FormatError("a range-coded stream is cut: the file is damaged")
     coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
     tables = [None if low_bits(c) else model.subsets(c) for c, _, _ in layout.segments()]

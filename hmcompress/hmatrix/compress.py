@@ -77,6 +77,8 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
         return task.measured(zero_payload())
     values = task.w.numpy() if task.w.dtype in (torch.float32, torch.float64) else task.w.float().numpy()
     step = first_step(task)
+    if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
+        return None
     tuned = [tune(task, values, candidate, step) for candidate in _candidates(values, step, task, grid)]
     found = [m for m in tuned if m is not None]
     if _suits_trellis(task, tuned[0], found) and (along_trellis := tune_trellis(task, values, step)) is not None:

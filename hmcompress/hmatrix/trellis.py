@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.dependent import DISTORTION, Model, decode_dependent, encode_dependent, own_shape, quantize
+from hmcompress.coding.dependent import (
+    DISTORTION,
+    SILENT_CLASS,
+    TOP_CLASS,
+    Model,
+    decode_dependent,
+    encode_dependent,
+    own_shape,
+    quantize,
+)
 from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.coding.trellis import Trellis
@@ -52,6 +61,9 @@ class TrellisQuantizer:
             x = self.values / self.values.dtype.type(step)
             scales = self._scales(x, step)
             e, x = scales.classes(x.shape), x.reshape(-1)
+            self._last = None
+            if not SILENT_CLASS < e.max(initial=SILENT_CLASS) <= TOP_CLASS:
+                return None
             model = Model(own_shape(x, e))
             v = quantize(x, e, model, self.trellis)
             self._last = None if v is None else (step, scales, model, v)
