@@ -59,8 +59,7 @@ def _size(w: Tensor) -> tuple[float, float]:
     squares = largest = 0.0
     for x in _chunks(w):
         squares += float(torch.dot(x, x))
-        low, high = torch.aminmax(x)
-        largest = max(largest, float(high), -float(low))
+        largest = _larger(largest, x)
     return squares, largest
 
 
@@ -69,9 +68,15 @@ def _difference(original: Tensor, decoded: Tensor) -> tuple[float, float]:
     for x, y in zip(_chunks(original), _chunks(decoded), strict=True):
         x -= y
         squares += float(torch.dot(x, x))
-        low, high = torch.aminmax(x)
-        largest = max(largest, float(high), -float(low))
+        largest = _larger(largest, x)
     return squares, largest
+
+
+def _larger(largest: float, x: Tensor) -> float:
+    """The larger of `largest` and the magnitudes in x; nan where either has one, which max() would lose."""
+    low, high = torch.aminmax(x)
+    magnitude = max(float(high), -float(low))
+    return largest if math.isnan(largest) or magnitude <= largest else magnitude
 
 
 def _chunks(w: Tensor) -> Iterator[Tensor]:
