@@ -87,7 +87,9 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Quantized
 
 
 def _restore(v: Array, step: float, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(v * step).to(dtype)  # one rounding, from float64
+    out = np.empty(v.shape, np.float64 if dtype == torch.float64 else np.float32)
+    np.multiply(v, step, out=out, dtype=np.float64, casting="same_kind")  # one rounding, from float64
+    return torch.from_numpy(out).to(dtype)
 
 
 def _write_scales(out: Writer, scales: Scales) -> None:
