@@ -40,6 +40,8 @@ def reweighted_triplets(a: Array, rank: int) -> Reweighted:
         s = leading_triplets(torch.from_numpy(a / rows[:, None] / columns), rank)
         left, right = rows[:, None] * s.left * s.values, columns[:, None] * s.right
         rest = a - left @ right.T
+        if not rest.any():
+            break
     lengths = np.maximum(np.linalg.norm(right, axis=0), 1e-300)
     sizes = np.maximum(np.linalg.norm(left * lengths, axis=0), 1e-300)
     spectrum = Spectrum(sizes[None], (left * lengths / sizes)[None], (right / lengths)[None])
