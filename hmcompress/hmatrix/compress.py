@@ -1,28 +1,22 @@
 """compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
-from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.partition import best_leaf, best_quantized_leaf, plan_matrix
-from hmcompress.hmatrix.reweighted import best_reweighted_leaf
-from hmcompress.hmatrix.screen import Structure, find_structure
-from hmcompress.hmatrix.seriation import cluster_orders
 from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, tune_trellis, zero_payload
 
 Array = np.ndarray
+_PLAIN = Candidate(Leaf(0, True))
 _TRELLIS_ENTRIES = 1 << 12
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
-_TREES = 2  # so many of the trees found are coded
 EFFORTS = ("fast", "default", "max")
 
 
@@ -79,10 +73,11 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     step = first_step(task)
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
-    tuned = [tune(task, values, candidate, step) for candidate in _candidates(values, step, task, grid)]
-    found = [m for m in tuned if m is not None]
-    if _suits_trellis(task, tuned[0], found) and (along_trellis := tune_trellis(task, values, step)) is not None:
-        found.append(along_trellis)
+    tuned = {candidate: tune(task, values, candidate, step) for candidate in candidates(values, step, task, grid)}
+    found = [m for m in tuned.values() if m is not None]
+    if _suits_trellis(task, tuned.get(_PLAIN), found):
+        along_trellis = tune_trellis(task, values, step)
+        found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
 
 
@@ -91,58 +86,3 @@ def _suits_trellis(task: Task, plain: HMatrix | None, found: list[HMatrix]) -> b
     if task.effort != "max" or task.norm == "max" or plain is None or task.w.numel() < _TRELLIS_ENTRIES:
         return False
     return plain.nbytes - _TRELLIS_GAIN * task.w.numel() / 8 < min(m.nbytes for m in found)
-
-
-def _candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
-    """Plain quantisation and, where a cheap look finds structure, better leaves, trees and orders."""
-    plain = Candidate(Leaf(0, True))
-    structure = find_structure(values, step) if task.effort != "fast" else None
-    if structure is None or not (structure.is_global(task.effort) or grid):
-        return [plain]
-    a = values.astype(np.float64) / step
-    leaf, cost = best_quantized_leaf(a)
-    reweighted = best_reweighted_leaf(a, cost)
-    leaves = [leaf, best_leaf(a)] + ([reweighted] if reweighted is not None else [])
-    candidates = [plain, *(Candidate(p) for p in leaves if _serves(p, task.norm)), *_trees(a, structure, task, grid)]
-    return list(dict.fromkeys(candidates))
-
-
-def _serves(leaf: Leaf, norm: str) -> bool:
-    """Whether a leaf can keep a bound on every entry, where one is asked for."""
-    return norm != "max" or (leaf.remainder and BASES[leaf.basis].keeps_entries)
-
-
-def _trees(a: Array, structure: Structure, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
-    """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
-    orders: list[tuple[Order, Order]] = [(Natural(), Natural())] if structure.is_local(task.effort) else []
-    orders += _grid_orders(a.shape, grid) if grid else []
-    orders += _clustered(a, structure) if structure.may_be_shuffled(task.effort) else []
-    found = []
-    for rows, columns in orders:
-        ordered = columns.apply(rows.apply(a, 0), 1)
-        plan, cost = plan_matrix(ordered, repeats=find_structure(ordered, 1.0).repeats)
-        found.append((cost, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)))
-    return [candidate for _, candidate in sorted(found, key=lambda f: f[0])[:_TREES]]
-
-
-def _grid_orders(shape: tuple[int, ...], grid: tuple[int, int]) -> list[tuple[Order, Order]]:
-    """Rows, columns or both along the curve: whichever have as many entries as the grid has points."""
-    curve, size = morton_order(*grid), grid[0] * grid[1]
-    rows, columns = (curve if n == size else Natural() for n in shape)
-    if not isinstance(rows, Permuted) and not isinstance(columns, Permuted):
-        raise SettingsError(f"grid {grid[0]} x {grid[1]} has {size} points, the layer is {shape[0]} x {shape[1]}")
-    return [(rows, columns)]
-
-
-def _clustered(a: Array, structure: Structure) -> list[tuple[Order, Order]]:
-    """Like rows and like columns together, where that brings structure into place."""
-    rows, columns = (Permuted(order) for order in cluster_orders(a))
-    ordered = find_structure(columns.apply(rows.apply(a, 0), 1), 1.0)
-    return [(rows, columns)] if structure.is_plainer_than(ordered) else []
-
-
-def _with_remainders(plan: Plan) -> Plan:
-    """The same tree with a remainder on every leaf, so that no entry is left to a truncated tail."""
-    if isinstance(plan, Leaf):
-        return replace(plan, remainder=True)
-    return Split(tuple(map(_with_remainders, plan.children))) if isinstance(plan, Split) else plan

@@ -26,6 +26,7 @@ _COPY_BITS = 16.0
 _COARSE = (0, 2)
 _PATIENCE = 2
 _BATCH = 1 << 22
+_LARGEST_LEAF = 1 << 22  # entries: larger blocks only split
 
 
 @dataclass
@@ -38,18 +39,13 @@ class _Node:
     failures: int = 0  # how many splits above, one after the other, did not pay by themselves
 
 
-def plan_matrix(a: Array, smooth: bool = True, repeats: bool = True) -> tuple[Plan, float]:
-    """The best plan for a (m, n), in steps, and its price in bits (error included)."""
+def plan_matrix(a: Array, step: float = 1.0, smooth: bool = True, repeats: bool = True) -> tuple[Plan, float]:
+    """The best plan for a (m, n) at this step, and its price in bits (error included)."""
     root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
-    _analyse(a, root, smooth, repeats)
+    _analyse(a, step, root, smooth, repeats)
     decisions: dict[int, tuple[bool, float]] = {}
     total = _prune(root, decisions)
     return _number(_emit(root, decisions, {})), total
-
-
-def best_leaf(a: Array, smooth: bool = True) -> Leaf:
-    """The best plan without any split for a (m, n), in steps."""
-    return best_leaves(a[None], smooth)[0][0]
 
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
@@ -107,14 +103,14 @@ def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
     return [(leaf(int(r) + 1), float(costs[i, r])) for i, r in enumerate(best)]
 
 
-def _analyse(a: Array, root: _Node, smooth: bool, repeats: bool) -> None:
+def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool) -> None:
     level, parents = [root], []
     while level:
         for nodes in _by_shape(level, any_way_up=True) if repeats else ():
-            _mark_repeats(a, nodes)
+            _mark_repeats(a, step, nodes)
         fresh = [node for node in level if node.repeat is None]
         for nodes in _by_shape(fresh):
-            _analyse_batch(a, nodes, smooth)
+            _analyse_batch(a, step, nodes, smooth)
         _count_failures(parents)
         for node in fresh:
             if node.leaf_cost > 2 * _LEAF_BITS and node.failures < _PATIENCE:
@@ -139,17 +135,21 @@ def _count_failures(parents: list[_Node]) -> None:
             child.failures = node.failures + 1 if total >= node.leaf_cost else 0
 
 
-def _mark_repeats(a: Array, nodes: list[_Node]) -> None:
-    for node, repeat in zip(nodes, find_repeats([n.block.of(a) for n in nodes]), strict=True):
+def _mark_repeats(a: Array, step: float, nodes: list[_Node]) -> None:
+    for node, repeat in zip(nodes, find_repeats([n.block.of(a) for n in nodes], step), strict=True):
         node.repeat = None if repeat is None else Repeat(nodes[repeat.source], repeat.transposed)
 
 
-def _analyse_batch(a: Array, nodes: list[_Node], smooth: bool) -> None:
+def _analyse_batch(a: Array, step: float, nodes: list[_Node], smooth: bool) -> None:
     m, n = nodes[0].block.shape
+    if m * n > _LARGEST_LEAF:
+        for node in nodes:
+            node.leaf, node.leaf_cost = Leaf(0, True), np.inf
+        return
     batch = max(1, _BATCH // (m * n))
     for start in range(0, len(nodes), batch):
         part = nodes[start : start + batch]
-        stack = np.stack([node.block.of(a) for node in part])
+        stack = np.stack([node.block.of(a) for node in part]).astype(np.float64) / step
         for node, (leaf, cost) in zip(part, best_leaves(stack, smooth), strict=True):
             node.leaf, node.leaf_cost = leaf, cost
 

@@ -19,7 +19,7 @@ class Repeat:
     transposed: bool
 
 
-def find_repeats(blocks: list[Array]) -> list[Repeat | None]:
+def find_repeats(blocks: list[Array], step: float = 1.0) -> list[Repeat | None]:
     """For every block the first earlier one that it repeats to within a small part of a step, or None.
 
     Candidates come from two random bilinear forms that transposition exchanges; each is then compared in full.
@@ -27,24 +27,27 @@ def find_repeats(blocks: list[Array]) -> list[Repeat | None]:
     if len(blocks) < 2:
         return [None] * len(blocks)
     prints = [_fingerprint(b) for b in blocks]
-    width = 8 * np.sqrt(_TOLERANCE)
+    allowed = _TOLERANCE * step * step
+    width = 8 * np.sqrt(allowed)
     index: dict[tuple[int, bool], list[int]] = defaultdict(list)
     found: list[Repeat | None] = []
     for i, (block, (own, _)) in enumerate(zip(blocks, prints, strict=True)):
-        found.append(_look_up(i, own, block, blocks, index, width))
+        found.append(_look_up(i, own, block, blocks, index, width, allowed))
         if found[-1] is None:
             for value, transposed in zip(prints[i], (False, True), strict=True):
                 index[(int(value // width), transposed)].append(i)
     return found
 
 
-def _look_up(i: int, own: float, block: Array, blocks: list[Array], index: dict, width: float) -> Repeat | None:
+def _look_up(
+    i: int, own: float, block: Array, blocks: list[Array], index: dict, width: float, allowed: float
+) -> Repeat | None:
     bucket = int(own // width)
     for transposed in (False, True):
         for near in (bucket, bucket - 1, bucket + 1):
             for j in index.get((near, transposed), ())[-8:]:
                 other = blocks[j].T if transposed else blocks[j]
-                if other.shape == block.shape and _mean_square(other - block) <= _TOLERANCE:
+                if other.shape == block.shape and _mean_square(other - block) <= allowed:
                     return Repeat(j, transposed)
     return None
 
@@ -55,8 +58,7 @@ def _mean_square(e: Array) -> float:
 
 def _fingerprint(block: Array) -> tuple[float, float]:
     m, n = block.shape
-    u, v = _probe(m), _probe(n, 1)
-    u2, v2 = _probe(n), _probe(m, 1)
+    u, v, u2, v2 = (x.astype(block.dtype) for x in (_probe(m), _probe(n, 1), _probe(n), _probe(m, 1)))
     return float(u @ block @ v), float(v2 @ block @ u2)
 
 

@@ -62,7 +62,7 @@ def find_structure(w: Array, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
     if min(w.shape) < 2 * _PROBE:
         return Structure(1.0, 1.0, 100.0, False)
-    repeats = any(r is not None for r in find_repeats([b / step for b in _samples(w)]))
+    repeats = any(r is not None for r in find_repeats(_samples(w), step))
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
     x = _whitened(w[::row_stride, ::column_stride])
     part = _whitened(w[:_PART, :_PART]) if max(row_stride, column_stride) > 1 else x

@@ -22,7 +22,7 @@ Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
-_TRIALS = 10
+_TRIALS = 14
 _RETRIES = 6
 _CHUNK = 1 << 15
 

@@ -1,0 +1,98 @@
+"""What is worth coding: plain quantisation, better leaves, trees, orders, each with its price."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hmcompress.errors import SettingsError
+from hmcompress.hmatrix.basis import BASES
+from hmcompress.hmatrix.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
+from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
+from hmcompress.hmatrix.rank_one import price_quantized
+from hmcompress.hmatrix.reweighted import best_reweighted_leaf
+from hmcompress.hmatrix.screen import Structure, find_structure
+from hmcompress.hmatrix.seriation import cluster_orders
+from hmcompress.hmatrix.tune import Candidate, Task
+
+Array = np.ndarray
+_HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
+_SLACK = 1 << 14  # bits
+_WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
+_ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
+_REWEIGHTED_SPIKE = 0.03
+Priced = tuple[float, Candidate]
+
+
+def candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
+    """Plain quantisation and, where a cheap look finds structure, what may be smaller. values: (m, n)."""
+    plain = Candidate(Leaf(0, True))
+    structure = find_structure(values, step) if task.effort != "fast" else None
+    if structure is None or not (structure.is_global(task.effort) or grid):
+        return [plain]
+    found = _trees(values, step, structure, task, grid)
+    if values.size <= _WHOLE:
+        found += _leaves(values.astype(np.float64) / step, structure, task)
+    best = min((price for price, _ in found), default=np.inf)
+    worth = [candidate for price, candidate in found if price <= _HOPELESS * best + _SLACK]
+    return list(dict.fromkeys(worth)) or [plain]
+
+
+def _leaves(a: Array, structure: Structure, task: Task) -> list[Priced]:
+    """One leaf for the whole of a (m, n), in steps."""
+    leaf, price = best_quantized_leaf(a)
+    best, best_price = best_leaves(a[None], True)[0]
+    found = [(float(price_quantized(a[None])[0]), Leaf(0, True)), (price, leaf), (best_price, best)]
+    reweighted = best_reweighted_leaf(a, price) if structure.spike > _REWEIGHTED_SPIKE else None
+    found += [(price, reweighted)] if reweighted is not None else []
+    return [(price, Candidate(leaf)) for price, leaf in found if _serves(leaf, task.norm)]
+
+
+def _serves(leaf: Leaf, norm: str) -> bool:
+    """Whether a leaf can keep a bound on every entry, where one is asked for."""
+    return norm != "max" or (leaf.remainder and BASES[leaf.basis].keeps_entries)
+
+
+def _trees(
+    values: Array, step: float, structure: Structure, task: Task, grid: tuple[int, int] | None
+) -> list[Priced]:
+    """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
+    found = []
+    if structure.is_local(task.effort):
+        found.append(_tree(values, step, Natural(), Natural(), structure.repeats, task))
+    orders = [_grid_order(values.shape, grid)] if grid else []
+    if structure.may_be_shuffled(task.effort) and values.size <= _ORDERED:
+        orders += _clustered(values, step, structure)
+    for rows, columns in orders:
+        ordered = columns.apply(rows.apply(values, 0), 1)
+        found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step).repeats, task))
+    return found
+
+
+def _tree(ordered: Array, step: float, rows: Order, columns: Order, repeats: bool, task: Task) -> Priced:
+    plan, price = plan_matrix(ordered, step, repeats=repeats)
+    side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
+    return price + side, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)
+
+
+def _grid_order(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[Order, Order]:
+    """Rows, columns or both along the curve: whichever have as many entries as the grid has points."""
+    curve, size = morton_order(*grid), grid[0] * grid[1]
+    rows, columns = (curve if n == size else Natural() for n in shape)
+    if isinstance(rows, Natural) and isinstance(columns, Natural):
+        raise SettingsError(f"grid {grid[0]} x {grid[1]} has {size} points, the layer is {shape[0]} x {shape[1]}")
+    return rows, columns
+
+
+def _clustered(values: Array, step: float, structure: Structure) -> list[tuple[Order, Order]]:
+    """Like rows and like columns together, where that brings structure into place."""
+    rows, columns = (Permuted(order) for order in cluster_orders(values / step))
+    ordered = find_structure(columns.apply(rows.apply(values, 0), 1), step)
+    return [(rows, columns)] if structure.is_plainer_than(ordered) else []
+
+
+def _with_remainders(plan: Plan) -> Plan:
+    """The same tree with a remainder on every leaf, so that no entry is left to a truncated tail."""
+    if isinstance(plan, Leaf):
+        return replace(plan, remainder=True, basis=plan.basis if BASES[plan.basis].keeps_entries else 0)
+    return Split(tuple(map(_with_remainders, plan.children))) if isinstance(plan, Split) else plan
