@@ -4,8 +4,8 @@ One range-coded stream: flags of the lines that are not zero, exponents of their
 the integers column by column, finest first.
 """
 
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,13 @@ from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
 _STARTS = 256
 _SPAN = 2 * EXPONENT_LIMIT + 1
 _ESCAPE_BITS = 31
+_CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales, turned one by one
+    ("shape", range(len(SHAPES))),
+    ("row_memory", range(len(ROW_MEMORY))),
+    ("column_memory", range(len(COLUMN_MEMORY))),
+    ("start", (-3, 3)),
+)
+_WIDEST = 128  # half octaves between the exponents of a layer
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,14 @@ class WeightedBody(Body):
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a grid. `thorough` tries the models of the scales one by one."""
     model = ScaleModel(start=_mean_exponent(grid))
-    models = [model, *_neighbours(model)] if thorough else [model]
-    return min((_encode(grid, each) for each in models), key=len)
+    data = _encode(grid, model)
+    for name, values in _CHOICES if thorough else ():
+        for value in values:
+            other = replace(model, **{name: value if name != "start" else model.start + value})
+            coded = _encode(grid, other)
+            if len(coded) < len(data):
+                data, model = coded, other
+    return data
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> WeightedBody:
@@ -67,11 +80,6 @@ def _encode(grid: Grid, model: ScaleModel) -> bytes:
     encoder = Encoder()
     _code(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model)
     return encoder.getvalue()
-
-
-def _neighbours(model: ScaleModel) -> list[ScaleModel]:
-    choices = product(range(len(ROW_MEMORY)), range(len(COLUMN_MEMORY)), range(len(SHAPES)))
-    return [ScaleModel(model.start, *choice) for choice in choices]
 
 
 def _mean_exponent(grid: Grid) -> int:
@@ -124,11 +132,11 @@ def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.nda
     """Exponents of `count` live lines."""
     if count == 0:
         return np.zeros(0, np.int64)
-    given = exponents is not None
-    low = coder.number(int(exponents.min()) + EXPONENT_LIMIT if given else None, _SPAN) - EXPONENT_LIMIT
-    span = coder.number(int(exponents.max()) - low if given else None, 64) if count > 1 else 0
+    low = coder.number(None if exponents is None else int(exponents.min()) + EXPONENT_LIMIT, _SPAN) - EXPONENT_LIMIT
+    span = coder.number(None if exponents is None else int(exponents.max()) - low, _WIDEST) if count > 1 else 0
     adaptive = Adaptive(span + 1, prior=0.3, spread=0.4)
-    return np.array([low + adaptive.code(coder, int(exponents[i]) - low if given else None) for i in range(count)])
+    values = [None] * count if exponents is None else [int(e) - low for e in exponents]
+    return np.array([low + adaptive.code(coder, value) for value in values])
 
 
 def _model(coder: Coder, model: ScaleModel) -> ScaleModel:

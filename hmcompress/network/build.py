@@ -1,6 +1,5 @@
 """From a checkpoint to a network that runs: the built-in kinds."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -63,8 +62,10 @@ class _Stack:
         _check_chain(weights, tensors, _first_width(features, tensors, settings))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
         biases = [_bias_of(name, tensors) for name in weights]
-        linears = [_filled(tensors[name], b and tensors[b]) for name, b in zip(weights, biases, strict=True)]
-        activations = [Activation(settings.activation, slope and tensors[slope]) for slope in slopes]
+        linears = [
+            _filled(tensors[name], None if b is None else tensors[b]) for name, b in zip(weights, biases, strict=True)
+        ]
+        activations = [Activation(settings.activation, None if slope is None else tensors[slope]) for slope in slopes]
         self.module = Stack(features, linears, activations, settings.activation_after_last)
         self.layers = [
             DenseLayer(f"{prefix}layers.{k}", name, b if b and tensors[b].dtype == tensors[name].dtype else None)
@@ -114,7 +115,7 @@ def _check_chain(weights: Sequence[str], tensors: Tensors, first: int | None) ->
 
 
 def _first_width(features: Features, tensors: Tensors, settings: MLP) -> int | None:
-    return None if settings.fourier is None else 2 * features.frequencies.shape[1]
+    return None if features.frequencies is None else 2 * features.frequencies.shape[1]
 
 
 def _features(settings: MLP, tensors: Tensors) -> Features:
@@ -187,12 +188,9 @@ def _linear(settings: Linear, tensors: Tensors) -> Network:
     if weight.ndim != 2:
         raise NetworkError(f"linear: {name} has shape {tuple(weight.shape)}, a matrix is needed")
     bias = settings.bias or _bias_of(name, tensors)
-    stack = Stack(Features(None, None, None), [_filled(weight, bias and _tensor(bias, tensors))], [], False)
+    stack = Stack(
+        Features(None, None, None), [_filled(weight, None if bias is None else _tensor(bias, tensors))], [], False
+    )
     coded = bias if bias and tensors[bias].dtype == weight.dtype else None
     places = {name: "layers.0.weight"} | ({bias: "layers.0.bias"} if bias else {})
     return _network("linear", stack, [[DenseLayer("layers.0", name, coded)]], places)
-
-
-def weights_of(network: Network) -> int:
-    """How many weights the dense layers have."""
-    return sum(math.prod(network.linear(layer).weight.shape) for layer in network.layers)

@@ -25,7 +25,8 @@ from hmcompress.progress import Progress, silent
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
-_FEWEST, _MOST = 14, 60  # passes
+_FEWEST = 14  # passes
+_MOST = {"fast": 20, "default": 60, "max": 150}  # passes, by effort
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
 _STRUCTURED = 0.4  # share of what noise costs, below which the engine competes
@@ -83,7 +84,7 @@ def owned(network: Network, checkpoint: Checkpoint) -> Network:
 
 def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], progress: Progress) -> Trial:
     data = prepare(problem, tensors, settings.effort)
-    budget = _budget(problem)
+    budget = _budget(problem, settings.effort)
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
 
@@ -109,16 +110,15 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
     return trial
 
 
-def _budget(problem: Problem) -> int:
+def _budget(problem: Problem, effort: str) -> int:
     rows = len(problem.calibration.points)
-    cost = sum(
-        m * n * (rows + m + n) for m, n in (problem.network.linear(x).weight.shape for x in problem.network.layers)
-    )
-    return int(min(max(_WORK / max(cost, 1), _FEWEST), _MOST))
+    cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
+    most = _MOST[effort] // (1 + problem.order)  # passes with tangents take several runs of the network for each layer
+    return int(min(max(_WORK / max(cost, 1), _FEWEST), most))
 
 
 def _too_few_rows(problem: Problem) -> bool:
-    widest = max((problem.network.linear(layer).weight.shape[1] for layer in problem.network.layers), default=1)
+    widest = max((problem.network.shape(layer)[1] for layer in problem.network.layers), default=1)
     return min(len(t) for t in problem.calibration.points.tensors) < _FEW_ROWS * widest
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -34,7 +34,7 @@ def adopt(
 ) -> Network:
     """A module filled with a checkpoint's tensors. Raises NetworkError that lists what differs."""
     own = dict(module.state_dict(keep_vars=True))
-    names = _places(own, tensors, prefixes)
+    names = places_in(own, tensors, prefixes)
     missing = [place for place in own if place not in names.values()]
     wrong = [
         f"{n} {tuple(tensors[n].shape)} against {tuple(own[p].shape)}"
@@ -99,7 +99,7 @@ def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[st
     return "; ".join(f"{text} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for text, names in parts if names)
 
 
-def _places(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, str]:
+def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: Mapping[str, str]) -> dict[str, str]:
     """Checkpoint name to module name: by the given prefixes, else by the usual one that fits most names."""
     if prefixes:
         renamed = {
@@ -116,7 +116,7 @@ def _places(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefixes: 
     return max(fits, key=len)
 
 
-def _roots(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _roots(tensors: Mapping[str, object]) -> tuple[str, ...]:
     """Every prefix up to a dot that a tensor's name starts with."""
     heads = {name[: i + 1] for name in tensors for i, c in enumerate(name) if c == "."}
     return tuple(sorted(heads))
@@ -127,7 +127,7 @@ def _called(spec: str) -> nn.Module:
     if not colon:
         raise NetworkError(f"factory {spec}: give package.module:function or path/to/file.py:function")
     factory = getattr(_imported(where), function, None)
-    if not isinstance(factory, Callable):
+    if factory is None or not callable(factory):
         raise NetworkError(f"factory {spec}: {where} has no function {function}")
     try:
         module = factory()

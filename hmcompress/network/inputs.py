@@ -8,7 +8,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from hmcompress.config import Calibration, DomainCalibration, GaussianCalibration
+from hmcompress.config import Calibration, DomainCalibration, GaussianCalibration, InputsCalibration
 from hmcompress.errors import NetworkError
 from hmcompress.network.files import read_arrays
 from hmcompress.network.model import Inputs
@@ -85,7 +85,8 @@ class Source:
             return self._points([_box(self.settings, fold, count, wider)])
         assert self._data is not None
         if isinstance(self.settings, GaussianCalibration):
-            return self._points([_gaussian(*self._data, self.settings.seed + _FRESH * fold, count, wider)])
+            mean, root = self._data
+            return self._points([_gaussian(mean, root, self.settings.seed + _FRESH * fold, count, wider)])
         return self._points(_rows(self._data, self.settings, fold, count, self._joint))
 
     def _points(self, arrays: Iterable[np.ndarray]) -> Points:
@@ -128,6 +129,7 @@ def _arrays(settings: Calibration) -> list[np.ndarray]:
         arrays = read_arrays(given.file)
         mean, cov = (_named(arrays, name, given.file) for name in (given.mean, given.cov))
         return [mean.astype(np.float64).reshape(-1), _root(cov.astype(np.float64), mean.size, given.file)]
+    assert isinstance(settings, InputsCalibration)
     arrays = read_arrays(settings.inputs)
     inputs = {name: a for name, a in arrays.items() if name not in ("y", "outputs", "targets")} or arrays
     return list(inputs.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hmcompress.config import Ntk
+from hmcompress.errors import NetworkError
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import Kernel, tangent_kernel, training_curves
@@ -27,6 +28,8 @@ class TangentBound:
 
     @classmethod
     def of(cls, problem: Problem, settings: Ntk) -> "TangentBound":
+        if not problem.network.layers:
+            raise NetworkError("ntk: the network has no dense layer whose gradients are known; write ntk: off")
         points = problem.held_out.points.pairs(settings.samples)
         return cls(settings.tol, settings, problem.network, points, tangent_kernel(problem.network, points))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,13 @@ class Network:
         module.cartesian = False  # type: ignore[assignment]
         return replace(self, module=module, cartesian=False)
 
-    def linear(self, layer: DenseLayer) -> nn.Module:
-        return self.module.get_submodule(layer.path)
+    def linear(self, layer: DenseLayer) -> nn.Linear:
+        return cast(nn.Linear, self.module.get_submodule(layer.path))
+
+    def shape(self, layer: DenseLayer) -> tuple[int, int]:
+        """Outputs and inputs of a layer."""
+        rows, columns = self.linear(layer).weight.shape
+        return rows, columns
 
     def matrix(self, layer: DenseLayer) -> Tensor:
         """Weight and bias of a layer as one matrix (m, n) or (m, n + 1), float64."""

@@ -1,6 +1,7 @@
 """The built-in networks as torch modules, without parameters of their own: build.py fills them from a checkpoint."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Activation(nn.Module):
 class Features(nn.Module):
     """Input normalisation (x - mean) / std, then Fourier features [sin(x B), cos(x B)], each where given."""
 
+    mean: Tensor | None
+    std: Tensor | None
+    frequencies: Tensor | None
+
     def __init__(self, mean: Tensor | None, std: Tensor | None, frequencies: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
@@ -54,6 +59,8 @@ class Features(nn.Module):
 class Stack(nn.Module):
     """Dense layers with an activation between them; x is (N, d)."""
 
+    features: Features
+
     def __init__(
         self, features: Features, layers: Sequence[nn.Linear], activations: Sequence[Activation], last: bool
     ) -> None:
@@ -67,7 +74,7 @@ class Stack(nn.Module):
     def width(self) -> int:
         """Coordinates of the input."""
         frequencies = self.features.frequencies
-        return self.layers[0].in_features if frequencies is None else frequencies.shape[0]
+        return cast(nn.Linear, self.layers[0]).in_features if frequencies is None else frequencies.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)

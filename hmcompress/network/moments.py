@@ -60,6 +60,8 @@ def sensitivities(network: Network, points: Points, scale: Scale, order: int, se
     is bounded. Returns (m, m) float64 by the name of the weight.
     """
     moments: dict[str, np.ndarray] = {}
+    if not network.layers:
+        return moments
     generator = torch.Generator().manual_seed(seed)
     for begin in range(0, len(points), _CHUNK):
         part = points.take(slice(begin, begin + _CHUNK))

@@ -135,7 +135,7 @@ def _without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
     parts = dict(parts)
     for layer, after in reversed(network.chains()):
-        rows = network.linear(layer).weight.shape[0]
+        rows = network.shape(layer)[0]
         parts[layer.weight] = parts[layer.weight].without_rows(~parts[after.weight].live_columns()[:rows])
     return parts
 

@@ -65,7 +65,8 @@ def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) 
     decoded = decode_layer(payload, [shape], original.dtype)[0]
     matrices, coded = to_matrices(original), to_matrices(decoded)
     error, largest = measure_error(matrices.flatten(0, 1), coded.flatten(0, 1), "fro")
-    leaves = HMatrix.from_payload(split(payload, len(matrices))[0], tuple(matrices.shape[1:]), original.dtype)
+    size = (matrices.shape[1], matrices.shape[2])
+    leaves = HMatrix.from_payload(split(payload, len(matrices))[0], size, original.dtype)
     row = LayerRow((name,), None, "fro", error, largest, leaves.method, leaves.leaves, leaves.max_rank)
     return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from hmcompress.network.propagate import Knobs, Parts
 
-_SLOPE = 0.3  # bytes fall about as the error to this power: how trials of different errors are compared
+_SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
 _LIMIT = 0.998  # of the tolerance: held-out points are a sample too
@@ -117,7 +118,8 @@ class Search:
             for value in ladder:
                 if self.left() <= self._budget // 3 or idle == _PATIENCE:
                     break
-                knobs = replace(trial.knobs, **dict.fromkeys(names, value))
+                turned: dict[str, Any] = dict.fromkeys(names, value)
+                knobs = replace(trial.knobs, **turned)
                 other = trial if knobs == trial.knobs else self.settle(knobs, passes=2)
                 gained = other.score(self._tol) < 0.997 * trial.score(self._tol)
                 trial, idle = (other, 0) if gained else (trial, idle + 1)
@@ -128,7 +130,7 @@ class Search:
         rng = np.random.default_rng(len(self.trials))
         while self.left() > 0:
             base = self.leading()
-            draws = {
+            draws: dict[str, Any] = {
                 name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in _SPREAD.items()
             }
             draws["delta"] *= math.exp(self._gap(base))

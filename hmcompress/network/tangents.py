@@ -1,6 +1,7 @@
 """Outputs of a network, their derivatives with respect to its inputs, and the same for the inputs of each layer."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +30,13 @@ def along(points: Points, which: int, direction: Tensor, order: int, run: Callab
     def f(t: Tensor) -> Tensor:
         return run((*points.tensors[:which], t, *points.tensors[which + 1 :]))
 
-    def first(t: Tensor) -> tuple[Tensor, Tensor]:
+    def first(t: Tensor) -> Any:
         return jvp(f, (t,), (direction,))
 
     if order < 2:
         return list(first(points.tensors[which]))
-    (value, slope), (_, curvature) = jvp(first, (points.tensors[which],), (direction,))
+    both: Any = jvp(first, (points.tensors[which],), (direction,))
+    (value, slope), (_, curvature) = both
     return [value, slope, curvature]
 
 

@@ -1,0 +1,96 @@
+"""Small networks for tests: smooth functions that a few neurons carry, so that there is something to compress."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.checkpoint import Checkpoint, open_checkpoint
+from hmcompress.config import Settings, load_settings
+
+BOX = {"x": [-1, 1], "t": [0, 1]}
+
+
+def stack(sizes: Sequence[int], seed: int = 0, gain: float = 1.5) -> dict[str, Tensor]:
+    """State dict of a dense stack, named as in nn.Sequential(Linear, act, Linear, ...)."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for k, (n, m) in enumerate(itertools.pairwise(sizes)):
+        state[f"net.{2 * k}.weight"] = gain * torch.randn(m, n, generator=generator) / n**0.5
+        state[f"net.{2 * k}.bias"] = 0.3 * torch.randn(m, generator=generator)
+    return state
+
+
+def forward(state: dict[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """The network of `stack`, in float64, written out."""
+    weights = [name for name in state if name.endswith("weight")]
+    for k, name in enumerate(weights):
+        x = x @ state[name].double().T + state[name.replace("weight", "bias")].double()
+        x = activation(x) if k + 1 < len(weights) else x
+    return x
+
+
+def saved(folder: Path, state: Any) -> Checkpoint:
+    """The state dict as a checkpoint on disk."""
+    torch.save(state, folder / "model.pt")
+    return open_checkpoint(folder / "model.pt")
+
+
+def outputs_settings(**changes: Any) -> Settings:
+    """Settings of the outputs metric with few samples; `calibration` adds to what is there."""
+    given = changes.pop("calibration", {})
+    calibration = {"samples": 512, "held_out": 512, **({} if "inputs" in given else {"domain": BOX}), **given}
+    base = {
+        "metric": "outputs",
+        "effort": "fast",
+        "tol": 1e-2,
+        "network": {"mlp": {"activation": "tanh"}},
+        "ntk": False,
+    }
+    return load_settings(None, {**base, "calibration": calibration, **changes})
+
+
+class Mixed(nn.Module):
+    """Embedding, attention, convolution and dense layers: not all of them can be weighted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(30, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.convolution = nn.Conv1d(16, 16, 3)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, i: Tensor) -> Tensor:
+        x = self.embedding(i)
+        x = x + self.attention(x, x, x)[0]
+        x = x + self.feed(x)
+        return self.head(self.convolution(x.transpose(1, 2)).mean(-1))
+
+
+def build_mixed() -> nn.Module:
+    torch.manual_seed(0)
+    return Mixed()
+
+
+def build_broken() -> nn.Module:
+    raise ValueError("no weights today")
+
+
+class Idle(nn.Module):
+    """A network that ignores one of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(2, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def build_idle() -> nn.Module:
+    torch.manual_seed(0)
+    return Idle()

@@ -1,0 +1,137 @@
+"""A checkpoint becomes the network it was, or one clear line says why not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_networks import build_idle, forward, outputs_settings, saved, stack
+
+from hmcompress.errors import NetworkError
+from hmcompress.network import compress_network, pose
+from hmcompress.network.build import build_network
+
+HERE = Path(__file__).parent
+HELPERS = HERE / "small_networks.py"
+
+
+def settings(network: dict, **changes):
+    return outputs_settings(network=network, **changes)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sin", "silu", "gelu", "relu", "identity"])
+def test_mlp_computes_what_the_layers_say(name: str) -> None:
+    functions = {
+        "tanh": torch.tanh,
+        "sin": torch.sin,
+        "silu": torch.nn.functional.silu,
+        "gelu": torch.nn.functional.gelu,
+        "relu": torch.relu,
+        "identity": lambda x: x,
+    }
+    state, x = stack([2, 16, 16, 3]), torch.rand(50, 2, dtype=torch.float64)
+    network = build_network(settings({"mlp": {"activation": name}}), state)
+    assert torch.allclose(network.run((x,)), forward(state, x, functions[name]))
+
+
+def test_swish_takes_its_learned_slopes() -> None:
+    state = stack([2, 16, 16, 1]) | {"slope.0": torch.tensor(1.5), "slope.1": torch.full((16,), 0.5)}
+    network = build_network(settings({"mlp": {"activation": "swish", "layers": "net.*", "slopes": "slope.*"}}), state)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    z = x @ state["net.0.weight"].double().T + state["net.0.bias"].double()
+    z = z * torch.sigmoid(1.5 * z)
+    z = z @ state["net.2.weight"].double().T + state["net.2.bias"].double()
+    z = z * torch.sigmoid(0.5 * z)
+    expected = z @ state["net.4.weight"].double().T + state["net.4.bias"].double()
+    assert torch.allclose(network.run((x,)), expected)
+
+
+def test_features_come_first() -> None:
+    state = stack([10, 16, 1]) | {"B": torch.randn(2, 5), "mean": torch.ones(2), "std": torch.full((2,), 2.0)}
+    mlp = {"activation": "tanh", "layers": "net.*", "fourier": "B", "input_mean": "mean", "input_std": "std"}
+    network = build_network(settings({"mlp": mlp}), state)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    phase = ((x - 1) / 2) @ state["B"].double()
+    features = torch.cat([torch.sin(phase), torch.cos(phase)], 1)
+    nets = {name: t for name, t in state.items() if name.startswith("net")}
+    assert torch.allclose(network.run((x,)), forward(nets, features, torch.tanh))
+
+
+def test_deeponet_is_an_inner_product() -> None:
+    branch = {f"branch.{k}": t for k, t in stack([7, 16, 8], 1).items()}
+    trunk = {f"trunk.{k}": t for k, t in stack([1, 16, 8], 2).items()}
+    kind = {
+        "branch": {"activation": "tanh"},
+        "trunk": {"activation": "tanh", "activation_after_last": True},
+        "bias": "b",
+        "cartesian": True,
+    }
+    network = build_network(settings({"deeponet": kind}), branch | trunk | {"b": torch.tensor([0.5])})
+    u, y = torch.rand(6, 7, dtype=torch.float64), torch.rand(9, 1, dtype=torch.float64)
+    left = forward(dict(branch.items()), u, torch.tanh)
+    right = torch.tanh(forward(dict(trunk.items()), y, torch.tanh))
+    assert torch.allclose(network.run((u, y)), left @ right.T + 0.5)
+    assert torch.allclose(network.paired().run((u, y[:6])), ((left * right[:6]).sum(1, keepdim=True)) + 0.5)
+
+
+def fails(text: str, network: dict, state: dict, **changes) -> None:
+    with pytest.raises(NetworkError, match=text) as caught:
+        pose(settings(network, **changes), state)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_layer_is_named() -> None:
+    state = stack([2, 16, 24, 1])
+    del state["net.2.weight"], state["net.2.bias"]
+    fails(r"net\.4\.weight takes 24 inputs but net\.0\.weight gives 16", {"mlp": {"activation": "tanh"}}, state)
+
+
+def test_left_over_tensors_are_named() -> None:
+    state = stack([2, 16, 1]) | {"extra.scale": torch.ones(5)}
+    fails(r"does not use extra\.scale", {"mlp": {"activation": "tanh"}}, state)
+
+
+def test_domain_of_wrong_dimension_is_named() -> None:
+    calibration = {"domain": {"x": [0, 1], "y": [0, 1], "t": [0, 1]}}
+    fails("3 coordinates .*takes 2", {"mlp": {"activation": "tanh"}}, stack([2, 16, 1]), calibration=calibration)
+
+
+def test_nan_outputs_are_reported() -> None:
+    state = stack([2, 16, 1])
+    state["net.2.weight"][0, 0] = float("nan")
+    fails("nan or inf on 512 of 512", {"mlp": {"activation": "tanh"}}, state)
+
+
+def test_wrong_activation_is_told_by_the_reference(tmp_path: Path) -> None:
+    state = stack([2, 16, 16, 1], gain=3)
+    x = torch.rand(64, 2)
+    save_file({"x": x, "y": forward(state, x.double(), torch.tanh).float()}, tmp_path / "exact.safetensors")
+    reference = str(tmp_path / "exact.safetensors")
+    pose(settings({"mlp": {"activation": "tanh"}}, reference=reference), state)
+    fails("is its activation right", {"mlp": {"activation": "relu"}}, state, reference=reference)
+
+
+def test_factory_that_raises_is_one_line() -> None:
+    fails("raises ValueError: no weights today", {"factory": f"{HELPERS}:build_broken"}, stack([2, 16, 1]))
+
+
+def test_missing_factories_are_one_line() -> None:
+    fails("has no function nothing", {"factory": f"{HELPERS}:nothing"}, stack([2, 16, 1]))
+    fails("there is no file", {"factory": "nowhere.py:build"}, stack([2, 16, 1]))
+    fails("cannot be imported", {"factory": "no_such_package.x:build"}, stack([2, 16, 1]))
+
+
+def test_factory_of_another_network_lists_the_differences() -> None:
+    fails("the checkpoint lacks .*embedding", {"factory": f"{HELPERS}:build_mixed"}, stack([2, 16, 1]))
+
+
+def test_ignored_layers_are_named(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, build_idle().state_dict())
+    with pytest.raises(NetworkError, match=r"never uses idle\.weight"):
+        compress_network(checkpoint, settings({"factory": f"{HELPERS}:build_idle"}))
+
+
+def test_prefixes_of_training_wrappers_are_mapped() -> None:
+    state = {f"model.module.{name}": t for name, t in build_idle().state_dict().items()}
+    network = build_network(settings({"factory": f"{HELPERS}:build_idle"}), state)
+    assert network.layers[0].weight == "model.module.used.weight"

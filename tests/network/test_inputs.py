@@ -1,0 +1,88 @@
+"""Points: disjoint folds, right boxes, right covariance, files of every kind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from small_networks import outputs_settings
+
+from hmcompress.config import load_settings
+from hmcompress.errors import NetworkError
+from hmcompress.network.inputs import Source
+
+
+def source(calibration: dict, cartesian: bool = False) -> Source:
+    settings = outputs_settings(calibration=calibration).calibration
+    assert settings is not None
+    return Source(settings, cartesian, torch.float64)
+
+
+def plain(settings: dict) -> Source:
+    loaded = load_settings(None, {"metric": "outputs", "network": {"linear": {}}, "calibration": settings})
+    assert loaded.calibration is not None
+    return Source(loaded.calibration, False, torch.float64)
+
+
+def test_folds_of_a_box_share_no_point() -> None:
+    points = source({"domain": {"x": [-1, 1], "t": [0, 2]}})
+    folds = [fold().tensors[0] for fold in (points.calibration, points.held_out, points.fresh)]
+    rows = [tuple(row) for fold in folds for row in fold.tolist()]
+    assert len(set(rows)) == len(rows) == 3 * 512
+
+
+def test_box_is_filled_and_not_left() -> None:
+    x = source({"domain": {"x": [-1, 1], "t": [0, 2]}}).calibration().tensors[0]
+    assert x.min(0).values.tolist() >= [-1, 0] and x.max(0).values.tolist() <= [1, 2]
+    assert x.std(0)[1] == pytest.approx(2 / 12**0.5, rel=0.02)
+
+
+def test_widened_box_is_ten_percent_wider() -> None:
+    x = source({"domain": {"x": [-1, 1], "t": [0, 2]}}).widened()
+    assert x is not None and float(x.tensors[0][:, 0].abs().max()) == pytest.approx(1.1, abs=0.01)
+
+
+def test_same_seed_same_points() -> None:
+    a, b = (source({"seed": 5}).held_out().tensors[0] for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, source({"seed": 6}).held_out().tensors[0])
+
+
+def test_gaussian_has_its_covariance(tmp_path: Path) -> None:
+    cov = np.array([[2.0, 1.0], [1.0, 1.0]])
+    np.savez(tmp_path / "g.npz", mean=np.array([3.0, -1.0]), cov=cov)
+    x = plain({"gaussian": {"file": str(tmp_path / "g.npz")}, "samples": 20000}).calibration().tensors[0]
+    assert np.allclose(np.cov(x.numpy().T), cov, atol=0.08)
+    assert x.mean(0).tolist() == pytest.approx([3, -1], abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "npy", "csv"])
+def test_files_give_disjoint_rows(tmp_path: Path, suffix: str) -> None:
+    x, path = np.arange(80, dtype=np.float64).reshape(40, 2), tmp_path / f"x.{suffix}"
+    if suffix == "safetensors":
+        save_file({"x": x}, path)
+    elif suffix == "npz":
+        np.savez(path, x=x)
+    elif suffix == "npy":
+        np.save(path, x)
+    else:
+        np.savetxt(path, x, delimiter=",", header="a,b", comments="")
+    points = plain({"inputs": str(path)})
+    folds = [set(map(tuple, f().tensors[0].tolist())) for f in (points.calibration, points.held_out, points.fresh)]
+    assert not folds[0] & folds[1] and not folds[1] & folds[2] and not folds[0] & folds[2]
+    assert len(folds[0]) == 20 and len(folds[1]) == 10
+
+
+def test_damaged_files_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_text("no archive")
+    np.savez(tmp_path / "nan.npz", x=np.array([[np.nan]]))
+    np.savez(tmp_path / "bad.npz", mean=np.zeros(2), cov=-np.eye(2))
+    for calibration, text in (
+        ({"inputs": str(tmp_path / "x.npz")}, "cannot be read"),
+        ({"inputs": str(tmp_path / "nan.npz")}, "nan or inf"),
+        ({"inputs": str(tmp_path / "x.txt")}, "there is no file"),
+        ({"gaussian": {"file": str(tmp_path / "bad.npz")}}, "no covariance"),
+    ):
+        with pytest.raises(NetworkError, match=text):
+            plain(calibration)

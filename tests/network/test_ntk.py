@@ -1,0 +1,74 @@
+"""The tangent kernel by layers is J J^T; the rate limit is reverse water-filling."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from small_networks import forward, outputs_settings, stack
+
+from hmcompress.network import pose
+from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.ntk import tangent_kernel, training_curves, water_filling_bits
+
+
+def jacobian_kernel(state: dict, x: torch.Tensor) -> torch.Tensor:
+    names = list(state)
+
+    def outputs(*tensors: torch.Tensor) -> torch.Tensor:
+        return forward(dict(zip(names, tensors, strict=True)), x, torch.tanh)[:, 0]
+
+    jacobian = torch.autograd.functional.jacobian(outputs, tuple(t.double() for t in state.values()))
+    flat = torch.cat([j.reshape(len(x), -1) for j in jacobian], 1)
+    return flat @ flat.T
+
+
+def test_kernel_by_layers_equals_the_jacobian_product() -> None:
+    state = stack([2, 16, 16, 1])
+    problem = pose(outputs_settings(), state)
+    points = problem.calibration.points.pairs(20)
+    expected = jacobian_kernel(state, points.tensors[0])
+    assert torch.allclose(tangent_kernel(problem.network, points).k, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_kernel_is_positive_semidefinite_and_invariant_under_order_and_signs() -> None:
+    state = stack([2, 16, 16, 1])
+    problem = pose(outputs_settings(), state)
+    points = problem.calibration.points.pairs(32)
+    kernel = tangent_kernel(problem.network, points)
+    spectrum = kernel.spectrum()
+    assert float(spectrum[-1]) > -1e-10 * float(spectrum[0])
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    other = {
+        "net.0.weight": -state["net.0.weight"][order],
+        "net.0.bias": -state["net.0.bias"][order],
+        "net.2.weight": -state["net.2.weight"][:, order],
+    }
+    assert kernel.error(tangent_kernel(problem.network, points, other)) < 1e-6
+
+
+def test_scaled_weights_show_in_the_record() -> None:
+    state = stack([2, 16, 1])
+    settings = outputs_settings(ntk={"tol": 0.1, "samples": 32, "training": 20})
+    problem = pose(settings, state)
+    assert settings.ntk_bound is not None
+    bound = TangentBound.of(problem, settings.ntk_bound)
+    same = bound.record({})
+    assert same.error == 0 and same.alignment == pytest.approx(1) and same.trace_ratio == pytest.approx(1)
+    assert same.training is not None and same.training.original == same.training.compressed
+    moved = bound.record({"net.2.weight": 2 * state["net.2.weight"]})
+    assert moved.error > 0.1 and moved.trace_ratio > 1
+
+
+def test_training_lowers_the_loss() -> None:
+    problem = pose(outputs_settings(), stack([2, 16, 16, 1]))
+    points = problem.calibration.points.pairs(64)
+    losses, _ = training_curves(problem.network, points, 30, {}, tangent_kernel(problem.network, points))
+    assert losses[-1] < 0.8 * losses[0] and all(b <= a * 1.001 for a, b in itertools.pairwise(losses))
+
+
+def test_water_filling_matches_closed_forms() -> None:
+    assert water_filling_bits(torch.ones(8, dtype=torch.float64), 8 / 16) == pytest.approx(8 * 0.5 * math.log2(16))
+    two = torch.tensor([4.0, 0.25], dtype=torch.float64)
+    assert water_filling_bits(two, 1.25) == pytest.approx(0.5 * math.log2(4 / 1.0))
+    assert water_filling_bits(two, 5.0) == 0

@@ -1,0 +1,122 @@
+"""The weighted grid: what is coded comes back, steps follow the metric, bytes follow the model."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmcompress.errors import FormatError
+from hmcompress.hmatrix import HMatrix, weighted
+from hmcompress.hmatrix.codecs import WEIGHTED
+from hmcompress.hmatrix.feedback import factorise, quantise
+from hmcompress.hmatrix.grid import Grid
+
+
+def random_moment(n: int, decay: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    return (basis * np.exp(-decay * np.arange(n))) @ basis.T
+
+
+def restored(grid: Grid, thorough: bool = False) -> np.ndarray:
+    payload = bytes([WEIGHTED]) + weighted.encode(grid, thorough)
+    shape = (grid.q.shape[0], grid.q.shape[1])
+    return HMatrix.from_payload(payload, shape, torch.float64).to_dense().numpy()
+
+
+@given(
+    m=st.integers(1, 20),
+    n=st.integers(1, 20),
+    scale=st.sampled_from([0.0, 0.3, 3.0, 300.0, 1e7]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_grid_comes_back(m: int, n: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    q = (
+        np.rint(scale * rng.standard_normal((m, n)) * rng.lognormal(0, 2, (m, 1)))
+        .clip(-(2**30), 2**30)
+        .astype(np.int64)
+    )
+    grid = Grid(q, rng.integers(-20, 20, m), rng.integers(-30, 30, n))
+    assert np.array_equal(restored(grid), grid.to_dense())
+
+
+def test_zero_lines_cost_next_to_nothing() -> None:
+    q = np.zeros((128, 129), np.int64)
+    q[3, 5] = 1
+    grid = Grid(q, np.arange(128) % 7, np.arange(129) % 5)
+    assert len(weighted.encode(grid)) <= 16
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 50.0])
+def test_gaussian_integers_cost_their_entropy(sigma: float) -> None:
+    q = np.rint(sigma * np.random.default_rng(0).standard_normal((64, 128))).astype(np.int64)
+    _, counts = np.unique(q, return_counts=True)
+    p = counts / q.size
+    entropy = -(p * np.log2(p)).sum()
+    grid = Grid(q, np.zeros(64, np.int64), np.zeros(128, np.int64))
+    assert 8 * len(weighted.encode(grid)) / q.size < entropy + 0.08
+
+
+def test_thorough_encoding_is_never_larger() -> None:
+    rng = np.random.default_rng(1)
+    q = np.rint(rng.standard_normal((40, 40)) * rng.lognormal(0, 1.5, (40, 1))).astype(np.int64)
+    grid = Grid(q, np.zeros(40, np.int64), np.zeros(40, np.int64))
+    assert len(weighted.encode(grid)) <= len(weighted.encode(grid, thorough=False))
+
+
+def test_damaged_payloads_raise_or_decode_but_never_crash() -> None:
+    rng = np.random.default_rng(2)
+    grid = Grid(rng.integers(-3, 4, (30, 20)), rng.integers(0, 5, 30), rng.integers(0, 5, 20))
+    payload = bytes([WEIGHTED]) + weighted.encode(grid)
+    for k in range(1, 60):
+        damaged = bytearray(payload)
+        damaged[1 + k % (len(payload) - 1)] ^= 1 << k % 8
+        with contextlib.suppress(FormatError):
+            HMatrix.from_payload(bytes(damaged), (30, 20), torch.float32).to_dense()
+
+
+def test_factor_reproduces_the_moment() -> None:
+    moment = random_moment(24, 0.3, 0)
+    factor = factorise(moment)
+    product = factor.lower @ factor.lower.T
+    assert np.allclose(product, moment[np.ix_(factor.order, factor.order)], atol=1e-10)
+    assert (np.diff(factor.pivots) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2, 1.0])
+def test_error_in_the_metric_is_the_water_level(decay: float) -> None:
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((32, 40))
+    columns, rows = factorise(random_moment(40, decay, 4)), factorise(random_moment(32, 0.1, 5))
+    delta = 1e-4
+    error = w - quantise(w, columns, rows, delta, 0.0).to_dense()
+    weighted_error = rows.lower.T @ error[np.ix_(rows.order, columns.order)] @ columns.lower
+    assert np.sqrt((weighted_error**2).mean()) < 1.15 * delta / np.sqrt(12)
+
+
+def test_feedback_beats_rounding_in_the_metric() -> None:
+    rng = np.random.default_rng(6)
+    w = rng.standard_normal((24, 48))
+    moment = random_moment(48, 0.4, 7)
+    columns, rows = factorise(moment), factorise(np.eye(24))
+    grid = quantise(w, columns, rows, 0.05, 0.0)
+    steps = grid.to_dense() / np.where(grid.q == 0, 1, grid.q)
+    steps = np.abs(steps).max(0).clip(1e-12)
+    rounded = np.rint(w / steps) * steps
+
+    def error(q: np.ndarray) -> float:
+        return float(np.sqrt(np.trace((w - q) @ moment @ (w - q).T)))
+
+    assert error(grid.to_dense()) < 0.7 * error(rounded)
+
+
+def test_redundant_columns_become_zero() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 32))
+    grid = quantise(rng.standard_normal((16, 32)), factorise(x.T @ x / 500), factorise(np.eye(16)), 1e-3, 0.1)
+    assert grid.live_columns.sum() <= 4
