@@ -18,7 +18,7 @@ from hmcompress.network.coded import Coded, Engine, Weighted
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network, replaced
 from hmcompress.network.moments import regularised, ridge_target, second_moment, with_column
-from hmcompress.network.tangents import layer_jets
+from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
 
@@ -63,10 +63,25 @@ def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
         with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
             network.run(data.points.tensors, others)
         return _without_dead_rows(network, parts)
+    if data.order == 1:
+        with replaced(network, _with_tangents(network, data, forward, parts)):
+            run_with_tangents(network, data.points, others)
+        return _without_dead_rows(network, parts)
     for layer in network.layers:
-        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts))
+        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others)
         forward(layer, xs, None)
     return _without_dead_rows(network, parts)
+
+
+def _with_tangents(network: Network, data: Calibration, forward: Callable, parts: Parts) -> Callable:
+    """Code each layer from its inputs and their tangents when a dual run reaches it."""
+    directions = len(data.targets[network.layers[0].weight]) - 1
+
+    def replace_output(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+        forward(layer, split_dual(x, directions, data.points.joint), None)
+        return _output(network, layer, x, parts[layer.weight])
+
+    return replace_output
 
 
 def _other(name: str, data: Calibration, delta: float) -> Coded:

@@ -1,10 +1,11 @@
 """Outputs of a network, their derivatives with respect to its inputs, and the same for the inputs of each layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import jvp
 
 from hmcompress.network.inputs import Points
@@ -60,6 +61,7 @@ def layer_jets(
     order: int,
     layer: DenseLayer,
     forward: Callable[[DenseLayer, Tensor, Tensor], Tensor | None],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> list[Tensor]:
     """Inputs of one layer (rows, d), and their derivatives as `jets` orders them, in a network whose layers' outputs
     `forward` replaces."""
@@ -72,8 +74,31 @@ def layer_jets(
 
     def run(inputs: Inputs) -> Tensor:
         seen.clear()
-        network.call(inputs)
+        network.call(inputs, tensors)
         return seen[0]
 
     with replaced(network, note), torch.no_grad():
         return [b.reshape(-1, b.shape[-1]) for b in jets(network, points, order, run)]
+
+
+def run_with_tangents(network: Network, points: Points, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """One run on dual numbers that carries the first derivatives along every coordinate, one copy of the points each.
+
+    Hooks see dual tensors; `split_dual` takes them apart.
+    """
+    pairs = list(directions(points))
+    which = pairs[0][0]
+    copies = len(pairs)
+    with torch.no_grad(), forward_ad.dual_level():
+        repeated = [torch.cat([t] * copies) if points.joint or k == which else t for k, t in enumerate(points.tensors)]
+        repeated[which] = forward_ad.make_dual(repeated[which], torch.cat([e for _, e in pairs]))
+        network.call(tuple(repeated), tensors)
+
+
+def split_dual(x: Tensor, copies: int, joint: bool) -> list[Tensor]:
+    """The values of a dual tensor from `run_with_tangents`, then its tangents along each direction."""
+    value, tangent = forward_ad.unpack_dual(x)
+    if tangent is None:  # does not depend on the coordinates; repeated only with them
+        value = value.chunk(copies)[0] if joint else value
+        return [value] + [torch.zeros_like(value)] * copies
+    return [value.chunk(copies)[0], *tangent.chunk(copies)]
