@@ -100,7 +100,7 @@ def _unevenness(x: Array) -> float:
     m, n = (s // _CELLS * _CELLS for s in x.shape)
     square = np.square(x[:m, :n])
     energy = square.reshape(_CELLS, m // _CELLS, _CELLS, n // _CELLS).mean((1, 3))
-    kurtosis = min(float(np.mean(np.square(square)) / np.mean(square) ** 2), _HEAVY)
+    kurtosis = min(float(np.mean(np.square(square))) / max(float(np.mean(square)) ** 2, 1e-30), _HEAVY)
     expected = (kurtosis - 1) * _CELLS**2 / (m * n) * float(np.mean(square)) ** 2
     return float(np.var(energy)) / max(expected, 1e-30)
 

@@ -24,6 +24,7 @@ _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _TRIALS = 14
 _RETRIES = 6
+_LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 _CHUNK = 1 << 15
 
 
@@ -132,9 +133,10 @@ def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, ste
 def _search(task: Task, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
+    lowest = step * _LOWEST
     for _ in range(_TRIALS):
         step = float(np.float32(step))
-        if not 0 < step < math.inf:
+        if not lowest < step < math.inf:
             break
         ratio = error(step) / task.tol
         if ratio <= 1:
