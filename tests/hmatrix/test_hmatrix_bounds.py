@@ -1,0 +1,186 @@
+"""Claims about the bound: it holds on every matrix, and the tolerance is used, not wasted."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hmatrix_matrices import DTYPES, FLEXIBLE, MATRICES, matrix, noise, with_spectrum
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmcompress.errors import SettingsError
+from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+NORMS = ("fro", "spectral", "max")
+EFFORTS = ("fast", "default", "max")
+
+
+def relative_error(w: torch.Tensor, decoded: torch.Tensor, norm: str) -> float:
+    """The definition, written down a second time."""
+    a, e = w.double().numpy(), w.double().numpy() - decoded.double().numpy()
+    if a.size == 0 or not a.any():
+        return float(np.abs(e).max(initial=0) > 0)
+    if norm == "max":
+        return float(np.abs(e).max() / np.abs(a).max())
+    scale, order = np.abs(a).max(), "fro" if norm == "fro" else 2
+    return float(np.linalg.norm(e / scale, order) / np.linalg.norm(a / scale, order))
+
+
+def assert_bound_holds(w: torch.Tensor, tol: float, norm: str, effort: str = "default") -> HMatrix:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        h = compress_matrix(w, tol, norm, effort=effort)
+    decoded = HMatrix.from_payload(h.payload, h.shape, h.dtype).to_dense()
+    assert decoded.dtype == w.dtype and decoded.shape == w.shape
+    error = relative_error(w, decoded, norm)
+    assert error <= tol * (1 + 1e-9), f"{error / tol} of the tolerance"
+    assert h.error == pytest.approx(error, rel=1e-6, abs=1e-15)
+    assert h.max_abs_error == float((w.double() - decoded.double()).abs().max() if w.numel() else 0)
+    return h
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-4])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", MATRICES)
+def test_error_is_below_tol(name, norm, tol):
+    assert_bound_holds(matrix(name), tol, norm)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["noise", "rank 3", "toeplitz", "row scales", "tiny", "heavy tails", "one row"])
+def test_error_is_below_tol_in_every_dtype(name, dtype):
+    for tol in (1e-1, 1e-2, 1e-3, 1e-5):
+        assert_bound_holds(matrix(name, dtype), tol, "fro", "fast" if tol == 1e-2 else "default")
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-8, 1e-10, 1e-13])
+@pytest.mark.parametrize("name", ["noise", "constant", "geometric spectrum", "toeplitz", "row scales"])
+def test_error_is_below_fine_tolerances_in_float64(name, tol):
+    assert_bound_holds(matrix(name, torch.float64), tol, "fro")
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-10])
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("name", ["prime sides", "dead neurons", "single entry", "outlier", "lstm gates"])
+def test_error_is_below_tol_at_every_effort(name, effort, tol):
+    assert_bound_holds(matrix(name, torch.float64 if tol < 1e-6 else torch.float32), tol, "fro", effort)
+
+
+@SETTINGS
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.floats(-30, 30),
+    st.floats(0, 4),
+    st.sampled_from((1e-1, 1e-2, 1e-3, 1e-5)),
+    st.sampled_from(NORMS),
+    st.sampled_from(DTYPES[:2]),
+)
+def test_error_is_below_tol_for_any_shape_scale_and_decay(m, n, log_scale, decay, tol, norm, dtype):
+    values = (1.0 + np.arange(min(m, n))) ** -decay
+    w = torch.from_numpy(with_spectrum(m, n, values, seed=m * 71 + n) * 10**log_scale).to(dtype)
+    assert_bound_holds(w, tol, norm)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("name", FLEXIBLE)
+def test_error_uses_the_tolerance(name, tol):
+    h = compress_matrix(matrix(name), tol)
+    assert h.error > 0.9 * tol, f"{h.error / tol} of the tolerance"
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-3])
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_error_of_noise_uses_97_hundredths_of_the_tolerance(effort, tol):
+    w = torch.from_numpy(noise(200, 300)).float()
+    assert 0.97 * tol < compress_matrix(w, tol, effort=effort).error <= tol
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 7), (7, 0)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_empty_matrices_come_back_with_no_error(shape, dtype):
+    h = assert_bound_holds(torch.zeros(shape, dtype=dtype), 1e-3, "fro")
+    assert h.error == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_zeros_cost_a_few_bytes_whatever_their_number(norm, dtype):
+    h = assert_bound_holds(torch.zeros(500, 400, dtype=dtype), 1e-3, norm)
+    assert h.nbytes < 16 and h.error == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(20, 20), (200, 300)])
+def test_a_matrix_with_a_value_that_is_no_number_is_kept_bit_for_bit(shape, norm, value):
+    w = torch.from_numpy(noise(*shape)).float()
+    w[-1, -1] = value
+    h = compress_matrix(w, 1e-1, norm)
+    assert h.method in ("lossless", "raw")
+    assert torch.equal(h.to_dense().view(torch.int32), w.view(torch.int32))
+
+
+def test_half_precision_at_the_edge_of_its_range_stays_finite():
+    w = torch.from_numpy(np.clip(noise(64, 64) * 4e4, -65504, 65504)).half()
+    for norm in NORMS:
+        assert torch.isfinite(assert_bound_holds(w, 1e-1, norm).to_dense()).all()
+
+
+@pytest.mark.parametrize("name", ["noise", "heavy tails", "constant"])
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+def test_half_precision_is_kept_without_loss_where_that_is_smaller(name, dtype):
+    h = compress_matrix(matrix(name, dtype), 1e-6)
+    assert h.error <= 1e-6 and h.nbytes <= matrix(name, dtype).nbytes + 2
+
+
+@pytest.mark.parametrize("tol", [1e-17, 1e-100, 1e-300])
+def test_a_tolerance_no_dtype_resolves_is_met_without_loss(tol):
+    for dtype in DTYPES:
+        h = compress_matrix(matrix("noise", dtype), tol)
+        assert h.error == 0 and torch.equal(h.to_dense(), matrix("noise", dtype))
+
+
+def test_values_beyond_the_range_of_squares_are_kept():
+    w = torch.from_numpy(noise(20, 20) * 1e200)
+    assert compress_matrix(w, 1e-2).error <= 1e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tol": 0}, "between 0 and 1"),
+        ({"tol": 1.0}, "between 0 and 1"),
+        ({"tol": float("nan")}, "between 0 and 1"),
+        ({"norm": "l1"}, "fro, spectral, max"),
+        ({"effort": "extreme"}, "fast, default, max"),
+        ({"w": torch.zeros(3)}, r"matrix \(m, n\)"),
+        ({"w": torch.zeros(3, 3, dtype=torch.int32)}, "floating"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_a_settings_error(arguments, message):
+    with pytest.raises(SettingsError, match=message):
+        compress_matrix(**{"w": torch.ones(3, 3), **arguments})
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_measured_error_is_the_definition(norm):
+    w, decoded = torch.from_numpy(noise(40, 50)), torch.from_numpy(noise(40, 50, 1))
+    error, largest = measure_error(w, decoded, norm)
+    assert error == pytest.approx(relative_error(w, decoded, norm), rel=1e-12)
+    assert largest == float((w - decoded).abs().max())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zeros_that_decode_to_something_else_have_infinite_error(norm):
+    assert measure_error(torch.zeros(3, 3), torch.ones(3, 3), norm)[0] == float("inf")
+    assert measure_error(torch.zeros(3, 3), torch.zeros(3, 3), norm)[0] == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_decoded_nan_never_passes_for_a_small_error(norm):
+    w, decoded = torch.ones(300, 300), torch.ones(300, 300)
+    decoded[0, 0] = float("nan")
+    assert not measure_error(w, decoded, norm)[0] <= 0.5
