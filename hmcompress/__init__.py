@@ -15,7 +15,17 @@ from hmcompress.errors import (
 
 if TYPE_CHECKING:
     from hmcompress.hmatrix import HMatrix, compress_matrix
-    from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, read_report, verify
+    from hmcompress.nn import load_model
+    from hmcompress.pipeline import (
+        bench,
+        compress,
+        decompress,
+        export,
+        load_checkpoint,
+        load_state_dict,
+        read_report,
+        verify,
+    )
 
 __all__ = [
     "BoundError",
@@ -26,19 +36,23 @@ __all__ = [
     "OutputError",
     "SettingsError",
     "SourceError",
+    "bench",
     "compress",
     "compress_matrix",
     "decompress",
+    "export",
     "load_checkpoint",
+    "load_model",
     "load_state_dict",
     "read_report",
     "verify",
 ]
 
 # Imported at first use: they need torch, which takes longer to load than a wrong option should take to be told.
-_HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix"}
+_HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix", "load_model": "nn"}
 _HOMES |= dict.fromkeys(
-    ("compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "verify"), "pipeline"
+    ("bench", "compress", "decompress", "export", "load_checkpoint", "load_state_dict", "read_report", "verify"),
+    "pipeline",
 )
 
 

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hmcompress.bench import bench
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.compare import compare_weights
 from hmcompress.compare_outputs import compare_outputs
@@ -16,8 +17,10 @@ from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_out
 from hmcompress.container.geometry import elements
 from hmcompress.encoding import Part, encode_rest, encode_weights
 from hmcompress.errors import SettingsError, SourceError
+from hmcompress.export import export
 from hmcompress.layers import select
 from hmcompress.network import compress_network, stored_record
+from hmcompress.nn import load_model
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
 from hmcompress.reporting import Tally, peak_rss_bytes, read_report
@@ -26,7 +29,19 @@ from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
 from hmcompress.verifying import check_layers, check_network, network_settings, views_of
 
-__all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
+__all__ = [
+    "bench",
+    "compare",
+    "compress",
+    "decompress",
+    "export",
+    "load_checkpoint",
+    "load_model",
+    "load_state_dict",
+    "read_report",
+    "report",
+    "verify",
+]
 
 SUFFIX = ".hmc.safetensors"
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}

@@ -16,6 +16,7 @@ from hmcompress.container.reader import Part
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress, silent
+from hmcompress.slimming import write_slim
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -54,19 +55,23 @@ def decompress(
     file: str | os.PathLike,
     output: str | os.PathLike,
     *,
+    slim: bool = False,
     force: bool = False,
     jobs: int | None = None,
     progress: Progress = silent,
 ) -> tuple[str, ...]:
     """Write an ordinary checkpoint: the saved object as .pt, or its tensors by name as .safetensors.
 
-    A .safetensors file holds no plain values, and a copy of each tied tensor: returns a line on what it lacks.
-    Raises FormatError, OutputError.
+    A .safetensors file holds no plain values, and a copy of each tied tensor: returns a line on what it lacks. `slim`
+    writes the network without its dead neurons, see `slimming`. Raises FormatError, OutputError; NetworkError where
+    a file to be slimmed does not name its network.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
     check_output(output, force, source=file)
+    if slim:
+        return write_slim(file, output, force, progress)
     if suffix == SAFETENSORS_SUFFIX:
         compressed = CompressedFile.open(file)
         with atomic_write(output, force) as target:

@@ -17,7 +17,8 @@ LEVELS = (
     {"hmatrix"},
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},
-    {"encoding", "restoring", "verifying", "reporting", "target", "compare", "compare_outputs"},
+    {"encoding", "restoring", "verifying", "reporting", "target", "compare", "compare_outputs", "slimming",
+     "export", "bench"},
     {"pipeline"},
     {"cli"},
 )
@@ -125,6 +126,6 @@ def test_no_error_is_swallowed(path):
 def test_the_public_names_are_frozen():
     assert set(hmcompress.__all__) == {
         "BoundError", "FormatError", "HMCompressError", "HMatrix", "NetworkError", "OutputError", "SettingsError",
-        "SourceError", "compress", "compress_matrix", "decompress", "load_checkpoint", "load_state_dict",
-        "read_report", "verify",
+        "SourceError", "bench", "compress", "compress_matrix", "decompress", "export", "load_checkpoint", "load_model",
+        "load_state_dict", "read_report", "verify",
     }  # fmt: skip

@@ -1,0 +1,202 @@
+"""load_model: a compressed file becomes a module that runs, with each layer in the form that is fastest here."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.config import DeepONetNetwork, FactoryNetwork, LinearNetwork, MLPNetwork, Settings
+from hmcompress.container import CompressedFile, LayerRow
+from hmcompress.errors import NetworkError
+from hmcompress.network.build import build_network
+from hmcompress.network.factory import places_in
+from hmcompress.network.model import Network
+from hmcompress.nn.choose import Stopwatch
+from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
+from hmcompress.nn.memory import device_of, resident_bytes
+from hmcompress.nn.rebuild import Form
+from hmcompress.nn.slim import Sizes, slim_module
+from hmcompress.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module that runs, and how each layer of the file stands in it."""
+
+    module: nn.Module
+    layers: tuple[LoadedLayer, ...]
+    kind: str  # mlp, deeponet, linear, or module: the caller's
+    places: dict[str, str]  # of the file's tensors in the module
+    sizes: tuple[Sizes, ...] = ()  # of chains of dense layers, where dead neurons were taken out
+
+    @property
+    def resident_bytes(self) -> int:
+        return resident_bytes(self.module)
+
+
+def load_model(
+    file: str | os.PathLike,
+    module: nn.Module | None = None,
+    *,
+    batches: Sequence[int] = BATCHES,
+    slack: float = SLACK,
+    slim: bool = True,
+    progress: Progress = silent,
+) -> nn.Module:
+    """A module that runs from the compressed form and trains.
+
+    module: the network that the checkpoint belongs to, on any device (meta too); it is filled and returned. Without
+    it the network is built from the file's settings (mlp, deeponet, linear). Each nn.Linear becomes an HLinear or a
+    LowRankLinear where that is faster than dense at all of `batches`, as measured here and now; such a layer differs
+    from the stored one by at most `slack` times its tolerance (relative Frobenius error; 0 keeps every layer as
+    stored). `slim` takes dead neurons out of networks that are built here. Raises FormatError, NetworkError.
+    """
+    return load(file, module, batches=batches, slack=slack, slim=slim, progress=progress).module
+
+
+def load(
+    file: str | os.PathLike,
+    module: nn.Module | None = None,
+    *,
+    batches: Sequence[int] = BATCHES,
+    slack: float = SLACK,
+    slim: bool = True,
+    progress: Progress = silent,
+) -> Loaded:
+    """As load_model, with a record of each layer."""
+    compressed = CompressedFile.open(file)
+    kind = "module"
+    if module is None:
+        kind, module, places = _built(compressed)
+    else:
+        places = _places(compressed, module)
+    filler = _Filler(compressed, module, places, LayerForms(compressed, Stopwatch(batches, device_of(module)), slack))
+    layers = filler.fill(progress)
+    sizes = slim_module(filler.module) if slim and kind != "module" else []
+    return Loaded(filler.module, layers, kind, places, tuple(sizes))
+
+
+def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
+    """The network that the settings describe, without memory for the coded layers."""
+    settings = Settings.from_json(compressed.index.info.settings)
+    if not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
+        raise NetworkError(f"{compressed.path} does not say which network it holds: give the module to load_model")
+    network = _skeleton(compressed, settings)
+    dtype = compressed.index.dtypes[network.layers[0].weight]
+    return network.kind, network.module.to(dtype).requires_grad_(True), network.places
+
+
+def _skeleton(compressed: CompressedFile, settings: Settings) -> Network:
+    tensors: dict[str, Tensor] = {}
+    for part in compressed.parts():
+        if part.tensors[0] in compressed.layer_of:
+            tensors |= {n: torch.zeros(()).expand(compressed.index.shapes[n]) for n in part.tensors}
+        else:
+            tensors |= part.load()
+    with torch.device("meta"):
+        return build_network(settings, {name: compressed.tie(name, tensors) for name in compressed.names})
+
+
+def _places(compressed: CompressedFile, module: nn.Module) -> dict[str, str]:
+    """Where each tensor of the file goes in a module. Raises NetworkError where the module has others."""
+    network = Settings.from_json(compressed.index.info.settings).network
+    prefixes = network.prefix if isinstance(network, FactoryNetwork) else {}
+    own, shapes = module.state_dict(keep_vars=True), compressed.geometry()
+    places = places_in(own, shapes, prefixes)
+    missing = [place for place in own if place not in places.values()]
+    wrong = [name for name, place in places.items() if tuple(own[place].shape) != tuple(shapes[name][1])]
+    if missing or wrong:
+        lacks = f"it lacks {', '.join(missing[:4])}" if missing else f"other shapes: {', '.join(wrong[:4])}"
+        raise NetworkError(f"{compressed.path} does not fit the module: {lacks}")
+    return places
+
+
+class _Filler:
+    """Fills a module with the tensors of a file, one after the other."""
+
+    def __init__(
+        self, compressed: CompressedFile, module: nn.Module, places: Mapping[str, str], forms: LayerForms
+    ) -> None:
+        self._compressed, self.module, self._places, self._forms = compressed, module, places, forms
+        self._sharing: dict[str, list[str]] = {}
+        for name, view in compressed.index.info.views.items():
+            self._sharing.setdefault(view.base, []).append(name)
+
+    def fill(self, progress: Progress) -> tuple[LoadedLayer, ...]:
+        layers = []
+        parts = list(self._compressed.parts())
+        done, total = 0, sum(part.nbytes for part in parts)
+        for part in parts:
+            row = self._compressed.layer_of.get(part.tensors[0])
+            form = None if row is None else self._form(row)
+            if row is not None and row.name in self._places:
+                layers.append(self._taken(row, form))
+            if form is None:
+                self._fill_dense(part.load())
+            done += part.nbytes
+            progress(part.tensors[0], done, total)
+        return tuple(layers)
+
+    def _taken(self, row: LayerRow, form: Form | None) -> LoadedLayer:
+        """Put a form into the module in place of its nn.Linear, if there is one; the record of the layer."""
+        place = self._places[row.name]
+        if form is not None:
+            path = place.removesuffix("weight").removesuffix(".")
+            linear = self.module.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            if linear.bias is not None and len(row.tensors) == 1:
+                form.module.bias = linear.bias  # the file has it by itself
+            self._replace(path, form.module.to(device_of(linear)).train(linear.training))
+        return self._forms.record(row, place, form)
+
+    def _replace(self, path: str, new: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        if path:
+            setattr(self.module.get_submodule(parent), name, new)
+        else:
+            self.module = new
+
+    def _form(self, row: LayerRow) -> Form | None:
+        linear = self._linear(row)
+        return None if linear is None else self._forms.fastest(row, linear.weight.dtype)
+
+    def _linear(self, row: LayerRow) -> nn.Linear | None:
+        """The module's nn.Linear whose weight a layer is; None where there is none or the weight is shared."""
+        place = self._places.get(row.name, "")
+        if not place.endswith("weight") or any(name in self._sharing for name in row.tensors):
+            return None
+        path = place.removesuffix("weight").removesuffix(".")
+        linear = self.module.get_submodule(path)
+        return linear if type(linear) is nn.Linear and not _is_shared(self.module, linear) else None
+
+    def _fill_dense(self, tensors: dict[str, Tensor]) -> None:
+        assigned: dict[int, nn.Parameter] = {}
+        for name in (n for base in tensors for n in (base, *self._sharing.get(base, ()))):
+            if name in self._places:
+                _fill(self.module, self._places[name], self._compressed.tie(name, tensors), assigned)
+
+
+def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.Parameter]) -> None:
+    """Copy a tensor into a module, or put it there where the module has no memory yet."""
+    path, _, name = place.rpartition(".")
+    owner = module.get_submodule(path)
+    own = getattr(owner, name)
+    if not own.is_meta:
+        with torch.no_grad():
+            own.copy_(tensor)
+        return
+    value = tensor.to(own.dtype)
+    if isinstance(own, nn.Parameter):
+        key = tensor.data_ptr()
+        assigned.setdefault(key, nn.Parameter(value, own.requires_grad))
+        shared = assigned[key] if assigned[key].shape == value.shape else nn.Parameter(value, own.requires_grad)
+        setattr(owner, name, shared)
+    else:
+        setattr(owner, name, value)
+
+
+def _is_shared(module: nn.Module, linear: nn.Linear) -> bool:
+    named = [p for owner in module.modules() for p in owner.parameters(recurse=False)]
+    return sum(p is linear.weight for p in named) > 1

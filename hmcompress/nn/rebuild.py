@@ -1,0 +1,232 @@
+"""From the leaves of a stored matrix to the form that runs fastest, without a dense matrix on the way.
+
+The tree that is best for storing has small leaves of many kinds; the one that is best for running has few levels of
+equal blocks. Every block of the second is factored by products with the first, and the ranks of the levels are those
+that reach the tolerance with the fewest numbers.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hmcompress.hmatrix import HMatrix
+from hmcompress.hmatrix.blocks import Block
+from hmcompress.hmatrix.order import Order, Permuted
+from hmcompress.hmatrix.tree import TreeBody
+from hmcompress.nn.blocks import DenseMatrix, Matrix, TreeMatrix
+from hmcompress.nn.factors import BlockFactors, factor
+from hmcompress.nn.grid import Grid
+from hmcompress.nn.linear import HLinear, LowRankLinear
+
+Array = np.ndarray
+_SPREAD = 0.25  # share of the budget that the sketches together may miss
+_NEAR = 1.5  # times the fewest numbers that a hierarchy of fewer levels may have
+_CUTS = 3
+_PAIR = 0.25  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
+_WORTH_IT = 0.6  # a form with more numbers than this share of the dense ones is no gain
+
+
+@dataclass(frozen=True)
+class Form:
+    """A module that runs, and its measured relative Frobenius error against the stored matrix."""
+
+    module: nn.Module
+    error: float
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A matrix in an order of its rows and columns, None where it is the original one."""
+
+    matrix: Matrix
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    bias: Tensor | None = None
+
+
+def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]:
+    """Every form with fewer numbers than the dense matrix whose relative Frobenius error is at most `tol`.
+
+    A pair of factors may be as fast as a hierarchy of far fewer numbers.
+    """
+    trees = hierarchical(stored, tol, dtype)
+    m, n = stored.matrix.shape
+    pair = low_rank(stored, tol, dtype, int((_PAIR if trees else _WORTH_IT) * m * n / (m + n)))
+    return [*trees, *([] if pair is None else [pair])]
+
+
+def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
+    """The leaves of a stored matrix; its last column is the bias where `has_bias`. None where it has no leaves."""
+    body = stored.body
+    if not isinstance(body, TreeBody):
+        return None
+    columns = body.shape[1] - has_bias
+    if has_bias and isinstance(body.columns, Permuted):
+        return None
+    bias = body.matmul(torch.eye(body.shape[1], dtype=torch.float64)[:, -1:])[:, 0] if has_bias else None
+    return Ordered(TreeMatrix(body, columns), _permutation(body.rows), _permutation(body.columns), bias)
+
+
+def from_dense(weight: Tensor, bias: Tensor | None = None) -> Ordered:
+    """A matrix given by its entries, in the order that it has."""
+    return Ordered(DenseMatrix(weight.detach().double().numpy()), bias=bias)
+
+
+def _permutation(order: Order) -> Tensor | None:
+    return torch.from_numpy(order.permutation.astype(np.int64)) if isinstance(order, Permuted) else None
+
+
+def low_rank(stored: Ordered, tol: float, dtype: torch.dtype, limit: int) -> Form | None:
+    """The matrix as one pair of factors of rank at most `limit`, or None."""
+    matrix = stored.matrix
+    m, n = matrix.shape
+    whole = matrix.whole()
+    energy = matrix.energy(whole)
+    found = factor(matrix, whole, _SPREAD * tol**2 * energy, limit)
+    if found is None or energy == 0:
+        return None
+    tails = found.tails()
+    rank = int(np.argmax(tails <= tol**2 * energy)) or 1
+    if rank > limit or tails[rank] > tol**2 * energy:
+        return None
+    left, right = found.truncated(rank)
+    module = LowRankLinear(n, m, rank, stored.bias is not None, dtype=dtype)
+    _fill(module.left, _restored(torch.from_numpy(left), stored.rows))
+    _fill(module.right, _restored(torch.from_numpy(right), stored.columns).T)
+    _fill_bias(module, stored)
+    return Form(module, math.sqrt(tails[rank] / energy))
+
+
+def _restored(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else x[torch.argsort(order)]
+
+
+def hierarchical(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]:
+    """The matrix as HLinear, the one with the fewest numbers first, then those of fewer levels that have few more.
+
+    Empty where every one takes too many numbers.
+    """
+    matrix = stored.matrix
+    grid = Grid.of(matrix.shape).aligned(matrix)
+    energy = matrix.energy(matrix.whole())
+    if grid.levels == 0 or energy == 0:
+        return []
+    levels = _factor_levels(matrix, grid, tol**2 * energy)
+    if levels is None:
+        return []
+    forms = []
+    for cut, ranks in _cuts(grid, _ranks(levels, tol**2 * energy)):
+        missed = sum(_tail(level, rank) for level, rank in zip(levels, ranks, strict=False))
+        forms.append(Form(_filled(stored, cut, levels, ranks, dtype), math.sqrt(missed / energy)))
+    return forms
+
+
+Level = list[BlockFactors]  # the blocks beside the diagonal of a level, by rows
+
+
+def _factor_levels(matrix: Matrix, grid: Grid, budget: float) -> list[Level] | None:
+    levels: list[Level] = []
+    limit, spent = int(_WORTH_IT * math.prod(matrix.shape) / sum(matrix.shape)), 0
+    for level in range(1, grid.levels + 1):
+        share = budget / grid.levels
+        blocks = [grid.block(level, i, i ^ 1) for i in range(2**level)]
+        factors = [_factor(matrix, block, _SPREAD * share / len(blocks), limit - spent) for block in blocks]
+        found = [f for f in factors if f is not None]
+        if len(found) < len(blocks):
+            return None
+        levels.append(found)
+        spent += next(r for r in range(10**9) if _tail(found, r) <= share or r >= _full(found))
+        if spent > limit:
+            return None
+    return levels
+
+
+def _factor(matrix: Matrix, block: Block, budget: float, limit: int) -> BlockFactors | None:
+    if not all(block.shape):
+        return BlockFactors(np.zeros((block.shape[0], 0)), np.zeros(0), np.zeros((block.shape[1], 0)), 0.0)
+    return factor(matrix, block, budget, limit)
+
+
+def _full(level: Level) -> int:
+    return max(len(f.values) for f in level)
+
+
+def _tail(level: Level, rank: int) -> float:
+    """Squared error of a level whose blocks all have this rank."""
+    return sum(float(f.tails()[min(rank, len(f.values))]) for f in level)
+
+
+def _ranks(levels: list[Level], budget: float) -> list[int]:
+    """The ranks with the smallest sum whose squared errors stay within the budget.
+
+    A rank costs the same in every level and gains less the more there are, so taking the largest gain first is best.
+    """
+    tails = [[_tail(level, r) for r in range(_full(level) + 1)] for level in levels]
+    ranks = [0] * len(levels)
+    while sum(t[r] for t, r in zip(tails, ranks, strict=True)) > budget:
+        gains = [t[r] - t[r + 1] if r + 1 < len(t) else -1.0 for t, r in zip(tails, ranks, strict=True)]
+        best = int(np.argmax(gains))
+        if gains[best] < 0:
+            break
+        ranks[best] += 1
+    return ranks
+
+
+def _cuts(grid: Grid, ranks: list[int]) -> list[tuple[Grid, list[int]]]:
+    """The first levels of a hierarchy with a leaf for the others: the fewest numbers first, and those near them."""
+    options = [(grid.merged(k), ranks[:k]) for k in range(1, len(ranks) + 1)]
+    numbers = [cut.numbers(first) for cut, first in options]
+    most = min(_NEAR * min(numbers), _WORTH_IT * math.prod(grid.shape))
+    order = [k for k in np.argsort(numbers, kind="stable") if numbers[k] <= most]
+    return [options[k] for k in order[:_CUTS]]
+
+
+def _filled(stored: Ordered, grid: Grid, levels: list[Level], ranks: list[int], dtype: torch.dtype) -> HLinear:
+    m, n = stored.matrix.shape
+    has_bias = stored.bias is not None
+    columns = grid.columns(stored.columns)
+    module = HLinear(n, m, ranks, has_bias, rows=stored.rows, columns=columns, dtype=dtype)
+    with torch.no_grad():
+        starts = [0, *accumulate(ranks)]
+        for start, rank, level in zip(starts, ranks, levels, strict=False):
+            _place(module, level, start, rank)
+        for i in range(2**grid.levels):
+            dense = torch.from_numpy(stored.matrix.dense(grid.block(grid.levels, i, i)))
+            module.left[i, starts[-1] :][: dense.shape[1], : dense.shape[0]] = dense.T
+    _fill_bias(module, stored)
+    return module
+
+
+def _place(module: HLinear, level: Level, start: int, rank: int) -> None:
+    """Write the factors of a level. Block i multiplies the columns of range i ^ 1."""
+    leaves = len(module.right) // len(level)
+    for i, block in enumerate(level):
+        left, right = block.truncated(rank)
+        for first, target, values in ((i, module.left, left), (i ^ 1, module.right, right)):
+            size = target.shape[-1] if target is module.left else target.shape[1]
+            for k, part in enumerate(_ranges(values, size)):
+                rows = torch.from_numpy(part)
+                if target is module.left:
+                    target[first * leaves + k, start : start + rank, : len(rows)] = rows.T
+                else:
+                    target[first * leaves + k, : len(rows), start : start + rank] = rows
+
+
+def _ranges(values: Array, size: int) -> Iterator[Array]:
+    for begin in range(0, len(values), size):
+        yield values[begin : begin + size]
+
+
+def _fill(parameter: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)
+
+
+def _fill_bias(module: HLinear | LowRankLinear, stored: Ordered) -> None:
+    if stored.bias is not None and module.bias is not None:
+        _fill(module.bias, stored.bias)
