@@ -114,13 +114,9 @@ class Model:
 
     def subsets(self, e: int) -> Array:
         """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised."""
-        s, u = self._scale(e), np.arange(-self.largest(e), self.largest(e) + 1)
-        rows = []
-        for r in range(SUBSETS):
-            middle = 4.0 * u + r
-            p = self.shape.probabilities(np.stack([middle - 1, middle + 1], 1).reshape(-1) / s)
-            rows.append(p[::2])
-        return np.stack(rows)
+        largest = self.largest(e)
+        bins = self.shape.probabilities(np.arange(-4 * largest - 1, 4 * largest + 5) / self._scale(e))
+        return np.ascontiguousarray((bins[:-1] + bins[1:]).reshape(-1, SUBSETS).T)
 
     def high_parts(self, e: int) -> Array:
         """(2 * largest + 1,): probability of each high part of a class whose integers are split."""
