@@ -16,7 +16,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.pool import CLASSES_PER_OCTAVE
-from hmcompress.coding.shape import Shape, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError
 
@@ -29,6 +29,7 @@ _FINE = 28  # from this class on the low bits are uniform, and rates no longer m
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 4096
 _SAMPLE = 1 << 16
+_FEW_NUMBERS = 1 << 14  # up to which the bytes of a shape matter
 _STEPS, _PATHS, _FEW = 512, 2048, 16
 _CHUNK = _STEPS * _PATHS  # numbers that make one set of paths
 _RARE = 1 << 8  # over 2 ** 20: the smallest probability of a bit
@@ -216,9 +217,14 @@ def _fill(whole: Array, fraction: Array, rates: Array | None, costs: Array, uppe
 
 
 def encode_dependent(v: Array, e: Array, model: Model, trellis: Trellis) -> bytes:
-    """Encode what `quantize` returned, under the same model and trellis."""
+    """Encode what `quantize` returned, under the same model and trellis; few numbers may take a built-in shape."""
     layout = lay_out(e, v.size)
     v = layout.gather(v)
+    models = [model, *(map(Model, built_in_shapes(model.shape)) if v.size <= _FEW_NUMBERS else ())]
+    return min((_encode(v, layout, m, trellis) for m in models), key=len)
+
+
+def _encode(v: Array, layout: Layout, model: Model, trellis: Trellis) -> bytes:
     coder, chances = _ans(), []
     for c, start, stop in reversed(list(layout.segments())):  # a stack: the decoder meets the lowest class first
         chances.append(_encode_class(coder, v[start:stop], c, model))

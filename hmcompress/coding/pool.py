@@ -10,7 +10,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
-from hmcompress.coding.shape import BUILT_IN, Shape, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 
@@ -106,9 +106,7 @@ def _groups(e: np.ndarray, count: int) -> list[Group]:
     sizes = np.bincount(small)
     ends = np.cumsum(sizes)
     return [
-        (c + ZERO_CLASS, order[ends[c] - sizes[c] : ends[c]], int(sizes[c]))
-        for c in range(1, len(sizes))
-        if sizes[c]
+        (c + ZERO_CLASS, order[ends[c] - sizes[c] : ends[c]], int(sizes[c])) for c in range(1, len(sizes)) if sizes[c]
     ]
 
 
@@ -127,17 +125,13 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
     return q
 
 
-def _candidate_shapes(
-    q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]
-) -> list[Shape]:
+def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
     """The shape of the values themselves and, where its bytes matter, the built-in shapes."""
     own = _own_shape(q, e, x)
     support = _support(q, groups)
     if q.size > 1 << 14:
         return [_with_support(own, support)]
-    shifts = [int(np.median(np.array(own.knots[4:9]) - base[4:9])) for base in BUILT_IN.values()]
-    built_in = [Shape(tuple(int(k) for k in base + s)) for base, s in zip(BUILT_IN.values(), shifts, strict=True)]
-    return [_with_support(shape, support) for shape in [own, *built_in]]
+    return [_with_support(shape, support) for shape in [own, *built_in_shapes(own)]]
 
 
 def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
@@ -254,14 +248,14 @@ def _carrier(low: int) -> np.dtype:
     return np.dtype(np.uint32 if low <= 32 else np.uint64)
 
 
-def _push_bits(coder: _ans, rest: np.ndarray, low: int) -> None:
+def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
     """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
     for start in reversed(range(0, low, _UNIFORM_BITS)):
         bits = min(_UNIFORM_BITS, low - start)
         coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
 
 
-def _pop_bits(coder: _ans, low: int, count: int) -> np.ndarray:
+def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -> np.ndarray:
     """Inverse of _push_bits."""
     if low <= _UNIFORM_BITS:
         return coder.decode(_model.Uniform(1 << low), count)

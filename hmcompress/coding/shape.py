@@ -86,6 +86,15 @@ def fit_shape(z: np.ndarray) -> Shape:
     return Shape(tuple(int(k) for k in _increasing(knots)))
 
 
+def built_in_shapes(like: Shape) -> list[Shape]:
+    """The built-in shapes, which take three bytes to store, at the size and with the support of another."""
+    own, found = np.array(like.knots), []
+    for knots in BUILT_IN.values():
+        inner = knots[:-1] + int(np.median(own[4:9] - knots[4:9]))
+        found.append(Shape((*(int(k) for k in inner), max(like.knots[-1], int(inner[-1]) + 1))))
+    return found
+
+
 def _increasing(knots: np.ndarray) -> np.ndarray:
     """Make the knots strictly increasing, moving them up as little as possible."""
     index = np.arange(len(knots))

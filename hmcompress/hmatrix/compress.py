@@ -15,7 +15,7 @@ from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, tune_trel
 
 Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
-_TRELLIS_ENTRIES = 1 << 12
+_TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 EFFORTS = ("fast", "default", "max")
 
