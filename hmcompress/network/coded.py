@@ -102,4 +102,4 @@ def is_structured(w: Tensor, share: float) -> bool:
     """Whether the engine finds so much structure in a matrix that it codes it in a share of what noise costs."""
     tol = 1e-2
     noise = w.numel() * (np.log2(1 / tol) + 0.25) / 8
-    return compress_matrix(w, tol, effort="fast").nbytes < share * noise
+    return compress_matrix(w, tol).nbytes < share * noise

@@ -1,7 +1,7 @@
 """The outputs metric from end to end: a checkpoint and settings in, coded layers and the network's record out."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from torch import Tensor
@@ -23,13 +23,14 @@ from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tens
 from hmcompress.network.search import Trial, search
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
+from hmcompress.rules import match_rules
 
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
 _FEWEST = 14  # passes
 _MOST = {"fast": 20, "default": 60, "max": 150}  # passes, by effort
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
-_STRUCTURED = 0.4  # share of what noise costs, below which the engine competes
+_STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -41,7 +42,7 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     start = time.perf_counter()
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors, checkpoint.path)
-    problem = replace(problem, network=owned(problem.network, checkpoint))
+    problem = replace(problem, network=owned(problem.network, checkpoint, kept(checkpoint, settings)))
     trial = _search(problem, settings, tensors, progress)
     layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
     record = measure(problem, settings, decoded)
@@ -67,17 +68,24 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     }
 
 
-def owned(network: Network, checkpoint: Checkpoint) -> Network:
-    """The network without what the checkpoint stores elsewhere: a tied weight is coded once, under its base."""
+def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
+    """Tensors that a rule keeps lossless."""
+    return {name for name, rule in match_rules(checkpoint.names, settings).items() if rule.keep}
+
+
+def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:
+    """The network whose weights are to be coded: none that `keep` names, and a tied one once, under its base."""
     bases = {tie.base for tie in checkpoint.ties.values()}
     own, shared = [], []
     for layer in network.layers:
+        if layer.weight in keep:
+            continue
         if layer.weight in checkpoint.entries and layer.weight not in bases:
-            coded = layer.bias in checkpoint.entries and layer.bias not in bases
+            coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
             own.append(layer if coded else replace(layer, bias=None))
         elif layer.weight in checkpoint.entries:
             shared.append(layer.weight)
-    others = [name for name in (*network.others, *shared) if name in checkpoint.entries]
+    others = [name for name in (*network.others, *shared) if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
 

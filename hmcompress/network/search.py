@@ -26,12 +26,12 @@ LADDERS: tuple[Ladder, ...] = (
     (("dead_zone",), (0.0, 0.2)),
 )
 KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
-    (("ridge", "floor"), (1e-3, 1e-2, 1e-1)),
-    (("ridge", "floor"), (1e-5,)),
-    (("mu",), (0.1, 10.0)),
-    (("ridge",), (1e-4, 1e-3, 1e-2, 1e-5)),
-    (("growth",), (1.2, 0.85)),
-    (("dead_zone",), (0.0, 0.2)),
+    (("floor",), (1e-3, 3e-3, 1e-2, 3e-2)),
+    (("floor",), (1e-4, 3e-5)),
+    (("mu",), (1e-2, 1.0)),
+    (("ridge",), (1e-3, 1e-5)),
+    (("growth",), (1.15, 0.87)),
+    (("dead_zone",), (0.05, 0.0)),
 )
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 
@@ -166,7 +166,7 @@ def search(
     structured: layers that the engine may code.
     """
     found = Search(run, measure, tol, budget, tick)
-    start = Knobs(START * tol, mu=1.0, ridge=1e-4, floor=1e-4) if kernel else Knobs(START * tol)
+    start = Knobs(START * tol, mu=0.1, ridge=1e-4, floor=3e-4) if kernel else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     by_engine = found.settle(replace(start, structured=structured), 6, 0.05) if structured else None
     trial = found.settle(start, passes=5 if structured else 8)

@@ -13,6 +13,7 @@ import hmcompress
 from hmcompress.config import load_settings
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network.search import Search, search
 from hmcompress.progress import silent
@@ -113,8 +114,8 @@ def test_kernel_is_bounded_by_default_for_built_in_networks(tmp_path: Path) -> N
     assert result.record.ntk is not None and result.record.ntk.tol == 0.1 and result.record.ntk.error <= 0.1
 
 
-def test_operator_comes_out_hierarchical(tmp_path: Path) -> None:
-    n = 128
+def test_operator_is_coded_by_the_engine(tmp_path: Path) -> None:
+    n = 256
     x = (torch.arange(n) + 0.5) / n
     weight = torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
     forcings = torch.randn(64, n, generator=torch.Generator().manual_seed(0)).cumsum(1)
@@ -123,7 +124,6 @@ def test_operator_comes_out_hierarchical(tmp_path: Path) -> None:
         None,
         {
             "metric": "outputs",
-            "effort": "fast",
             "tol": 1e-3,
             "network": {"linear": {}},
             "calibration": {"inputs": str(tmp_path / "f.safetensors")},
@@ -131,8 +131,7 @@ def test_operator_comes_out_hierarchical(tmp_path: Path) -> None:
         },
     )
     result = compress_network(saved(tmp_path, {"weight": weight}), settings)
-    leaves = result.layers[0].row.leaves
-    assert result.record.error <= 1e-3 and leaves["low_rank"] + leaves["hybrid"] > 0
+    assert result.record.error <= 1e-3 and result.layers[0].payload[0] != WEIGHTED
     assert layer_bytes(result) < source_bytes(result) / 60
 
 
@@ -219,3 +218,12 @@ def test_network_errors_are_raised_before_anything_is_written(tmp_path: Path) ->
     with pytest.raises(NetworkError):
         hmcompress.compress(tmp_path / "model.pt", tmp_path / "out.hmc.safetensors", settings=settings, progress=silent)
     assert not (tmp_path / "out.hmc.safetensors").exists()
+
+
+def test_rules_keep_layers_lossless(tmp_path: Path) -> None:
+    state = stack([2, 24, 24, 1])
+    settings = outputs_settings(layers=[{"match": "net.2.*", "keep": True}])
+    hmcompress.compress(saved(tmp_path, state).path, tmp_path / "out.hmc.safetensors", settings=settings)
+    restored = hmcompress.load_state_dict(tmp_path / "out.hmc.safetensors")
+    assert torch.equal(restored["net.2.weight"], state["net.2.weight"])
+    assert not torch.equal(restored["net.0.weight"], state["net.0.weight"])
