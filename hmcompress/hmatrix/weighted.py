@@ -5,11 +5,10 @@ the integers column by column, finest first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hmcompress.coding.symbols import Adaptive, Coder, Decoder, Encoder
 from hmcompress.hmatrix.adaptive_scales import (
@@ -22,7 +21,7 @@ from hmcompress.hmatrix.adaptive_scales import (
     low_bits,
     tables,
 )
-from hmcompress.hmatrix.bodies import LEAF_KINDS, Body
+from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
 
 _STARTS = 256
@@ -35,26 +34,6 @@ _CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scale
     ("start", (-3, 3)),
 )
 _WIDEST = 128  # half octaves between the exponents of a layer
-
-
-@dataclass(frozen=True)
-class WeightedBody(Body):
-    """A dense matrix that came from a grid."""
-
-    values: Tensor
-
-    def to_dense(self) -> Tensor:
-        return self.values
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return self.values.to(x.dtype) @ x
-
-    def t(self) -> "WeightedBody":
-        return WeightedBody(self.values.T)
-
-    def leaf_counts(self) -> dict[str, int]:
-        kind = "quantized" if bool(self.values.any()) else "zero"
-        return dict.fromkeys(LEAF_KINDS, 0) | {kind: 1}
 
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
@@ -70,10 +49,10 @@ def encode(grid: Grid, thorough: bool = True) -> bytes:
     return data
 
 
-def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> WeightedBody:
+def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of encode. Raises FormatError."""
     grid = _code(Decoder(data), shape, None, ScaleModel())
-    return WeightedBody(torch.from_numpy(grid.to_dense()).to(dtype))
+    return QuantizedBody(torch.from_numpy(grid.to_dense()).to(dtype))
 
 
 def _encode(grid: Grid, model: ScaleModel) -> bytes:
