@@ -20,6 +20,7 @@ MAX_CLASS = 160
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
+_FEW = 1 << 14  # integers of which every form is tried
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
@@ -53,7 +54,7 @@ def encode_pool(
     shapes = _candidate_shapes(q, e, x, groups)
     best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
     for kind, ordered in _orders(q, width):
-        if _repeats(ordered, len(best)):
+        if q.size <= _FEW or _repeats(ordered, len(best)):
             best = min(best, bytes([kind]) + encode_ints(ordered, "max"), key=len)
     return best
 
@@ -129,7 +130,7 @@ def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups
     """The shape of the values themselves and, where its bytes matter, the built-in shapes."""
     own = _own_shape(q, e, x)
     support = _support(q, groups)
-    if q.size > 1 << 14:
+    if q.size > _FEW:
         return [_with_support(own, support)]
     return [_with_support(shape, support) for shape in [own, *built_in_shapes(own)]]
 

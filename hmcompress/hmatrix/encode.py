@@ -19,9 +19,13 @@ _RIDGE = 1e-12
 
 @dataclass(frozen=True)
 class Options:
-    """How leaves are quantised. `every`: no entry may be rounded by more than half a step (norm max)."""
+    """How leaves are quantised.
+
+    every: no entry may be rounded by more than half a step (norm max). alone: there is one leaf only.
+    """
 
     every: bool = False
+    alone: bool = False
     smooth: bool = True
     scales: bool = True
 
@@ -102,7 +106,7 @@ def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Opti
 def _scales(x: Array, options: Options, final: bool) -> Scales:
     if not final:
         return Scales(MAX_CLASS)
-    return fit_scales(x) if options.scales else Scales(int(class_of(np.sqrt(np.mean(np.square(x))))))
+    return fit_scales(x, options.alone) if options.scales else Scales(int(class_of(np.sqrt(np.mean(np.square(x))))))
 
 
 def _encode_remainder(rest: Array, basis: int, options: Options, final: bool) -> CodedRemainder:

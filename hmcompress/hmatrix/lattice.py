@@ -173,7 +173,7 @@ def _write_multiples(w: Tensor, grouped: Tensor, steps: Array, transposed: bool,
 
 def _audible(x: Array) -> Scales:
     """Scales under which no entry is left out."""
-    scales = fit_scales(x)
+    scales = fit_scales(x, alone=True)
     silent = (scales.classes(x.shape) <= ZERO_CLASS) & (x.reshape(-1) != 0)
     return Scales(max(scales.block, ZERO_CLASS + 1)) if silent.any() else scales
 

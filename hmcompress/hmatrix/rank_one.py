@@ -43,8 +43,8 @@ class Scales:
         return np.clip(e, ZERO_CLASS, MAX_CLASS).reshape(-1)
 
 
-def fit_scales(x: Array) -> Scales:
-    """The cheapest scales of a block x (m, n), in steps."""
+def fit_scales(x: Array, alone: bool = False) -> Scales:
+    """The cheapest scales of a block x (m, n), in steps. alone: it shares its tables with no other block."""
     square = np.square(x)
     flat = Scales(int(class_of(np.sqrt(square.mean())))) if x.size else Scales(ZERO_CLASS)
     if x.size < _SMALL:
@@ -52,11 +52,12 @@ def fit_scales(x: Array) -> Scales:
     trials = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
     if min(_class_bits(s, x.shape) for s in trials) > _WORTH * _class_bits(flat, x.shape):
         return flat
-    return min([flat, *trials], key=lambda s: _price(s, x) if x.size > _CAREFUL else _estimate(s, x))
+    price = _price if alone or x.size > _CAREFUL else _estimate
+    return min([flat, *trials], key=lambda s: price(s, x))
 
 
 def _estimate(scales: Scales, x: Array) -> float:
-    """As _price, for Gaussian entries: good enough for small blocks."""
+    """As _price, for Gaussian entries: good enough for small blocks, whose tables many others share."""
     return _class_bits(scales, x.shape) + sum(_side_bits(p) for p in (scales.rows, scales.columns) if p is not None)
 
 

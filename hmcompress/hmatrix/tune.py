@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -24,6 +24,7 @@ _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _TRIALS = 14
 _RETRIES = 6
+_SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 _CHUNK = 1 << 15
 
@@ -125,9 +126,16 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
-    leaves = [encode_leaf(p, step, task.options) for p in prepared]
-    body = tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, task.effort)
-    return bytes([TREE]) + body
+    alone = len(prepared) == 1
+    options = [replace(task.options, alone=alone)]
+    if alone and task.w.numel() <= _SMALL:  # under one scale, a general coder may find what prices do not see
+        options.append(replace(task.options, scales=False))
+    return min((_encoded(prepared, candidate, step, o, task.effort) for o in options), key=len)
+
+
+def _encoded(prepared: list[PreparedLeaf], candidate: Candidate, step: float, options: Options, effort: str) -> bytes:
+    leaves = [encode_leaf(p, step, options) for p in prepared]
+    return bytes([TREE]) + tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, effort)
 
 
 def _search(task: Task, error: Callable[[float], float], step: float, enough: float) -> float:
