@@ -106,7 +106,8 @@ class Model:
 
     def _scale(self, e: int) -> float:
         """Of the integers: they spread less than the numbers, by the error that is left, but for its dither."""
-        square = float(octaves(e, CLASSES_PER_OCTAVE)) ** 2
+        scale = float(octaves(e, CLASSES_PER_OCTAVE))
+        square = scale * scale  # no power function: its last bit is not the same everywhere
         return float(np.sqrt(max(square - 0.5, 0.375 * square)))
 
     def largest(self, e: int) -> int:
