@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hmcompress.bench import bench
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.compare import compare_weights
 from hmcompress.compare_outputs import compare_outputs
@@ -17,7 +16,7 @@ from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_out
 from hmcompress.container.geometry import elements
 from hmcompress.encoding import Part, encode_rest, encode_weights
 from hmcompress.errors import SettingsError, SourceError
-from hmcompress.export import export
+from hmcompress.exporting import export
 from hmcompress.layers import select
 from hmcompress.network import compress_network, stored_record
 from hmcompress.nn import load_model
@@ -27,6 +26,7 @@ from hmcompress.reporting import Tally, peak_rss_bytes, read_report
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
+from hmcompress.timing import bench
 from hmcompress.verifying import check_layers, check_network, network_settings, views_of
 
 __all__ = [

@@ -18,7 +18,7 @@ LEVELS = (
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},
     {"encoding", "restoring", "verifying", "reporting", "target", "compare", "compare_outputs", "slimming",
-     "export", "bench"},
+     "exporting", "timing"},
     {"pipeline"},
     {"cli"},
 )

@@ -117,7 +117,7 @@ class TreeMatrix(Matrix):
             energy = leaf.energy(Block(0, r1 - r0, 0, c1 - c0))
             rows, columns = _shares(r0, r1, m), _shares(c0, min(c1, self.shape[1]), n)
             total[r0 // m :, c0 // n :][: len(rows), : len(columns)] += energy * np.outer(rows, columns)
-        return total
+        return self._step**2 * total
 
     def _met(self, block: Block) -> Iterator[tuple[Leaf, Block, slice, slice]]:
         """Leaves that meet the block, the part of each that lies in it, and where in the block that is."""

@@ -35,6 +35,11 @@ class Grid:
         m, n = (-(-side // 2**levels) for side in shape)
         return cls(shape, levels, m, n, tuple(range(2**levels)))
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether no smaller ranges would do; merged ones may be larger than an HLinear's."""
+        return all(-(-side // 2**self.levels) == size for side, size in zip(self.shape, (self.m, self.n), strict=True))
+
     def merged(self, levels: int) -> "Grid":
         """The same with fewer levels, each leaf of several of ours."""
         times = 2 ** (self.levels - levels)

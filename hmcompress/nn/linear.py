@@ -94,7 +94,7 @@ class HLinear(nn.Module):
     def to_dense(self) -> Tensor:
         """The weight (out_features, in_features), expanded; differentiable."""
         eye = torch.eye(self.in_features, device=self.left.device, dtype=self.left.dtype)
-        y = self(eye)
+        y = self.forward(eye)
         return (y if self.bias is None else y - self.bias).T
 
     @property

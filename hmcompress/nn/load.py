@@ -142,14 +142,16 @@ class _Filler:
     def _taken(self, row: LayerRow, form: Form | None) -> LoadedLayer:
         """Put a form into the module in place of its nn.Linear, if there is one; the record of the layer."""
         place = self._places[row.name]
+        record = self._forms.record(row, place, form)
         if form is not None:
             path = place.removesuffix("weight").removesuffix(".")
             linear = self.module.get_submodule(path)
             assert isinstance(linear, nn.Linear)
+            running = form.module.to(device_of(linear)).train(linear.training)
             if linear.bias is not None and len(row.tensors) == 1:
-                form.module.bias = linear.bias  # the file has it by itself
-            self._replace(path, form.module.to(device_of(linear)).train(linear.training))
-        return self._forms.record(row, place, form)
+                running.bias = linear.bias  # the file has it by itself
+            self._replace(path, running)
+        return record
 
     def _replace(self, path: str, new: nn.Module) -> None:
         parent, _, name = path.rpartition(".")

@@ -6,7 +6,6 @@ that reach the tolerance with the fewest numbers.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -179,7 +178,8 @@ def _ranks(levels: list[Level], budget: float) -> list[int]:
 
 def _cuts(grid: Grid, ranks: list[int]) -> list[tuple[Grid, list[int]]]:
     """The first levels of a hierarchy with a leaf for the others: the fewest numbers first, and those near them."""
-    options = [(grid.merged(k), ranks[:k]) for k in range(1, len(ranks) + 1)]
+    cuts = [grid.merged(k) for k in range(1, grid.levels + 1)]
+    options = [(cut, ranks[: cut.levels]) for cut in cuts if cut.is_tight]
     numbers = [cut.numbers(first) for cut, first in options]
     most = min(_NEAR * min(numbers), _WORTH_IT * math.prod(grid.shape))
     order = [k for k in np.argsort(numbers, kind="stable") if numbers[k] <= most]
@@ -194,7 +194,7 @@ def _filled(stored: Ordered, grid: Grid, levels: list[Level], ranks: list[int], 
     with torch.no_grad():
         starts = [0, *accumulate(ranks)]
         for start, rank, level in zip(starts, ranks, levels, strict=False):
-            _place(module, level, start, rank)
+            _place(module, grid, level, start, rank)
         for i in range(2**grid.levels):
             dense = torch.from_numpy(stored.matrix.dense(grid.block(grid.levels, i, i)))
             module.left[i, starts[-1] :][: dense.shape[1], : dense.shape[0]] = dense.T
@@ -202,24 +202,18 @@ def _filled(stored: Ordered, grid: Grid, levels: list[Level], ranks: list[int], 
     return module
 
 
-def _place(module: HLinear, level: Level, start: int, rank: int) -> None:
+def _place(module: HLinear, grid: Grid, level: Level, start: int, rank: int) -> None:
     """Write the factors of a level. Block i multiplies the columns of range i ^ 1."""
-    leaves = len(module.right) // len(level)
+    leaves = len(grid.leaves) // len(level)
     for i, block in enumerate(level):
-        left, right = block.truncated(rank)
-        for first, target, values in ((i, module.left, left), (i ^ 1, module.right, right)):
-            size = target.shape[-1] if target is module.left else target.shape[1]
-            for k, part in enumerate(_ranges(values, size)):
-                rows = torch.from_numpy(part)
-                if target is module.left:
-                    target[first * leaves + k, start : start + rank, : len(rows)] = rows.T
-                else:
-                    target[first * leaves + k, : len(rows), start : start + rank] = rows
-
-
-def _ranges(values: Array, size: int) -> Iterator[Array]:
-    for begin in range(0, len(values), size):
-        yield values[begin : begin + size]
+        left, right = (torch.from_numpy(values) for values in block.truncated(rank))
+        for k, rows in enumerate(left.split(grid.m)):
+            module.left[i * leaves + k, start : start + rank, : len(rows)] = rows.T
+        stored = right.split(grid.n)
+        for place in range((i ^ 1) * leaves, (i ^ 1) * leaves + leaves):
+            k = grid.leaves[place] % leaves  # the leaves of a range stand in the grid's order, the factor's do not
+            if k < len(stored):
+                module.right[place, : len(stored[k]), start : start + rank] = stored[k]
 
 
 def _fill(parameter: Tensor, values: Tensor) -> None:

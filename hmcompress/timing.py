@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hmcompress.config import DeepONetNetwork, LinearNetwork, MLPNetwork, Settings
 from hmcompress.container import CompressedFile
-from hmcompress.export import held_out_inputs
+from hmcompress.exporting import held_out_inputs
 from hmcompress.network.modules import OperatorNetwork
 from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
@@ -79,11 +79,14 @@ def _network(file: str | os.PathLike, batches: tuple[int, ...], progress: Progre
     loaded = load(file, batches=batches, progress=progress)
     dense = load(file, batches=batches, slack=0, slim=False, progress=progress)
     watch = Stopwatch(batches)
+    forms = {layer.name: layer.form for layer in loaded.layers}
     rows = []
-    for layer in loaded.layers:
-        path = layer.place.removesuffix(".weight")
-        ours, original = loaded.module.get_submodule(path), dense.module.get_submodule(path)
-        rows += _layer_against(layer.name, layer.form, ours, original, batches)
+    for name, place in loaded.places.items():
+        path = place.removesuffix(".weight")
+        original = dense.module.get_submodule(path) if place.endswith(".weight") else None
+        if isinstance(original, nn.Linear):
+            ours = loaded.module.get_submodule(path)
+            rows += _layer_against(name, forms.get(name, "dense"), ours, original, batches)
     inputs = held_out_inputs(file, loaded)
     form = next((row.form for row in rows if row.form != "dense"), "dense")
     totals = [

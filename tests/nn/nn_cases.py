@@ -1,0 +1,85 @@
+"""Matrices, networks and files that the tests of running share."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hmcompress import pipeline
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.nn.linear import HLinear
+from hmcompress.nn.rebuild import from_dense, hierarchical
+
+
+def kernel(n: int = 512) -> Tensor:
+    """1 / (|x - y| + h), float32."""
+    x = np.arange(n) / n
+    return torch.from_numpy((1 / (abs(x[:, None] - x) + 1 / n)).astype(np.float32))
+
+
+def stored(w: Tensor, tol: float = 1e-4) -> HMatrix:
+    """The matrix as a file holds it."""
+    matrix = compress_matrix(w, tol)
+    return HMatrix.from_payload(matrix.payload, (w.shape[0], w.shape[1]), w.dtype)
+
+
+def layer(w: Tensor, tol: float = 1e-5, bias: Tensor | None = None) -> HLinear:
+    """A matrix as an HLinear."""
+    module = hierarchical(from_dense(w, bias), tol, torch.float32)[0].module
+    assert isinstance(module, HLinear)
+    return module
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Relative Frobenius distance."""
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+class Surrogate(nn.Module):
+    """An encoder, a wide operator in the middle, a head; the operator alone has structure."""
+
+    def __init__(self, n: int = 512) -> None:
+        super().__init__()
+        self.encode = nn.Linear(8, n)
+        self.operator = nn.Linear(n, n)
+        self.head = nn.Sequential(nn.Linear(n, 16), nn.Tanh(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.operator(torch.tanh(self.encode(x)))))
+
+
+def surrogate_file(folder: Path, tol: float = 1e-4) -> tuple[Path, Surrogate]:
+    """A compressed Surrogate, and the original."""
+    torch.manual_seed(0)
+    model = Surrogate()
+    with torch.no_grad():
+        model.operator.weight.copy_(kernel())
+    torch.save(model.state_dict(), folder / "surrogate.pt")
+    pipeline.compress(folder / "surrogate.pt", folder / "surrogate.hmc.safetensors", tol=tol)
+    return folder / "surrogate.hmc.safetensors", model
+
+
+def dead(weight: Tensor, columns: list[int]) -> None:
+    """Take some inputs of a weight out of use."""
+    with torch.no_grad():
+        weight[:, columns] = 0
+
+
+def mlp_file(folder: Path, widths: tuple[int, ...] = (2, 40, 40, 1), zero: int = 25) -> tuple[Path, nn.Sequential]:
+    """A compressed tanh network (weights metric, lossless small layers) whose hidden layers have `zero` dead neurons.
+
+    The file's settings name the network, so that it can be built from the file.
+    """
+    torch.manual_seed(1)
+    parts: list[nn.Module] = []
+    for n, m in pairwise(widths):
+        parts += [nn.Linear(n, m), nn.Tanh()]
+    model = nn.Sequential(*parts[:-1])
+    for linear in [p for p in model if isinstance(p, nn.Linear)][1:]:
+        dead(linear.weight, list(range(zero)))
+    torch.save(model.state_dict(), folder / "mlp.pt")
+    out = folder / "mlp.hmc.safetensors"
+    pipeline.compress(folder / "mlp.pt", out, tol=1e-4, network={"mlp": {"activation": "tanh"}})
+    return out, model

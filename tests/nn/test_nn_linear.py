@@ -1,0 +1,147 @@
+"""Claims about HLinear: it is the matrix it stands for, trains, travels, and fits where nn.Linear does."""
+
+import copy
+import io
+
+import pytest
+import torch
+from nn_cases import kernel, layer, relative
+from torch import nn
+
+from hmcompress.nn import HLinear, LowRankLinear, resident_bytes
+
+SHAPES = [(512, 512), (300, 700), (1000, 130), (203, 131)]
+
+
+def smooth(m: int, n: int) -> torch.Tensor:
+    x, y = torch.linspace(0, 1, m, dtype=torch.float64)[:, None], torch.linspace(0, 1, n, dtype=torch.float64)
+    return (1 / ((x - y).abs() + 0.02)).float()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_product_is_that_of_the_dense_weight(shape):
+    w = smooth(*shape)
+    h, x = layer(w), torch.randn(7, shape[1])
+    assert relative(h(x), x @ w.T) < 1e-4
+    assert relative(h.weight, w) < 2e-5
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (5,), (2, 3), (300,), (0,)])
+def test_any_leading_shape_works_as_in_nn_linear(batch):
+    w, bias = kernel(), torch.randn(512)
+    h, x = layer(w, bias=bias), torch.randn(*batch, 512)
+    y = h(x)
+    assert y.shape == (*batch, 512)
+    torch.testing.assert_close(y, nn.functional.linear(x, h.weight, bias), rtol=1e-4, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_agree_with_dense_autograd(shape):
+    """To 1e-4 relative: of the input, of the bias, and of every factor, through the expanded weight."""
+    h = layer(smooth(*shape), bias=torch.randn(shape[0])).double()
+    twin = copy.deepcopy(h)
+    x = torch.randn(9, shape[1], dtype=torch.float64, requires_grad=True)
+    z = x.detach().clone().requires_grad_()
+    g = torch.randn(9, shape[0], dtype=torch.float64)
+    h(x).backward(g)
+    nn.functional.linear(z, twin.to_dense(), twin.bias).backward(g)
+    assert relative(x.grad, z.grad) < 1e-4
+    for (name, p), q in zip(h.named_parameters(), twin.parameters(), strict=True):
+        assert relative(p.grad, q.grad) < 1e-4, name
+
+
+def test_padding_never_gets_a_gradient_that_matters():
+    """Numbers beyond the matrix's edge change no output, so training cannot use them."""
+    h, x = layer(smooth(300, 700)), torch.randn(3, 700)
+    before = h(x)
+    with torch.no_grad():
+        short = 700 - (len(h.right) - 1) * h.right.shape[1]
+        h.right[-1, short:] += 1
+    torch.testing.assert_close(h(x), before)
+
+
+def test_bfloat16_is_as_close_as_a_dense_bfloat16_layer():
+    w, x = kernel(), torch.randn(16, 512)
+    exact = x @ w.T
+    ours = relative(layer(w).bfloat16()(x.bfloat16()).float(), exact)
+    dense = relative((x.bfloat16() @ w.bfloat16().T).float(), exact)
+    assert ours < 3 * dense
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_same():
+    h, x = layer(kernel()), torch.randn(16, 512)
+    assert relative(copy.deepcopy(h).cuda()(x.cuda()).cpu(), h(x)) < 1e-5
+
+
+def test_state_dict_round_trip():
+    h = layer(kernel(), bias=torch.randn(512))
+    buffer = io.BytesIO()
+    torch.save(h.state_dict(), buffer)
+    buffer.seek(0)
+    other = HLinear(512, 512, h.ranks)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    x = torch.randn(4, 512)
+    assert torch.equal(h(x), other(x))
+
+
+def test_permutations_travel_in_the_state_dict():
+    rows, columns = torch.randperm(512), torch.randperm(512)
+    h = HLinear(512, 512, (3, 2), rows=rows, columns=columns)
+    nn.init.normal_(h.left), nn.init.normal_(h.right)
+    other = HLinear(512, 512, (3, 2), rows=torch.arange(512), columns=torch.arange(512))
+    other.load_state_dict(h.state_dict())
+    assert torch.equal(h.weight, other.weight)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_torch_compile_captures_one_graph(chunked):
+    h = layer(kernel(), bias=torch.randn(512))
+    x = torch.randn(1000 if chunked else 4, 512)
+    compiled = torch.compile(h, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), h(x), rtol=1e-4, atol=1e-2)
+
+
+def test_a_large_batch_is_cut_without_a_difference():
+    h, x = layer(kernel()), torch.randn(1000, 512)
+    torch.testing.assert_close(h(x), torch.cat([h(x[:10]), h(x[10:])]), rtol=1e-4, atol=1e-2)
+
+
+def test_it_stands_where_a_linear_layer_stood():
+    """Shapes, hooks, Sequential, eval and train, deepcopy, parameters()."""
+    h, seen = layer(kernel(), bias=torch.zeros(512)), []
+    h.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+    model = nn.Sequential(nn.Linear(8, 512), h, nn.ReLU(), nn.Linear(512, 2))
+    assert (h.in_features, h.out_features) == (512, 512)
+    assert (h.bias.shape, h.weight.shape) == ((512,), (512, 512))
+    y = copy.deepcopy(model).eval()(torch.randn(3, 8))
+    assert tuple(y.shape) == (3, 2) and seen == [(3, 512)]
+    assert {name for name, _ in h.named_parameters()} == {"left", "right", "bias"}
+
+
+def test_training_moves_factors_and_leaves_and_lowers_the_loss():
+    torch.manual_seed(0)
+    target, h = kernel(256) * 1.05, layer(kernel(256), 1e-3)
+    x = torch.randn(64, 256)
+    optimiser = torch.optim.Adam(h.parameters(), lr=3e-2)
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (h(x) - x @ target.T).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_memory_is_a_small_part_of_dense():
+    dense = nn.Linear(1024, 1024, bias=False)
+    assert resident_bytes(layer(kernel(1024))) < resident_bytes(dense) / 6
+
+
+def test_a_pair_of_factors_is_a_linear_layer_too():
+    pair = LowRankLinear(30, 20, 4)
+    for p in pair.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(2, 5, 30)
+    torch.testing.assert_close(pair(x), nn.functional.linear(x, pair.weight, pair.bias))

@@ -1,0 +1,150 @@
+"""Claims about load_model: the right function in the fastest form, never slower than dense, trainable."""
+
+import copy
+
+import pytest
+import torch
+from nn_cases import Surrogate, kernel, layer, mlp_file, relative, surrogate_file
+from torch import nn
+
+import hmcompress
+from hmcompress.errors import NetworkError
+from hmcompress.nn import HLinear, resident_bytes
+from hmcompress.nn.choose import Stopwatch, Timing
+from hmcompress.nn.load import load
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
+    return surrogate_file(tmp_path_factory.mktemp("surrogate"))
+
+
+@pytest.fixture
+def structured_is_fast(monkeypatch):
+    """Timings depend on the machine; here every form is twice as fast as dense."""
+    monkeypatch.setattr(Stopwatch, "timings", lambda self, *_: tuple(Timing(b, 2.0, 1.0) for b in self.batches))
+
+
+@pytest.fixture
+def structured_is_slow(monkeypatch):
+    monkeypatch.setattr(Stopwatch, "timings", lambda self, form, dtype: (Timing(1, 5.0, 1.0), Timing(16, 1.0, 1.01)))
+
+
+def test_the_operator_runs_as_a_hierarchy_and_the_rest_dense(compressed, structured_is_fast):
+    file, original = compressed
+    loaded = load(file, Surrogate())
+    assert isinstance(loaded.module.operator, HLinear)
+    assert type(loaded.module.encode) is nn.Linear and type(loaded.module.head[0]) is nn.Linear
+    x = torch.randn(50, 8)
+    assert relative(loaded.module(x), original(x)) < 1e-2
+    (record,) = [entry for entry in loaded.layers if entry.form == "hmatrix"]
+    assert record.bytes < record.dense_bytes / 3 and 0 < record.extra_error <= 0.5e-4
+    assert relative(loaded.module.operator.weight, original.operator.weight) < 1.5e-4
+
+
+def test_no_form_is_taken_that_is_slower_at_any_batch_size(compressed, structured_is_slow):
+    module = hmcompress.load_model(compressed[0], Surrogate())
+    assert type(module.operator) is nn.Linear
+
+
+def test_slack_zero_keeps_every_layer_as_stored(compressed, structured_is_fast):
+    module = hmcompress.load_model(compressed[0], Surrogate(), slack=0)
+    stored = hmcompress.load_state_dict(compressed[0])
+    assert all(torch.equal(value, stored[name]) for name, value in module.state_dict().items())
+
+
+def test_a_module_without_memory_is_filled(compressed, structured_is_fast):
+    with torch.device("meta"):
+        skeleton = Surrogate()
+    module, twin = (hmcompress.load_model(compressed[0], m) for m in (skeleton, Surrogate()))
+    x = torch.randn(4, 8)
+    assert not any(p.is_meta for p in module.parameters())
+    torch.testing.assert_close(module(x), twin(x))
+    assert resident_bytes(module) < resident_bytes(Surrogate()) / 2
+
+
+def test_a_prefix_of_the_checkpoint_is_found(compressed, tmp_path):
+    _, original = compressed
+    torch.save({"model_state_dict": original.state_dict(), "epoch": 3}, tmp_path / "run.pt")
+    hmcompress.compress(tmp_path / "run.pt", tmp_path / "run.hmc.safetensors", tol=1e-3)
+    module = hmcompress.load_model(tmp_path / "run.hmc.safetensors", Surrogate(), slack=0)
+    assert relative(module.operator.weight, original.operator.weight) < 1e-3
+
+
+def test_tied_weights_stay_tied(tmp_path, structured_is_fast):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False)
+            self.b.weight = self.a.weight
+
+    original = Tied()
+    with torch.no_grad():
+        original.a.weight.copy_(kernel())
+    torch.save(original.state_dict(), tmp_path / "tied.pt")
+    hmcompress.compress(tmp_path / "tied.pt", tmp_path / "tied.hmc.safetensors", tol=1e-3)
+    module = hmcompress.load_model(tmp_path / "tied.hmc.safetensors", Tied())
+    assert type(module.a) is nn.Linear and module.a.weight is module.b.weight
+
+
+def test_a_bare_linear_layer_is_returned_in_its_form(tmp_path, structured_is_fast):
+    torch.save({"weight": kernel()}, tmp_path / "op.pt")
+    hmcompress.compress(tmp_path / "op.pt", tmp_path / "op.hmc.safetensors", tol=1e-4)
+    module = hmcompress.load_model(tmp_path / "op.hmc.safetensors", nn.Linear(512, 512, bias=False))
+    assert isinstance(module, HLinear)
+
+
+def test_another_network_is_one_clear_error(compressed):
+    with pytest.raises(NetworkError, match="does not fit the module: it lacks"):
+        hmcompress.load_model(compressed[0], nn.GRU(3, 3))
+    with pytest.raises(NetworkError, match="other shapes"):
+        hmcompress.load_model(compressed[0], Surrogate(256))
+
+
+def test_a_built_in_network_needs_no_code_of_the_user(tmp_path):
+    file, original = mlp_file(tmp_path)
+    module = hmcompress.load_model(file)
+    x = torch.rand(20, 2)
+    torch.testing.assert_close(module(x), original(x), rtol=1e-3, atol=1e-3)
+    assert [layer.out_features for layer in module.layers] == [15, 15, 1]
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in module.parameters())
+    assert [m.out_features for m in hmcompress.load_model(file, slim=False).layers] == [40, 40, 1]
+
+
+def test_a_linear_operator_is_built_without_a_dense_weight(tmp_path, structured_is_fast, monkeypatch):
+    torch.save({"weight": kernel(512)}, tmp_path / "op.pt")
+    hmcompress.compress(tmp_path / "op.pt", tmp_path / "op.hmc.safetensors", tol=1e-4, network={"linear": {}})
+
+    def refuse(*args):
+        raise AssertionError("expanded")
+
+    monkeypatch.setattr("hmcompress.hmatrix.HMatrix.to_dense", refuse)
+    module = hmcompress.load_model(tmp_path / "op.hmc.safetensors")
+    assert isinstance(module.layers[0], HLinear)
+    assert resident_bytes(module) < 512 * 512 * 4 / 3
+
+
+def test_a_loaded_model_trains(compressed, structured_is_fast):
+    module = hmcompress.load_model(compressed[0], Surrogate())
+    before = copy.deepcopy(module.state_dict())
+    optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+    module(torch.randn(8, 8)).square().mean().backward()
+    optimiser.step()
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"operator.left", "operator.right", "operator.bias", "encode.weight"} <= changed
+
+
+def test_the_stopwatch_measures_each_form_once():
+    watch, form = Stopwatch((1, 4)), layer(kernel())
+    first = watch.timings(form, torch.float32)
+    assert watch.timings(form, torch.float32) is first
+    assert [t.batch for t in first] == [1, 4] and min(min(t.dense, t.form) for t in first) > 0
+
+
+def test_the_stopwatch_prefers_the_form_that_is_fastest_overall(monkeypatch):
+    times = {"a": (2.0, 2.0), "b": (9.0, 1.5), "c": (99.0, 0.9)}
+    monkeypatch.setattr(
+        Stopwatch, "timings", lambda self, form, dtype: tuple(Timing(1, speed, 1.0) for speed in times[form])
+    )
+    assert Stopwatch((1, 16)).fastest(["a", "b", "c"], torch.float32) == "b"
+    assert Stopwatch((1, 16)).fastest(["c"], torch.float32) is None
