@@ -18,6 +18,7 @@ from hmcompress.hmatrix.tune import Candidate, Task
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
 _SLACK = 1 << 14  # bits
+_FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
 _ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
 _REWEIGHTED_SPIKE = 0.03
@@ -35,7 +36,9 @@ def candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | N
         found += _leaves(values.astype(np.float64) / step, structure, task)
     best = min((price for price, _ in found), default=np.inf)
     worth = [candidate for price, candidate in found if price <= _HOPELESS * best + _SLACK]
-    return list(dict.fromkeys(worth)) or [plain]
+    if not worth or values.size <= _FEW:
+        worth.append(plain)
+    return list(dict.fromkeys(worth))
 
 
 def _leaves(a: Array, structure: Structure, task: Task) -> list[Priced]:

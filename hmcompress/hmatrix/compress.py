@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import SettingsError
+from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.hmatrix import HMatrix
@@ -17,6 +18,8 @@ Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
+_LOOK = 1 << 16
+_GUESS = 0.8
 EFFORTS = ("fast", "default", "max")
 
 
@@ -42,7 +45,7 @@ def compress_matrix(
         return task.exact()
     found = [matrix for matrix in (_smallest(task, grid), task.lattice()) if matrix is not None]
     best = min(found, key=lambda matrix: matrix.nbytes, default=None)
-    if best is not None and best.nbytes < _lossless_floor(w):
+    if best is not None and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
         return best
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
@@ -63,6 +66,12 @@ def _lossless_floor(w: Tensor) -> int:
     """Bytes below which a lossless form is not worth trying."""
     bits = {torch.float64: 44, torch.float32: 20, torch.bfloat16: 9, torch.float16: 9}.get(w.dtype, 0)
     return w.numel() * bits // 8
+
+
+def _lossless_guess(w: Tensor) -> float:
+    """Bytes of a lossless form, guessed low from the first entries: rows that repeat may beat any rate."""
+    part = w.reshape(-1)[:_LOOK]
+    return _GUESS * len(exact.encode(part, "fast")) * w.numel() / part.numel()
 
 
 def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
