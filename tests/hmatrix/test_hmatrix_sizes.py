@@ -1,0 +1,123 @@
+"""Claims about bytes: never larger than simpler methods at the error they reach, and the rates that theory allows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hmatrix_matrices import kernel, matrix, noise
+
+from hmcompress.coding.lossless import encode_array, pcodec_encode
+from hmcompress.hmatrix import compress_matrix, measure_error
+
+SMALL = 16  # bytes that a method without any header may be ahead
+NAMES = (
+    "noise", "rank 3", "geometric spectrum", "algebraic spectrum", "sparse", "whole numbers", "heavy tails", "toeplitz",
+    "repeated", "smooth head", "dead neurons", "lstm gates", "row scales", "outlier",
+)  # fmt: skip
+TOLS = (1e-1, 1e-2, 1e-4)
+
+
+def svd_bytes(w: torch.Tensor, tol: float) -> int:
+    """Flat truncated SVD with float32 factors, at the smallest rank whose decoded error keeps the bound."""
+    u, s, v = torch.linalg.svd(w.double(), full_matrices=False)
+    for rank in range(len(s) + 1):
+        factors = (u[:, :rank] * s[:rank]).float(), v[:rank].float()
+        if measure_error(w, factors[0] @ factors[1])[0] <= tol:
+            return 4 * rank * sum(w.shape)
+    return w.nbytes
+
+
+def quantization_bytes(w: torch.Tensor, tol: float) -> int:
+    """A uniform quantiser and pcodec at its highest level, at the largest step that keeps the bound."""
+    low, high = 0.0, 4 * tol * float(w.double().norm())
+    for _ in range(40):
+        step = (low + high) / 2
+        keeps = measure_error(w, (torch.round(w.double() / step) * step).float())[0] <= tol
+        low, high = (step, high) if keeps else (low, step)
+    if low == 0:
+        return w.nbytes
+    return len(pcodec_encode(torch.round(w.double() / low).numpy().astype(np.int32).reshape(-1), 12))
+
+
+def pruning_bytes(w: torch.Tensor, tol: float) -> int:
+    """The largest entries in float32, and a bit for every entry."""
+    squares = torch.sort(w.double().square().reshape(-1), descending=True)[0]
+    left_out = squares.sum() - torch.cumsum(squares, 0)
+    kept = int((left_out > (tol**2 * squares.sum())).sum()) + 1
+    return 4 * kept + -(-w.numel() // 8)
+
+
+@pytest.mark.parametrize("tol", TOLS)
+@pytest.mark.parametrize("name", NAMES)
+def test_never_larger_than_flat_svd(name, tol):
+    assert compress_matrix(matrix(name), tol).nbytes <= svd_bytes(matrix(name), tol) + SMALL
+
+
+@pytest.mark.parametrize("tol", TOLS)
+@pytest.mark.parametrize("name", NAMES)
+def test_never_larger_than_entropy_coded_quantization(name, tol):
+    assert compress_matrix(matrix(name), tol).nbytes <= quantization_bytes(matrix(name), tol) + SMALL
+
+
+@pytest.mark.parametrize("tol", TOLS)
+@pytest.mark.parametrize("name", NAMES)
+def test_never_larger_than_pruning(name, tol):
+    assert compress_matrix(matrix(name), tol).nbytes <= pruning_bytes(matrix(name), tol) + SMALL
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_never_larger_than_lossless(name, dtype):
+    w = matrix(name, dtype)
+    for tol in (1e-3, 1e-7):
+        assert compress_matrix(w, tol).nbytes <= len(encode_array(w.numpy())) + 1
+
+
+@pytest.mark.parametrize("name", ["noise", "toeplitz", "smooth head", "heavy tails"])
+def test_a_looser_tolerance_never_costs_more(name):
+    sizes = [compress_matrix(matrix(name), tol).nbytes for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)]
+    assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("name", ["noise", "toeplitz", "dead neurons", "lstm gates", "smooth head"])
+def test_more_effort_never_costs_more_than_a_few_bytes(name):
+    fast, default, best = (compress_matrix(matrix(name), 1e-3, effort=e).nbytes for e in ("fast", "default", "max"))
+    assert default <= fast + SMALL and best <= default + SMALL
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_noise_is_within_six_hundredths_of_a_bit_of_entropy_coded_scalar_quantization(tol):
+    """log2(1/eps) + 0.2546 bits a weight: the rate of a uniform quantiser at high resolution (Gish & Pierce 1968)."""
+    w = torch.from_numpy(noise(1024, 1024)).float()
+    for effort in ("fast", "default"):
+        bits = 8 * compress_matrix(w, tol, effort=effort).nbytes / w.numel()
+        assert bits < math.log2(1 / tol) + 0.2546 + 0.06
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("distance", 33), ("grid", 9), ("green", 80)])
+def test_kernels_of_1024_points_shrink_as_far_as_promised(name, ratio):
+    w = kernel(name, 1024)
+    assert w.nbytes / compress_matrix(w, 1e-4).nbytes > ratio
+
+
+def test_bytes_of_a_kernel_grow_no_faster_than_its_points_to_the_power_of_one_and_a_fifth():
+    small, large = (compress_matrix(kernel("distance", n), 1e-4).nbytes for n in (256, 1024))
+    assert math.log(large / small, 4) < 1.2
+
+
+def test_a_block_that_repeats_is_stored_once():
+    block = torch.from_numpy(noise(64, 64)).float()
+    once = compress_matrix(block, 1e-3).nbytes
+    twice = torch.cat([torch.cat([block, block.T]), torch.cat([block.T, block])], 1)
+    assert compress_matrix(twice, 1e-3).nbytes < once + 64
+
+
+def test_dead_neurons_cost_little_beside_the_live_ones():
+    live = compress_matrix(matrix("dead neurons")[:21], 1e-3).nbytes
+    assert compress_matrix(matrix("dead neurons"), 1e-3).nbytes < 1.25 * live
+
+
+def test_scales_that_differ_by_row_are_paid_once_a_row():
+    """Reverse water-filling: a row costs the log of its own scale, so small rows are almost free."""
+    assert compress_matrix(matrix("row scales"), 1e-3).nbytes < 0.4 * compress_matrix(matrix("noise"), 1e-3).nbytes
