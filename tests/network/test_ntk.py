@@ -63,7 +63,7 @@ def test_scaled_weights_show_in_the_record() -> None:
 def test_training_lowers_the_loss() -> None:
     problem = pose(outputs_settings(), stack([2, 16, 16, 1]))
     points = problem.calibration.points.pairs(64)
-    losses, _ = training_curves(problem.network, points, 30, {}, tangent_kernel(problem.network, points))
+    losses, _ = training_curves(problem.network, points, 100, {}, tangent_kernel(problem.network, points))
     assert losses[-1] < 0.8 * losses[0] and all(b <= a * 1.001 for a, b in itertools.pairwise(losses))
 
 
