@@ -1,0 +1,124 @@
+"""Claims about the parts of the engine, each by itself: trees, repeats, transforms, bases, orders, prices."""
+
+import numpy as np
+import pytest
+from hmatrix_matrices import noise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.hmatrix import price
+from hmcompress.hmatrix.basis import BASES, TRANSPOSED
+from hmcompress.hmatrix.blocks import MIN_LEAF, Block, max_nodes
+from hmcompress.hmatrix.order import Natural, Permuted, morton_order, read_order, write_order
+from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.repeats import find_repeats
+from hmcompress.hmatrix.spectra import spectra
+from hmcompress.hmatrix.transform import TRANSFORMS, decode_columns, encode_columns
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=50, database=None)
+
+
+def nodes(block: Block) -> list[Block]:
+    return [block] + [node for child in block.children() for node in nodes(child)]
+
+
+@SETTINGS
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_leaves_of_a_full_tree_tile_the_matrix_and_are_no_smaller_than_allowed(m, n):
+    tree = nodes(Block(0, m, 0, n))
+    covered = np.zeros((m, n), int)
+    for block in tree:
+        if not block.children():
+            block.of(covered)[...] += 1
+            assert min(block.shape) >= min(MIN_LEAF, m, n)
+    assert (covered == 1).all()
+    assert len(tree) <= max_nodes((m, n))
+
+
+def test_blocks_that_repeat_are_found_as_they_are_and_transposed():
+    a, b = noise(20, 30) * 50, noise(20, 30, 1) * 50
+    found = find_repeats([a, b, a.copy(), a.T.copy(), b.T + 1e-3, b + 1])
+    assert [f and (f.source, f.transposed) for f in found] == [None, None, (0, False), (0, True), (1, True), None]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 16, 100, 129])
+@pytest.mark.parametrize("kind", range(len(TRANSFORMS)))
+def test_every_transform_is_undone_to_about_a_step(kind, n):
+    x = np.cumsum(noise(n, 3), 0) * 20
+    t = TRANSFORMS[kind]
+    assert sum(t.bands(n)) == n
+    error = np.abs(t.inverse(t.forward(x)) - x)
+    assert np.sqrt(np.mean(error**2)) < 0.5
+
+
+def test_smooth_columns_are_transformed_and_rough_ones_are_not():
+    x = np.linspace(0, 1, 200)[:, None]
+    coded = encode_columns(np.concatenate([1000 * np.sin(5 * x), noise(200, 1) * 1000], 1))
+    assert coded.kinds[0] != 0 and coded.kinds[1] == 0
+    assert coded.bits[0] < coded.bits[1] / 5
+    assert np.abs(decode_columns(coded.q, coded.kinds)[:, 1] - 1000 * noise(200, 1)[:, 0]).max() <= 0.5
+
+
+@pytest.mark.parametrize("basis", range(len(BASES)))
+def test_every_basis_of_a_remainder_is_undone_with_the_error_of_rounding(basis):
+    x = noise(33, 47) * 30
+    error = BASES[basis].restore(BASES[basis].integers(x)) - x
+    assert np.mean(error**2) == pytest.approx(1 / 12, rel=0.1)
+    if BASES[basis].keeps_entries:
+        assert np.abs(error).max() <= 0.5
+
+
+@pytest.mark.parametrize("basis", range(len(BASES)))
+def test_the_transposed_basis_is_the_basis_of_the_transpose(basis):
+    x = noise(20, 31) * 30
+    np.testing.assert_allclose(BASES[TRANSPOSED[basis]].integers(x.T), BASES[basis].integers(x).T)
+
+
+@pytest.mark.parametrize(
+    "order", [Natural(), morton_order(5, 8), Permuted(np.random.default_rng(0).permutation(40))], ids=str
+)
+def test_an_order_comes_back_and_is_undone(order):
+    out = Writer()
+    write_order(out, order)
+    back = read_order(Reader(out.getvalue()), 40)
+    x = noise(40, 3)
+    np.testing.assert_array_equal(back.apply(x, 0), order.apply(x, 0))
+    np.testing.assert_array_equal(order.restore(order.apply(x, 0), 0), x)
+
+
+@pytest.mark.parametrize("s", [0.1, 0.3, 1.0, 10.0, 300.0])
+def test_price_of_a_gaussian_is_its_entropy_after_rounding(s):
+    q = np.rint(noise(1000, 400) * s)
+    counts = np.unique(q, return_counts=True)[1]
+    assert price.bits(np.array(s)) == pytest.approx(
+        np.sum(counts * np.log2(q.size / counts)) / q.size, rel=0.05, abs=1e-3
+    )
+
+
+def test_a_price_is_never_more_than_leaving_an_entry_out():
+    s = np.geomspace(1e-3, 1e6, 200)
+    assert (price.cost(s) <= price.SLOPE * s**2 * (1 + 1e-9)).all() and (np.diff(price.cost(s)) >= -1e-6).all()
+
+
+def test_scales_by_row_and_column_are_found_where_there_are_some():
+    rows, columns = np.logspace(0, 3, 80), np.logspace(2, 0, 70)
+    scales = fit_scales(noise(80, 70) * rows[:, None] * columns)
+    assert scales.rows is not None and scales.columns is not None
+    expected = np.rint(4 * np.log2(rows[:, None] * columns)).reshape(-1)
+    assert np.abs(scales.classes((80, 70)) - expected).mean() < 1
+
+
+def test_one_scale_does_for_noise():
+    scales = fit_scales(noise(100, 100) * 40)
+    assert scales == Scales(21)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (400, 300), (16, 16)])
+def test_leading_triplets_are_those_of_the_singular_value_decomposition(shape):
+    a = noise(shape[0], 5) @ noise(5, shape[1], 1) * 10 + 0.01 * noise(*shape, 2)
+    s = spectra(a[None])
+    expected = np.linalg.svd(a, compute_uv=False)
+    np.testing.assert_allclose(s.values[0, :5], expected[:5], rtol=1e-4)
+    rest = a - (s.left[0, :, :5] * s.values[0, :5]) @ s.right[0, :, :5].T
+    assert np.linalg.norm(rest) < 1.01 * np.linalg.norm(expected[5:])
