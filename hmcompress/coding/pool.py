@@ -64,10 +64,10 @@ def _orders(q: np.ndarray, width: int | None) -> list[tuple[int, np.ndarray]]:
 
 
 def _repeats(q: np.ndarray, size: int) -> bool:
-    """Whether a quick dictionary coder comes near `size` bytes for all of q, judged by a part of it."""
+    """Whether a quick dictionary coder stays below `size` bytes for all of q, judged by a part of it."""
     part = q[:_SAMPLE]
     narrow = part.astype(np.int16 if max(q.max(), -q.min()) < 1 << 15 else q.dtype)
-    return len(zstd_compress(narrow.tobytes(), 3)) * len(q) < 1.2 * size * len(part)
+    return len(zstd_compress(narrow.tobytes(), 3)) * len(q) < size * len(part)
 
 
 def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None) -> np.ndarray:
