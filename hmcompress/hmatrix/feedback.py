@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from hmcompress.hmatrix.grid import Grid, half_octaves
-from hmcompress.hmatrix.kernels import nearest_plane
+from hmcompress.hmatrix.kernels import aimed_cholesky, nearest_plane
 
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
 
@@ -24,7 +24,7 @@ class Factor:
 
     @property
     def pivots(self) -> np.ndarray:
-        """Diagonal of `lower`, in decreasing order."""
+        """Diagonal of `lower`."""
         return np.diag(self.lower)
 
 
@@ -38,6 +38,21 @@ def factorise(moment: np.ndarray) -> Factor:
     least = _NEGLIGIBLE * max(lower[0, 0], np.finfo(np.float64).tiny)
     lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], least)
     return Factor(order - 1, np.ascontiguousarray(lower))
+
+
+def factorise_towards(moment: np.ndarray, w: np.ndarray, rows: Factor, share: float) -> Factor:
+    """Factorise the moment (n, n) of the inputs of w (m, n) so that columns that w needs least come last.
+
+    The nearest plane begins with those, and they come out as zero columns. `share`: of the variance in the choice of
+    pivots (1: complete pivoting), the rest belongs to the energy that a column explains in the metric of `rows`.
+    """
+    cross = np.ascontiguousarray(rows.lower.T @ w[rows.order] @ moment)
+    largest = max(float(np.diag(moment).max()), np.finfo(np.float64).tiny)
+    order, lower, _ = aimed_cholesky(np.ascontiguousarray(moment), cross, share, _NEGLIGIBLE**2 * largest)
+    lower = np.tril(lower[order])
+    diagonal = np.arange(len(moment))
+    lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], _NEGLIGIBLE * np.sqrt(largest))
+    return Factor(order, np.ascontiguousarray(lower))
 
 
 def quantise(w: np.ndarray, columns: Factor, rows: Factor, delta: float, dead_zone: float) -> Grid:

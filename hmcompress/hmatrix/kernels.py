@@ -41,3 +41,47 @@ def nearest_plane(
             errors[j, i] = error
             carried[i] += pivot * error
     return q
+
+
+@njit(cache=True, nogil=True)
+def aimed_cholesky(
+    moment: np.ndarray, cross: np.ndarray, share: float, least: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Cholesky factor of a moment (n, n) whose pivots explain the most of a target.
+
+    cross: (m, n), the target times the moment. The next pivot is the column with the largest product of explained
+    energy ^ (1 - share) and remaining variance ^ share, as orthogonal least squares chooses regressors where share is
+    0 and complete pivoting where it is 1. Stops where no variance above `least` remains; returns the order, the rows of
+    the factor in the moment's own order, and the rank.
+    """
+    n, m = moment.shape[0], cross.shape[0]
+    c, b = moment.copy(), cross.copy()
+    lower = np.zeros((n, n))
+    order = np.zeros(n, np.int64)
+    left = np.ones(n, np.bool_)
+    for k in range(n):
+        best, pivot = -np.inf, -1
+        for j in range(n):
+            if left[j] and c[j, j] > least:
+                energy = 1e-300
+                for i in range(m):
+                    energy += b[i, j] * b[i, j]
+                score = (1 - share) * np.log(energy / c[j, j]) + share * np.log(c[j, j])
+                if score > best:
+                    best, pivot = score, j
+        if pivot < 0:
+            order[k:] = np.flatnonzero(left)
+            return order, lower, k
+        order[k], left[pivot] = pivot, False
+        variance = c[pivot, pivot]
+        column, aim = c[pivot].copy(), b[:, pivot].copy()
+        lower[pivot, k] = np.sqrt(variance)
+        for j in range(n):
+            if left[j]:
+                factor = column[j] / variance
+                lower[j, k] = factor * lower[pivot, k]
+                for i in range(n):
+                    c[j, i] -= factor * column[i]
+                for i in range(m):
+                    b[i, j] -= factor * aim[i]
+    return order, lower, n

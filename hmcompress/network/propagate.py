@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.feedback import factorise, quantise
+from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.network.coded import Coded, Engine, Weighted
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network, replaced
@@ -33,6 +33,7 @@ class Knobs:
     ridge: float = 1e-9  # share of mean diagonal added to C in the target
     floor: float = 0.0  # share of mean diagonal added to C in the metric
     growth: float = 1.0  # later layers have finer steps by this factor each
+    variance: float = 0.3  # its share in the order of the columns, against what they explain
     structured: frozenset[str] = frozenset()  # layers that the engine codes
 
 
@@ -114,8 +115,8 @@ def _coded(
     if layer.weight in knobs.structured:
         tol = delta * _relative_level(target, moment, sensitivity)
         return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
-    columns = factorise(regularised(moment, max(knobs.floor, _LEAST_FLOOR)))
     rows = factorise(regularised(sensitivity, knobs.mu))
+    columns = factorise_towards(regularised(moment, max(knobs.floor, _LEAST_FLOOR)), target, rows, knobs.variance)
     return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
 
 

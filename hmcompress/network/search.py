@@ -20,12 +20,14 @@ START = 0.15  # water level over tolerance
 Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
 FLOORS: Ladder = (("floor",), (1e-6, 1e-4, 1e-2, 1.0))
 LADDERS: tuple[Ladder, ...] = (
+    (("variance",), (0.0, 0.6)),
     (("mu",), (1e-1, 1.0, 3e-2, 1e-3)),
     (("growth",), (1.2, 1.4, 1.7, 2.0)),
     (("ridge",), (1e-7, 1e-5, 1e-4)),
     (("dead_zone",), (0.0, 0.2)),
 )
 KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
+    (("variance",), (0.0, 1.0)),
     (("floor",), (1e-3, 3e-3, 1e-2, 3e-2)),
     (("floor",), (1e-4, 3e-5)),
     (("mu",), (1e-2, 1.0)),
@@ -135,8 +137,9 @@ class Search:
             }
             draws["delta"] *= math.exp(self._gap(base))
             zone = min(max(base.knobs.dead_zone + 0.04 * rng.standard_normal(), 0.0), 0.4)
+            share = min(max(base.knobs.variance + 0.1 * rng.standard_normal(), 0.0), 1.0)
             growth = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
-            self.trial(replace(base.knobs, dead_zone=zone, growth=growth, **draws))
+            self.trial(replace(base.knobs, dead_zone=zone, growth=growth, variance=share, **draws))
 
     def refine(self) -> None:
         """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""

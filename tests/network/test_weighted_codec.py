@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, weighted
 from hmcompress.hmatrix.codecs import WEIGHTED
-from hmcompress.hmatrix.feedback import factorise, quantise
+from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.hmatrix.grid import Grid
 
 
@@ -120,3 +120,20 @@ def test_redundant_columns_become_zero() -> None:
     x = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 32))
     grid = quantise(rng.standard_normal((16, 32)), factorise(x.T @ x / 500), factorise(np.eye(16)), 1e-3, 0.1)
     assert grid.live_columns.sum() <= 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_aimed_factor_reproduces_the_moment(share: float) -> None:
+    moment = random_moment(24, 0.3, 9)
+    w = np.random.default_rng(10).standard_normal((8, 24))
+    factor = factorise_towards(moment, w, factorise(np.eye(8)), share)
+    assert sorted(factor.order) == list(range(24))
+    assert np.allclose(factor.lower @ factor.lower.T, moment[np.ix_(factor.order, factor.order)], atol=1e-9)
+
+
+def test_columns_that_the_target_needs_come_first() -> None:
+    w = np.zeros((4, 16))
+    w[:, [3, 11]] = 1.0
+    moment = np.eye(16) + 0.01
+    order = factorise_towards(moment, w, factorise(np.eye(4)), 0.0).order
+    assert set(order[:2]) == {3, 11}
