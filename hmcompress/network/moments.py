@@ -1,6 +1,6 @@
 """Second moments of the outputs metric: inputs of each layer (C), and sensitivities of the outputs to it (G)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -53,11 +53,18 @@ def regularised(moment: np.ndarray, share: float) -> np.ndarray:
     return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
 
 
-def sensitivities(network: Network, points: Points, scale: Scale, order: int, seed: int) -> dict[str, np.ndarray]:
+def sensitivities(
+    network: Network,
+    points: Points,
+    scale: Scale,
+    order: int,
+    seed: int,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> dict[str, np.ndarray]:
     """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
-    is bounded. Returns (m, m) float64 by the name of the weight.
+    is bounded. `tensors` replaces some of the network's. Returns (m, m) float64 by the name of the weight.
     """
     moments: dict[str, np.ndarray] = {}
     if not network.layers:
@@ -65,13 +72,19 @@ def sensitivities(network: Network, points: Points, scale: Scale, order: int, se
     generator = torch.Generator().manual_seed(seed)
     for begin in range(0, len(points), _CHUNK):
         part = points.take(slice(begin, begin + _CHUNK))
-        for name, g in _gradients(network, part, scale, order, generator, len(points)):
+        for name, g in _gradients(network, part, scale, order, generator, len(points), tensors):
             moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
     return moments
 
 
 def _gradients(
-    network: Network, points: Points, scale: Scale, order: int, generator: torch.Generator, total: int
+    network: Network,
+    points: Points,
+    scale: Scale,
+    order: int,
+    generator: torch.Generator,
+    total: int,
+    tensors: Mapping[str, Tensor] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     probes: dict[str, Tensor] = {}
 
@@ -81,9 +94,9 @@ def _gradients(
         return z + probes[layer.weight]
 
     with replaced(network, probe):
-        network.run(points.tensors)  # makes the probes: none may be made inside a tangent trace
+        network.run(points.tensors, tensors)  # makes the probes: none may be made inside a tangent trace
         with torch.enable_grad():
-            blocks = scale(jets(network, points, order))
+            blocks = scale(jets(network, points, order, lambda x: network.call(x, tensors)))
     single = len(blocks) == 1 and blocks[0].shape[1] == 1
     count = 1 if single else min(_MOST_PROJECTIONS, max(1, _PROJECTED_ROWS // total))
     for k in range(count):
