@@ -1,5 +1,6 @@
 """Latency and memory of the compressed form against dense, measured by turns in one run."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from hmcompress.config import DeepONetNetwork, LinearNetwork, MLPNetwork, Settings
 from hmcompress.container import CompressedFile
 from hmcompress.exporting import held_out_inputs
-from hmcompress.network.modules import OperatorNetwork
+from hmcompress.network.modules import OperatorNetwork, Stack
 from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load
@@ -90,7 +91,7 @@ def _network(file: str | os.PathLike, batches: tuple[int, ...], progress: Progre
     inputs = held_out_inputs(file, loaded)
     form = next((row.form for row in rows if row.form != "dense"), "dense")
     totals = [
-        _against("network", form, loaded.module, dense.module, _batch(loaded.module, inputs, batch), batch)
+        _against("network", form, loaded.module, _ordinary(dense.module), _batch(loaded.module, inputs, batch), batch)
         for batch in watch.batches
     ]
     return BenchReport(tuple(rows), tuple(totals))
@@ -116,6 +117,14 @@ def _against(
 ) -> BenchRow:
     dense_seconds, seconds = by_turns([(dense, inputs), (ours, inputs)])
     return BenchRow(name, batch, form, dense_seconds, seconds, resident_bytes(dense), resident_bytes(ours))
+
+
+def _ordinary(module: nn.Module) -> nn.Module:
+    """A stack as the torch.nn.Sequential that users have, where it is nothing else."""
+    if not isinstance(module, Stack) or any(value is not None for value in module.features.buffers()):
+        return module
+    pairs = itertools.zip_longest(module.layers, module.activations)
+    return nn.Sequential(*(step for pair in pairs for step in pair if step is not None))
 
 
 def _batch(module: nn.Module, inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:

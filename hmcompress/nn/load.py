@@ -15,6 +15,7 @@ from hmcompress.network.factory import places_in
 from hmcompress.network.model import Network
 from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
+from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of, resident_bytes
 from hmcompress.nn.rebuild import Form
 from hmcompress.nn.slim import Sizes, slim_module
@@ -75,7 +76,7 @@ def load(
     filler = _Filler(compressed, module, places, LayerForms(compressed, Stopwatch(batches, device_of(module)), slack))
     layers = filler.fill(progress)
     sizes = slim_module(filler.module) if slim and kind != "module" else []
-    return Loaded(filler.module, layers, kind, places, tuple(sizes))
+    return Loaded(filler.module if kind == "module" else lean(filler.module), layers, kind, places, tuple(sizes))
 
 
 def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:

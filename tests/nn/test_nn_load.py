@@ -148,3 +148,15 @@ def test_the_stopwatch_prefers_the_form_that_is_fastest_overall(monkeypatch):
     )
     assert Stopwatch((1, 16)).fastest(["a", "b", "c"], torch.float32) == "b"
     assert Stopwatch((1, 16)).fastest(["c"], torch.float32) is None
+
+
+def test_a_lean_network_computes_what_its_modules_compute(tmp_path):
+    """With hooks, with gradients and compiled: always the same."""
+    file, _ = mlp_file(tmp_path)
+    module, x, seen = hmcompress.load_model(file), torch.rand(5, 2), []
+    plain = module(x)
+    module.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(module(x), plain, rtol=0, atol=0)
+    assert seen == [1]
+    plain.sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
