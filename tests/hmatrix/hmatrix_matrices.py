@@ -1,10 +1,13 @@
 """Matrices whose structure is known: spectra, shapes, scales, repetition, and the odd ones that people save."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hmcompress.hmatrix import HMatrix, compress_matrix
 
 Array = np.ndarray
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -107,6 +110,12 @@ def matrix(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     values = torch.from_numpy(np.ascontiguousarray(MATRICES[name]()))
     largest = torch.finfo(dtype).max
     return values.clamp(-largest, largest).to(dtype)
+
+
+@cache
+def compressed(name: str, tol: float = 1e-3, effort: str = "default", dtype: torch.dtype = torch.float32) -> HMatrix:
+    """A named matrix, compressed once for all claims about it."""
+    return compress_matrix(matrix(name, dtype), tol, effort=effort)
 
 
 def kernel(name: str, n: int) -> Tensor:

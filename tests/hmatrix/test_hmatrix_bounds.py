@@ -5,14 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hmatrix_matrices import DTYPES, FLEXIBLE, MATRICES, matrix, noise, with_spectrum
+from hmatrix_matrices import DTYPES, FLEXIBLE, MATRICES, compressed, matrix, noise, with_spectrum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 NORMS = ("fro", "spectral", "max")
 EFFORTS = ("fast", "default", "max")
 
@@ -41,8 +41,7 @@ def assert_bound_holds(w: torch.Tensor, tol: float, norm: str, effort: str = "de
     return h
 
 
-@pytest.mark.parametrize("tol", [1e-1, 1e-4])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("norm", "tol"), [("fro", 1e-1), ("fro", 1e-4), ("spectral", 1e-2), ("max", 1e-3)])
 @pytest.mark.parametrize("name", MATRICES)
 def test_error_is_below_tol(name, norm, tol):
     assert_bound_holds(matrix(name), tol, norm)
@@ -87,7 +86,7 @@ def test_error_is_below_tol_for_any_shape_scale_and_decay(m, n, log_scale, decay
 @pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("name", FLEXIBLE)
 def test_error_uses_the_tolerance(name, tol):
-    h = compress_matrix(matrix(name), tol)
+    h = compressed(name, tol)
     assert h.error > 0.9 * tol, f"{h.error / tol} of the tolerance"
 
 
