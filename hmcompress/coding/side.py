@@ -18,7 +18,8 @@ def encode_side(q: np.ndarray, effort: str = "default") -> bytes:
         return general
     middle = int(np.median(q))
     spread = int(np.clip(class_of(np.sqrt(np.mean((q - middle) ** 2.0))), ZERO_CLASS + 1, MAX_CLASS))
-    pooled = Writer().raw(bytes([_POOLED])).sint(middle).sint(spread).raw(encode_pool(q - middle, spread)).getvalue()
+    pool = encode_pool(q - middle, np.array([spread]))
+    pooled = Writer().raw(bytes([_POOLED])).sint(middle).sint(spread).raw(pool).getvalue()
     return min(general, pooled, key=len)
 
 

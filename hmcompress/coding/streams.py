@@ -6,7 +6,7 @@ from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compre
 from hmcompress.errors import FormatError
 
 CONSTANT, PCODEC, ZSTD, PLAIN = range(4)
-_WIDTHS = (np.int8, np.int16, np.int32, np.int64)
+_WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.int64)
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 
 

@@ -31,7 +31,7 @@ class HMatrix:
     @classmethod
     def from_payload(cls, payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype) -> "HMatrix":
         """Read a payload for a matrix of the given shape and dtype. Raises FormatError where it is not one."""
-        matrix = cls(tuple(shape), dtype, bytes(payload))
+        matrix = cls((shape[0], shape[1]), dtype, bytes(payload))
         _ = matrix.body
         return matrix
 

@@ -80,7 +80,8 @@ def _price_spectra(
     tails = np.maximum(squares[:, None] - np.cumsum(s.values**2, axis=1), 0)
     scaled_left = np.moveaxis(s.left * s.values[:, None, :], 1, 0).reshape(m, -1)
     scaled_right = np.moveaxis(s.right * s.values[:, None, :], 1, 0).reshape(n, -1)
-    low_rank, hybrid = None, None
+    low_rank: list[tuple[Leaf, float]] = []
+    hybrid: list[tuple[Leaf, float]] = []
     for coarse in _COARSE:
         scale = 2.0**-coarse
         bits = price_columns(scaled_left * scale, smooth) + price_columns(scaled_right * scale, smooth)
@@ -90,7 +91,7 @@ def _price_spectra(
             low_rank = _cheapest(factors + price.SLOPE * (tails + noise), lambda r: Leaf(r, False))
         total = factors + m * n * price.cost(np.sqrt((tails + noise) / (m * n)))
         found = _cheapest(total, lambda r, coarse=coarse: Leaf(r, True, coarse))
-        hybrid = found if hybrid is None else list(map(_cheaper, hybrid, found))
+        hybrid = list(map(_cheaper, hybrid, found)) if hybrid else found
     return [low_rank, hybrid]
 
 
@@ -104,7 +105,8 @@ def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
 
 
 def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool) -> None:
-    level, parents = [root], []
+    level = [root]
+    parents: list[_Node] = []
     while level:
         for nodes in _by_shape(level, any_way_up=True) if repeats else ():
             _mark_repeats(a, step, nodes)

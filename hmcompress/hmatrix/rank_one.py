@@ -101,7 +101,8 @@ def rank_one_scales(square: Array) -> tuple[Array, Array]:
 
 def _quantize(rows: Array | None, columns: Array | None) -> Scales:
     """Move the middle of the row and column scales into the block's class, so that differences stay small."""
-    block, parts = 0.0, []
+    block = 0.0
+    parts: list[Array | None] = []
     for scale in (rows, columns):
         if scale is None:
             parts.append(None)

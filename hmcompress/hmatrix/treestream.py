@@ -1,5 +1,6 @@
 """A tree of coded leaves as bytes: structure, scales, then two pools of integers, factors and remainders."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,9 @@ class _Outline:
     shape: tuple[int, int]
     rank: int = 0
     coarse: int = 0
-    scales: tuple[int, bool, bool] | None = None  # block class, has row scales, has column scales
+    remainder: bool = False
+    block: int = ZERO_CLASS
+    sides: tuple[bool, bool] = (False, False)  # whether rows, and columns, have scales
     basis: int = PLAIN
 
 
@@ -60,14 +63,14 @@ def read_tree(data: Reader, shape: tuple[int, int]) -> tuple[Plan, list[CodedLea
         raise FormatError("the tree has more nodes than it needs: the file is damaged")
     ranked = [o for o in outlines if o.rank]
     factors = iter(_read_factors(ranked, data) if ranked else [])
-    rest = [o for o in outlines if o.scales is not None]
+    rest = [o for o in outlines if o.remainder]
     remainders = iter(_read_remainders(rest, data) if rest else [])
     return plan, [_leaf(o, factors, remainders) for o in outlines]
 
 
 def _leaf(outline: _Outline, factors, remainders) -> CodedLeaf:
     parts: list[CodedFactors | CodedRemainder] = [next(factors)] if outline.rank else []
-    if outline.scales is not None:
+    if outline.remainder:
         parts.append(next(remainders))
     return CodedLeaf(outline.shape, tuple(parts))
 
@@ -91,10 +94,10 @@ def _write_leaf(leaf: CodedLeaf, out: Writer) -> None:
         out.uint(part.left.shape[1])
         if remainders:
             out.sint(part.coarse)
-    for part in remainders:
-        s = part.scales
+    for rest in remainders:
+        s = rest.scales
         flags = (s.rows is not None) + 2 * (s.columns is not None)
-        out.uint(((s.block - ZERO_CLASS) * 4 + flags) * len(BASES) + part.basis)
+        out.uint(((s.block - ZERO_CLASS) * 4 + flags) * len(BASES) + rest.basis)
 
 
 def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes: list[tuple[int, int]]) -> Plan:
@@ -113,7 +116,7 @@ def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes:
         return Copy(source, code == COPY_TRANSPOSED)
     outlines.append(_read_outline(code, block.shape, data))
     last = outlines[-1]
-    return Leaf(last.rank, last.scales is not None, last.coarse, last.basis)
+    return Leaf(last.rank, last.remainder, last.coarse, last.basis)
 
 
 def _read_outline(code: int, shape: tuple[int, int], data: Reader) -> _Outline:
@@ -124,11 +127,11 @@ def _read_outline(code: int, shape: tuple[int, int], data: Reader) -> _Outline:
     coarse = data.sint() if ranked and has_remainder else 0
     if abs(coarse) > _MAX_COARSE:
         raise FormatError("the precision of a factor is out of range: the file is damaged")
-    scales, basis = None, PLAIN
-    if has_remainder:
-        number, basis = divmod(data.uint(((MAX_CLASS - ZERO_CLASS) * 4 + 4) * len(BASES) - 1), len(BASES))
-        scales = (number // 4 + ZERO_CLASS, bool(number & 1), bool(number & 2))
-    return _Outline(shape, rank, coarse, scales, basis)
+    if not has_remainder:
+        return _Outline(shape, rank, coarse)
+    number, basis = divmod(data.uint(((MAX_CLASS - ZERO_CLASS) * 4 + 4) * len(BASES) - 1), len(BASES))
+    sides = (bool(number & 1), bool(number & 2))
+    return _Outline(shape, rank, coarse, True, number // 4 + ZERO_CLASS, sides, basis)
 
 
 def _write_factors(factors: list[CodedFactors], out: Writer, effort: str) -> None:
@@ -196,14 +199,14 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str) -> 
 
 
 def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemainder]:
-    lengths = [n for o in outlines for n, has in zip(o.shape, o.scales[1:], strict=True) if has]
-    sides = iter([])
+    lengths = [n for o in outlines for n, has in zip(o.shape, o.sides, strict=True) if has]
+    sides: Iterator[Array] = iter(())
     if lengths:
         values = decode_side(data.section(), sum(lengths))
         if np.abs(values).max() > 1 << 12:
             raise FormatError("a scale is out of range: the file is damaged")
         sides = iter(np.split(values, np.cumsum(lengths)[:-1]))
-    scales = [Scales(o.scales[0], *(next(sides) if has else None for has in o.scales[1:])) for o in outlines]
+    scales = [Scales(o.block, *(next(sides) if has else None for has in o.sides)) for o in outlines]
     sizes = [o.shape[0] * o.shape[1] for o in outlines]
     e = [s.classes(o.shape) for s, o in zip(scales, outlines, strict=True)]
     width = outlines[0].shape[1] if len(outlines) == 1 else None

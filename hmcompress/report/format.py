@@ -88,7 +88,7 @@ def abbreviate(text: str, width: int) -> str:
 
 def fold(text: str, width: int, lines: int = 2) -> list[str]:
     """A long dotted name on a few lines, broken after dots where there are any; what is still too long is cut."""
-    folded = []
+    folded: list[str] = []
     while len(text) > width and len(folded) < lines - 1:
         cut = text.rfind(".", 1, width) + 1 or width
         folded.append(text[:cut])
