@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from hmcompress.baselines import PEERS, Matrix
 from hmcompress.baselines.knobs import Knob, Part
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.config import Ntk, load_settings
 from hmcompress.network import NetworkResult, Problem, compress_network, load_tensors, pose
 from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.model import DenseLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOO = Path(os.environ.get("HMC_ZOO", Path.home() / ".cache" / "hmc-zoo")) / "neuralfoil"
@@ -88,16 +92,22 @@ def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator
     bound = TangentBound.of(problem, ntk)
     for peer in ("svd32", "quantization_entropy"):
         parts = [
-            Part(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(tensors[x.weight]),), False)
+            Part(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(joined(tensors, x)),), True)
             for x in problem.network.layers
             if x.bias is not None
         ]
         knob = Knob(PEERS[peer], parts, False, lambda t: max(problem.errors(problem.held_out, t)))
         k = knob.finest_within(nbytes)
         if k is None:
-            yield f"  ntk: {peer} cannot be had in {nbytes} B (biases alone {sum(p.kept_bytes for p in parts)} B)"
+            yield f"  ntk: {peer} cannot be had in {nbytes} B"
             continue
         yield f"  ntk: {peer} output error {knob.error(k):.3g}, {kernel_figures(bound.record(knob.trial(k).tensors))}"
+
+
+def joined(tensors: dict, layer: DenseLayer) -> Tensor:
+    """Weight and bias as one matrix."""
+    assert layer.bias is not None
+    return torch.cat([tensors[layer.weight], tensors[layer.bias].reshape(-1, 1)], 1)
 
 
 def main() -> None:
