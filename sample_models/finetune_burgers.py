@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from burgers import VISCOSITY, draw, residuals
-from gauss_newton import GaussNewton
+from gauss_newton import GaussNewton, Problem
 from torch import Tensor
 from training import HERE, Network, adam, error_of, load_reference, setup
 
@@ -43,21 +43,25 @@ def train(network: Network, method: str, steps: int) -> None:
     for _ in range(10):
         problem = partial(residuals, draw(network, INTERIOR, VISCOSITY), INTERIOR, VISCOSITY)
         if method == "adam":
-            adam(network, lambda: problem(network)[0].square().sum(), steps // 10, rate=1e-3, log=steps)
+            adam(network, partial(loss, problem, network), steps // 10, rate=1e-3, log=steps)
         else:
             for _ in range(steps // 10):
                 optimiser.step(problem)
 
 
+def loss(problem: Problem, network: Network) -> Tensor:
+    return problem(network)[0].square().sum()
+
+
 def recompressed(network: Network, folder: Path, tol: float, ntk: str, most: int) -> tuple[float, int, float]:
     """The smallest of some tolerances whose file has at most that many bytes; its bytes, and its error."""
     torch.save({name: t.detach().float() for name, t in network.state_dict().items()}, folder / "tuned.pt")
-    for tol in (0.7 * tol, tol, 1.4 * tol, 2 * tol, 3 * tol):
-        settings = load_settings(CONFIG, {"tol": tol, "ntk": settings_of(ntk)})
+    for tried in (0.7 * tol, tol, 1.4 * tol, 2 * tol, 3 * tol):
+        settings = load_settings(CONFIG, {"tol": tried, "ntk": settings_of(ntk)})
         report = compress(folder / "tuned.pt", folder / "tuned.hmc.safetensors", settings=settings, force=True)
         if report.output_bytes <= most:
             break
-    return tol, report.output_bytes, report.network.reference.after
+    return tried, report.output_bytes, report.network.reference.after
 
 
 def settings_of(ntk: str) -> dict | bool:
