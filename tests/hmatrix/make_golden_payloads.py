@@ -1,0 +1,55 @@
+"""Writes golden/payloads_1.npz, one payload for each codec and part: `python tests/hmatrix/make_golden_payloads.py`.
+
+Frozen once its format version is released: every later release must decode these payloads to the same values.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hmcompress.hmatrix import HMatrix, compress_matrix
+
+GOLDEN = Path(__file__).parent / "golden" / "payloads_1.npz"
+
+
+def matrices() -> dict[str, HMatrix]:
+    """What each payload shows: a codec, a leaf kind, a basis, an order, a way to code integers."""
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(48, 64, generator=generator)
+    x = torch.linspace(0, 1, 96)
+    kernel = 1 / ((x[:, None] - x[None]).abs() + 1 / 96)
+    shuffled = kernel[torch.randperm(96, generator=generator)][:, torch.randperm(96, generator=generator)]
+    whole = torch.round(torch.randn(40, 64, generator=generator) * 30)
+    smooth = torch.cumsum(torch.randn(80, 24, generator=generator), 0)
+    return {
+        "plain": compress_matrix(noise, 1e-2),
+        "plain_fine": compress_matrix(noise.double(), 1e-8),
+        "plain_fast": compress_matrix(noise, 1e-2, effort="fast"),
+        "max_norm": compress_matrix(noise, 1e-2, "max"),
+        "trellis": compress_matrix(noise, 1e-1, effort="max"),
+        "tree": compress_matrix(kernel, 1e-4),
+        "tree_ordered": compress_matrix(shuffled, 1e-3),
+        "smooth": compress_matrix(smooth, 1e-3),
+        "scales": compress_matrix(noise * torch.exp(torch.randn(48, 1, generator=generator) * 2), 1e-2),
+        "multiples": compress_matrix(whole * (torch.rand(40, 1, generator=generator) + 0.01), 1e-5),
+        "values": compress_matrix(torch.randn(5, generator=generator)[whole.long().abs() % 5], 1e-3),
+        "narrow": compress_matrix(noise.bfloat16().float(), 1e-6),
+        "lossless": compress_matrix(noise.half(), 1e-5),
+        "zero": compress_matrix(torch.zeros(16, 20), 1e-2),
+    }
+
+
+def main() -> None:
+    GOLDEN.parent.mkdir(exist_ok=True)
+    arrays = {}
+    for name, matrix in matrices().items():
+        arrays[f"{name}.payload"] = np.frombuffer(matrix.payload, np.uint8)
+        arrays[f"{name}.decoded"] = matrix.to_dense().double().numpy()
+        arrays[f"{name}.dtype"] = np.array(str(matrix.dtype).removeprefix("torch."))
+        print(f"{name}: codec {matrix.payload[0]}, {matrix.nbytes} bytes, {matrix.leaves}")
+    np.savez_compressed(GOLDEN, **arrays)
+
+
+if __name__ == "__main__":
+    main()
