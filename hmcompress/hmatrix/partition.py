@@ -134,7 +134,7 @@ def _count_failures(parents: list[_Node]) -> None:
     for node in parents:
         total = sum(_COPY_BITS if c.repeat is not None else c.leaf_cost for c in node.children)
         for child in node.children:
-            child.failures = node.failures + 1 if total >= node.leaf_cost else 0
+            child.failures = node.failures + 1 if node.leaf_cost <= total < np.inf else 0
 
 
 def _mark_repeats(a: Array, step: float, nodes: list[_Node]) -> None:
