@@ -23,6 +23,8 @@ _SAMPLE = 1 << 16
 _FEW = 1 << 14  # integers of which every form is tried
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
+_LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
+_QUICK_MAY_COST = 1.005
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
@@ -56,6 +58,9 @@ def encode_pool(
     for kind, ordered in _orders(q, width):
         if q.size <= _FEW or _repeats(ordered, len(best)):
             best = min(best, bytes([kind]) + encode_ints(ordered, "max"), key=len)
+    if effort == "default" and width is not None and q.size >= _LONG:
+        quick = bytes([BY_ROWS]) + encode_ints(q)
+        best = quick if len(quick) <= _QUICK_MAY_COST * len(best) else best
     return best
 
 
