@@ -1,5 +1,6 @@
 """The weights metric: every tensor by itself, a pure function of its name, its values and the settings."""
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
@@ -47,9 +48,13 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    note = "" if torch.isfinite(tensor).all() else f"{name}: holds nan or inf, kept lossless"
+    note = "" if _is_finite(tensor) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, time.perf_counter() - start, note)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
 def _method(slices: list[HMatrix]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import zstandard
-from pcodec import ChunkConfig, standalone
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from hmcompress.errors import FormatError
 
@@ -63,9 +63,12 @@ def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: 
     return np.frombuffer(body, dtype, count).copy()
 
 
-def pcodec_encode(flat: np.ndarray, level: int) -> bytes:
-    """Encode a flat numeric array by pcodec."""
-    return standalone.simple_compress(np.ascontiguousarray(flat), ChunkConfig(compression_level=level))
+def pcodec_encode(flat: np.ndarray, level: int, *, noise: bool = False) -> bytes:
+    """Encode a flat numeric array by pcodec. noise: neighbours are known not to help, so pcodec need not look."""
+    config = ChunkConfig(compression_level=level)
+    if noise:
+        config.mode_spec, config.delta_spec = ModeSpec.classic(), DeltaSpec.no_op()
+    return standalone.simple_compress(np.ascontiguousarray(flat), config)
 
 
 def pcodec_decode(body: bytes, dtype: np.dtype, count: int) -> np.ndarray:

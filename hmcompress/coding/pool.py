@@ -11,7 +11,7 @@ import numpy as np
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
-from hmcompress.coding.streams import decode_ints, encode_ints
+from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
 CLASSES_PER_OCTAVE = 4
@@ -23,13 +23,14 @@ _SAMPLE = 1 << 16
 _FEW = 1 << 14  # integers of which every form is tried
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
-_LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
+LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
 _QUICK_MAY_COST = 1.005
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS = range(5)
+Group = tuple[int, np.ndarray | None, int]  # class, positions or None for all, size; in ascending order of class
 
 
 def class_of(rms: np.ndarray | float) -> np.ndarray:
@@ -53,26 +54,32 @@ def encode_pool(
         return bytes([EMPTY])
     if effort == "fast":
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
-    shapes = _candidate_shapes(q, e, x, groups)
-    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
-    for kind, ordered in _orders(q, width):
-        if q.size <= _FEW or _repeats(ordered, len(best)):
-            best = min(best, bytes([kind]) + encode_ints(ordered, "max"), key=len)
-    if effort == "default" and width is not None and q.size >= _LONG:
-        quick = bytes([BY_ROWS]) + encode_ints(q)
-        best = quick if len(quick) <= _QUICK_MAY_COST * len(best) else best
+    best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
+    for kind, rows in _orders(q, width):
+        if q.size <= _FEW or _repeats(rows, len(best)):
+            best = min(best, bytes([kind]) + encode_ints(rows, "max"), key=len)
     return best
 
 
+def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
+    """Range coded by the best shape; where `quick`, by pcodec if that costs little more or may be taken to."""
+    fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
+    if fast is not None and e.size == 1:
+        return fast
+    shapes = _candidate_shapes(q, e, x, groups)
+    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
+    return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
+
+
 def _orders(q: np.ndarray, width: int | None) -> list[tuple[int, np.ndarray]]:
-    return [] if width is None else [(BY_ROWS, q), (BY_COLUMNS, q.reshape(-1, width).T.reshape(-1))]
+    return [] if width is None else [(BY_ROWS, q.reshape(-1, width)), (BY_COLUMNS, q.reshape(-1, width).T)]
 
 
-def _repeats(q: np.ndarray, size: int) -> bool:
-    """Whether a quick dictionary coder stays below `size` bytes for all of q, judged by a part of it."""
-    part = q[:_SAMPLE]
-    narrow = part.astype(np.int16 if max(q.max(), -q.min()) < 1 << 15 else q.dtype)
-    return len(zstd_compress(narrow.tobytes(), 3)) * len(q) < size * len(part)
+def _repeats(rows: np.ndarray, size: int) -> bool:
+    """Whether a quick dictionary coder stays below `size` bytes for all rows, judged by the first of them."""
+    part = rows[: max(1, _SAMPLE // rows.shape[1])]
+    narrow = part.astype(np.int16 if max(part.max(), -part.min()) < 1 << 15 else part.dtype)
+    return len(zstd_compress(narrow.tobytes(), 1)) * rows.size < size * part.size
 
 
 def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None) -> np.ndarray:
@@ -92,10 +99,6 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
-
-
-# A group is (class, positions or None for all, size), in ascending order of class.
-Group = tuple[int, np.ndarray | None, int]
 
 
 def _groups(e: np.ndarray, count: int) -> list[Group]:

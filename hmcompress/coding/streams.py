@@ -7,7 +7,16 @@ from hmcompress.errors import FormatError
 
 CONSTANT, PCODEC, ZSTD, PLAIN = range(4)
 _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.int64)
+_CODED_AS = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
+_NOISE_LEVEL = 9
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
+
+
+def encode_noise(q: np.ndarray) -> bytes:
+    """As encode_ints for a long run of integers that are independent of each other."""
+    width = _narrowest(q)
+    narrow = q.astype(_CODED_AS[width])
+    return bytes([PCODEC * 4 + width]) + pcodec_encode(narrow, _NOISE_LEVEL, noise=True)
 
 
 def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
@@ -20,7 +29,7 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
     pcodec_level, zstd_level = _LEVELS[effort]
     candidates = [
         (PLAIN, narrow.tobytes()),
-        (PCODEC, pcodec_encode(narrow.astype(np.int16) if width == 0 else narrow, pcodec_level)),
+        (PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), pcodec_level)),
     ]
     if q.size <= 1 << 16 or effort == "max":
         candidates.append((ZSTD, zstd_compress(narrow.tobytes(), zstd_level)))
@@ -38,7 +47,7 @@ def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.in
     code, width = divmod(data[0], 4)
     stored, body = np.dtype(_WIDTHS[width]), bytes(data[1:])
     if code == PCODEC:
-        q = pcodec_decode(body, np.dtype(np.int16) if width == 0 else stored, count)
+        q = pcodec_decode(body, np.dtype(_CODED_AS[width]), count)
     elif code == CONSTANT and len(body) == (stored.itemsize if count else 0):
         q = np.repeat(np.frombuffer(body, stored), count)
     elif code in (PLAIN, ZSTD):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hmcompress.coding.pool import LONG
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
@@ -17,6 +18,7 @@ from hmcompress.hmatrix.tune import Candidate, Task
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
+_WORSE, _SURE, _FINE = 1.02, 1 << 16, 3.0  # the same for so many entries of so many bits: their prices are right
 _SLACK = 1 << 14  # bits
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
@@ -30,12 +32,14 @@ def candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | N
     plain = Candidate(Leaf(0, True))
     structure = find_structure(values, step) if task.effort != "fast" else None
     if structure is None or not (structure.is_global(task.effort) or grid):
-        return [plain]
+        quick = task.effort == "default" and values.size >= LONG and structure is not None
+        return [replace(plain, scaled=not quick or structure.is_scaled())]
     found = _trees(values, step, structure, task, grid)
     if values.size <= _WHOLE:
         found += _leaves(values.astype(np.float64) / step, structure, task)
     best = min((price for price, _ in found), default=np.inf)
-    worth = [candidate for price, candidate in found if price <= _HOPELESS * best + _SLACK]
+    worse = _WORSE if values.size >= _SURE and best > _FINE * values.size else _HOPELESS
+    worth = [candidate for price, candidate in found if price <= worse * best + _SLACK]
     if not worth or values.size <= _FEW:
         worth.append(plain)
     return list(dict.fromkeys(worth))

@@ -18,6 +18,7 @@ Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
+_SMALL = 1 << 14  # entries up to which a lossless form is tried always
 _LOOK = 1 << 16
 _GUESS = 0.8
 EFFORTS = ("fast", "default", "max")
@@ -45,7 +46,7 @@ def compress_matrix(
         return task.exact()
     found = [matrix for matrix in (_smallest(task, grid), task.lattice()) if matrix is not None]
     best = min(found, key=lambda matrix: matrix.nbytes, default=None)
-    if best is not None and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
+    if best is not None and w.numel() > _SMALL and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
         return best
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
@@ -71,7 +72,7 @@ def _lossless_floor(w: Tensor) -> int:
 def _lossless_guess(w: Tensor) -> float:
     """Bytes of a lossless form, guessed low from the first entries: rows that repeat may beat any rate."""
     part = w.reshape(-1)[:_LOOK]
-    return _GUESS * len(exact.encode(part, "fast")) * w.numel() / part.numel()
+    return _GUESS * exact.glance(part) * w.numel() / part.numel()
 
 
 def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:

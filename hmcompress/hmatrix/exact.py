@@ -19,8 +19,16 @@ _NUMPY = {
 
 def encode(w: Tensor, effort: str = "default") -> bytes:
     """The smallest lossless form of a (m, n) matrix; its first byte says which."""
-    carrier = _CARRIERS.get(w.dtype, w.dtype)
-    return lossless.encode_array(w.contiguous().view(carrier).numpy(), effort)
+    return lossless.encode_array(_words(w), effort)
+
+
+def glance(w: Tensor) -> int:
+    """Bytes of w after a quick dictionary coder: few where entries or rows repeat."""
+    return len(lossless.zstd_compress(_words(w).tobytes(), 1))
+
+
+def _words(w: Tensor) -> np.ndarray:
+    return w.contiguous().view(_CARRIERS.get(w.dtype, w.dtype)).numpy()
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> DenseBody:

@@ -27,6 +27,7 @@ MULTIPLES, VALUES, NARROW = range(3)
 _GROUPS = (0, 256, 128, 64, 32)  # entries that share a step; 0: a whole row
 _LARGEST = 1 << 15  # multiples beyond are no lattice worth the name
 _MOST_VALUES = 1 << 12
+_FIRST = 1 << 11  # entries of a first look, of which nine in ten differ where there is no list of values
 _PROBE_ROWS = 4
 _NARROWER = {
     torch.float64: (torch.float32, torch.bfloat16, torch.float16),
@@ -78,7 +79,7 @@ def _read_narrow(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 def _values(w: Tensor, effort: str) -> bytes | None:
     flat = w.reshape(-1)
     limit = min(_MOST_VALUES, flat.numel() // 8)
-    if torch.unique(flat[: 4 * limit]).numel() > limit:
+    if torch.unique(flat[:_FIRST]).numel() > 0.9 * _FIRST or torch.unique(flat[: 4 * limit]).numel() > limit:
         return None
     values, index = torch.unique(flat, return_inverse=True)
     if values.numel() > limit:
@@ -101,8 +102,8 @@ def _multiples(w: Tensor, effort: str) -> bytes | None:
     if w.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
     for transposed, group in _groupings(w.shape):
-        first = w[:, :_PROBE_ROWS] if transposed else w[:_PROBE_ROWS]  # no copy of the whole for a look
-        if _steps(_grouped(first, transposed, group)[:_PROBE_ROWS]) is None:
+        first = w[:, :1] if transposed else w[:1]  # no copy of the whole for a look
+        if _steps(_grouped(first, transposed, group)[:1]) is None:
             continue
         grouped = _grouped(w, transposed, group)
         steps = _steps(grouped)

@@ -21,8 +21,11 @@ _UNEVEN = {"default": 2.4, "max": 1.5}
 _CELLS = 16
 _SHUFFLED = {"default": 0.15, "max": 0.02}
 _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
+# Share of the bits. Without scales a general coder serves, which decodes many times faster.
+_SCALES = 0.005
 _LOOK = 1024  # rows and columns looked at, at most
 _PART = 256
+_GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
 
 
@@ -32,17 +35,22 @@ class Structure:
 
     spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
     strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
-    blocks repeat.
+    blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits.
     """
 
     spike: float
     smoothness: float
     unevenness: float
     repeats: bool
+    scales: float
 
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
         return self.spike > _SPIKE[effort] or self.is_local(effort)
+
+    def is_scaled(self) -> bool:
+        """Whether row or column scales promise enough where decoding speed counts too."""
+        return self.scales > _SCALES
 
     def may_be_shuffled(self, effort: str) -> bool:
         """Whether rows and columns may belong together without standing together."""
@@ -61,20 +69,25 @@ class Structure:
 def find_structure(w: Array, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
     if min(w.shape) < 2 * _PROBE:
-        return Structure(1.0, 1.0, 100.0, False)
+        return Structure(1.0, 1.0, 100.0, False, 1.0)
     repeats = any(r is not None for r in find_repeats(_samples(w), step))
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
-    x = _whitened(w[::row_stride, ::column_stride])
-    part = _whitened(w[:_PART, :_PART]) if max(row_stride, column_stride) > 1 else x
-    return Structure(_spike(x), _smoothness(part), _unevenness(x), repeats)
+    x, scales = _whitened(w[::row_stride, ::column_stride], step)
+    part = _whitened(w[:_PART, :_PART], step)[0] if max(row_stride, column_stride) > 1 else x
+    return Structure(_spike(x), _smoothness(part), _unevenness(x), repeats, scales)
 
 
-def _whitened(a: Array) -> Array:
-    """a divided by its row and column scales, float32."""
-    x = (a / np.float64(np.abs(a).max(initial=0) or 1.0)).astype(np.float32)  # squares neither overflow nor vanish
-    rows, columns = rank_one_scales(np.square(x))
+def _whitened(a: Array, step: float) -> tuple[Array, float]:
+    """a divided by its row and column scales, float32, and the share of the bits that these scales save."""
+    largest = np.float64(np.abs(a).max(initial=0) or 1.0)
+    x = (a / largest).astype(np.float32)  # squares neither overflow nor vanish
+    square = np.square(x)
+    rows, columns = rank_one_scales(square)
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
-    return x * (1 / rows)[:, None] * (1 / columns)
+    log_rms = 0.5 * np.log2(max(float(square.mean()), 1e-30))
+    saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
+    bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)
+    return x * (1 / rows)[:, None] * (1 / columns), saved / bits
 
 
 def _spike(x: Array) -> float:

@@ -44,7 +44,7 @@ def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
     """`rank` leading triplets of one block (m, n), float64, by a sketch; without the batch dimension."""
     wide = a.shape[0] < a.shape[1]
     tall = a.mT if wide else a
-    basis = _sketch_basis(tall[None])[0, :, :rank]
+    basis = _sketch_basis(tall[None], 4 * rank)[0, :, :rank]
     image = tall @ basis
     values = torch.linalg.vector_norm(image, dim=0)
     left, right = (image / values.clamp_min(1e-300)).numpy(), basis.numpy()
@@ -56,15 +56,15 @@ def _gram_basis(a: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigh(a.mT @ a)[1].flip(-1)
 
 
-def _sketch_basis(a: torch.Tensor) -> torch.Tensor:
+def _sketch_basis(a: torch.Tensor, sketch: int = _SKETCH) -> torch.Tensor:
     """An orthonormal basis (b, n, k) of nearly the leading right singular space, descending (Halko et al. 2011)."""
     generator = torch.Generator().manual_seed(0)
-    width = min(_SKETCH + _OVERSAMPLING, a.shape[2])
+    width = min(sketch + _OVERSAMPLING, a.shape[2])
     probe = torch.randn(a.shape[2], width, dtype=a.dtype, generator=generator)
     q = torch.linalg.qr(a @ probe)[0]
     q = torch.linalg.qr(a @ (a.mT @ q))[0]
     small = q.mT @ a
-    left = torch.linalg.eigh(small @ small.mT)[1].flip(-1)[..., : min(_SKETCH, width)]
+    left = torch.linalg.eigh(small @ small.mT)[1].flip(-1)[..., : min(sketch, width)]
     return torch.linalg.qr(small.mT @ left)[0]
 
 

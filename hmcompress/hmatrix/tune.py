@@ -76,11 +76,12 @@ def first_step(task: Task) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan for the matrix with its rows and columns in some order."""
+    """A plan for the matrix with its rows and columns in some order. scaled: whether scales may pay."""
 
     plan: Plan
     rows: Order = field(default_factory=Natural)
     columns: Order = field(default_factory=Natural)
+    scaled: bool = True
 
     def ordered(self, values: Array) -> Array:
         """values (m, n) in these orders."""
@@ -127,7 +128,7 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
     alone = len(prepared) == 1
-    options = [replace(task.options, alone=alone)]
+    options = [replace(task.options, alone=alone, scales=task.options.scales and candidate.scaled)]
     if alone and task.w.numel() <= _SMALL:  # under one scale, a general coder may find what prices do not see
         options.append(replace(task.options, scales=False))
     return min((_encoded(prepared, candidate, step, o, task.effort) for o in options), key=len)
