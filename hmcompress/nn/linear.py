@@ -105,7 +105,8 @@ class HLinear(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, ranks={self.ranks}, "
-            f"leaf=({self._m}, {self._n}), bias={self.bias is not None}"
+            f"leaf=({self._m}, {self._n}), permuted=({self.rows is not None}, {self.columns is not None}), "
+            f"bias={self.bias is not None}"
         )
 
 
