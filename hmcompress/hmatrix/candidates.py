@@ -77,7 +77,7 @@ def _trees(
 
 
 def _tree(ordered: Array, step: float, rows: Order, columns: Order, repeats: bool, task: Task) -> Priced:
-    plan, price = plan_matrix(ordered, step, repeats=repeats)
+    plan, price = plan_matrix(ordered, step, repeats=repeats, patience=2 if task.effort == "max" else 1)
     side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
     return price + side, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)
 

@@ -24,7 +24,6 @@ _NODE_BITS = 3.0
 _LEAF_BITS = 16.0
 _COPY_BITS = 16.0
 _COARSE = (0, 2)
-_PATIENCE = 2
 _BATCH = 1 << 22
 _LARGEST_LEAF = 1 << 22  # entries: larger blocks only split
 
@@ -39,10 +38,15 @@ class _Node:
     failures: int = 0  # how many splits above, one after the other, did not pay by themselves
 
 
-def plan_matrix(a: Array, step: float = 1.0, smooth: bool = True, repeats: bool = True) -> tuple[Plan, float]:
-    """The best plan for a (m, n) at this step, and its price in bits (error included)."""
+def plan_matrix(
+    a: Array, step: float = 1.0, smooth: bool = True, repeats: bool = True, patience: int = 1
+) -> tuple[Plan, float]:
+    """The best plan for a (m, n) at this step, and its price in bits (error included).
+
+    patience: a branch ends where so many splits in a row did not pay by themselves.
+    """
     root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
-    _analyse(a, step, root, smooth, repeats)
+    _analyse(a, step, root, smooth, repeats, patience)
     decisions: dict[int, tuple[bool, float]] = {}
     total = _prune(root, decisions)
     return _number(_emit(root, decisions, {})), total
@@ -104,7 +108,7 @@ def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
     return [(leaf(int(r) + 1), float(costs[i, r])) for i, r in enumerate(best)]
 
 
-def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool) -> None:
+def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool, patience: int) -> None:
     level = [root]
     parents: list[_Node] = []
     while level:
@@ -115,7 +119,7 @@ def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool) ->
             _analyse_batch(a, step, nodes, smooth)
         _count_failures(parents)
         for node in fresh:
-            if node.leaf_cost > 2 * _LEAF_BITS and node.failures < _PATIENCE:
+            if node.leaf_cost > 2 * _LEAF_BITS and node.failures < patience:
                 node.children = tuple(_Node(b) for b in node.block.children())
         parents = [node for node in fresh if node.children]
         level = [child for node in parents for child in node.children]
@@ -130,7 +134,6 @@ def _by_shape(nodes: list[_Node], any_way_up: bool = False) -> list[list[_Node]]
 
 
 def _count_failures(parents: list[_Node]) -> None:
-    """A branch ends where several splits in a row did not pay by themselves."""
     for node in parents:
         total = sum(_COPY_BITS if c.repeat is not None else c.leaf_cost for c in node.children)
         for child in node.children:

@@ -23,7 +23,8 @@ _SHUFFLED = {"default": 0.15, "max": 0.02}
 _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
 # Share of the bits. Without scales a general coder serves, which decodes many times faster.
 _SCALES = 0.005
-_LOOK = 1024  # rows and columns looked at, at most
+_NORMAL = (2.0**-100, 2.0**100)
+_LOOK = 512  # rows and columns looked at, at most
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
@@ -80,7 +81,7 @@ def find_structure(w: Array, step: float) -> Structure:
 def _whitened(a: Array, step: float) -> tuple[Array, float]:
     """a divided by its row and column scales, float32, and the share of the bits that these scales save."""
     largest = np.float64(np.abs(a).max(initial=0) or 1.0)
-    x = (a / largest).astype(np.float32)  # squares neither overflow nor vanish
+    x = _unit(a, largest)
     square = np.square(x)
     rows, columns = rank_one_scales(square)
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
@@ -88,6 +89,13 @@ def _whitened(a: Array, step: float) -> tuple[Array, float]:
     saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
     bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)
     return x * (1 / rows)[:, None] * (1 / columns), saved / bits
+
+
+def _unit(a: Array, largest: float) -> Array:
+    """a over its largest magnitude, float32: squares neither overflow nor vanish."""
+    if a.dtype == np.float32 and _NORMAL[0] < largest < _NORMAL[1]:
+        return a * np.float32(1 / largest)
+    return (a / largest).astype(np.float32)
 
 
 def _spike(x: Array) -> float:
