@@ -12,17 +12,29 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import LayerRule, Settings
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
-from hmcompress.layers import select, to_matrices
+from hmcompress.layers import REAL_PARTS, select, to_matrices
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress
 
 Part = EncodedLayer | PackedTensor
+_MANY_COMPLEX = 0.1  # of the source's bytes
 
 
 def encode_weights(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> Iterator[Part]:
     """Every stored tensor, as a coded layer or untouched, in the source's order."""
     rules = select(checkpoint.entries, settings)
     return _encode(checkpoint, rules, (), settings, progress)
+
+
+def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
+    """A line about large complex tensors that no rule names: they could be layers."""
+    rules = select(checkpoint.entries, settings)
+    kept = [e for e in checkpoint.entries.values() if e.dtype in REAL_PARTS and e.name not in rules]
+    nbytes = sum(e.nbytes for e in kept)
+    if nbytes < _MANY_COMPLEX * checkpoint.source_bytes:
+        return ()
+    named = f"{kept[0].name} and {len(kept) - 1} more complex tensors" if len(kept) > 1 else kept[0].name
+    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule that names complex tensors bounds them too",)
 
 
 def encode_rest(
@@ -48,7 +60,7 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    note = "" if _is_finite(tensor) else f"{name}: holds nan or inf, kept lossless"
+    note = "" if _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, time.perf_counter() - start, note)
 

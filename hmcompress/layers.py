@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,6 +12,8 @@ from hmcompress.config import LayerRule, Settings
 from hmcompress.rules import matches, rule_for
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+REAL_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
+CODABLE = (*FLOATS, *REAL_PARTS)
 LEAST_SIDE = 16
 
 
@@ -44,14 +46,23 @@ def layout(shape: Sequence[int]) -> Layout:
     return Layout(1, shape[0], math.prod(shape[1:]))
 
 
+def real_layout(shape: Sequence[int], dtype: torch.dtype) -> Layout:
+    """`layout` in real numbers: a complex entry is two columns, its real and its imaginary part."""
+    found = layout(shape)
+    return replace(found, cols=2 * found.cols) if dtype in REAL_PARTS else found
+
+
 def to_matrices(tensor: Tensor) -> Tensor:
-    """A tensor as (count, rows, cols) after `layout`; shares memory where it can."""
-    shape = layout(tensor.shape)
-    return tensor.reshape(shape.count, shape.rows, shape.cols)
+    """A tensor as (count, rows, cols) real numbers after `real_layout`; shares memory where it can."""
+    shape = real_layout(tensor.shape, tensor.dtype)
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return real.reshape(shape.count, shape.rows, shape.cols)
 
 
-def from_matrices(matrices: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of to_matrices."""
+def from_matrices(matrices: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The inverse of to_matrices; `dtype` is the tensor's, whose real parts the matrices hold."""
+    if dtype in REAL_PARTS:
+        return torch.view_as_complex(matrices.reshape(*shape, 2).contiguous())
     return matrices.reshape(tuple(shape))
 
 
@@ -75,7 +86,7 @@ def _names_optimizer(part: str) -> bool:
 def select(tensors: Mapping[str, TensorLike], settings: Settings) -> dict[str, LayerRule]:
     """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
 
-    Optimizer state and small matrices are layers only where a rule or `include` names them.
+    Optimizer state, small matrices and complex tensors are layers only where a rule or `include` names them.
     """
     rules = {name: rule_for(name, settings) for name in tensors}
     return {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
@@ -86,7 +97,7 @@ def _is_layer(name: str, tensor: TensorLike, rule: LayerRule, settings: Settings
         return False
     if is_dense(tensor.shape, tensor.dtype) and not is_optimizer_state(name):
         return True
-    possible = tensor.dtype in FLOATS and len(tensor.shape) >= 2 and math.prod(tensor.shape) > 0
+    possible = tensor.dtype in CODABLE and len(tensor.shape) >= 2 and math.prod(tensor.shape) > 0
     return possible and _is_named(name, settings)
 
 

@@ -14,7 +14,7 @@ from hmcompress.compare_outputs import compare_outputs
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
 from hmcompress.container.geometry import elements
-from hmcompress.encoding import Part, encode_rest, encode_weights
+from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.exporting import export
 from hmcompress.layers import select
@@ -104,7 +104,7 @@ def write_file(
 def _coded(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> tuple[Iterable[Part], Tally]:
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
-        return encode_weights(checkpoint, settings, progress), Tally()
+        return encode_weights(checkpoint, settings, progress), Tally(notes=kept_complex(checkpoint, settings))
     result = compress_network(checkpoint, settings, progress)
     rest = encode_rest(checkpoint, result.tensors, settings, progress)
     return chain(result.layers, rest), Tally(result.record, result.notes)

@@ -36,7 +36,7 @@ def test_layout_is_a_function_of_the_shape(shape, expected):
     tensor = torch.arange(torch.Size(shape).numel()).reshape(shape)
     matrices = to_matrices(tensor)
     assert matrices.shape == (expected.count, expected.rows, expected.cols)
-    assert torch.equal(from_matrices(matrices, shape), tensor)
+    assert torch.equal(from_matrices(matrices, shape, tensor.dtype), tensor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -46,7 +46,22 @@ def test_floating_matrices_of_side_16_are_dense(dtype):
     assert not is_dense((0, 16, 16), dtype) and not is_dense((16, 0), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_tensors_are_layers_where_they_are_named(dtype):
+    assert not is_dense((64, 64), dtype)
+    assert chosen({"a": Tensor((64, 64), dtype)}) == {}
+    assert list(chosen({"a": Tensor((4, 4, 8, 8), dtype)}, layers=[{"match": "a", "tol": 1e-3}])) == ["a"]
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 8, 8), (3, 32, 32), (5, 7)])
+def test_a_complex_tensor_is_read_as_real_matrices(shape):
+    tensor = torch.randn(shape, dtype=torch.complex64)
+    matrices = to_matrices(tensor.conj())
+    assert matrices.dtype == torch.float32 and matrices.numel() == 2 * tensor.numel()
+    assert torch.equal(from_matrices(matrices, shape, tensor.dtype), tensor.conj().resolve_conj())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float8_e4m3fn])
 def test_other_types_are_never_layers(dtype):
     assert not is_dense((64, 64), dtype)
     assert chosen({"a": Tensor((64, 64), dtype)}, include=["a"]) == {}

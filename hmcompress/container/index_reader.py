@@ -14,7 +14,7 @@ from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
 from hmcompress.container.network_columns import network_in
 from hmcompress.container.records import LEAF_KINDS, METHODS, FileInfo, LayerRow, View
-from hmcompress.layers import FLOATS
+from hmcompress.layers import CODABLE, REAL_PARTS
 
 Shapes = dict[str, tuple[int, ...]]
 Dtypes = dict[str, torch.dtype]
@@ -153,12 +153,12 @@ def _row(tensors: tuple[str, ...], cell: dict[str, Any]) -> LayerRow:
 
 
 def _check_layers(index: Index, layer_bytes: int) -> None:
-    """Layers are floating, a bias has a number for each row of its weight, and their bytes fill the pool."""
+    """Layers are floating or complex, a bias has a number for each row of its weight, and their bytes fill the pool."""
     for row in index.layers:
         shapes, dtypes = [index.shapes[name] for name in row.tensors], {index.dtypes[name] for name in row.tensors}
-        if len(dtypes) > 1 or not dtypes <= set(FLOATS) or not shapes[0]:
+        if len(dtypes) > 1 or not dtypes <= set(CODABLE) or not shapes[0]:
             damaged(f"layer {row.name[:80]!r}")
-        if len(shapes) == 2 and shapes[1] != shapes[0][:1]:
+        if len(shapes) == 2 and (shapes[1] != shapes[0][:1] or dtypes & REAL_PARTS.keys()):
             damaged(f"layer {row.name[:80]!r}")
     if sum(row.nbytes for row in index.layers) != layer_bytes:
         damaged("sum of layer sizes")

@@ -9,7 +9,7 @@ from torch import Tensor
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.layers import Layout, from_matrices, layout
+from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
@@ -40,10 +40,10 @@ def decode_layer(payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]],
         matrix = layout_with_bias(weight)
         decoded = HMatrix.from_payload(bytes(payload), (matrix.rows, matrix.cols), dtype).to_dense()
         return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].contiguous()]
-    matrix = layout(weight)
-    size = (matrix.rows, matrix.cols)
-    slices = [HMatrix.from_payload(part, size, dtype).to_dense() for part in split(payload, matrix.count)]
-    return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight)]
+    matrix = real_layout(weight, dtype)
+    size, real = (matrix.rows, matrix.cols), REAL_PARTS.get(dtype, dtype)
+    slices = [HMatrix.from_payload(part, size, real).to_dense() for part in split(payload, matrix.count)]
+    return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight, dtype)]
 
 
 def layout_with_bias(weight: Sequence[int]) -> Layout:

@@ -31,9 +31,11 @@ def candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | N
     """Plain quantisation and, where a cheap look finds structure, what may be smaller. values: (m, n)."""
     plain = Candidate(Leaf(0, True))
     structure = find_structure(values, step) if task.effort != "fast" else None
-    if structure is None or not (structure.is_global(task.effort) or grid):
-        quick = task.effort == "default" and values.size >= LONG and structure is not None
-        return [replace(plain, scaled=not quick or structure.is_scaled())]
+    if structure is None:
+        return [plain]
+    if not (structure.is_global(task.effort) or grid):
+        quick = task.effort == "default" and values.size >= LONG
+        return [replace(plain, scaled=structure.is_scaled() or not quick)]
     found = _trees(values, step, structure, task, grid)
     if values.size <= _WHOLE:
         found += _leaves(values.astype(np.float64) / step, structure, task)

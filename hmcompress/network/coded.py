@@ -89,7 +89,7 @@ class Engine:
         key = (name, tol, 0.0)
         if key not in self._known:
             slices = [compress_matrix(matrix, tol, effort=self.effort) for matrix in to_matrices(w)]
-            values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape)
+            values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape, w.dtype)
             self._known[key] = Stored(join([s.payload for s in slices]), values)
         return self._known[key]
 

@@ -54,7 +54,8 @@ class LayerRecord:
 
     @property
     def weights(self) -> int:
-        return math.prod(self.shape)
+        """Real numbers: two for a complex entry."""
+        return math.prod(self.shape) * (2 if self.dtype.startswith("complex") else 1)
 
     @property
     def bits_per_weight(self) -> float:
