@@ -12,15 +12,17 @@ from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
+from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, pose, prepare, reference_error
-from hmcompress.network.propagate import Parts, run_pass, tensors_of
+from hmcompress.network.propagate import Calibration, Knobs, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
-from hmcompress.network.search import Trial, search
+from hmcompress.network.search import Measure, Trial, glance, search
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.rules import match_rules
@@ -31,6 +33,8 @@ _MOST = {"fast": 20, "default": 60, "max": 150}  # passes, by effort
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
+_GLANCE = 5  # passes
+_SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -91,31 +95,58 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
 
 def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], progress: Progress) -> Trial:
-    data = prepare(problem, tensors, settings.effort)
-    budget = _budget(problem, settings.effort)
+    """The smaller of the joint stage's result and the search's over passes, which is left out where it cannot win."""
     bound = settings.ntk_bound
+    data = prepare(problem, tensors, settings.effort)
     kernel = None if bound is None else TangentBound.of(problem, bound)
+    measured = _measure(problem, data, settings.tol, kernel)
+    joint = None if kernel is not None else _joint(problem, settings, measured, progress)
+    trial = None
+
+    def run(knobs: Knobs) -> Parts:
+        return run_pass(problem.network, data, knobs)
+
+    if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
+        budget = _budget(problem, settings.effort)
+        trial = search(
+            run,
+            measured,
+            settings.tol,
+            budget,
+            lambda done: progress("search", min(done, budget), budget),
+            kernel=kernel is not None,
+            few=_too_few_rows(problem),
+            structured=_structured(problem, tensors),
+        )
+    found = [t for t in (trial, joint) if t is not None]
+    if not found:
+        raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
+    return min(found, key=lambda t: t.nbytes)
+
+
+def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Progress) -> Trial | None:
+    """The joint stage, where the effort and the network allow it."""
+    if settings.effort == "fast" or not can_be_distilled(problem):
+        return None
+
+    def tick(share: float) -> None:
+        progress("fit", round(100 * share), 100)
+
+    form = smallest_joint(problem, settings.tol, settings.effort, measured, tick)
+    tick(1.0)
+    return None if form is None else Trial(Knobs(0.0), form.parts, form.nbytes, form.error)
+
+
+def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:
+    """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
 
     def measured(parts: Parts) -> float:
-        """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
         matrices = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
         decoded = tensors_of(problem.network, matrices)
         error = max(problem.errors(problem.held_out, decoded))
-        return error if kernel is None else max(error, settings.tol * kernel.error(decoded) / kernel.tol)
+        return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
 
-    trial = search(
-        lambda knobs: run_pass(problem.network, data, knobs),
-        measured,
-        settings.tol,
-        budget,
-        lambda done: progress("search", min(done, budget), budget),
-        kernel=kernel is not None,
-        few=_too_few_rows(problem),
-        structured=_structured(problem, tensors),
-    )
-    if trial is None:
-        raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
-    return trial
+    return measured
 
 
 def _budget(problem: Problem, effort: str) -> int:

@@ -74,6 +74,10 @@ class Source:
     def fresh(self) -> Points:
         return self._fold(2, self.settings.held_out)
 
+    def more(self, count: int) -> Points | None:
+        """Further points to learn from, which no other fold has. None for files, which end."""
+        return None if isinstance(self.settings, InputsCalibration) else self._fold(3, count)
+
     def widened(self) -> Points | None:
         """Held-out points on a domain 10 % wider; a Gaussian gets a wider deviation. None for files."""
         if isinstance(self.settings, DomainCalibration | GaussianCalibration):
@@ -97,7 +101,7 @@ class Source:
 def _box(settings: DomainCalibration, fold: int, count: int, wider: float) -> np.ndarray:
     """Scrambled Sobol points; folds are different stretches of one sequence, so they share no point."""
     low, high = np.array(list(settings.domain.values()), np.float64).T
-    sobol = qmc.Sobol(len(low), seed=settings.seed + (_FRESH if fold == 2 else 0))
+    sobol = qmc.Sobol(len(low), seed=settings.seed + _FRESH * max(fold - 1, 0))
     skipped = settings.samples if fold else 0
     unit = sobol.random_base2(int(np.ceil(np.log2(skipped + count))))[skipped : skipped + count]
     middle, half = (low + high) / 2, wider * (high - low) / 2

@@ -152,6 +152,12 @@ class Search:
             self.trial(replace(base.knobs, delta=base.knobs.delta * math.exp(factor)))
 
 
+def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
+    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
+    found = Search(run, measure, tol, passes, lambda done: None)
+    return found.settle(Knobs(START * tol), passes).score(tol)
+
+
 def search(
     run: Pass,
     measure: Measure,

@@ -1,0 +1,114 @@
+"""Small networks that learn what a large one computes: which networks have one, their data, their first weights."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.network.error import evaluate
+from hmcompress.network.inputs import Points
+from hmcompress.network.model import DenseLayer, Network
+from hmcompress.network.modules import Activation, OperatorNetwork, Stack
+from hmcompress.network.problem import Problem
+from hmcompress.network.small import Data, Layer, SmallNetwork, SmallStack
+
+_MOST_OUTPUTS = 16
+_ROWS = 8192  # samples, where the source has no end
+_BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
+_CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
+
+Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
+
+
+def can_be_distilled(problem: Problem) -> bool:
+    """Whether a small network may take the place of this one: dense stacks all of whose weights are to be coded."""
+    network = problem.network
+    if network.kind not in ("mlp", "deeponet") or network.others or problem.order:
+        return False
+    dense = sum(isinstance(module, nn.Linear) for module in network.module.modules())
+    return dense == len(network.layers) and problem.calibration.blocks[0].shape[1] <= _most(network)
+
+
+def _most(network: Network) -> int:
+    """Outputs are few, or pairs of one function and many points."""
+    return 2**62 if network.cartesian else _MOST_OUTPUTS
+
+
+def stacks_of(network: Network) -> dict[str, Stack]:
+    """The dense stacks of a built-in network, by the prefix of their layers' paths."""
+    module = network.module
+    if isinstance(module, OperatorNetwork):
+        return {"branch.": module.branch, "trunk.": module.trunk}
+    assert isinstance(module, Stack)
+    return {"": module}
+
+
+def learning_data(problem: Problem, count: int = _ROWS) -> tuple[Data, Tensor]:
+    """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
+
+    Calibration points, and more of the same distribution where the source has no end.
+    """
+    parts = [problem.calibration.points.pairs(max(count, len(problem.calibration.points)))]
+    if problem.calibration.points.joint and len(parts[0]) < count:
+        more = problem.source.more(count - len(parts[0]))
+        parts += [] if more is None else [more]
+    points = Points(tuple(torch.cat(ts) for ts in zip(*(p.tensors for p in parts), strict=True)))
+    return with_outputs(problem, points)
+
+
+def with_outputs(problem: Problem, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
+    """Features of each stack and the original's scaled outputs on joint points, and the scale, if not given theirs."""
+    network = problem.network.paired()
+    y = evaluate(network, points, 0)[0]
+    each = problem.settings.tolerance == "each"
+    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
+    scale = 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30) if scale is None else scale
+    stacks = stacks_of(network).values()
+    with torch.no_grad():
+        inputs = tuple(s.features(t).double() for s, t in zip(stacks, points.tensors, strict=True))
+    return Data(inputs, y * scale), scale
+
+
+def fresh(problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int) -> SmallNetwork:
+    """A small network of these widths with random weights, whose neurons all vary over the data."""
+    generator = torch.Generator().manual_seed(seed)
+    by_path = {layer.path: layer for layer in problem.network.layers}
+    stacks = []
+    for (prefix, stack), sizes, x in zip(stacks_of(problem.network).items(), widths, data.inputs, strict=True):
+        functions = [copy.deepcopy(f).double() for f in stack.activations if isinstance(f, Activation)]
+        small = SmallStack([], functions)
+        for k, m in enumerate(sizes):
+            module = stack.layers[k]
+            assert isinstance(module, nn.Linear)
+            layer = _random(by_path[f"{prefix}layers.{k}"], module, small.forward(x)[1], m, generator)
+            small.layers.append(layer)
+        stacks.append(small)
+    shift = getattr(problem.network.module, "bias", None)
+    return SmallNetwork(stacks, scale, float(shift) if isinstance(shift, Tensor) else 0.0)
+
+
+def _random(dense: DenseLayer, module: nn.Linear, x: Tensor, m: int, generator: torch.Generator) -> Layer:
+    """Rows whose pre-activations have about unit deviation on inputs x (N, n)."""
+    deviation = x.std(0)
+    useful = deviation > _CONSTANT * deviation.max()
+    weight = torch.randn(m, x.shape[1], generator=generator).double() / useful.sum().clamp_min(1) ** 0.5
+    weight = torch.where(useful, weight / deviation.clamp_min(1e-300), 0.0)
+    bias = _BIAS * torch.randn(m, generator=generator).double() - weight @ x.mean(0)
+    coded = dense.bias is not None
+    offset = module.bias[:m].detach().double() if module.bias is not None and not coded else None
+    matrix = torch.cat([weight, bias[:, None]], 1) if coded else weight
+    return Layer(dense, matrix, torch.ones_like(matrix, dtype=torch.bool), offset)
+
+
+def widths_of(network: Network, hidden: int) -> Widths:
+    """Every hidden layer, and the product of a DeepONet, with `hidden` neurons, where it has as many."""
+    stacks = stacks_of(network).values()
+    operator = len(stacks) > 1
+    full = [[layer.out_features for layer in stack.layers if isinstance(layer, nn.Linear)] for stack in stacks]
+    return tuple(_sizes(sizes, hidden, operator) for sizes in full)
+
+
+def _sizes(full: Sequence[int], hidden: int, operator: bool) -> tuple[int, ...]:
+    small = tuple(min(hidden, m) for m in full)
+    return small if operator else (*small[:-1], full[-1])

@@ -1,0 +1,183 @@
+"""The joint stage of the outputs metric: a small network learns the large one's function, is pruned and quantised as a
+whole, and takes its place in the first neurons of each layer.
+
+Neurons then have nothing to do with the original's: only the function is bounded.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hmcompress.hmatrix.grid import Grid
+from hmcompress.network.coded import Weighted
+from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.error import block_errors
+from hmcompress.network.joint_quantise import Rounding, quantised
+from hmcompress.network.least_squares import Price, minimise
+from hmcompress.network.model import Network
+from hmcompress.network.problem import Problem
+from hmcompress.network.propagate import Parts
+from hmcompress.network.pruning import compact, prune
+from hmcompress.network.small import SmallNetwork
+
+_HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
+_FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
+_FIT_ROWS = 2048
+_ROUND_ROWS = 4096
+_FORM_ROWS = 2048
+_ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
+_SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
+_AIM = 0.97
+_LIMIT = 0.998
+_ZONES = (0.05, 0.15)
+_HOLDINGS = (1.0, 1e9)
+_SETTLING = 5  # trials to find the level
+_CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_SEEDS = 3  # first weights of each width, and widths
+_OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
+_WORK = {"default": 1.5e11, "max": 1.5e12}  # multiplications at most, by effort
+
+
+@dataclass(frozen=True)
+class Form:
+    """A quantised small network."""
+
+    parts: Parts
+    nbytes: int
+    error: float  # on held-out points
+    rounding: Rounding
+
+
+@dataclass
+class Candidate:
+    """A small network before quantisation, and its quantised forms."""
+
+    network: SmallNetwork
+    level: float  # of its price
+    forms: list[Form] = field(default_factory=list)
+
+
+def smallest_joint(
+    problem: Problem, tol: float, effort: str, measured: Callable[[Parts], float], tick: Callable[[float], None]
+) -> Form | None:
+    """The smallest form whose decoded network holds the tolerance by `measured`, or None.
+
+    tick: told which share of the work is done.
+    """
+    stage = JointStage(problem, tol, _WORK[effort])
+    forms: list[Form] = []
+    for candidate in stage.candidates():
+        stage.quantise(candidate)
+        forms += candidate.forms
+        tick(stage.share)
+    holding = sorted((f for f in forms if f.error <= _LIMIT * tol), key=lambda form: form.nbytes)
+    for form in holding:
+        error = measured(form.parts)
+        if error <= _LIMIT * tol:
+            return replace(form, error=error)
+    return None
+
+
+@dataclass
+class JointStage:
+    """Small networks for one problem at one tolerance, within so many multiplications."""
+
+    problem: Problem
+    tol: float
+    work: float
+
+    def __post_init__(self) -> None:
+        self.data, self.scale = learning_data(self.problem)
+        held = self.problem.held_out
+        self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
+        self._done = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the work that is done."""
+        return min(self._done / self.work, 1.0)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
+        fitting = 0
+        for hidden in _HIDDEN:
+            for seed in range(_SEEDS if fitting else 1):
+                if self.share == 1.0:
+                    return
+                network = self._fitted(hidden, seed)
+                if network is not None:
+                    fitting += seed == 0
+                    yield self._candidate(network)
+            if fitting == _SEEDS:
+                return
+
+    def _spend(self, steps: int, rows: int, weights: int) -> None:
+        """Note the cost of steps at most."""
+        self._done += steps * rows * self.data.outputs.shape[1] * weights * (weights + _OVERHEAD)
+
+    def _fitted(self, hidden: int, seed: int) -> SmallNetwork | None:
+        """A network of some width that learned the function, or None."""
+        network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
+        part = self.data.first(max(_FIT_ROWS, 4 * network.weights()))
+        self._spend(_FIT_STEPS, len(part), network.weights())
+        error = minimise(network, part, _FIT_STEPS, damping=1.0, goal=(_FIT_GOAL * self.tol) ** 2, gain=0.03)
+        return network if error <= (_FIT_ENOUGH * self.tol) ** 2 else None
+
+    def _candidate(self, network: SmallNetwork) -> Candidate:
+        level = 0.0
+        for steps, share in _ROUNDS:
+            level = _SHARE * self.tol**2 / max(network.weights(), 1)
+            data = self.data.first(max(_ROUND_ROWS, 16 * network.weights()))
+            self._spend(steps, len(data), network.weights())
+            minimise(network, data, steps, Price.of(network.layers, level))
+            if share:
+                prune(network, share)
+        compact(network)
+        return Candidate(network, level)
+
+    def quantise(self, candidate: Candidate) -> None:
+        """Find quantised forms near the tolerance."""
+        for zone in _ZONES:
+            for holding in _HOLDINGS:
+                self._settle(candidate, Rounding(candidate.level, zone, holding))
+
+    def _settle(self, candidate: Candidate, rounding: Rounding) -> None:
+        for _ in range(_SETTLING):
+            form = self._form(candidate, rounding)
+            candidate.forms.append(form)
+            gap = math.log(_AIM * self.tol / max(form.error, 1e-300)) if math.isfinite(form.error) else -_FAR
+            if abs(gap) < _CLOSE:
+                return
+            rounding = replace(rounding, level=rounding.level * math.exp(2 * max(-_FAR, min(gap, _FAR))))
+
+    def _form(self, candidate: Candidate, rounding: Rounding) -> Form:
+        network = candidate.network.clone()
+        data = self.data.first(max(_FORM_ROWS, 8 * network.weights()))
+        grids = quantised(network, data, candidate.level, rounding)
+        parts = embedded(self.problem.network, network, grids)
+        self._spend(len(grids) * (1 + rounding.refits) // 2, len(data), network.weights())
+        return Form(parts, sum(len(part.payload(False)) for part in parts.values()), self._error(network), rounding)
+
+    def _error(self, network: SmallNetwork) -> float:
+        """As the tolerance defines it, on held-out points."""
+        kind = self.problem.settings.tolerance
+        return max(block_errors(kind, [self._held.outputs], [network.outputs(self._held.inputs)]))
+
+
+def embedded(network: Network, small: SmallNetwork, grids: list[Grid]) -> Parts:
+    """The small network's layers in the first neurons of the large one's."""
+    parts: Parts = {}
+    for layer, grid in zip(small.layers, grids, strict=True):
+        rows, columns = network.shape(layer.layer)
+        m, n = layer.matrix.shape
+        places = np.arange(n)
+        if layer.has_bias:
+            columns, places[-1] = columns + 1, columns
+        q = np.zeros((rows, columns), np.int64)
+        q[:m, places] = grid.q
+        of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
+        of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
+        parts[layer.layer.weight] = Weighted(Grid(q, of_rows, of_columns))
+    return parts

@@ -1,0 +1,200 @@
+"""A small network that stands for a large one: few neurons in each layer, all weights free, in float64.
+
+Dense stacks with elementwise functions between them, alone (mlp) or multiplied output by output (deeponet). Outputs are
+in units of the tolerance's norm, so that sums of squared residuals are squared relative errors.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hmcompress.network.model import DenseLayer
+from hmcompress.network.modules import Activation
+
+_CHUNK = 1 << 18  # entries of a Jacobian held at once
+
+
+@dataclass
+class Layer:
+    """A dense layer of the small network."""
+
+    layer: DenseLayer
+    matrix: Tensor  # (m, n), or (m, n + 1) with the bias as the last column
+    live: Tensor  # (m, n) or (m, n + 1) bool: the weights that are free
+    offset: Tensor | None  # (m,) bias that is kept as it is
+
+    @property
+    def has_bias(self) -> bool:
+        return self.layer.bias is not None
+
+    @property
+    def inputs(self) -> int:
+        return self.matrix.shape[1] - self.has_bias
+
+    def weight(self) -> Tensor:
+        return self.matrix[:, : self.inputs]
+
+    def extended(self, x: Tensor) -> Tensor:
+        """Inputs (N, n) with a column of ones where there is a bias."""
+        return torch.cat([x, x.new_ones(len(x), 1)], 1) if self.has_bias else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.extended(x) @ self.matrix.T
+        return z if self.offset is None else z + self.offset
+
+
+@dataclass
+class SmallStack:
+    """Layers with functions between them; one more after the last layer where there are as many as layers."""
+
+    layers: list[Layer]
+    functions: Sequence[Activation]
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Inputs of every layer, and the outputs."""
+        xs = []
+        for k, layer in enumerate(self.layers):
+            xs.append(x)
+            x = layer.forward(x)
+            if k < len(self.functions):
+                x = apply(self.functions[k], x)
+        return xs, x
+
+    def slopes(self, xs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Derivative of the function after each layer, (N, m); None where there is none."""
+        return [
+            slope(self.functions[k], layer.forward(x)) if k < len(self.functions) else None
+            for k, (layer, x) in enumerate(zip(self.layers, xs, strict=True))
+        ]
+
+
+def apply(function: Activation, z: Tensor) -> Tensor:
+    """The function on the first neurons of a layer: slopes (m,) belong to neurons."""
+    if function.slope is not None and function.slope.numel() > 1:
+        return z * torch.sigmoid(function.slope.double().reshape(-1)[: z.shape[1]] * z)
+    return function(z)
+
+
+def slope(function: Activation, z: Tensor) -> Tensor:
+    """Derivative of an elementwise function at z."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad(apply(function, z).sum(), z)[0]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: Tensor
+    weight: float = 1.0  # of squared errors
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def first(self, rows: int) -> "Data":
+        """The first rows, weighted so that squared errors stay comparable."""
+        rows = min(rows, len(self))
+        return Data(tuple(x[:rows] for x in self.inputs), self.outputs[:rows], self.weight * len(self) / max(rows, 1))
+
+
+@dataclass
+class SmallNetwork:
+    """One stack, or two whose outputs are multiplied and summed; `scale` (k,) turns outputs into units of the norm."""
+
+    stacks: list[SmallStack]
+    scale: Tensor
+    shift: float = 0.0  # added to the product
+
+    @property
+    def layers(self) -> list[Layer]:
+        return [layer for stack in self.stacks for layer in stack.layers]
+
+    @property
+    def product(self) -> bool:
+        return len(self.stacks) > 1
+
+    def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
+        """(N, k), scaled."""
+        values = [stack.forward(x)[1] for stack, x in zip(self.stacks, inputs, strict=True)]
+        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else values[0]
+        return y * self.scale
+
+    def residual(self, data: Data) -> Tensor:
+        return data.outputs - self.outputs(data.inputs)
+
+    def error(self, data: Data) -> float:
+        """Squared relative error; inf where something overflows."""
+        error = data.weight * float(self.residual(data).pow(2).sum())
+        return error if math.isfinite(error) else math.inf
+
+    def clone(self) -> "SmallNetwork":
+        """A copy whose weights may change."""
+        stacks = [
+            SmallStack(
+                [replace(x, matrix=x.matrix.clone(), live=x.live.clone()) for x in stack.layers], stack.functions
+            )
+            for stack in self.stacks
+        ]
+        return replace(self, stacks=stacks)
+
+    def weights(self) -> int:
+        """How many are free."""
+        return sum(int(layer.live.sum()) for layer in self.layers)
+
+    def theta(self, layers: Sequence[Layer] | None = None) -> Tensor:
+        """The free weights of some layers, layer by layer."""
+        return torch.cat([layer.matrix[layer.live] for layer in (self.layers if layers is None else layers)])
+
+    def set_theta(self, theta: Tensor, layers: Sequence[Layer] | None = None) -> None:
+        layers = self.layers if layers is None else layers
+        for layer, part in zip(layers, theta.split([int(layer.live.sum()) for layer in layers]), strict=True):
+            layer.matrix[layer.live] = part
+
+    def normal(self, data: Data, layers: Sequence[Layer] | None = None) -> tuple[Tensor, Tensor, float]:
+        """J^T J and J^T r of the free weights of some layers, and the squared error."""
+        layers = self.layers if layers is None else layers
+        count = sum(int(layer.live.sum()) for layer in layers)
+        inputs, outputs = data.inputs, data.outputs
+        gram, gradient, error = torch.zeros(count, count).double(), torch.zeros(count).double(), 0.0
+        rows = max(_CHUNK // max(count * outputs.shape[1], 1), 64)
+        for begin in range(0, len(outputs), rows):
+            part = tuple(x[begin : begin + rows] for x in inputs)
+            jacobian, y = self._jacobian(part, layers)
+            r = (outputs[begin : begin + rows] - y).reshape(-1)
+            gram.addmm_(jacobian.T, jacobian)
+            gradient.addmv_(jacobian.T, r)
+            error += float(r @ r)
+        return data.weight * gram, data.weight * gradient, data.weight * error
+
+    def _jacobian(self, inputs: Sequence[Tensor], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+        """(N k, weights) of the scaled outputs, and these."""
+        runs = [stack.forward(x) for stack, x in zip(self.stacks, inputs, strict=True)]
+        values = [y for _, y in runs]
+        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else values[0]
+        wanted = {id(layer) for layer in layers}
+        blocks: dict[int, Tensor] = {}
+        for k, (stack, (xs, _)) in enumerate(zip(self.stacks, runs, strict=True)):
+            if wanted & {id(layer) for layer in stack.layers}:
+                g = values[1 - k][:, None, :] if self.product else torch.eye(y.shape[1]).double().expand(len(y), -1, -1)
+                blocks |= dict(_blocks(stack, xs, g * self.scale[:, None], wanted))
+        return torch.cat([blocks[id(layer)] for layer in layers], 1), y * self.scale
+
+
+def _blocks(stack: SmallStack, xs: Sequence[Tensor], g: Tensor, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
+    """Columns of the Jacobian of each wanted layer; g (N, k, m): derivative of the outputs by the stack's."""
+    slopes = stack.slopes(xs)
+    for k in reversed(range(len(stack.layers))):
+        layer, after = stack.layers[k], slopes[k]
+        g = g if after is None else g * after[:, None, :]
+        if id(layer) in wanted:
+            outer = (g[:, :, :, None] * layer.extended(xs[k])[:, None, None, :]).reshape(-1, layer.live.numel())
+            yield id(layer), outer[:, layer.live.reshape(-1)]
+            wanted = wanted - {id(layer)}
+        if not wanted:
+            return
+        g = g @ layer.weight()
