@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.compare import compare_weights
 from hmcompress.compare_outputs import compare_outputs
@@ -163,12 +165,22 @@ def default_output(source: str | os.PathLike) -> Path:
 
 def _settings(settings: Settings | None, config: str | os.PathLike | None, options: dict[str, Any]) -> Settings:
     if settings is None:
-        return load_settings(config, options)
-    if config is not None or options:
+        settings = load_settings(config, options)
+    elif config is not None or options:
         raise SettingsError(
             f"give settings, or config and options, not both (got {', '.join(options) or 'config'} too)"
         )
+    if not _has_device(settings.device):
+        raise SettingsError(f"device {settings.device} is not on this machine: use cpu")
     return settings
+
+
+def _has_device(name: str) -> bool:
+    device = torch.device(name)
+    if device.type == "cpu":
+        return True
+    module = torch.get_device_module(device)
+    return module.is_available() and (device.index or 0) < module.device_count()
 
 
 def _opened(source: str | os.PathLike, settings: Settings) -> Checkpoint:

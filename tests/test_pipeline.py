@@ -285,3 +285,9 @@ def test_impossible_target_ratio_writes_nothing(source, tmp_path):
 def test_public_names_are_these():
     assert sorted(hmcompress.__all__) == dir(hmcompress)
     assert all(getattr(hmcompress, name) is not None for name in hmcompress.__all__)
+
+
+def test_a_device_that_is_not_here_is_one_clear_line(tmp_path):
+    torch.save({"w": torch.randn(32, 32)}, tmp_path / "m.pt")
+    with pytest.raises(SettingsError, match="device cuda:99 is not on this machine: use cpu"):
+        hmcompress.compress(tmp_path / "m.pt", device="cuda:99")
