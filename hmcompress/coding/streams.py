@@ -8,7 +8,7 @@ from hmcompress.errors import FormatError
 CONSTANT, PCODEC, ZSTD, PLAIN = range(4)
 _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.int64)
 _CODED_AS: tuple[type[np.signedinteger], ...] = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
-_NOISE_LEVEL = 9
+_NOISE_LEVEL = 10
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 
 
