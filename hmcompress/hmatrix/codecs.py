@@ -5,18 +5,19 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import exact, lattice, tree, trellis, weighted
+from hmcompress.hmatrix import compact, exact, lattice, tree, trellis, weighted
 from hmcompress.hmatrix.bodies import Body
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS = range(5)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT = range(6)
 CODECS: dict[int, Decoder] = {
     EXACT: exact.decode,
     TREE: tree.decode,
     WEIGHTED: weighted.decode,
     LATTICE: lattice.decode,
     TRELLIS: trellis.decode,
+    COMPACT: compact.decode,
 }
 
 

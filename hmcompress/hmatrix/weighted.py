@@ -24,10 +24,10 @@ from hmcompress.hmatrix.adaptive_scales import (
 from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
 
-_STARTS = 256
+STARTS = 256
 _SPAN = 2 * EXPONENT_LIMIT + 1
 _ESCAPE_BITS = 31
-_CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales, turned one by one
+CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales, turned one by one
     ("shape", range(len(SHAPES))),
     ("row_memory", range(len(ROW_MEMORY))),
     ("column_memory", range(len(COLUMN_MEMORY))),
@@ -38,9 +38,9 @@ _WIDEST = 128  # half octaves between the exponents of a layer
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a grid. `thorough` tries the models of the scales one by one."""
-    model = ScaleModel(start=_mean_exponent(grid))
+    model = ScaleModel(start=mean_exponent(grid))
     data = _encode(grid, model)
-    for name, values in _CHOICES if thorough else ():
+    for name, values in CHOICES if thorough else ():
         for value in values:
             other = replace(model, **{name: value if name != "start" else model.start + value})
             coded = _encode(grid, other)
@@ -61,29 +61,29 @@ def _encode(grid: Grid, model: ScaleModel) -> bytes:
     return encoder.getvalue()
 
 
-def _mean_exponent(grid: Grid) -> int:
+def mean_exponent(grid: Grid) -> int:
     """Half octaves of the geometric mean size of the weights that are not zero, as stored."""
     i, j = np.nonzero(grid.q)
     if not len(i):
-        return _STARTS // 2
+        return STARTS // 2
     exponents = 2 * np.log2(np.abs(grid.q[i, j])) + grid.row_exponents[i] + grid.column_exponents[j]
-    return int(np.clip(np.rint(exponents.mean()), -_STARTS // 2, _STARTS // 2 - 1)) + _STARTS // 2
+    return int(np.clip(np.rint(exponents.mean()), -STARTS // 2, STARTS // 2 - 1)) + STARTS // 2
 
 
 def _code(coder: Coder, shape: tuple[int, int], grid: Grid | None, model: ScaleModel) -> Grid:
     """Run a grid through a coder, or a coder's grid out of it."""
-    columns = _flags(coder, shape[1], None if grid is None else grid.live_columns)
-    rows = _flags(coder, shape[0], None if grid is None else grid.live_rows)
+    columns = code_flags(coder, shape[1], None if grid is None else grid.live_columns)
+    rows = code_flags(coder, shape[0], None if grid is None else grid.live_rows)
     column_exponents = _exponents(coder, len(columns), None if grid is None else grid.column_exponents[columns])
     row_exponents = _exponents(coder, len(rows), None if grid is None else grid.row_exponents[rows])
     q = np.zeros((len(rows), len(columns)), np.int64) if grid is None else grid.q[np.ix_(rows, columns)]
     if q.size:
         model = _model(coder, model)
-        q = _integers(coder, q, grid is not None, row_exponents, column_exponents, model)
-    return _scattered(shape, rows, columns, q, row_exponents, column_exponents)
+        q = code_integers(coder, q, grid is not None, row_exponents, column_exponents, model)
+    return scattered(shape, rows, columns, q, row_exponents, column_exponents)
 
 
-def _scattered(
+def scattered(
     shape: tuple[int, int],
     rows: np.ndarray,
     columns: np.ndarray,
@@ -97,7 +97,7 @@ def _scattered(
     return Grid(whole, of_rows, of_columns)
 
 
-def _flags(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
+def code_flags(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
     """Positions of the live lines among `count`."""
     adaptive = Adaptive(2, contexts=2)
     flags, last = np.zeros(count, bool), 1
@@ -120,17 +120,17 @@ def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.nda
 
 def _model(coder: Coder, model: ScaleModel) -> ScaleModel:
     return ScaleModel(
-        coder.number(model.start, _STARTS),
+        coder.number(model.start, STARTS),
         coder.number(model.row_memory, len(ROW_MEMORY)),
         coder.number(model.column_memory, len(COLUMN_MEMORY)),
         coder.number(model.shape, len(SHAPES)),
     )
 
 
-def _integers(
+def code_integers(
     coder: Coder, q: np.ndarray, given: bool, row_exponents: np.ndarray, column_exponents: np.ndarray, model: ScaleModel
 ) -> np.ndarray:
-    start = float(powers(np.array(model.start - _STARTS // 2)))
+    start = float(powers(np.array(model.start - STARTS // 2)))
     scales = Scales(model, len(row_exponents), start)
     row_steps, column_steps = powers(row_exponents), powers(column_exponents)
     frequencies = tables(model.shape)

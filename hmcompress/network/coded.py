@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compress_matrix, weighted
-from hmcompress.hmatrix.codecs import WEIGHTED
+from hmcompress.hmatrix import compact, compress_matrix, weighted
+from hmcompress.hmatrix.codecs import COMPACT, WEIGHTED
 from hmcompress.hmatrix.grid import Grid
 from hmcompress.layers import from_matrices, to_matrices
 
@@ -51,6 +51,17 @@ class Weighted(Coded):
 
     def without_rows(self, dead: np.ndarray) -> Coded:
         return Weighted(self.grid.without_rows(dead))
+
+
+@dataclass(frozen=True)
+class Compact(Weighted):
+    """A grid with few living lines, in whichever of the two forms of grids is smaller."""
+
+    def payload(self, thorough: bool) -> bytes:
+        return min(bytes([COMPACT]) + compact.encode(self.grid, thorough), super().payload(thorough), key=len)
+
+    def without_rows(self, dead: np.ndarray) -> Coded:
+        return Compact(self.grid.without_rows(dead))
 
 
 @dataclass(frozen=True)

@@ -112,3 +112,14 @@ def widths_of(network: Network, hidden: int) -> Widths:
 def _sizes(full: Sequence[int], hidden: int, operator: bool) -> tuple[int, ...]:
     small = tuple(min(hidden, m) for m in full)
     return small if operator else (*small[:-1], full[-1])
+
+
+def inner_weights(network: Network, hidden: int) -> int:
+    """Weights of a small network of this width, not counting more inputs of a stack than a layer has neurons."""
+    total = 0
+    for sizes, stack in zip(widths_of(network, hidden), stacks_of(network).values(), strict=True):
+        first = stack.layers[0]
+        assert isinstance(first, nn.Linear)
+        inputs = (min(first.in_features, hidden), *sizes[:-1])
+        total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
+    return total

@@ -7,16 +7,19 @@ Neurons then have nothing to do with the original's: only the function is bounde
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from hmcompress.hmatrix.compact import canonical
 from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.coded import Weighted
-from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.coded import Compact
+from hmcompress.network.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
 from hmcompress.network.error import block_errors
 from hmcompress.network.joint_quantise import Rounding, quantised
 from hmcompress.network.least_squares import Price, minimise
 from hmcompress.network.model import Network
+from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Parts
 from hmcompress.network.pruning import compact, prune
@@ -35,6 +38,9 @@ _ZONES = (0.05, 0.15)
 _HOLDINGS = (1.0, 1e9)
 _SETTLING = 5  # trials to find the level
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
+_DECAY = 0.25  # power of the error by which the width grows where a fit fails
+_PATIENCE = 4.0  # times the work allowed as long as nothing fits
 _SEEDS = 3  # first weights of each width, and widths
 _OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
 _WORK = {"default": 1.5e11, "max": 1.5e12}  # multiplications at most, by effort
@@ -101,37 +107,45 @@ class JointStage:
 
     def candidates(self) -> Iterator[Candidate]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
-        fitting = 0
+        fitting, least = 0, _narrowest(self.problem, self.tol)
         for hidden in _HIDDEN:
-            for seed in range(_SEEDS if fitting else 1):
-                if self.share == 1.0:
+            for seed in range((_SEEDS if fitting else 1) if hidden >= least else 0):
+                if self._done > self.work * (1 if fitting else _PATIENCE):
                     return
-                network = self._fitted(hidden, seed)
-                if network is not None:
+                network, ratio = self._fitted(hidden, seed)
+                if ratio <= 1:
                     fitting += seed == 0
                     yield self._candidate(network)
+                elif not fitting:
+                    least = hidden * ratio**_DECAY
             if fitting == _SEEDS:
                 return
 
+    def _fit(self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any) -> float:
+        """Relative error after at most so many steps on the first rows."""
+        data = self.data.first(rows)
+        error, taken = minimise(network, data, steps, price, **options)
+        self._spend(taken, len(data), network.weights())
+        return error**0.5
+
     def _spend(self, steps: int, rows: int, weights: int) -> None:
-        """Note the cost of steps at most."""
+        """Note the cost of some steps."""
         self._done += steps * rows * self.data.outputs.shape[1] * weights * (weights + _OVERHEAD)
 
-    def _fitted(self, hidden: int, seed: int) -> SmallNetwork | None:
-        """A network of some width that learned the function, or None."""
+    def _fitted(self, hidden: int, seed: int) -> tuple[SmallNetwork, float]:
+        """A network of some width, and its error over what is near enough."""
         network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
-        part = self.data.first(max(_FIT_ROWS, 4 * network.weights()))
-        self._spend(_FIT_STEPS, len(part), network.weights())
-        error = minimise(network, part, _FIT_STEPS, damping=1.0, goal=(_FIT_GOAL * self.tol) ** 2, gain=0.03)
-        return network if error <= (_FIT_ENOUGH * self.tol) ** 2 else None
+        rows, goal = max(_FIT_ROWS, 4 * network.weights()), (_FIT_GOAL * self.tol) ** 2
+        coarse = network.weights() > _OVERHEAD
+        error = self._fit(network, rows, _FIT_STEPS, damping=1.0, goal=goal, gain=0.03, coarse=coarse)
+        return network, error / (_FIT_ENOUGH * self.tol)
 
     def _candidate(self, network: SmallNetwork) -> Candidate:
         level = 0.0
         for steps, share in _ROUNDS:
             level = _SHARE * self.tol**2 / max(network.weights(), 1)
-            data = self.data.first(max(_ROUND_ROWS, 16 * network.weights()))
-            self._spend(steps, len(data), network.weights())
-            minimise(network, data, steps, Price.of(network.layers, level))
+            rows = max(_ROUND_ROWS, 8 * network.weights())
+            self._fit(network, rows, steps, Price.of(network.layers, level))
             if share:
                 prune(network, share)
         compact(network)
@@ -166,6 +180,14 @@ class JointStage:
         return max(block_errors(kind, [self._held.outputs], [network.outputs(self._held.inputs)]))
 
 
+def _narrowest(problem: Problem, tol: float) -> float:
+    """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
+    points = problem.calibration.points.pairs(LIMIT_ROWS)
+    wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
+    enough = (hidden for hidden in _HIDDEN if inner_weights(problem.network, hidden) >= wanted)
+    return next(enough, _HIDDEN[-1])
+
+
 def embedded(network: Network, small: SmallNetwork, grids: list[Grid]) -> Parts:
     """The small network's layers in the first neurons of the large one's."""
     parts: Parts = {}
@@ -179,5 +201,5 @@ def embedded(network: Network, small: SmallNetwork, grids: list[Grid]) -> Parts:
         q[:m, places] = grid.q
         of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
         of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
-        parts[layer.layer.weight] = Weighted(Grid(q, of_rows, of_columns))
+        parts[layer.layer.weight] = Compact(canonical(Grid(q, of_rows, of_columns)))
     return parts

@@ -46,15 +46,18 @@ def minimise(
     damping: float = 1e-3,
     goal: float = 0.0,
     gain: float = 1e-3,
-) -> float:
-    """Minimise the squared error plus the price over the free weights of some layers, in place; the squared error.
+    coarse: bool = False,
+) -> tuple[float, int]:
+    """Minimise the squared error plus the price over the free weights of some layers, in place.
 
-    Stops at `goal`, or where five steps in a row gain less than a share `gain`.
+    Stops at `goal`, or where five steps in a row gain less than a share `gain`. `coarse`: J^T J in single precision,
+    which only shortens steps. Returns the squared error, and the steps taken.
     """
-    idle, error = 0, float("inf")
-    for _ in range(steps):
+    idle, taken, error = 0, 0, float("inf")
+    while taken < steps:
+        taken += 1
         theta = network.theta(layers)
-        gram, gradient, error = network.normal(data, layers)
+        gram, gradient, error = network.normal(data, layers, coarse)
         if price is None and error <= goal:
             break
         before = error + (price.value(theta) if price else 0.0)
@@ -70,7 +73,7 @@ def minimise(
         error = after - (price.value(network.theta(layers)) if price else 0.0)
         if idle == 5:
             break
-    return error
+    return error, taken
 
 
 def _step(

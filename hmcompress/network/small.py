@@ -155,8 +155,10 @@ class SmallNetwork:
         for layer, part in zip(layers, theta.split([int(layer.live.sum()) for layer in layers]), strict=True):
             layer.matrix[layer.live] = part
 
-    def normal(self, data: Data, layers: Sequence[Layer] | None = None) -> tuple[Tensor, Tensor, float]:
-        """J^T J and J^T r of the free weights of some layers, and the squared error."""
+    def normal(
+        self, data: Data, layers: Sequence[Layer] | None = None, coarse: bool = False
+    ) -> tuple[Tensor, Tensor, float]:
+        """J^T J (`coarse`: of single precision) and J^T r of the free weights of some layers, and the squared error."""
         layers = self.layers if layers is None else layers
         count = sum(int(layer.live.sum()) for layer in layers)
         inputs, outputs = data.inputs, data.outputs
@@ -166,7 +168,11 @@ class SmallNetwork:
             part = tuple(x[begin : begin + rows] for x in inputs)
             jacobian, y = self._jacobian(part, layers)
             r = (outputs[begin : begin + rows] - y).reshape(-1)
-            gram.addmm_(jacobian.T, jacobian)
+            if coarse:
+                single = jacobian.float()
+                gram.add_(single.T @ single)
+            else:
+                gram.addmm_(jacobian.T, jacobian)
             gradient.addmv_(jacobian.T, r)
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
