@@ -163,8 +163,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
         return 0.0
     shape = _with_support(_own_shape(q, e, x), _support(q, groups))
     total = 0.0
-    for c, where, size in groups:
-        low, largest, p = _table(c, shape)
+    for (_, where, size), (low, largest, p) in zip(groups, _tables(groups, shape), strict=True):
         high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest
         total += low * size - float(np.sum(np.bincount(high, minlength=len(p)) * np.log2(p)))
     return total
@@ -185,19 +184,23 @@ def _with_support(shape: Shape, support: float) -> Shape:
     return Shape((*shape.knots[:-1], min(last, shape.knots[-2] + 1024)))
 
 
-def _table(e: int, shape: Shape) -> tuple[int, int, np.ndarray]:
-    """(bits to split off, largest high part, probabilities of the high parts) for class e."""
-    scale = float(octaves(e, CLASSES_PER_OCTAVE))
-    low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
-    largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
-    edges = (np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale
-    return low, largest, shape.probabilities(edges)
+def _tables(groups: list[Group], shape: Shape) -> list[tuple[int, int, np.ndarray]]:
+    """(bits to split off, largest high part, probabilities of the high parts) for each group."""
+    splits, edges = [], []
+    for e, _, _ in groups:
+        scale = float(octaves(e, CLASSES_PER_OCTAVE))
+        low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
+        largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
+        splits.append((low, largest))
+        edges.append((np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
+    return [(*split, p) for split, p in zip(splits, shape.probabilities(edges), strict=True)]
 
 
 def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
     coder, raw_lows, escapes = _ans(), [], []
-    for e, where, size in reversed(groups):  # a stack: the decoder meets the classes in ascending order
-        low, largest, p = _table(e, shape)
+    tables = _tables(groups, shape)
+    for (_, where, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
+        # A stack: the decoder meets the classes in ascending order.
         values = q if where is None else q[where]
         if low:
             values = values.astype(np.int64) if low > _MAX_NARROW else values
@@ -231,7 +234,7 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
 def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
     stream = Reader(data)
     shape = read_shape(stream)
-    tables = [_table(e, shape) for e, _, _ in groups]
+    tables = _tables(groups, shape)
     raw_lows = [
         pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)

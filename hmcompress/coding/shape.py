@@ -66,13 +66,16 @@ class Shape:
         cubic = y[i] * v * v * (1 + 2 * u) + y[i + 1] * u * u * (3 - 2 * u)
         return cubic + h * (slope[i] * u * v * v - slope[i + 1] * u * u * v)
 
-    def probabilities(self, edges: np.ndarray) -> np.ndarray:
-        """Probability of each interval between consecutive signed `edges`.
+    def probabilities(self, edges: list[np.ndarray]) -> list[np.ndarray]:
+        """For each array of signed edges the probability of each interval between consecutive ones.
 
         In float64: the range coder adds them up, and in float32 the last of many can be rounded away.
         """
-        signed = np.sign(edges) * self.cdf(np.abs(edges))
-        return np.maximum(np.diff(signed) / 2, 2.0**-26)
+        joined = np.concatenate(edges)
+        signed = np.sign(joined) * self.cdf(np.abs(joined))
+        p = np.maximum(np.diff(signed) / 2, 2.0**-26)
+        ends = np.cumsum([len(part) for part in edges])
+        return [p[end - len(part) : end - 1] for part, end in zip(edges, ends, strict=True)]
 
 
 def fit_shape(z: np.ndarray) -> Shape:
