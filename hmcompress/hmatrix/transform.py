@@ -1,4 +1,4 @@
-"""Factor columns as integers: as they are, in a cosine basis, or predicted by interpolation.
+"""Factor columns as integers: as they are, in a cosine or a sine basis, or predicted by interpolation.
 
 A transform turns the columns of X (n, k) into integers in units of the step, and back; the integers come in bands of
 similar size, in order. `interpolate` predicts each point from decoded neighbours twice as far apart (as SZ3 does), so
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.fft import dct, idct
+from scipy.fft import dct, dst, idct, idst
 
 from hmcompress.coding.pool import class_of
 from hmcompress.hmatrix import price
@@ -110,6 +110,11 @@ TRANSFORMS = (
         lambda x: np.rint(dct(x, axis=0, norm="ortho")), lambda q: idct(q, axis=0, norm="ortho"), _octave_bands
     ),
     Transform(_interpolation_forward, _interpolation_inverse, _interpolation_bands),
+    Transform(
+        lambda x: np.rint(dst(x, type=1, axis=0, norm="ortho")),
+        lambda q: idst(q, type=1, axis=0, norm="ortho"),
+        _octave_bands,
+    ),
 )
 
 
