@@ -3,21 +3,10 @@
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
-from nn_cases import mlp_file
 from torch import nn
 
 import hmcompress
-from hmcompress.config import MLP, MLPNetwork, Settings
-from hmcompress.container import CompressedFile
-from hmcompress.errors import NetworkError, OutputError
-from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.build import build_network
-from hmcompress.network.modules import Stack
-from hmcompress.nn.on_grid import GridFit
-from hmcompress.nn.refit import refit, slim_grids
 from hmcompress.report.records import Report
 
 
@@ -86,106 +75,40 @@ def plain(saved: dict) -> nn.Sequential:
     return network
 
 
-@pytest.fixture(scope="module")
-def pinn(tmp_path_factory) -> tuple[Path, Report]:
-    """A trained PINN's file, its outputs to 5 %."""
-    folder = tmp_path_factory.mktemp("pinn")
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1)).double()
-    solve(network, torch.linspace(-1, 1, 64, dtype=torch.float64)[:, None], 200)
-    torch.save({name: t.float() for name, t in network.state_dict().items()}, folder / "net.pt")
-    report = hmcompress.compress(
-        folder / "net.pt",
-        folder / "net.hmc.safetensors",
-        tol=5e-2,
+def compressed(folder: Path, name: str, tol: float, ntk: bool | dict) -> Report:
+    """A file of a checkpoint whose bound is on the outputs over [-1, 1]."""
+    return hmcompress.compress(
+        folder / f"{name}.pt",
+        folder / f"{name}.hmc.safetensors",
+        tol=tol,
         metric="outputs",
-        ntk=False,
+        ntk=ntk,
         effort="fast",
         network={"mlp": {"activation": "tanh"}},
         calibration={"domain": {"x": [-1, 1]}, "samples": 256},
     )
-    return folder / "net.hmc.safetensors", report
 
 
-def test_the_recipe_ends_nearer_to_the_exact_solution_at_the_same_bytes(pinn, tmp_path):
-    """Load the slim network, train it on its own equation, write it back: the recipe of docs/finetune.md."""
-    file, report = pinn
-    x = torch.linspace(-1, 1, 201, dtype=torch.float64)[:, None]
-    hmcompress.decompress(file, tmp_path / "small.pt", slim=True)
+def save(network: nn.Module, path: Path) -> None:
+    torch.save({name: tensor.float() for name, tensor in network.state_dict().items()}, path)
+
+
+def test_the_recipe_ends_nearer_to_the_exact_solution_at_the_same_bytes(tmp_path):
+    """Keep the kernel, train the slim network on its equation, keep the function: the recipe of docs/finetune.md."""
+    torch.manual_seed(0)
+    points, x = (torch.linspace(-1, 1, n, dtype=torch.float64)[:, None] for n in (64, 201))
+    original = nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1)).double()
+    solve(original, points, 200)
+    save(original, tmp_path / "net.pt")
+    first = compressed(tmp_path, "net", 5e-2, {"tol": 0.1, "samples": 64})
+    hmcompress.decompress(tmp_path / "net.hmc.safetensors", tmp_path / "small.pt", slim=True)
     network = plain(torch.load(tmp_path / "small.pt", weights_only=True))
     before = error(network, x)
-    solve(network, torch.linspace(-1, 1, 64, dtype=torch.float64)[:, None], 100)
+    solve(network, points, 100)
     assert error(network, x) < 0.5 * before
-    torch.save({name: t.float() for name, t in network.state_dict().items()}, tmp_path / "trained.pt")
-    again = refit(file, tmp_path / "trained.pt", tmp_path / "trained.hmc.safetensors")
-    assert again.output_bytes == (tmp_path / "trained.hmc.safetensors").stat().st_size <= 1.05 * report.output_bytes
-    assert error(hmcompress.load_model(tmp_path / "trained.hmc.safetensors"), x.float()) < 0.8 * before
-    verified = hmcompress.verify(tmp_path / "trained.hmc.safetensors", against=tmp_path / "trained.pt")
-    assert verified.passed and verified.network.tol < 1.1 * again.network.error
-    with pytest.raises(OutputError):
-        refit(file, tmp_path / "trained.pt", tmp_path / "trained.hmc.safetensors")
-
-
-def test_the_same_trained_network_gives_the_same_file(pinn, tmp_path):
-    file, _ = pinn
-    hmcompress.decompress(file, tmp_path / "small.pt", slim=True)
-    written = []
-    for name in ("a", "b"):
-        refit(file, tmp_path / "small.pt", tmp_path / f"{name}.hmc.safetensors")
-        written.append((tmp_path / f"{name}.hmc.safetensors").read_bytes())
-    assert written[0] == written[1]
-
-
-def test_the_grid_of_a_file_is_that_of_its_slim_network(pinn, tmp_path):
-    file, _ = pinn
-    hmcompress.decompress(file, tmp_path / "small.pt", slim=True)
-    state = torch.load(tmp_path / "small.pt", weights_only=True)["state_dict"]
-    for k, grid in zip((0, 2, 4), slim_grids(CompressedFile.open(file)), strict=True):
-        stored = torch.cat([state[f"{k}.weight"], state[f"{k}.bias"][:, None]], 1)
-        torch.testing.assert_close(torch.from_numpy(grid.to_dense()).float(), stored)
-
-
-def test_another_network_is_refused(pinn, tmp_path):
-    file, _ = pinn
-    other = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1))
-    torch.save(other.state_dict(), tmp_path / "other.pt")
-    with pytest.raises(NetworkError, match="not the slim network"):
-        refit(file, tmp_path / "other.pt", tmp_path / "out.hmc.safetensors")
-    with pytest.raises(NetworkError, match="no grid"):
-        hmcompress.decompress(file, tmp_path / "small.pt", slim=True)
-        refit(file, tmp_path / "small.pt", tmp_path / "out.hmc.safetensors", most=400)
-    assert not (tmp_path / "out.hmc.safetensors").exists()
-
-
-def test_a_file_that_bounds_weights_is_refused(tmp_path):
-    file, _ = mlp_file(tmp_path)
-    with pytest.raises(NetworkError, match="bounds no outputs"):
-        refit(file, tmp_path / "mlp.pt", tmp_path / "out.hmc.safetensors")
-
-
-def grid_of(m: int, n: int, exponent: int) -> Grid:
-    """A grid with one step, 2 ** (exponent / 2)."""
-    return Grid(np.zeros((m, n), np.int64), np.zeros(m, np.int64), np.full(n, exponent))
-
-
-def test_the_free_columns_make_up_for_rounding():
-    """Half the error or less of plain rounding, and every number on its grid."""
-    torch.manual_seed(0)
-    tensors = {"0.weight": torch.randn(16, 2), "0.bias": torch.randn(16), "2.weight": torch.randn(1, 16) / 4}
-    stack = build_network(Settings(network=MLPNetwork(mlp=MLP(activation="tanh"))), tensors).module
-    assert isinstance(stack, Stack)
-    stack, x = stack.double(), torch.rand(500, 2, dtype=torch.float64) * 2 - 1
-    sizes = [(16, 3), (1, 16)]
-    grids = [
-        Grid(np.zeros(s, np.int64), np.full(s[0], -2), np.full(s[1], e)) for s, e in zip(sizes, (0, -8), strict=True)
-    ]
-    fit = GridFit(stack, grids, x)
-    found = fit.run()
-    first = torch.from_numpy(found[0].to_dense())
-    torch.testing.assert_close(fit.network.layers[0].weight.detach(), first[:, :2])
-    torch.testing.assert_close(fit.network.layers[0].bias.detach(), first[:, 2])
-    y = stack(x)
-    with torch.no_grad():
-        plain_first = (torch.cat([tensors["0.weight"], tensors["0.bias"][:, None]], 1).double() * 2).round() / 2
-        rounded = torch.tanh(x @ plain_first[:, :2].T + plain_first[:, 2]) @ tensors["2.weight"].double().T
-        assert (fit.network(x) - y).norm() < 0.5 * (rounded - y).norm()
+    save(network, tmp_path / "trained.pt")
+    second = compressed(tmp_path, "trained", 1e-3, False)
+    assert second.output_bytes <= 1.05 * first.output_bytes
+    file = tmp_path / "trained.hmc.safetensors"
+    assert error(hmcompress.load_model(file), x.float()) < 0.5 * before
+    assert hmcompress.verify(file, against=tmp_path / "trained.pt").passed
