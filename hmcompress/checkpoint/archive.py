@@ -51,6 +51,10 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return self.root + name in self._infos
 
+    def stored_bytes(self, name: str) -> int:
+        """Bytes that an entry takes in the file, as its table says."""
+        return self._infos[self.root + name].compress_size
+
     def blob(self, name: str) -> Blob:
         """An entry's bytes, unread. Raises SourceError where it is missing or its tables are wrong."""
         info = self._infos.get(self.root + name)

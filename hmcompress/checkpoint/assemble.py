@@ -19,6 +19,7 @@ from hmcompress.checkpoint.ties import find_ties
 from hmcompress.errors import SourceError
 
 _CHUNK = 1 << 22
+_TOLD = 2  # notes in a message; those on single values, which say more, come last
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ def opened_object(kind: str, obj: Any, pickle_bytes: int, path: Path, notes: Not
     flat = flatten(Plainer(pickle_bytes, notes).plain(obj))
     tensors = {name: leaf.tensor if isinstance(leaf, NumpyArray) else leaf for name, leaf in flat.leaves.items()}
     if not tensors:
-        lines = notes.lines()
-        raise SourceError(
-            "holds no tensors" + (f" that can be read ({lines[0]})" if lines else ": nothing to compress")
-        )
+        raise SourceError(_no_tensors(notes.lines()))
     return Opened(kind, tensors, (path,), flat.nest, notes)
+
+
+def _no_tensors(lines: tuple[str, ...]) -> str:
+    """The message for an object without tensors; what was left behind tells why."""
+    if not lines:
+        return "holds no tensors: nothing to compress"
+    return f"holds no tensors that can be read ({one_line('; '.join(lines[-_TOLD:]), 300)})"
 
 
 def assemble(opened: Opened, path: Path) -> Checkpoint:

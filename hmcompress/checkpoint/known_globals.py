@@ -99,6 +99,8 @@ def _from_type(function: Any, kind: Any = None, arguments: Any = (), state: Any 
     """A tensor with attributes or of a subclass: the tensor itself where torch built it."""
     if isinstance(function, Constructor) and isinstance(arguments, tuple):
         tensor = function.build(*arguments)
+        if isinstance(tensor, LeftBehind):  # DTensor, torchao: the values lie in parts that only their class can join
+            return LeftBehind(f"a tensor of class {kind} without plain values; save its full_tensor() or dequantize()")
         plain = not state and str(kind) in ("torch.Tensor", "torch.nn.parameter.Parameter")
         return tensor if plain else Converted(tensor, f"attributes of a tensor of class {kind}; its values are kept")
     return StandIn(Global("torch._tensor", "_rebuild_from_type_v2"), (function, kind, arguments))

@@ -1,14 +1,17 @@
 """Pickled modules: their parameters and buffers under the names that state_dict would give."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
-from hmcompress.checkpoint.standins import Converted, LeftBehind, SparseTensor, StandIn
+from hmcompress.checkpoint.numpy_values import ArrayInPickle
+from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
+_LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 
 
 def module_slots(value: Any) -> dict[str, Any] | None:
@@ -21,34 +24,95 @@ def module_slots(value: Any) -> dict[str, Any] | None:
 
 def module_state(module: StandIn, budget: Budget) -> tuple[OrderedDict[str, Any], list[tuple[str, str]]]:
     """The state dict of a pickled nn.Module, and (name, why) of each tensor that is not part of it."""
-    state: OrderedDict[str, Any] = OrderedDict()
-    skipped: list[tuple[str, str]] = []
-    _collect(module, "", 0, state, skipped, budget)
-    return state, skipped
+    walk = _Walk(budget)
+    walk.collect(module, "", 0)
+    return walk.state, walk.skipped + walk.loose()
 
 
-def _collect(module: Any, prefix: str, depth: int, state: dict, skipped: list, budget: Budget) -> None:
-    if depth > MAX_DEPTH or len(prefix) > MAX_NAME:
-        raise SourceError("its modules are nested too deeply, or contain themselves")
-    slots = module_slots(module)
-    if slots is None:
-        skipped.append((prefix.rstrip("."), f"{_what(module)} where a module was expected"))
-        return
-    hidden = slots.get("_non_persistent_buffers_set")
-    for name, tensor in _named(slots["_parameters"]) + _named(slots["_buffers"]):
-        budget.spend(len(prefix))
-        if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
-            skipped.append((prefix + name, "a non-persistent buffer, which is not part of the state dict"))
-        elif isinstance(tensor, Converted) and isinstance(tensor.value, LazyTensor):
-            state[prefix + name] = tensor.value
-            skipped.append((prefix + name, tensor.why))
-        elif isinstance(tensor, (LazyTensor, SparseTensor)):
-            state[prefix + name] = tensor
-        else:
-            skipped.append((prefix + name, _what(tensor)))
-    for name, child in _named(slots["_modules"]):
-        budget.spend(len(prefix))
-        _collect(child, f"{prefix}{name}.", depth + 1, state, skipped, budget)
+class _Walk:
+    """One walk over a module and its children."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._seen: set[int] = set()  # objects in attributes, which modules often share
+        self._loose: dict[tuple[str, str], Any] = {}
+        self.state: OrderedDict[str, Any] = OrderedDict()
+        self.skipped: list[tuple[str, str]] = []
+
+    def collect(self, module: Any, prefix: str, depth: int) -> None:
+        """Add a module's own tensors, then those of its children, as state_dict orders them."""
+        if depth > MAX_DEPTH or len(prefix) > MAX_NAME:
+            raise SourceError("its modules are nested too deeply, or contain themselves")
+        slots = module_slots(module)
+        if slots is None:
+            self.skipped.append((prefix.rstrip("."), f"{_what(module)} where a module was expected"))
+            return
+        self._own(slots, prefix)
+        for name, value in slots.items():
+            if name not in _MARKS:
+                self._attribute(value, f"{prefix}{name}", 0)
+        for name, child in _named(slots["_modules"]):
+            self._budget.spend(len(prefix))
+            self.collect(child, f"{prefix}{name}.", depth + 1)
+
+    def _own(self, slots: dict[str, Any], prefix: str) -> None:
+        hidden = slots.get("_non_persistent_buffers_set")
+        for name, tensor in _named(slots["_parameters"]) + _named(slots["_buffers"]):
+            self._budget.spend(len(prefix))
+            if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
+                self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
+            elif isinstance(tensor, Converted) and isinstance(tensor.value, LazyTensor):
+                self.state[prefix + name] = tensor.value
+                self._skip(prefix + name, tensor.why)
+            elif isinstance(tensor, (LazyTensor, SparseTensor)):
+                self.state[prefix + name] = tensor
+            else:
+                self._skip(prefix + name, _what(tensor))
+
+    def loose(self) -> list[tuple[str, str]]:
+        """(name, why) of each tensor among the attributes that is not one of the state's in another place."""
+        kept = {_identity(tensor) for tensor in self.state.values()}
+        return [key for key, value in self._loose.items() if _identity(value) not in kept]
+
+    def _attribute(self, value: Any, place: str, depth: int) -> None:
+        """Say which tensors lie in an attribute: no part of the state dict, but part of what was saved."""
+        if why := _loose(value):
+            self._loose[place, why] = value
+        elif depth < _LOOSE_DEPTH and id(value) not in self._seen and module_slots(value) is None:
+            self._seen.add(id(value))
+            for item in _inside(value):
+                self._attribute(item, place, depth + 1)
+
+    def _skip(self, place: str, why: str) -> None:
+        self.skipped.append((place, why))
+
+
+def _identity(value: Any) -> object:
+    """Equal for tensors over the same values."""
+    if isinstance(value, LazyTensor):
+        return id(value.storage), value.first_byte, value.shape, value.stride
+    return id(value)
+
+
+def _loose(value: Any) -> str | None:
+    """What an attribute that is a tensor or an array is, None for anything else."""
+    if isinstance(value, LeftBehind) and "tensor" in value.why:
+        return value.why
+    if isinstance(value, ArrayInPickle) and isinstance(value.content, NumpyArray):
+        return "a numpy array among the attributes of a module, which is not part of its state dict"
+    inner = value.value if isinstance(value, Converted) else value
+    if isinstance(inner, (LazyTensor, SparseTensor)):
+        return "a tensor among the attributes of a module, which is not part of its state dict"
+    return None
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """The items of a container, or what a foreign object was made of."""
+    if isinstance(value, StandIn):
+        return (*value.arguments, *value.states, *value.items, *value.entries.values())
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _named(slots: dict) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from hmcompress.checkpoint.lazy import LazyTensor, TypedStorage
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_INLINE_BYTES, Budget
 from hmcompress.checkpoint.modules import module_slots, module_state
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
+from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_config_value
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 
@@ -151,6 +152,10 @@ class Plainer:
             for inner, why in skipped:
                 self.notes.add(join(place, inner), why)
             return state
+        if is_config(value) or is_config_value(value):
+            if is_config(value):
+                self.notes.add(place, NOTE)
+            return self.plain(config_content(value), place)
         if self._visits[id(value)] > _MAX_VISITS:
             return self._left(place, f"an object of class {name} that is kept elsewhere already")
         content, form = _content(value)
@@ -186,14 +191,14 @@ def _plain_key(key: Any) -> Any:
     if isinstance(key, Converted):
         return key.value
     if isinstance(key, StandIn):
-        return _content(key)[0]
+        return config_content(key) if is_config_value(key) else _content(key)[0]
     return key
 
 
 def _is_plain_key(key: object) -> bool:
     if isinstance(key, tuple):
         return all(_is_plain_key(item) for item in key)
-    return isinstance(key, (str, int, float, complex, bytes, type(None)))
+    return isinstance(key, (str, int, float, complex, bytes, type(None), torch.dtype, torch.device))
 
 
 def _why_not(value: Any) -> str:

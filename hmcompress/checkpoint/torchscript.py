@@ -15,6 +15,7 @@ from hmcompress.errors import SourceError
 
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.MULTILINE)
 _SLOTS = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]", re.MULTILINE)
+_CONSTANTS = "constants/"
 _NAME = re.compile(r'"([^"]*)"')
 
 
@@ -28,9 +29,16 @@ def open_torchscript(archive: Archive) -> Opened:
     storages = ZipStorages(archive, big_endian=is_big_endian(archive))
     module, length = unpickle_entry(archive, "data.pkl", storages)
     notes = Notes()
-    notes.add("", "the TorchScript code and its constants; parameters and buffers are kept")
+    constants = sum(archive.stored_bytes(name) for name in archive.names if name.startswith(_CONSTANTS))
+    amount = f" ({constants / 1e3:.3g} kB of tensors)" if constants else ""
+    notes.add("", f"the TorchScript code and its constants{amount}; parameters and buffers are kept")
     reader = _ScriptModule(archive, Budget(length), notes)
     reader.collect(module, "", 0)
+    if not reader.state and constants:
+        raise SourceError(
+            f"holds no parameters: frozen TorchScript has its weights in its code{amount}; "
+            "name the module saved before torch.jit.freeze"
+        )
     return opened_object("TorchScript", reader.state, length, archive.path, notes)
 
 
