@@ -48,7 +48,9 @@ def render_report_html(report: Report) -> str:
         _totals(report),
         _network(report),
         _listed("Notes", "", report.notes),
-        _listed("Left behind", "<p>Not in the compressed file:</p>", report.left_behind),
+        _listed(
+            "Left behind", "<p>Not in the compressed file, or in another form where it says so:</p>", report.left_behind
+        ),
         f'<p class="soft">{text(cost_line(report))}</p>',
     ]
     return page(f"{report.output}, {format_ratio(report.ratio)} smaller", parts)

@@ -93,7 +93,8 @@ def cost_line(report: Report) -> str:
 
 
 def left_behind_lines(report: Report) -> list[str]:
-    return _listed(f"Left behind ({len(report.left_behind)}), not in the compressed file:", report.left_behind)
+    title = f"Left behind, or kept in another form where it says so ({len(report.left_behind)}):"
+    return _listed(title, report.left_behind)
 
 
 def note_lines(report: Report) -> list[str]:
