@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.blocks import Block
+from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.order import Order, Permuted
 from hmcompress.hmatrix.tree import TreeBody
 from hmcompress.nn.blocks import DenseMatrix, Matrix, TreeMatrix
@@ -60,8 +61,14 @@ def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]
 
 
 def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
-    """The leaves of a stored matrix; its last column is the bias where `has_bias`. None where it has no leaves."""
+    """The leaves of a stored matrix; its last column is the bias where `has_bias`. None where it is stored as it was.
+
+    A body without leaves holds every entry as it is decoded: nothing is expanded by using them.
+    """
     body = stored.body
+    if isinstance(body, QuantizedBody):
+        weight = body.to_dense()
+        return from_dense(weight[:, :-1], weight[:, -1].double()) if has_bias else from_dense(weight)
     if not isinstance(body, TreeBody):
         return None
     columns = body.shape[1] - has_bias
@@ -73,7 +80,7 @@ def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
 
 def from_dense(weight: Tensor, bias: Tensor | None = None) -> Ordered:
     """A matrix given by its entries, in the order that it has."""
-    return Ordered(DenseMatrix(weight.detach().double().numpy()), bias=bias)
+    return Ordered(DenseMatrix(weight.detach().cpu().double().numpy()), bias=bias)
 
 
 def _permutation(order: Order) -> Tensor | None:

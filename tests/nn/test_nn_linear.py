@@ -2,11 +2,13 @@
 
 import copy
 import io
+import shutil
 
 import pytest
 import torch
 from nn_cases import kernel, layer, relative
 from torch import nn
+from torch._inductor import config as inductor
 
 from hmcompress.nn import HLinear, LowRankLinear, resident_bytes
 
@@ -102,6 +104,21 @@ def test_torch_compile_captures_one_graph(chunked):
     torch.testing.assert_close(compiled(x), h(x), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="inductor needs a C++ compiler")
+def test_torch_compile_with_its_own_compiler_gives_the_same():
+    """Forward and backward through inductor, which compiles in this process: others take longer to start."""
+    h = layer(kernel(), bias=torch.randn(512))
+    twin, x = copy.deepcopy(h), torch.randn(4, 512)
+    with inductor.patch(compile_threads=1):
+        y = torch.compile(h, fullgraph=True)(x)
+        y.square().sum().backward()
+    z = twin(x)
+    z.square().sum().backward()
+    assert relative(y, z) < 1e-5
+    for p, q in zip(h.parameters(), twin.parameters(), strict=True):
+        assert relative(p.grad, q.grad) < 1e-4
+
+
 def test_a_large_batch_is_cut_without_a_difference():
     h, x = layer(kernel()), torch.randn(1000, 512)
     torch.testing.assert_close(h(x), torch.cat([h(x[:10]), h(x[10:])]), rtol=1e-4, atol=1e-2)
@@ -117,6 +134,59 @@ def test_it_stands_where_a_linear_layer_stood():
     y = copy.deepcopy(model).eval()(torch.randn(3, 8))
     assert tuple(y.shape) == (3, 2) and seen == [(3, 512)]
     assert {name for name, _ in h.named_parameters()} == {"left", "right", "bias"}
+
+
+class Wrapped(nn.Module):
+    """A module that hands everything on to another, as DataParallel and its kin do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrapper", [Wrapped, nn.DataParallel])
+def test_wrappers_take_it_and_prefix_its_names(wrapper):
+    """DataParallel, without devices, hands on too; a state dict from under a wrapper fits one without."""
+    h, x = layer(kernel(), bias=torch.randn(512)), torch.randn(4, 512)
+    wrapped = wrapper(h)
+    torch.testing.assert_close(wrapped(x).cpu(), h(x).cpu())
+    state = wrapped.state_dict()
+    assert set(state) == {"module.left", "module.right", "module.bias"}
+    other = HLinear(512, 512, h.ranks)
+    other.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    assert torch.equal(other.weight.cpu(), h.weight.cpu())
+
+
+def test_hooks_see_its_inputs_outputs_and_gradients():
+    h, seen = layer(kernel()), []
+    h.register_forward_pre_hook(lambda module, args: seen.append(("in", tuple(args[0].shape))))
+    h.register_forward_hook(lambda module, args, out: seen.append(("out", tuple(out.shape))))
+    h.register_full_backward_hook(lambda module, into, out: seen.append(("back", tuple(into[0].shape))))
+    x = torch.randn(3, 512, requires_grad=True)
+    h(x).sum().backward()
+    assert seen == [("in", (3, 512)), ("out", (3, 512)), ("back", (3, 512))]
+
+
+def test_everything_follows_to_another_device():
+    """Factors, bias and permutations; the product makes no tensor elsewhere. The meta device stands for any other."""
+    h = HLinear(512, 300, (3, 2), rows=torch.randperm(300), columns=torch.randperm(512)).to("meta")
+    assert {t.device.type for t in (*h.parameters(), *h.buffers())} == {"meta"}
+    assert h(torch.randn(4, 512, device="meta")).device.type == "meta"
+    assert h.weight.device.type == "meta"
+    pair = LowRankLinear(30, 20, 4).to("meta")
+    assert pair(torch.randn(4, 30, device="meta")).device.type == "meta"
+
+
+def test_bfloat16_trains_and_travels():
+    h = layer(kernel(), bias=torch.randn(512)).bfloat16()
+    h(torch.randn(4, 512, dtype=torch.bfloat16)).float().square().mean().backward()
+    assert {p.grad.dtype for p in h.parameters()} == {torch.bfloat16}
+    other = HLinear(512, 512, h.ranks, dtype=torch.bfloat16)
+    other.load_state_dict(h.state_dict())
+    assert torch.equal(other.left, h.left) and other.bias.dtype == torch.bfloat16
 
 
 def test_training_moves_factors_and_leaves_and_lowers_the_loss():

@@ -8,6 +8,7 @@ from nn_cases import kernel, relative, stored
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block
+from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.order import Natural, Permuted
 from hmcompress.hmatrix.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
@@ -136,6 +137,17 @@ def test_a_bias_in_the_last_column_becomes_the_bias():
     form = hierarchical(found, 1e-4, torch.float32)[0]
     assert relative(form.module.weight, w) < 2e-4
     assert relative(form.module.bias, bias) < 1e-2
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_matrix_that_is_stored_without_leaves_has_forms_too(has_bias):
+    w = torch.cat([kernel(256), torch.randn(256, 1)], 1) if has_bias else kernel(256)
+    matrix = HMatrix((256, w.shape[1]), torch.float32, b"")
+    matrix.__dict__["body"] = QuantizedBody(w)
+    found = ordered(matrix, has_bias)
+    form = hierarchical(found, 1e-4, torch.float32)[0]
+    assert relative(form.module.weight, w[:, :256]) < 1.1e-4
+    assert not has_bias or relative(form.module.bias, w[:, -1]) < 1e-6
 
 
 def test_noise_has_no_form_that_runs_faster():
