@@ -1,6 +1,7 @@
 """How a layer or another weight is coded: on a weighted grid, or by the engine of the weights metric."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +63,11 @@ class Compact(Weighted):
 
     def without_rows(self, dead: np.ndarray) -> Coded:
         return Compact(self.grid.without_rows(dead))
+
+
+def living(parts: Iterable[Coded]) -> int:
+    """Inputs of all layers that are read, biases among them: what a slim network keeps."""
+    return sum(int(part.live_columns().sum()) for part in parts if isinstance(part, Weighted))
 
 
 @dataclass(frozen=True)

@@ -75,14 +75,13 @@ def fresh(problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int
     generator = torch.Generator().manual_seed(seed)
     by_path = {layer.path: layer for layer in problem.network.layers}
     stacks = []
-    for (prefix, stack), sizes, x in zip(stacks_of(problem.network).items(), widths, data.inputs, strict=True):
-        functions = [copy.deepcopy(f).double() for f in stack.activations if isinstance(f, Activation)]
-        small = SmallStack([], functions)
-        for k, m in enumerate(sizes):
+    for i, (prefix, stack) in enumerate(stacks_of(problem.network).items()):
+        small = SmallStack([], [copy.deepcopy(f).double() for f in stack.activations if isinstance(f, Activation)])
+        for k, m in enumerate(widths[i]):
             module = stack.layers[k]
             assert isinstance(module, nn.Linear)
-            layer = _random(by_path[f"{prefix}layers.{k}"], module, small.forward(x)[1], m, generator)
-            small.layers.append(layer)
+            x = small.forward(data.inputs[i])[1]
+            small.layers.append(_random(by_path[f"{prefix}layers.{k}"], module, x, m, generator))
         stacks.append(small)
     shift = getattr(problem.network.module, "bias", None)
     return SmallNetwork(stacks, scale, float(shift) if isinstance(shift, Tensor) else 0.0)

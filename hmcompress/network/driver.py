@@ -117,11 +117,12 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
             kernel=kernel is not None,
             few=_too_few_rows(problem),
             structured=_structured(problem, tensors),
+            slim=settings.slim == "prefer",
         )
     found = [t for t in (trial, joint) if t is not None]
     if not found:
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
-    return min(found, key=lambda t: t.nbytes)
+    return min(found, key=lambda t: t.cost)
 
 
 def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Progress) -> Trial | None:
@@ -132,9 +133,10 @@ def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Pr
     def tick(share: float) -> None:
         progress("fit", round(100 * share), 100)
 
-    form = smallest_joint(problem, settings.tol, settings.effort, measured, tick)
+    slim = settings.slim == "prefer"
+    form = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
     tick(1.0)
-    return None if form is None else Trial(Knobs(0.0), form.parts, form.nbytes, form.error)
+    return None if form is None else form.trial(slim)
 
 
 def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hmcompress.hmatrix.compact import canonical
 from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.coded import Compact
+from hmcompress.network.coded import Compact, living
 from hmcompress.network.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
 from hmcompress.network.error import block_errors
 from hmcompress.network.joint_quantise import Rounding, quantised
@@ -21,12 +21,16 @@ from hmcompress.network.least_squares import Price, minimise
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
-from hmcompress.network.propagate import Parts
-from hmcompress.network.pruning import compact, prune
+from hmcompress.network.propagate import Knobs, Parts
+from hmcompress.network.pruning import compact, drop_weakest, prune
+from hmcompress.network.search import Trial
 from hmcompress.network.small import SmallNetwork
 
 _HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
+_FIT_MORE, _FIT_TOL = 2.0, 1e-2  # times the steps for each decade below this tolerance
+_FIT_GAIN = 0.01  # of a step below which a fit is about to end
+_COARSE = 3e-3  # tolerance from which J^T J in single precision is enough
 _FIT_ROWS = 2048
 _ROUND_ROWS = 4096
 _FORM_ROWS = 2048
@@ -40,7 +44,9 @@ _SETTLING = 5  # trials to find the level
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.25  # power of the error by which the width grows where a fit fails
-_PATIENCE = 4.0  # times the work allowed as long as nothing fits
+_PATIENCE = 2.0  # times the work allowed as long as nothing fits
+_DROP_STEPS = 15  # after a neuron went
+_MAX = 0.5  # L2 error over the largest deviation, both relative
 _SEEDS = 3  # first weights of each width, and widths
 _OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
 _WORK = {"default": 1.5e11, "max": 1.5e12}  # multiplications at most, by effort
@@ -54,6 +60,11 @@ class Form:
     nbytes: int
     error: float  # on held-out points
     rounding: Rounding
+    neurons: int
+
+    def trial(self, slim: bool) -> Trial:
+        """As the search over passes has them; slim: its neurons count."""
+        return Trial(Knobs(0.0), self.parts, self.nbytes, self.error, self.neurons if slim else 0)
 
 
 @dataclass
@@ -66,19 +77,24 @@ class Candidate:
 
 
 def smallest_joint(
-    problem: Problem, tol: float, effort: str, measured: Callable[[Parts], float], tick: Callable[[float], None]
+    problem: Problem,
+    tol: float,
+    effort: str,
+    measured: Callable[[Parts], float],
+    tick: Callable[[float], None],
+    slim: bool = False,
 ) -> Form | None:
     """The smallest form whose decoded network holds the tolerance by `measured`, or None.
 
-    tick: told which share of the work is done.
+    tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
-    stage = JointStage(problem, tol, _WORK[effort])
+    stage = JointStage(problem, tol, _WORK[effort], slim)
     forms: list[Form] = []
     for candidate in stage.candidates():
         stage.quantise(candidate)
         forms += candidate.forms
         tick(stage.share)
-    holding = sorted((f for f in forms if f.error <= _LIMIT * tol), key=lambda form: form.nbytes)
+    holding = sorted((f for f in forms if f.error <= _LIMIT * tol), key=lambda form: form.trial(slim).cost)
     for form in holding:
         error = measured(form.parts)
         if error <= _LIMIT * tol:
@@ -93,8 +109,11 @@ class JointStage:
     problem: Problem
     tol: float
     work: float
+    slim: bool = False
 
     def __post_init__(self) -> None:
+        largest = self.problem.settings.tolerance == "max"
+        self._fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
         self.data, self.scale = learning_data(self.problem)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
@@ -135,21 +154,36 @@ class JointStage:
     def _fitted(self, hidden: int, seed: int) -> tuple[SmallNetwork, float]:
         """A network of some width, and its error over what is near enough."""
         network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
-        rows, goal = max(_FIT_ROWS, 4 * network.weights()), (_FIT_GOAL * self.tol) ** 2
-        coarse = network.weights() > _OVERHEAD
-        error = self._fit(network, rows, _FIT_STEPS, damping=1.0, goal=goal, gain=0.03, coarse=coarse)
-        return network, error / (_FIT_ENOUGH * self.tol)
+        rows, goal = max(_FIT_ROWS, 4 * network.weights()), (_FIT_GOAL * self._fit_tol) ** 2
+        coarse = network.weights() > _OVERHEAD and self.tol >= _COARSE
+        steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
+        error = self._fit(network, rows, steps, damping=1.0, goal=goal, gain=_FIT_GAIN, coarse=coarse)
+        return network, error / (_FIT_ENOUGH * self._fit_tol)
 
     def _candidate(self, network: SmallNetwork) -> Candidate:
         level = 0.0
         for steps, share in _ROUNDS:
-            level = _SHARE * self.tol**2 / max(network.weights(), 1)
+            level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
             rows = max(_ROUND_ROWS, 8 * network.weights())
             self._fit(network, rows, steps, Price.of(network.layers, level))
             if share:
                 prune(network, share)
+        if self.slim:
+            network = self._slimmer(network, level)
         compact(network)
         return Candidate(network, level)
+
+    def _slimmer(self, network: SmallNetwork, level: float) -> SmallNetwork:
+        """Without the neurons that the others can make up for."""
+        rows = max(_ROUND_ROWS, 8 * network.weights())
+        while self._done < self.work * _PATIENCE:
+            other = network.clone()
+            if not drop_weakest(other, self.data.first(rows).inputs):
+                break
+            if self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level)) > _FIT_ENOUGH * self._fit_tol:
+                break
+            network = other
+        return network
 
     def quantise(self, candidate: Candidate) -> None:
         """Find quantised forms near the tolerance."""
@@ -172,7 +206,8 @@ class JointStage:
         grids = quantised(network, data, candidate.level, rounding)
         parts = embedded(self.problem.network, network, grids)
         self._spend(len(grids) * (1 + rounding.refits) // 2, len(data), network.weights())
-        return Form(parts, sum(len(part.payload(False)) for part in parts.values()), self._error(network), rounding)
+        nbytes = sum(len(part.payload(False)) for part in parts.values())
+        return Form(parts, nbytes, self._error(network), rounding, living(parts.values()))
 
     def _error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""

@@ -10,7 +10,7 @@ from hmcompress.network.small import Data, Layer, SmallNetwork
 
 _TRIES = 8
 _TINY = 1e-13
-_SHARE = 0.05  # of a layer's root mean square, at which a weight costs little
+_SHARE = 0.2  # of a layer's root mean square, at which a weight costs little
 
 
 @dataclass(frozen=True)

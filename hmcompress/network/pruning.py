@@ -1,5 +1,7 @@
 """Weights and neurons of a small network that are not worth their bytes: taken out, and what is left made compact."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,24 @@ def settle(network: SmallNetwork) -> None:
             idle = torch.stack([~end.live.any(1) for end in ends]).any(0)
             for end in ends:
                 _drop_rows(end, idle)
+
+
+def drop_weakest(network: SmallNetwork, inputs: Sequence[Tensor]) -> bool:
+    """Fix everything that reads the hidden neuron of least variance in the next layer at zero. False: none is left."""
+    found: list[tuple[float, Layer, int]] = []
+    for stack, x in zip(network.stacks, inputs, strict=True):
+        for layer, entering in zip(stack.layers[1:], stack.forward(x)[0][1:], strict=True):
+            size = (layer.weight().pow(2).sum(0) / layer.weight().pow(2).sum().clamp_min(1e-300)) * entering.var(0)
+            living = torch.nonzero(_reading(layer).any(0))[:, 0].tolist()
+            found += [(float(size[i]), layer, i) for i in living if len(living) > 1]
+    if not found:
+        return False
+    _, layer, i = min(found, key=lambda item: item[0])
+    mask = torch.zeros_like(layer.live)
+    mask[:, i] = True
+    _drop(layer, mask)
+    settle(network)
+    return True
 
 
 def _reading(layer: Layer) -> Tensor:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hmcompress.network.coded import living
 from hmcompress.network.propagate import Knobs, Parts
 
+_NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
 _SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
@@ -46,12 +48,18 @@ class Trial:
     parts: Parts
     nbytes: int
     error: float
+    neurons: int = 0  # where fewer are preferred
+
+    @property
+    def cost(self) -> float:
+        """Bytes, and a share of them for each neuron that counts."""
+        return self.nbytes * (1 + _NEURON * self.neurons)
 
     def score(self, tol: float) -> float:
         """Bytes that the same knobs would need at the tolerance, roughly."""
         if not math.isfinite(self.error):
             return math.inf
-        return self.nbytes * max(self.error / tol, 0.3) ** _SLOPE
+        return self.cost * max(self.error / tol, 0.3) ** _SLOPE
 
 
 Pass = Callable[[Knobs], Parts]
@@ -61,9 +69,11 @@ Measure = Callable[[Parts], float]
 class Search:
     """Trials within a budget of passes."""
 
-    def __init__(self, run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None]) -> None:
+    def __init__(
+        self, run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None], slim: bool = False
+    ) -> None:
         self._run, self._measure, self._tol = run, measure, tol
-        self._budget, self._tick = budget, tick
+        self._budget, self._tick, self._slim = budget, tick, slim
         self.trials: dict[Knobs, Trial] = {}
 
     def left(self) -> int:
@@ -74,14 +84,15 @@ class Search:
         if knobs not in self.trials:
             parts = self._run(knobs)
             nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-            self.trials[knobs] = Trial(knobs, parts, nbytes, self._measure(parts))
+            neurons = living(parts.values()) if self._slim else 0
+            self.trials[knobs] = Trial(knobs, parts, nbytes, self._measure(parts), neurons)
             self._tick(len(self.trials))
             self._forget()
         return self.trials[knobs]
 
     def holding(self) -> list[Trial]:
         """The trials that hold, smallest first."""
-        return sorted((t for t in self.trials.values() if t.error <= _LIMIT * self._tol), key=lambda t: t.nbytes)
+        return sorted((t for t in self.trials.values() if t.error <= _LIMIT * self._tol), key=lambda t: t.cost)
 
     def leading(self) -> Trial:
         """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
@@ -168,13 +179,14 @@ def search(
     kernel: bool = False,
     few: bool = False,
     structured: frozenset[str] = frozenset(),
+    slim: bool = False,
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
     kernel: the tangent kernel is part of what `measure` bounds. few: fewer samples than the widest layer needs.
-    structured: layers that the engine may code.
+    structured: layers that the engine may code. slim: living neurons count beside bytes.
     """
-    found = Search(run, measure, tol, budget, tick)
+    found = Search(run, measure, tol, budget, tick, slim)
     start = Knobs(START * tol, mu=0.1, ridge=1e-4, floor=3e-4) if kernel else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     by_engine = found.settle(replace(start, structured=structured), 6, 0.05) if structured else None

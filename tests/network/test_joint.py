@@ -1,0 +1,282 @@
+"""The joint stage: a small network takes the place of a large one, never at more bytes, always within the bound."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_networks import forward, outputs_settings, saved, stack
+from torch import Tensor
+
+import hmcompress.network.driver as driver
+import hmcompress.network.joint as joint_module
+from hmcompress.container.payload import decode_layer
+from hmcompress.hmatrix.codecs import COMPACT
+from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
+from hmcompress.network.build import build_network
+from hmcompress.network.distil import can_be_distilled, fresh, stacks_of, widths_of, with_outputs
+from hmcompress.network.error import reference
+from hmcompress.network.inputs import Points
+from hmcompress.network.joint_quantise import nearest_plane
+from hmcompress.network.least_squares import Price, minimise
+from hmcompress.network.problem import Problem
+from hmcompress.network.pruning import compact, settle
+
+SIZES = [2, 32, 32, 1]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "relu": torch.relu,
+}
+
+
+def joint_settings(**changes: Any) -> Any:
+    return outputs_settings(**{"effort": "default", **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_work() -> Iterator[None]:
+    """The claims hold for any amount of work; a tenth is enough for networks this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint_module, "_WORK", {"default": 1.5e10, "max": 1.5e10})
+        yield
+
+
+def layer_bytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def decoded(result: NetworkResult) -> dict[str, Tensor]:
+    tensors = {}
+    for layer in result.layers:
+        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
+    return tensors
+
+
+def by_joint(result: NetworkResult) -> bool:
+    return any(layer.payload[0] == COMPACT for layer in result.layers)
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
+    return compress_network(saved(tmp_path_factory.mktemp("joint"), stack(SIZES)), joint_settings())
+
+
+def test_joint_stage_is_smaller_than_layers_one_by_one(
+    joint: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "can_be_distilled", lambda problem: False)
+    alone = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
+    assert by_joint(joint) and not by_joint(alone)
+    assert layer_bytes(joint) < 0.7 * layer_bytes(alone)
+
+
+def test_bound_holds_on_decoded_values(joint: NetworkResult) -> None:
+    x = pose(joint_settings(), stack(SIZES)).held_out.points.tensors[0]
+    y, z = forward(stack(SIZES), x, torch.tanh), forward(decoded(joint), x, torch.tanh)
+    error = float((z - y).norm() / y.norm())
+    assert error == pytest.approx(joint.record.error, rel=1e-6) and 0.5e-2 < error <= 1e-2
+
+
+def test_same_input_gives_the_same_bytes(joint: NetworkResult, tmp_path: Path) -> None:
+    again = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
+    assert [layer.payload for layer in again.layers] == [layer.payload for layer in joint.layers]
+
+
+def test_fewer_neurons_live(joint: NetworkResult) -> None:
+    assert all(layer.dead_rows >= 16 for layer in joint.record.layers[:-1])
+
+
+@pytest.mark.parametrize("worse", ["nothing holds", "larger"])
+def test_the_smaller_of_both_ways_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worse: str) -> None:
+    known = compress_network(saved(tmp_path, stack([2, 16, 1])), joint_settings(effort="fast"))
+    assert not by_joint(known)
+    found = driver.smallest_joint
+
+    def spoiled(*args: Any) -> Any:
+        form = found(*args)
+        return None if form is None or worse == "nothing holds" else form.__class__(**{**vars(form), "nbytes": 10**6})
+
+    monkeypatch.setattr(driver, "smallest_joint", spoiled)
+    result = compress_network(saved(tmp_path, stack([2, 16, 1])), joint_settings())
+    assert not by_joint(result) and result.record.error <= 1e-2
+
+
+@pytest.mark.parametrize("name", ["sin", "silu", "gelu", "relu"])
+def test_bound_holds_for_every_activation(tmp_path: Path, name: str) -> None:
+    state = stack([2, 16, 16, 1])
+    settings = joint_settings(network={"mlp": {"activation": name}}, tol=3e-2)
+    result = compress_network(saved(tmp_path, state), settings)
+    x = pose(settings, state).held_out.points.tensors[0]
+    y, z = forward(state, x, ACTIVATIONS[name]), forward(decoded(result), x, ACTIVATIONS[name])
+    assert float((z - y).norm() / y.norm()) <= 3e-2
+    assert by_joint(result) or name == "relu"  # whose kinks may cost more than they save
+
+
+@pytest.mark.parametrize("kind", ["max", "each"])
+def test_other_tolerances_hold_with_several_outputs(tmp_path: Path, kind: str) -> None:
+    state = stack([2, 24, 24, 3])
+    settings = joint_settings(calibration={"tolerance": kind}, tol=3e-2)
+    result = compress_network(saved(tmp_path, state), settings)
+    x = pose(settings, state).held_out.points.tensors[0]
+    y, z = forward(state, x, torch.tanh), forward(decoded(result), x, torch.tanh)
+    if kind == "max":
+        assert float((y - z).abs().max() / y.abs().max()) <= 3e-2
+    else:
+        assert float(((y - z).norm(dim=0) / y.norm(dim=0)).max()) <= 3e-2
+    assert by_joint(result)
+
+
+def _without_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in state.items() if name.endswith("weight")}
+
+
+def _normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"mean": torch.tensor([0.2, -0.1]), "std": torch.tensor([2.0, 0.5]), **state}
+
+
+def _fourier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"B": torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), **state}
+
+
+def _swish(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    slopes = 1 + 0.3 * torch.rand(16, generator=torch.Generator().manual_seed(1))
+    return {**state, "act.0.beta": slopes, "act.1.beta": torch.tensor([1.3])}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "change", "network"),
+    [
+        ([2, 16, 16, 1], _without_biases, {"activation": "tanh"}),
+        ([2, 16, 16, 1], _normalised, {"activation": "tanh", "input_mean": "mean", "input_std": "std"}),
+        ([8, 16, 16, 1], _fourier, {"activation": "silu", "fourier": "B"}),
+        ([2, 16, 16, 1], _swish, {"activation": "swish", "slopes": "act.*"}),
+    ],
+    ids=["no biases", "normalised", "fourier", "slopes"],
+)
+def test_variants_of_the_stack_hold(tmp_path: Path, sizes: list[int], change: Callable, network: dict) -> None:
+    state = change(stack(sizes))
+    settings = joint_settings(network={"mlp": {"layers": "net.*weight", **network}}, tol=3e-2)
+    checkpoint = saved(tmp_path, state)
+    result = compress_network(checkpoint, settings)
+    problem = pose(settings, load_tensors(checkpoint))
+    assert by_joint(result)
+    assert max(problem.errors(problem.held_out, decoded(result))) == pytest.approx(result.record.error, rel=1e-6)
+    assert result.record.error <= 3e-2
+
+
+def test_kept_layers_are_left_to_the_layers(tmp_path: Path) -> None:
+    settings = joint_settings(layers=[{"match": "net.2.weight", "keep": True}])
+    result = compress_network(saved(tmp_path, stack(SIZES)), settings)
+    assert not by_joint(result) and "net.2.weight" not in {layer.row.name for layer in result.layers}
+    assert result.record.error <= 1e-2
+
+
+def test_bounds_on_derivatives_are_left_to_the_layers(tmp_path: Path) -> None:
+    state = stack([2, 8, 1])
+    settings = joint_settings(calibration={"derivatives": 1})
+    assert not can_be_distilled(pose(settings, state))
+    result = compress_network(saved(tmp_path, state), settings)
+    assert not by_joint(result) and max(result.record.error, *result.record.derivative_errors) <= 1e-2
+
+
+def test_tied_layers_are_left_to_the_layers(tmp_path: Path) -> None:
+    state = stack([2, 16, 16, 16, 1])
+    state["net.4.weight"] = state["net.2.weight"]
+    checkpoint = saved(tmp_path, state)
+    result = compress_network(checkpoint, joint_settings())
+    assert not by_joint(result) and result.record.error <= 1e-2
+
+
+def test_bound_on_the_kernel_leaves_the_neurons_alone(tmp_path: Path) -> None:
+    result = compress_network(saved(tmp_path, stack([2, 16, 1])), joint_settings(ntk={"tol": 0.1, "samples": 64}))
+    assert not by_joint(result) and result.record.ntk is not None and result.record.ntk.error <= 0.1
+
+
+def test_slim_prefers_fewer_neurons(joint: NetworkResult, tmp_path: Path) -> None:
+    result = compress_network(saved(tmp_path, stack(SIZES)), joint_settings(slim="prefer"))
+    assert result.record.error <= 1e-2
+    assert dead(result) >= dead(joint) and layer_bytes(result) < 1.3 * layer_bytes(joint)
+
+
+def dead(result: NetworkResult) -> int:
+    return sum(layer.dead_rows for layer in result.record.layers)
+
+
+# ---- the parts ----
+
+
+def small(kind: str = "mlp", hidden: int = 5) -> tuple[Any, Any]:
+    settings, state = outputs_settings(), stack(SIZES)
+    if kind == "deeponet":
+        part = {"activation": "tanh"}
+        branch, trunk = stack([2, 16, 8], 1), stack([2, 16, 8], 2)
+        state = {f"branch.{k}": v for k, v in branch.items()} | {f"trunk.{k}": v for k, v in trunk.items()}
+        settings = outputs_settings(network={"deeponet": {"branch": part, "trunk": part}})
+    network = build_network(settings, state)
+    x = torch.rand(512, 2, generator=torch.Generator().manual_seed(0)).double()
+    points = Points((x,) * len(stacks_of(network)))
+    ref = reference(network, points, 0, "test")
+    assert settings.calibration is not None
+    problem = Problem(network, None, ref, ref, settings.calibration)  # type: ignore[arg-type]
+    data, scale = with_outputs(problem, points)
+    return fresh(problem, data, scale, widths_of(network, hidden), 0), data
+
+
+@pytest.mark.parametrize("kind", ["mlp", "deeponet"])
+def test_jacobian_is_the_derivative(kind: str) -> None:
+    network, data = small(kind)
+    gram, gradient, _ = network.normal(data)
+    theta, step = network.theta(), 1e-6
+    columns = []
+    for k in range(len(theta)):
+        moved = theta.clone()
+        moved[k] += step
+        network.set_theta(moved)
+        columns.append(network.outputs(data.inputs).reshape(-1))
+    network.set_theta(theta)
+    jacobian = (torch.stack(columns, 1) - network.outputs(data.inputs).reshape(-1, 1)) / step
+    torch.testing.assert_close(gram, jacobian.T @ jacobian, rtol=1e-3, atol=1e-4 * float(gram.abs().max()))
+    torch.testing.assert_close(gradient, jacobian.T @ network.residual(data).reshape(-1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "deeponet"])
+def test_a_few_neurons_learn_the_function(kind: str) -> None:
+    network, data = small(kind, 8)
+    error, _ = minimise(network, data, 100, damping=1.0)
+    assert error**0.5 < 1e-2
+
+
+def test_every_step_lowers_error_and_price() -> None:
+    network, data = small()
+    price = Price.of(network.layers, 1e-4)
+    values = []
+    for _ in range(6):
+        error, _ = minimise(network, data, 1, price)
+        values.append(error + price.value(network.theta()))
+    assert values == sorted(values, reverse=True) and values[-1] < 0.9 * values[0]
+
+
+def test_idle_neurons_go_without_changing_the_function() -> None:
+    network, data = small()
+    first, second = network.layers[:2]
+    first.live[1, :-1], first.matrix[1, :-1] = False, 0.0
+    second.live[:, 2], second.matrix[:, 2] = False, 0.0
+    before = network.outputs(data.inputs)
+    settle(network)
+    compact(network)
+    assert len(network.layers[0].matrix) == 3
+    torch.testing.assert_close(network.outputs(data.inputs), before)
+
+
+def test_nearest_plane_beats_rounding_in_its_metric() -> None:
+    rng = np.random.default_rng(0)
+    lower = np.tril(rng.standard_normal((30, 30)) * 0.9 ** np.arange(30)[:, None]) + 0.05 * np.eye(30)
+    w, steps = 5 * rng.standard_normal(30), np.full(30, 0.5)
+    planned = nearest_plane(w, np.arange(30), lower, steps, 0.0)
+    errors = [np.linalg.norm(lower.T @ (w - q * steps)) for q in (planned, np.rint(w / steps))]
+    assert errors[0] < 0.7 * errors[1]
