@@ -41,6 +41,13 @@ _LIMIT = 0.998
 _ZONES = (0.05, 0.15)
 _HOLDINGS = (1.0, 1e9)
 _SETTLING = 5  # trials to find the level
+_BEST, _FORMS, _SCATTER = (
+    2,
+    60,
+    0.25,
+)  # candidates whose rounding is tried at random, up to so many forms or share of the work
+_FIRST_PART = 0.7  # of the time that the search for candidates takes
+_NEAR = 2.0  # error over what is near enough up to which other first weights are tried
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.25  # power of the error by which the width grows where a fit fails
@@ -75,6 +82,10 @@ class Candidate:
     level: float  # of its price
     forms: list[Form] = field(default_factory=list)
 
+    def score(self, tol: float, slim: bool) -> float:
+        """Of its best form."""
+        return min((form.trial(slim).score(tol) for form in self.forms), default=math.inf)
+
 
 def smallest_joint(
     problem: Problem,
@@ -89,11 +100,16 @@ def smallest_joint(
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
     stage = JointStage(problem, tol, _WORK[effort], slim)
-    forms: list[Form] = []
+    candidates: list[Candidate] = []
     for candidate in stage.candidates():
         stage.quantise(candidate)
-        forms += candidate.forms
-        tick(stage.share)
+        candidates.append(candidate)
+        tick(_FIRST_PART * stage.share)
+    best = sorted(candidates, key=lambda candidate: candidate.score(tol, slim))[:_BEST]
+    for k, candidate in enumerate(best):
+        stage.scatter(candidate)
+        tick(_FIRST_PART + (1 - _FIRST_PART) * (k + 1) / len(best))
+    forms = [form for candidate in candidates for form in candidate.forms]
     holding = sorted((f for f in forms if f.error <= _LIMIT * tol), key=lambda form: form.trial(slim).cost)
     for form in holding:
         error = measured(form.parts)
@@ -126,19 +142,22 @@ class JointStage:
 
     def candidates(self) -> Iterator[Candidate]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
-        fitting, least = 0, _narrowest(self.problem, self.tol)
-        for hidden in _HIDDEN:
-            for seed in range((_SEEDS if fitting else 1) if hidden >= least else 0):
-                if self._done > self.work * (1 if fitting else _PATIENCE):
+        widths, least = 0, _narrowest(self.problem, self.tol)
+        for hidden in (h for h in _HIDDEN if h >= least):
+            if widths == _SEEDS or hidden < least:
+                continue
+            fitting = False
+            for seed in range(_SEEDS):
+                if self._done > self.work * (1 if widths or fitting else _PATIENCE):
                     return
                 network, ratio = self._fitted(hidden, seed)
                 if ratio <= 1:
-                    fitting += seed == 0
+                    fitting = True
                     yield self._candidate(network)
-                elif not fitting:
-                    least = hidden * ratio**_DECAY
-            if fitting == _SEEDS:
-                return
+                elif ratio > _NEAR:
+                    least = least if fitting or widths else hidden * ratio**_DECAY
+                    break
+            widths += fitting
 
     def _fit(self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any) -> float:
         """Relative error after at most so many steps on the first rows."""
@@ -191,14 +210,32 @@ class JointStage:
             for holding in _HOLDINGS:
                 self._settle(candidate, Rounding(candidate.level, zone, holding))
 
+    def scatter(self, candidate: Candidate) -> None:
+        """Forms at random around the best: each rounding is a draw, and a lucky one is smaller."""
+        rng = np.random.default_rng(len(candidate.forms))
+        begin = self._done
+        while len(candidate.forms) < _FORMS and self._done - begin < _SCATTER * self.work:
+            base = min(candidate.forms, key=lambda form: form.trial(self.slim).score(self.tol))
+            level = base.rounding.level * math.exp(2 * self._gap(base.error) + 0.15 * rng.standard_normal())
+            zone = min(max(base.rounding.dead_zone + 0.05 * rng.standard_normal(), 0.0), 0.3)
+            holding = float(rng.choice([*_HOLDINGS, base.rounding.holding]))
+            candidate.forms.append(
+                self._form(candidate, replace(base.rounding, level=level, dead_zone=zone, holding=holding))
+            )
+
+    def _gap(self, error: float) -> float:
+        """Logarithm of how far an error is below the tolerance."""
+        gap = math.log(_AIM * self.tol / max(error, 1e-300)) if math.isfinite(error) else -_FAR
+        return max(-_FAR, min(gap, _FAR))
+
     def _settle(self, candidate: Candidate, rounding: Rounding) -> None:
         for _ in range(_SETTLING):
             form = self._form(candidate, rounding)
             candidate.forms.append(form)
-            gap = math.log(_AIM * self.tol / max(form.error, 1e-300)) if math.isfinite(form.error) else -_FAR
+            gap = self._gap(form.error)
             if abs(gap) < _CLOSE:
                 return
-            rounding = replace(rounding, level=rounding.level * math.exp(2 * max(-_FAR, min(gap, _FAR))))
+            rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
 
     def _form(self, candidate: Candidate, rounding: Rounding) -> Form:
         network = candidate.network.clone()
