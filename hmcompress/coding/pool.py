@@ -21,6 +21,7 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
 _FEW = 1 << 14  # integers of which every form is tried
+_SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
@@ -56,7 +57,7 @@ def encode_pool(
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
     for kind, rows in _orders(q, width):
-        if q.size <= _FEW or _repeats(rows, len(best)):
+        if q.size <= _FEW or len(best) * _SPARSE < q.size or _repeats(rows, len(best)):
             best = min(best, bytes([kind]) + encode_ints(rows, "max"), key=len)
     return best
 

@@ -27,10 +27,11 @@ _REWEIGHTED_SPIKE = 0.03
 Priced = tuple[float, Candidate]
 
 
-def candidates(values: Array, step: float, task: Task, grid: tuple[int, int] | None) -> list[Candidate]:
-    """Plain quantisation and, where a cheap look finds structure, what may be smaller. values: (m, n)."""
+def candidates(
+    values: Array, step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None
+) -> list[Candidate]:
+    """Plain quantisation and, where a cheap look found structure, what may be smaller. values: (m, n)."""
     plain = Candidate(Leaf(0, True))
-    structure = find_structure(values, step) if task.effort != "fast" else None
     if structure is None:
         return [plain]
     if not (structure.is_global(task.effort) or grid):

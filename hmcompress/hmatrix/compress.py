@@ -12,10 +12,20 @@ from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
-from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune, tune_trellis, zero_payload
+from hmcompress.hmatrix.screen import find_structure
+from hmcompress.hmatrix.tune import (
+    Candidate,
+    Task,
+    first_step,
+    tune,
+    tune_interpolated,
+    tune_trellis,
+    zero_payload,
+)
 
 Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
+_LEAST_GRID, _LARGEST_GRID = 16, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _SMALL = 1 << 14  # entries up to which a lossless form is tried always
@@ -83,12 +93,21 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     step = first_step(task)
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
-    tuned = {candidate: tune(task, values, candidate, step) for candidate in candidates(values, step, task, grid)}
+    structure = find_structure(values, step) if task.effort != "fast" else None
+    worth = candidates(values, step, task, grid, structure)
+    tuned = {candidate: tune(task, values, candidate, step) for candidate in worth}
     found = [m for m in tuned.values() if m is not None]
+    if structure is not None and structure.is_smooth() and _may_be_grid(task.w):
+        along_grid = tune_interpolated(task, values, step, min((m.nbytes for m in found), default=task.w.nbytes))
+        found += [along_grid] if along_grid is not None else []
     if _suits_trellis(task, tuned.get(_PLAIN), found):
         along_trellis = tune_trellis(task, values, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _may_be_grid(w: Tensor) -> bool:
+    return min(w.shape) >= _LEAST_GRID and w.numel() <= _LARGEST_GRID
 
 
 def _suits_trellis(task: Task, plain: HMatrix | None, found: list[HMatrix]) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix import exact, lattice, tree, trellis
+from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
 from hmcompress.hmatrix.blocks import Leaf, Plan
-from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE, TRELLIS
+from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, relative_error
@@ -100,6 +100,23 @@ def tune_trellis(task: Task, values: Array, step: float) -> HMatrix | None:
     quantizer = trellis.TrellisQuantizer(values, task.w.dtype)
     step = _search(task, partial(_trellis_error, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
     return _largest(task, partial(_trellis_payload, quantizer), step)
+
+
+def tune_interpolated(task: Task, values: Array, step: float, size: int) -> HMatrix | None:
+    """As tune, every point predicted from its neighbours, where that may stay below `size` bytes."""
+    coder = interpolated.interpolator(values, task.w.dtype, step, size)
+    if coder is None:
+        return None
+    step = _search(task, partial(_interpolated_error, task, coder), step, _ENOUGH)
+    return _largest(task, partial(_interpolated_payload, coder), step)
+
+
+def _interpolated_error(task: Task, coder: interpolated.Interpolator, step: float) -> float:
+    return relative_error(task.w, coder.decoded(step), task.norm, task.size)[0]
+
+
+def _interpolated_payload(coder: interpolated.Interpolator, step: float) -> bytes:
+    return bytes([INTERPOLATED]) + coder.encode(step)
 
 
 def _trellis_error(task: Task, quantizer: trellis.TrellisQuantizer, step: float) -> float:

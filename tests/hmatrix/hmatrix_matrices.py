@@ -55,6 +55,12 @@ def _distance(n: int) -> Array:
     return np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
 
 
+def greens(n: int = 96) -> Tensor:
+    """Green's function of Poisson's equation on [0, 1], float32."""
+    x = torch.arange(1, n + 1) / (n + 1)
+    return torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
+
+
 def _smooth_head() -> Array:
     """Rows are points of a spectrum: smooth down the columns, noise along the rows."""
     x = np.linspace(0, 1, 160)[:, None]

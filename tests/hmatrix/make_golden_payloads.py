@@ -30,6 +30,7 @@ def matrices() -> dict[str, HMatrix]:
         "trellis": compress_matrix(noise, 1e-1, effort="max"),
         "tree": compress_matrix(kernel, 1e-4),
         "tree_ordered": compress_matrix(shuffled, 1e-3),
+        "interpolated": compress_matrix(torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x)), 1e-3),
         "smooth": compress_matrix(smooth, 1e-3),
         "scales": compress_matrix(noise * torch.exp(torch.randn(48, 1, generator=generator) * 2), 1e-2),
         "multiples": compress_matrix(whole * (torch.rand(40, 1, generator=generator) + 0.01), 1e-5),

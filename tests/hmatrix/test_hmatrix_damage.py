@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hmatrix_matrices import kernel, matrix
+from hmatrix_matrices import greens, kernel, matrix
 
 from hmcompress.coding.buffer import Writer
 from hmcompress.coding.lossless import zstd_compress
@@ -29,13 +29,14 @@ SOURCES = {
     "trellis": ("noise", "max", 1e-2),
     "lattice": ("whole numbers", "default", 1e-7),
     "lossless": ("noise", "default", 1e-12),
+    "interpolated": ("green", "default", 1e-3),
     "zeros": ("zeros", "default", 1e-2),
 }
 
 
 def source(name: str) -> HMatrix:
     what, effort, tol = SOURCES[name]
-    special = {"kernel": lambda: kernel("distance", 160), "zeros": lambda: torch.zeros(40, 40)}
+    special = {"kernel": lambda: kernel("distance", 160), "zeros": lambda: torch.zeros(40, 40), "green": greens}
     return compress_matrix(special.get(what, lambda: matrix(what))(), tol, effort=effort)
 
 

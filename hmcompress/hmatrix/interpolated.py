@@ -1,0 +1,113 @@
+"""Codec `interpolated`: a whole matrix predicted from its own coarser grid, for rows and columns that are smooth."""
+
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, encode_pool
+from hmcompress.coding.side import decode_side, encode_side
+from hmcompress.errors import FormatError
+from hmcompress.hmatrix.bodies import QuantizedBody
+from hmcompress.hmatrix.grid_prediction import SCHEMES, Band, Scheme, bands, walk
+
+Array = np.ndarray
+FINER = (1.0, 1.5)  # by which the step falls from level to level: coarse points predict all others
+_FINEST = 8.0
+_WINDOW = 192  # rows and columns on which schemes are compared
+_SPARSE = 0.5  # bits an entry
+_MAY_SHRINK = 16.0  # how much smaller than its first estimate a sparse form may become
+
+
+@dataclass(frozen=True)
+class Interpolator:
+    """Codes one matrix, values (m, n) of the given dtype, at one step after another. finer: index of FINER."""
+
+    values: Array
+    dtype: torch.dtype
+    scheme: Scheme
+    finer: int
+
+    def decoded(self, step: float) -> Tensor:
+        """The matrix that a decoder would return."""
+        return _restore(self._coded(step)[0], step, self.dtype)
+
+    def encode(self, step: float) -> bytes:
+        """The payload's body; `step` must be a float32 value."""
+        _, integers = self._coded(step)
+        classes = np.array([int(class_of(math.sqrt(float(np.mean(q * q))))) for q in integers])
+        out = Writer().raw(struct.pack("<f", step)).uint(self.finer * len(SCHEMES) + SCHEMES.index(self.scheme))
+        out.section(encode_side(classes))
+        q = np.concatenate([np.where(e > ZERO_CLASS, q, 0).reshape(-1) for e, q in zip(classes, integers, strict=True)])
+        e = np.repeat(classes.astype(np.int16), [part.size for part in integers])
+        return out.raw(encode_pool(q.astype(np.int64), e, width=q.size)).getvalue()
+
+    def _coded(self, step: float) -> tuple[Array, list[Array]]:
+        """The decoded matrix in steps, and the integers of each band. Bands of hardly any size are left out."""
+        a, integers = self.values.astype(np.float64) / step, []
+
+        def take(band: Band, prediction: Array) -> Array:
+            fine = _step(band, self.finer)
+            q = np.rint((band.view(a)[band.points] - prediction) / fine)
+            silent = class_of(math.sqrt(float(np.mean(q * q)))) <= ZERO_CLASS
+            integers.append(np.zeros_like(q) if silent else q)
+            return prediction + integers[-1] * fine
+
+        return walk(a.shape, self.scheme, take), integers
+
+
+def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> Interpolator | None:
+    """The coder for a matrix (m, n), or None where it is no match for a form of `size` bytes.
+
+    What its integers cost at this step is judged in the middle of the matrix. Where that is little, most of the error
+    is left to zeros: the step will grow far, and coarse points are worth a finer one.
+    """
+    (m, n), half = values.shape, _WINDOW // 2
+    window = values[max(m // 2 - half, 0) : m // 2 + half, max(n // 2 - half, 0) : n // 2 + half]
+    bits, scheme = min(
+        ((_entropy(Interpolator(window, dtype, s, 0)._coded(step)[1]), s) for s in SCHEMES), key=lambda found: found[0]
+    )
+    sparse = bits < _SPARSE * window.size
+    hopeless = bits / 8 * values.size / window.size > size * (_MAY_SHRINK if sparse else 1.0)
+    return None if hopeless else Interpolator(values, dtype, scheme, int(sparse))
+
+
+def _entropy(integers: list[Array]) -> float:
+    """Bits of all bands, each under its own histogram."""
+    total = 0.0
+    for q in integers:
+        counts = np.unique(q, return_counts=True)[1]
+        total += float(np.sum(counts * np.log2(q.size / counts)))
+    return total
+
+
+def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
+    """Inverse of Interpolator.encode. Raises FormatError."""
+    stream = Reader(data)
+    (step,) = struct.unpack("<f", stream.raw(4))
+    if not 0 < step < math.inf:
+        raise FormatError("a step is impossible: the file is damaged")
+    finer, number = divmod(stream.uint(len(FINER) * len(SCHEMES) - 1), len(SCHEMES))
+    found = list(bands(shape, SCHEMES[number].axes))
+    sizes = [band.size(shape) for band in found]
+    classes = decode_side(stream.section(), len(found))
+    if classes.min() < ZERO_CLASS or classes.max() > MAX_CLASS:
+        raise FormatError("a scale is out of range: the file is damaged")
+    count = shape[0] * shape[1]
+    q = decode_pool(stream.rest(), np.repeat(classes.astype(np.int16), sizes), count, width=count)
+    parts = iter(np.split(q, np.cumsum(sizes)[:-1]))
+    take = lambda band, prediction: prediction + next(parts).reshape(prediction.shape) * _step(band, finer)  # noqa: E731
+    return QuantizedBody(_restore(walk(shape, SCHEMES[number], take), step, dtype))
+
+
+def _step(band: Band, finer: int) -> float:
+    """The step of a band, in steps of the finest level."""
+    return 1 / min(FINER[finer] ** band.level, _FINEST)
+
+
+def _restore(x: Array, step: float, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(x * step).to(dtype)

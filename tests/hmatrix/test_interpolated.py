@@ -1,0 +1,73 @@
+"""Claims about the codec that predicts a matrix from its own coarser grid."""
+
+import numpy as np
+import pytest
+import torch
+from hmatrix_matrices import greens
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmcompress.errors import FormatError
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.codecs import INTERPOLATED
+from hmcompress.hmatrix.grid_prediction import SCHEMES, bands, walk
+from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode
+
+SIDES = st.integers(1, 40)
+
+
+def surface(m: int, n: int) -> np.ndarray:
+    y, x = np.mgrid[0 : 1 : m * 1j, 0 : 1 : n * 1j]
+    return np.sin(5 * x + 3 * y) + x * y
+
+
+@given(SIDES, SIDES, st.sampled_from(SCHEMES))
+def test_bands_cover_every_point_once(m, n, scheme):
+    seen = np.zeros((m, n), int)
+    for band in bands((m, n), scheme.axes):
+        band.view(seen)[band.points] += 1
+        assert band.size((m, n)) == band.view(seen)[band.points].size
+    assert (seen == 1).all()
+
+
+@given(SIDES, SIDES, st.sampled_from(SCHEMES))
+def test_a_walk_that_takes_the_truth_gives_it_back(m, n, scheme):
+    a = surface(m, n)
+    assert np.array_equal(walk((m, n), scheme, lambda band, _: band.view(a)[band.points]), a)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("finer", range(len(FINER)))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_decoded_values_are_those_that_were_measured(scheme, finer, dtype):
+    w = torch.from_numpy(surface(37, 53)).to(dtype)
+    values = w.numpy() if dtype in (torch.float64, torch.float32) else w.float().numpy()
+    coder, step = Interpolator(values, dtype, scheme, finer), float(np.float32(1e-3))
+    body = decode(coder.encode(step), (37, 53), dtype)
+    assert torch.equal(body.to_dense(), coder.decoded(step))
+    rounding = torch.finfo(dtype).eps * 2
+    assert (body.to_dense().double() - w.double()).abs().max() <= 0.5 * step + rounding
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("norm", ["fro", "max"])
+def test_a_kink_along_the_diagonal_is_for_prediction(tol, norm):
+    h = compress_matrix(greens(512), tol, norm)
+    assert h.error <= tol
+    assert h.nbytes < 512 * 512 * 4 / 700
+    if norm == "fro" and tol == 1e-4:
+        assert h.payload[0] == INTERPOLATED
+
+
+def test_noise_is_not_predicted():
+    w = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
+    assert compress_matrix(w, 1e-2).payload[0] != INTERPOLATED
+
+
+def test_an_impossible_scheme_or_step_is_a_format_error():
+    h = compress_matrix(greens(512), 1e-4)
+    for bad in (b"\0\0\0\0", b"\0\0\xc0\x7f"):  # 0 and nan
+        with pytest.raises(FormatError, match="step"):
+            HMatrix.from_payload(h.payload[:1] + bad + h.payload[5:], h.shape, h.dtype)
+    with pytest.raises(FormatError):
+        HMatrix.from_payload(h.payload[:5] + b"\x7f" + h.payload[6:], h.shape, h.dtype)
