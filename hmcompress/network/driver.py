@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Set
 from dataclasses import replace
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -52,9 +53,9 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
-    note = too_few_samples(record)
+    notes = [too_few_samples(record)] + ([slim_sizes(problem.network, record)] if settings.slim == "prefer" else [])
     ordered = in_checkpoint_order(layers, checkpoint.names)
-    return NetworkResult(ordered, record, () if note is None else (note,))
+    return NetworkResult(ordered, record, tuple(note for note in notes if note is not None))
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -224,3 +225,15 @@ def too_few_samples(record: NetworkRecord) -> str | None:
         f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
     )
+
+
+def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
+    """One line: neurons of each layer and multiplications per sample, before and after; None without known stacks."""
+    dead = {layer.name: layer.dead_rows for layer in record.layers}
+    before = [(network.shape(s[0])[1], *(network.shape(layer)[0] for layer in s)) for s in network.stacks if s]
+    after = [(network.shape(s[0])[1], *(network.shape(x)[0] - dead[x.weight] for x in s)) for s in network.stacks if s]
+    if not before:
+        return None
+    shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
+    counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
+    return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"

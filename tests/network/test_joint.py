@@ -200,6 +200,8 @@ def test_bound_on_the_kernel_leaves_the_neurons_alone(tmp_path: Path) -> None:
 def test_slim_prefers_fewer_neurons(joint: NetworkResult, tmp_path: Path) -> None:
     result = compress_network(saved(tmp_path, stack(SIZES)), joint_settings(slim="prefer"))
     assert result.record.error <= 1e-2
+    note = next(note for note in result.notes if note.startswith("slim: 2-32-32-1 -> 2-"))
+    assert "1,120 -> " in note and "multiplications per sample" in note
     assert dead(result) >= dead(joint) and layer_bytes(result) < 1.3 * layer_bytes(joint)
 
 
