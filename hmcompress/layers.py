@@ -1,6 +1,7 @@
 """Which tensors are layers, and how a tensor is read as matrices."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,6 +16,12 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 REAL_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
 CODABLE = (*FLOATS, *REAL_PARTS)
 LEAST_SIDE = 16
+LEAST_VECTOR = 1 << 12  # numbers from which a vector that a rule names is a layer
+_OPTIMIZER = re.compile(r"opts?|opt_?[dg]|opt_state|optims?|optims?_.+")
+# What torch.optim keeps for each weight, wherever the state lies.
+_BUFFERS = frozenset(
+    ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta")
+)
 
 
 class TensorLike(Protocol):
@@ -80,13 +87,14 @@ def is_optimizer_state(name: str) -> bool:
 
 
 def _names_optimizer(part: str) -> bool:
-    return "optimizer" in part or part == "opt_state" or part == "optim" or part.startswith("optim_")
+    return "optimizer" in part or _OPTIMIZER.fullmatch(part) is not None or part in _BUFFERS
 
 
 def select(tensors: Mapping[str, TensorLike], settings: Settings) -> dict[str, LayerRule]:
     """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
 
-    Optimizer state, small matrices and complex tensors are layers only where a rule or `include` names them.
+    Optimizer state, small matrices, long vectors and complex tensors are layers only where a rule or `include` names
+    them.
     """
     rules = {name: rule_for(name, settings) for name in tensors}
     return {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
@@ -97,7 +105,8 @@ def _is_layer(name: str, tensor: TensorLike, rule: LayerRule, settings: Settings
         return False
     if is_dense(tensor.shape, tensor.dtype) and not is_optimizer_state(name):
         return True
-    possible = tensor.dtype in CODABLE and len(tensor.shape) >= 2 and math.prod(tensor.shape) > 0
+    size, shape = math.prod(tensor.shape), tensor.shape
+    possible = tensor.dtype in CODABLE and (len(shape) >= 2 or size >= LEAST_VECTOR) and size > 0
     return possible and _is_named(name, settings)
 
 

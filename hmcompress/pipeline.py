@@ -195,11 +195,14 @@ def _opened(source: str | os.PathLike, settings: Settings) -> Checkpoint:
 def without(checkpoint: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
     """The same checkpoint with some tensors left out; what a remaining tie needs stays."""
     out = set(names) - {tie.base for name, tie in checkpoint.ties.items() if name not in set(names)}
+    nbytes = sum(checkpoint.entries[name].nbytes for name in out if name in checkpoint.entries)
+    told = (f"{len(out)} tensor{'s' * (len(out) > 1)}, {nbytes:,} bytes: dropped on request",) if out else ()
     return replace(
         checkpoint,
         names=tuple(name for name in checkpoint.names if name not in out),
         entries={name: entry for name, entry in checkpoint.entries.items() if name not in out},
         ties={name: tie for name, tie in checkpoint.ties.items() if name not in out},
+        left_behind=(*checkpoint.left_behind, *told),
     )
 
 

@@ -76,6 +76,10 @@ def test_other_types_are_never_layers(dtype):
         "opt_state.0.a",
         "optim.state.0.exp_avg",
         "Optimizer.m",
+        "opt.state.0.exp_avg",
+        "opt_g.m",
+        "adam.state.0.exp_avg_sq",
+        "state.0.momentum_buffer",
     ],
 )
 def test_optimizer_state_is_no_layer_unless_named(name):
@@ -85,10 +89,8 @@ def test_optimizer_state_is_no_layer_unless_named(name):
 
 
 def test_names_that_only_sound_like_optimizers_are_layers():
-    assert set(chosen({"optimal.weight": Tensor((64, 64)), "optic.w": Tensor((64, 64))})) == {
-        "optimal.weight",
-        "optic.w",
-    }
+    names = ["optimal.weight", "optic.w", "opt_model.decoder.weight", "adaptive.exp_average"]
+    assert list(chosen({name: Tensor((64, 64)) for name in names})) == names
 
 
 def test_rules_choose_keep_and_set_tolerances():
@@ -102,6 +104,12 @@ def test_rules_choose_keep_and_set_tolerances():
     assert {name: (rule.tol, rule.norm) for name, rule in found.items()} == {
         "head.a": (1e-5, "fro"), "head.b": (1e-1, "max"), "body": (1e-3, "fro"),
     }  # fmt: skip
+
+
+def test_long_vectors_are_layers_where_a_rule_names_them():
+    tensors = {"irreps": Tensor((5000,)), "bias": Tensor((500,)), "large": Tensor((64, 64))}
+    assert list(chosen(tensors)) == ["large"]
+    assert list(chosen(tensors, layers=[{"match": "[ib]*"}])) == ["irreps", "large"]
 
 
 def test_small_matrices_are_layers_where_a_rule_names_them():

@@ -7,7 +7,7 @@ import numpy as np
 from hmcompress.coding.pool import LONG
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
 from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
 from hmcompress.hmatrix.rank_one import price_quantized
@@ -68,7 +68,7 @@ def _trees(
 ) -> list[Priced]:
     """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
     found = []
-    if structure.is_local(task.effort):
+    if structure.is_local(task.effort) and any(splits(*values.shape)):
         found.append(_tree(values, step, Natural(), Natural(), structure.repeats, task))
     orders = [_grid_order(values.shape, grid)] if grid else []
     if structure.may_be_shuffled(task.effort) and values.size <= _ORDERED:

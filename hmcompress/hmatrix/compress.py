@@ -25,7 +25,7 @@ from hmcompress.hmatrix.tune import (
 
 Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
-_LEAST_GRID, _LARGEST_GRID = 16, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
+_LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _SMALL = 1 << 14  # entries up to which a lossless form is tried always
