@@ -38,25 +38,22 @@ _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _AIM = 0.97
 _LIMIT = 0.998
-_ZONES = (0.05, 0.15)
+_ZONES = (0.1,)
 _HOLDINGS = (1.0, 1e9)
 _SETTLING = 5  # trials to find the level
-_BEST, _FORMS, _SCATTER = (
-    2,
-    60,
-    0.25,
-)  # candidates whose rounding is tried at random, up to so many forms or share of the work
+_BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
+_FORMS, _SCATTER = 40, 0.15  # forms of a candidate, or share of the work, at which that ends
 _FIRST_PART = 0.7  # of the time that the search for candidates takes
-_NEAR = 2.0  # error over what is near enough up to which other first weights are tried
+_NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
-_DECAY = 0.25  # power of the error by which the width grows where a fit fails
+_DECAY = 0.15  # power of the error by which the width grows where a fit fails
 _PATIENCE = 2.0  # times the work allowed as long as nothing fits
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
 _SEEDS = 3  # first weights of each width, and widths
 _OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
-_WORK = {"default": 1.5e11, "max": 1.5e12}  # multiplications at most, by effort
+_WORK = {"default": 1e11, "max": 1e12}  # multiplications at most, by effort
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,9 @@ def smallest_joint(
         stage.quantise(candidate)
         candidates.append(candidate)
         tick(_FIRST_PART * stage.share)
-    best = sorted(candidates, key=lambda candidate: candidate.score(tol, slim))[:_BEST]
+    scores = {id(candidate): candidate.score(tol, slim) for candidate in candidates}
+    best = sorted(candidates, key=lambda candidate: scores[id(candidate)])[:_BEST]
+    best = [candidate for candidate in best if scores[id(candidate)] <= _NEARLY * scores[id(best[0])]]
     for k, candidate in enumerate(best):
         stage.scatter(candidate)
         tick(_FIRST_PART + (1 - _FIRST_PART) * (k + 1) / len(best))
@@ -146,18 +145,19 @@ class JointStage:
         for hidden in (h for h in _HIDDEN if h >= least):
             if widths == _SEEDS or hidden < least:
                 continue
-            fitting = False
+            fitting, nearest = False, math.inf
             for seed in range(_SEEDS):
                 if self._done > self.work * (1 if widths or fitting else _PATIENCE):
                     return
                 network, ratio = self._fitted(hidden, seed)
+                nearest = min(ratio, nearest)
                 if ratio <= 1:
                     fitting = True
                     yield self._candidate(network)
                 elif ratio > _NEAR:
-                    least = least if fitting or widths else hidden * ratio**_DECAY
                     break
             widths += fitting
+            least = hidden if widths else hidden * nearest**_DECAY
 
     def _fit(self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any) -> float:
         """Relative error after at most so many steps on the first rows."""
@@ -183,7 +183,7 @@ class JointStage:
         level = 0.0
         for steps, share in _ROUNDS:
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
-            rows = max(_ROUND_ROWS, 8 * network.weights())
+            rows = max(_ROUND_ROWS, 4 * network.weights())
             self._fit(network, rows, steps, Price.of(network.layers, level))
             if share:
                 prune(network, share)
@@ -194,7 +194,7 @@ class JointStage:
 
     def _slimmer(self, network: SmallNetwork, level: float) -> SmallNetwork:
         """Without the neurons that the others can make up for."""
-        rows = max(_ROUND_ROWS, 8 * network.weights())
+        rows = max(_ROUND_ROWS, 4 * network.weights())
         while self._done < self.work * _PATIENCE:
             other = network.clone()
             if not drop_weakest(other, self.data.first(rows).inputs):
@@ -239,10 +239,11 @@ class JointStage:
 
     def _form(self, candidate: Candidate, rounding: Rounding) -> Form:
         network = candidate.network.clone()
-        data = self.data.first(max(_FORM_ROWS, 8 * network.weights()))
+        data = self.data.first(max(_FORM_ROWS, 4 * network.weights()))
         grids = quantised(network, data, candidate.level, rounding)
         parts = embedded(self.problem.network, network, grids)
-        self._spend(len(grids) * (1 + rounding.refits) // 2, len(data), network.weights())
+        steps = len(grids) * rounding.parts * (2 + rounding.refits) // 3  # of fewer and fewer weights
+        self._spend(steps, len(data), network.weights())
         nbytes = sum(len(part.payload(False)) for part in parts.values())
         return Form(parts, nbytes, self._error(network), rounding, living(parts.values()))
 

@@ -26,33 +26,70 @@ class Rounding:
     level: float  # distortion of each coefficient, a squared relative error of the outputs
     dead_zone: float = 0.1
     holding: float = 1.0  # how firmly exponents of rows and columns are held together
-    refits: int = 3  # steps of the later layers after each layer
+    parts: int = 4  # of a layer, one after another
+    refits: int = 2  # steps of all that is still free after each part
 
 
 def quantised(network: SmallNetwork, data: Data, level: float, rounding: Rounding) -> list[Grid]:
     """Grids of the layers of a network, whose weights become those of the grids. `level`: of the price of weights."""
-    layers, grids = network.layers, []
-    for k, layer in enumerate(layers):
-        later = layers[k + 1 :]
-        grids.append(_quantise(network, data, layer, later, level, rounding))
-        if later and rounding.refits:
-            price = Price.of(later, level)
-            minimise(network, data, rounding.refits, price, layers=later, damping=_DAMPING)
-    return grids
+    layers = network.layers
+    return [_quantise(network, data, layers[k:], level, rounding) for k in range(len(layers))]
 
 
-def _quantise(
-    network: SmallNetwork, data: Data, layer: Layer, later: Sequence[Layer], level: float, rounding: Rounding
-) -> Grid:
-    theta = network.theta([layer, *later])
-    gram, _, _ = network.normal(data, [layer, *later])
-    gram.diagonal().add_(Price.of([layer, *later], level).curvature(theta))
-    count = int(layer.live.sum())
-    own, gain = _eliminated(gram, count)
-    grid = _on_grid(layer, theta[:count].numpy(), own.numpy(), rounding)
-    layer.matrix = torch.from_numpy(grid.to_dense())
-    network.set_theta(theta[count:] - gain.T @ (layer.matrix[layer.live] - theta[:count]), later)
-    return grid
+def _quantise(network: SmallNetwork, data: Data, layers: Sequence[Layer], level: float, rounding: Rounding) -> Grid:
+    """The grid of the first of the layers, while it and the others move."""
+    layer, live = layers[0], layers[0].live
+    whole = np.zeros(live.shape, np.int64)
+    places = np.argwhere(live.numpy())
+    if not len(places):
+        return Grid(whole, np.zeros(len(whole), np.int64), np.zeros(whole.shape[1], np.int64))
+    own, _ = _eliminated(_metric(network, data, layers, level), len(places))
+    order, lower = _factor(own.numpy())
+    pivots = np.empty(len(places))
+    pivots[order] = np.diag(lower)
+    rows, columns = additive_exponents(live.numpy(), np.sqrt(12 * rounding.level) / pivots, rounding.holding)
+    for part in np.array_split(order[::-1], rounding.parts):
+        if len(part):
+            chosen = tuple(places[np.sort(part)].T)
+            steps = powers(rows[chosen[0]] + columns[chosen[1]])
+            whole[chosen] = _fix(network, data, layers, level, rounding, chosen, steps)
+    layer.live = live
+    return Grid(whole, rows, columns)
+
+
+def _fix(
+    network: SmallNetwork,
+    data: Data,
+    layers: Sequence[Layer],
+    level: float,
+    rounding: Rounding,
+    chosen: tuple[np.ndarray, ...],
+    steps: np.ndarray,
+) -> np.ndarray:
+    """Integers of some weights of the first layer, which then are no longer free; all others follow."""
+    layer = layers[0]
+    mask = torch.zeros_like(layer.live)
+    mask[chosen] = True
+    first = mask[layer.live]
+    places = torch.cat([torch.nonzero(first)[:, 0], torch.nonzero(~first)[:, 0]])
+    theta, gram = network.theta(layers), _metric(network, data, layers, level)
+    places = torch.cat([places, torch.arange(len(places), len(theta))])
+    own, gain = _eliminated(gram[places][:, places], len(steps))
+    w, rest = theta[places].split([len(steps), len(theta) - len(steps)])
+    q = nearest_plane(w.numpy(), *_factor(own.numpy()), steps, rounding.dead_zone)
+    layer.matrix[mask] = torch.from_numpy(q * steps)
+    layer.live = layer.live & ~mask
+    if len(rest):
+        network.set_theta(rest - gain.T @ (layer.matrix[mask] - w), layers)
+        minimise(network, data, rounding.refits, Price.of(layers, level), layers=layers, damping=_DAMPING)
+    return q
+
+
+def _metric(network: SmallNetwork, data: Data, layers: Sequence[Layer], level: float) -> Tensor:
+    """Half the Hessian of error and price, by Gauss and Newton."""
+    gram, _, _ = network.normal(data, layers)
+    gram.diagonal().add_(Price.of(layers, level).curvature(network.theta(layers)))
+    return gram
 
 
 def _eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -63,21 +100,6 @@ def _eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rest.diagonal().add_(_LOADING * rest.diagonal().mean())
     gain = torch.cholesky_solve(cross.T, torch.linalg.cholesky(rest)).T
     return own - gain @ cross.T, gain
-
-
-def _on_grid(layer: Layer, w: np.ndarray, metric: np.ndarray, rounding: Rounding) -> Grid:
-    live = layer.live.numpy()
-    i, j = np.nonzero(live)
-    whole = np.zeros(live.shape, np.int64)
-    if not len(i):
-        return Grid(whole, np.zeros(live.shape[0], np.int64), np.zeros(live.shape[1], np.int64))
-    order, lower = _factor(metric)
-    pivots = np.empty(len(w))
-    pivots[order] = np.diag(lower)
-    rows, columns = additive_exponents(live, np.sqrt(12 * rounding.level) / pivots, rounding.holding)
-    steps = powers(rows[i] + columns[j])
-    whole[i, j] = nearest_plane(w, order, lower, steps, rounding.dead_zone)
-    return Grid(whole, rows, columns)
 
 
 def _factor(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
