@@ -34,6 +34,7 @@ _COARSE = 3e-3  # tolerance from which J^T J in single precision is enough
 _FIT_ROWS = 2048
 _ROUND_ROWS = 4096
 _FORM_ROWS = 2048
+_ROWS_PER_WEIGHT = 4
 _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _AIM = 0.97
@@ -48,7 +49,8 @@ _NEAR = 1.5  # error over what is near enough up to which other first weights ar
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.15  # power of the error by which the width grows where a fit fails
-_PATIENCE = 2.0  # times the work allowed as long as nothing fits
+_PATIENCE = 10.0  # times the work allowed as long as nothing fits
+_FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
 _SEEDS = 3  # first weights of each width, and widths
@@ -132,7 +134,7 @@ class JointStage:
         self.data, self.scale = learning_data(self.problem)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
-        self._done = 0.0
+        self._done, self._wary, self._hopeless = 0.0, False, False
 
     @property
     def share(self) -> float:
@@ -150,10 +152,14 @@ class JointStage:
                 if self._done > self.work * (1 if widths or fitting else _PATIENCE):
                     return
                 network, ratio = self._fitted(hidden, seed)
+                if self._hopeless:  # samples are too few to say what the function is elsewhere
+                    return
                 nearest = min(ratio, nearest)
                 if ratio <= 1:
                     fitting = True
-                    yield self._candidate(network)
+                    candidate = self._candidate(network)
+                    if self._error(candidate.network) < self.tol:  # the price may have been too much for it
+                        yield candidate
                 elif ratio > _NEAR:
                     break
             widths += fitting
@@ -173,17 +179,27 @@ class JointStage:
     def _fitted(self, hidden: int, seed: int) -> tuple[SmallNetwork, float]:
         """A network of some width, and its error over what is near enough."""
         network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
-        rows, goal = max(_FIT_ROWS, 4 * network.weights()), (_FIT_GOAL * self._fit_tol) ** 2
+        goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
         coarse = network.weights() > _OVERHEAD and self.tol >= _COARSE
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
+        rows = self._rows(network, _FIT_ROWS)
         error = self._fit(network, rows, steps, damping=1.0, goal=goal, gain=_FIT_GAIN, coarse=coarse)
-        return network, error / (_FIT_ENOUGH * self._fit_tol)
+        if error <= enough < network.error(self.data) ** 0.5:
+            self._wary = True  # what a part of the samples taught does not hold for the others
+            error = self._fit(network, len(self.data), steps, goal=goal, gain=_FIT_GAIN, coarse=coarse)
+        held = self._error(network) / self.tol
+        self._hopeless |= error <= enough and held > _FAILED
+        return network, max(error / enough, held)
+
+    def _rows(self, network: SmallNetwork, least: int) -> int:
+        """Samples that a network learns from: some times its weights, or all once that was too few."""
+        return len(self.data) if self._wary else max(least, _ROWS_PER_WEIGHT * network.weights())
 
     def _candidate(self, network: SmallNetwork) -> Candidate:
         level = 0.0
         for steps, share in _ROUNDS:
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
-            rows = max(_ROUND_ROWS, 4 * network.weights())
+            rows = self._rows(network, _ROUND_ROWS)
             self._fit(network, rows, steps, Price.of(network.layers, level))
             if share:
                 prune(network, share)
@@ -194,7 +210,7 @@ class JointStage:
 
     def _slimmer(self, network: SmallNetwork, level: float) -> SmallNetwork:
         """Without the neurons that the others can make up for."""
-        rows = max(_ROUND_ROWS, 4 * network.weights())
+        rows = self._rows(network, _ROUND_ROWS)
         while self._done < self.work * _PATIENCE:
             other = network.clone()
             if not drop_weakest(other, self.data.first(rows).inputs):
@@ -214,7 +230,9 @@ class JointStage:
         """Forms at random around the best: each rounding is a draw, and a lucky one is smaller."""
         rng = np.random.default_rng(len(candidate.forms))
         begin = self._done
-        while len(candidate.forms) < _FORMS and self._done - begin < _SCATTER * self.work:
+        while len(candidate.forms) < _FORMS and (
+            self._done - begin < _SCATTER * self.work or not self._holds(candidate)
+        ):
             base = min(candidate.forms, key=lambda form: form.trial(self.slim).score(self.tol))
             level = base.rounding.level * math.exp(2 * self._gap(base.error) + 0.15 * rng.standard_normal())
             zone = min(max(base.rounding.dead_zone + 0.05 * rng.standard_normal(), 0.0), 0.3)
@@ -222,6 +240,9 @@ class JointStage:
             candidate.forms.append(
                 self._form(candidate, replace(base.rounding, level=level, dead_zone=zone, holding=holding))
             )
+
+    def _holds(self, candidate: Candidate) -> bool:
+        return any(form.error <= _LIMIT * self.tol for form in candidate.forms)
 
     def _gap(self, error: float) -> float:
         """Logarithm of how far an error is below the tolerance."""
@@ -239,7 +260,7 @@ class JointStage:
 
     def _form(self, candidate: Candidate, rounding: Rounding) -> Form:
         network = candidate.network.clone()
-        data = self.data.first(max(_FORM_ROWS, 4 * network.weights()))
+        data = self.data.first(self._rows(network, _FORM_ROWS))
         grids = quantised(network, data, candidate.level, rounding)
         parts = embedded(self.problem.network, network, grids)
         steps = len(grids) * rounding.parts * (2 + rounding.refits) // 3  # of fewer and fewer weights
