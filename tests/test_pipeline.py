@@ -292,3 +292,15 @@ def test_a_device_that_is_not_here_is_one_clear_line(tmp_path):
     torch.save({"w": torch.randn(32, 32)}, tmp_path / "m.pt")
     with pytest.raises(SettingsError, match="device cuda:99 is not on this machine: use cpu"):
         hmcompress.compress(tmp_path / "m.pt", device="cuda:99")
+
+
+def test_what_is_dropped_may_be_named_in_the_outputs_metric_too(tmp_path):
+    torch.manual_seed(0)
+    tensors = {f"net.{i}.{k}": v for i, s in ((0, (16, 1)), (2, (1, 16))) for k, v in (
+        ("weight", torch.randn(s)), ("bias", torch.randn(s[0])))}  # fmt: skip
+    torch.save({"model": tensors, "optimizer": {"m": torch.randn(16)}}, tmp_path / "m.pt")
+    options = {
+        "metric": "outputs", "network": {"mlp": {"activation": "tanh"}}, "ntk": False, "effort": "fast",
+        "calibration": {"domain": {"x": [-1, 1]}, "samples": 256}, "drop": ["optimizer*"], "tol": 1e-2,
+    }  # fmt: skip
+    assert hmcompress.compress(tmp_path / "m.pt", **options).network.error <= 1e-2

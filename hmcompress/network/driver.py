@@ -26,7 +26,7 @@ from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tens
 from hmcompress.network.search import Measure, Trial, glance, search
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
-from hmcompress.rules import match_rules
+from hmcompress.rules import rule_for
 
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
 _FEWEST = 14  # passes
@@ -75,7 +75,7 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
     """Tensors that a rule keeps lossless."""
-    return {name for name, rule in match_rules(checkpoint.names, settings).items() if rule.keep}
+    return {name for name in checkpoint.names if rule_for(name, settings).keep}  # patterns were checked before `drop`
 
 
 def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:
