@@ -49,7 +49,7 @@ _NEAR = 1.5  # error over what is near enough up to which other first weights ar
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.15  # power of the error by which the width grows where a fit fails
-_PATIENCE = 10.0  # times the work allowed as long as nothing fits
+_PATIENCE = 5.0  # times the work allowed as long as nothing fits
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
@@ -147,12 +147,14 @@ class JointStage:
         for hidden in (h for h in _HIDDEN if h >= least):
             if widths == _SEEDS or hidden < least:
                 continue
+            if self._done > self.work * (1 if widths else _PATIENCE):
+                return
             fitting, nearest = False, math.inf
             for seed in range(_SEEDS):
-                if self._done > self.work * (1 if widths or fitting else _PATIENCE):
-                    return
+                if seed and self._done > self.work * (1 if widths or fitting else _PATIENCE):
+                    break
                 network, ratio = self._fitted(hidden, seed)
-                if self._hopeless:  # samples are too few to say what the function is elsewhere
+                if self._hopeless:  # too much work, or samples too few to say what the function is elsewhere
                     return
                 nearest = min(ratio, nearest)
                 if ratio <= 1:
@@ -174,7 +176,10 @@ class JointStage:
 
     def _spend(self, steps: int, rows: int, weights: int) -> None:
         """Note the cost of some steps."""
-        self._done += steps * rows * self.data.outputs.shape[1] * weights * (weights + _OVERHEAD)
+        self._done += self._cost(steps, rows, weights)
+
+    def _cost(self, steps: int, rows: int, weights: int) -> float:
+        return float(steps * rows * self.data.outputs.shape[1] * weights * (weights + _OVERHEAD))
 
     def _fitted(self, hidden: int, seed: int) -> tuple[SmallNetwork, float]:
         """A network of some width, and its error over what is near enough."""
@@ -183,6 +188,9 @@ class JointStage:
         coarse = network.weights() > _OVERHEAD and self.tol >= _COARSE
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = self._rows(network, _FIT_ROWS)
+        if self._cost(steps, rows, network.weights()) > _PATIENCE * self.work:
+            self._hopeless = True
+            return network, math.inf
         error = self._fit(network, rows, steps, damping=1.0, goal=goal, gain=_FIT_GAIN, coarse=coarse)
         if error <= enough < network.error(self.data) ** 0.5:
             self._wary = True  # what a part of the samples taught does not hold for the others
