@@ -1,35 +1,39 @@
-"""Compress, restore, report, verify: each reads as the data flows."""
+"""Compress, restore, report, verify: each reads as the data flows.
+
+Rooms that only some commands enter (networks, other compressors, modules that run) are imported where they are used:
+they and what they need (scipy.stats, numba) take longer to load than a small model takes to compress.
+"""
 
 import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.compare import compare_weights
-from hmcompress.compare_outputs import compare_outputs
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
 from hmcompress.container.geometry import elements
 from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
-from hmcompress.exporting import export
 from hmcompress.layers import select
-from hmcompress.network import compress_network, stored_record
-from hmcompress.nn import load_model
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
-from hmcompress.reporting import Tally, peak_rss_bytes, read_report
+from hmcompress.reporting import Tally, peak_rss_bytes, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
-from hmcompress.timing import bench
 from hmcompress.verifying import check_layers, check_network, network_settings, views_of
+
+if TYPE_CHECKING:
+    from hmcompress.exporting import export
+    from hmcompress.nn import load_model
+    from hmcompress.timing import bench
 
 __all__ = [
     "bench",
@@ -48,7 +52,15 @@ __all__ = [
 SUFFIX = ".hmc.safetensors"
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
 
+_ELSEWHERE = {"bench": "hmcompress.timing", "export": "hmcompress.exporting", "load_model": "hmcompress.nn"}
+
 report = read_report  # the command's name; the package has a room of the same name
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ELSEWHERE[name]), name)
 
 
 def compress(
@@ -107,6 +119,8 @@ def _coded(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> tu
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
         return encode_weights(checkpoint, settings, progress), Tally(notes=kept_complex(checkpoint, settings))
+    from hmcompress.network import compress_network
+
     result = compress_network(checkpoint, settings, progress)
     rest = encode_rest(checkpoint, result.tensors, settings, progress)
     return chain(result.layers, rest), Tally(result.record, result.notes)
@@ -150,8 +164,14 @@ def compare(
     Settings as for `compress`; `tols` beats their tolerances. Raises HMCompressError.
     """
     settings = _settings(settings, config, options)
-    judge = compare_outputs if settings.metric == "outputs" else compare_weights
-    return judge(_opened(source, settings), tols, settings, progress)
+    checkpoint = _opened(source, settings)
+    if settings.metric == "outputs":
+        from hmcompress.compare_outputs import compare_outputs
+
+        return compare_outputs(checkpoint, tols, settings, progress)
+    from hmcompress.compare import compare_weights
+
+    return compare_weights(checkpoint, tols, settings, progress)
 
 
 def default_output(source: str | os.PathLike) -> Path:

@@ -16,7 +16,6 @@ from hmcompress.container.reader import Part
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress, silent
-from hmcompress.slimming import write_slim
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -71,6 +70,8 @@ def decompress(
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
     check_output(output, force, source=file)
     if slim:
+        from hmcompress.slimming import write_slim  # here: only a slim network needs modules that run
+
         return write_slim(file, output, force, progress)
     if suffix == SAFETENSORS_SUFFIX:
         compressed = CompressedFile.open(file)

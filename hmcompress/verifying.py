@@ -15,8 +15,6 @@ from hmcompress.container import CompressedFile, LayerRow, View
 from hmcompress.container.dtypes import to_words
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
-from hmcompress.network import load_tensors
-from hmcompress.network.checks import as_stored, recheck
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json
@@ -91,6 +89,9 @@ def check_network(
     compressed: CompressedFile, settings: Settings, against: str | os.PathLike | None, progress: Progress = silent
 ) -> VerifyNetwork | None:
     """The network's bound, recomputed where the source is given, else as stored. Raises NetworkError."""
+    from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
+    from hmcompress.network.checks import as_stored, recheck
+
     record = network_from_json(compressed.index.info.network)
     if against is None:
         return None if record is None else as_stored(record, settings.tol)

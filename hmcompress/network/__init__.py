@@ -2,6 +2,6 @@
 
 from hmcompress.network.driver import compress_network, load_tensors
 from hmcompress.network.problem import Problem, pose
-from hmcompress.network.result import NetworkResult, stored_record
+from hmcompress.network.result import NetworkResult
 
-__all__ = ["NetworkResult", "Problem", "compress_network", "load_tensors", "pose", "stored_record"]
+__all__ = ["NetworkResult", "Problem", "compress_network", "load_tensors", "pose"]

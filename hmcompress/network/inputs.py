@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 
 from hmcompress.config import Calibration, DomainCalibration, GaussianCalibration, InputsCalibration
@@ -100,6 +99,8 @@ class Source:
 
 def _box(settings: DomainCalibration, fold: int, count: int, wider: float) -> np.ndarray:
     """Scrambled Sobol points; folds are different stretches of one sequence, so they share no point."""
+    from scipy.stats import qmc  # here: it takes longer to import than all the rest
+
     low, high = np.array(list(settings.domain.values()), np.float64).T
     sobol = qmc.Sobol(len(low), seed=settings.seed + _FRESH * max(fold - 1, 0))
     skipped = settings.samples if fold else 0

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,22 +26,6 @@ class NetworkResult:
     def tensors(self) -> tuple[str, ...]:
         """Every tensor that the layers hold."""
         return tuple(name for layer in self.layers for name in layer.row.tensors)
-
-
-def stored_record(record: NetworkRecord) -> dict[str, Any]:
-    """The record as the compressed file holds it: five digits, without curves."""
-    data = record.to_json()
-    if data["ntk"] is not None:
-        data["ntk"] = {key: value for key, value in data["ntk"].items() if key not in ("spectra", "training")}
-    return _rounded({key: value for key, value in data.items() if value is not None and value != ()})
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def encoded_layer(
