@@ -54,6 +54,8 @@ def _open(source: Path) -> Opened:
     try:
         mode = source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if source.is_symlink():
+            raise SourceError(f"is a link to {one_line(os.readlink(source))}, which does not exist") from None
         raise SourceError(f"no such file{_similar(source)}") from None
     except ValueError:
         raise SourceError("no such file (its name holds a null character)") from None
@@ -97,6 +99,8 @@ def _open_archive(archive: Archive) -> Opened:
     names = archive.names
     if any(name.endswith("serialized_exported_program.json") or name.startswith("models/") for name in names):
         raise SourceError("is a torch.export archive; save the state_dict of its module with torch.save instead")
+    if any(name.endswith(".weights.h5") for name in names):
+        raise SourceError("is a Keras model, not a PyTorch model; convert it first")
     inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
     if inner:
         raise SourceError(f"is a zip archive that contains {one_line(archive.root + inner[0])}; unpack it first")
@@ -106,7 +110,14 @@ def _open_archive(archive: Archive) -> Opened:
 def _open_json(path: Path, head: bytes) -> Opened:
     if is_index(head if path.stat().st_size > MAX_INDEX else path.read_bytes()):
         return open_index(path, _open_file)
-    raise SourceError("is a JSON file, but no index of shards (no weight_map in it); name the weights file instead")
+    raise SourceError(
+        f"is a JSON file, no index of shards (it begins {_beginning(head)}); name the weights file instead"
+    )
+
+
+def _beginning(head: bytes) -> str:
+    """The first words of a text, often the answer of a server in place of the model."""
+    return f"'{one_line(' '.join(head[:200].decode(errors='ignore').split()), 40)}'"
 
 
 def _open_pickle(path: Path, head: bytes) -> Opened:
@@ -116,5 +127,7 @@ def _open_pickle(path: Path, head: bytes) -> Opened:
     except SourceError as error:
         if head[:1] == b"\x80" or "no tensors" in str(error):
             raise
-        kind = "is a text file, not a saved model" if is_text(head) else "is no saved PyTorch model, or a damaged one"
+        kind = "is no saved PyTorch model, or a damaged one"
+        if is_text(head):
+            kind = f"is a text file, not a saved model (it begins {_beginning(head)})"
         raise SourceError(f"{kind}; name a .pt, .pth, .ckpt, .bin or .safetensors file") from error

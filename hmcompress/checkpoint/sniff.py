@@ -4,6 +4,8 @@ import string
 from dataclasses import dataclass
 
 _TEXT = frozenset(string.printable.encode())
+_BLANKS = b" \r\n\t\xef\xbb\xbf"  # and a byte order mark
+_PROTOBUF = frozenset(b"\x12\x1a\x22\x32\x3a\x42")  # what may follow the version in front of an exported graph
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class _Known:
 _FOREIGN = (
     _Known((b"version https://git-lfs",), "is a Git LFS pointer, not the model; fetch the file with `git lfs pull`"),
     _Known(
-        (b"<!doctype html", b"<html", b"<head", b"<?xml"),
+        (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--"),
         "is a web page, not a model: the download was answered with an error page; download it again",
     ),
     _Known((b"ustar",), "is a tar file; unpack it, or load it with torch and save it again (torch.save)", 257),
@@ -29,6 +31,7 @@ _FOREIGN = (
     _Known((b"rar!", b"7z\xbc\xaf"), "is a packed archive; unpack it first"),
     _Known((b"\x89hdf\r\n",), "is an HDF5 file (Keras?), not a PyTorch model; convert it first"),
     _Known((b"gguf",), "is a GGUF file, quantised already; compress the original PyTorch or safetensors model"),
+    _Known((b"tfl3",), "is a TensorFlow Lite model, not a PyTorch model; convert it first", 4),
     _Known((b"\x93numpy",), "is a single numpy array; save it with torch.save(torch.from_numpy(array), FILE)"),
     _Known((b"%pdf",), "is a PDF document, not a model"),
     _Known((b"\x7felf",), "is a program, not a model"),
@@ -40,8 +43,10 @@ def foreign_kind(head: bytes) -> str | None:
     """The message for a file that is known and no source, None for all others."""
     lowered = head.lower()
     for known in _FOREIGN:
-        if lowered[known.at :].lstrip(b" \r\n\t" if known.at == 0 else b"").startswith(known.starts):
+        if lowered[known.at :].lstrip(_BLANKS if known.at == 0 else b"").startswith(known.starts):
             return known.message
+    if head[:1] == b"\x08" and len(head) > 3 and head[1] < 32 and head[2] in _PROTOBUF:
+        return "is an exported graph (ONNX, Core ML or TensorFlow); compress the PyTorch model that it was made from"
     return None
 
 

@@ -23,8 +23,10 @@ def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike
         raise OutputError(f"{path.parent} is no folder: make it first, or write elsewhere with -o")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path.parent} is not writable: write elsewhere with -o")
-    if path.exists():
-        if source is not None and os.path.exists(source) and os.path.samefile(path, source):
+    if path.exists() and not path.is_file():  # a rename would replace it, /dev/null too
+        raise OutputError(f"{path} is a device or a pipe: name a file with -o")
+    if os.path.lexists(path):  # a link to nothing is replaced no more silently than a file
+        if source is not None and path.exists() and os.path.exists(source) and os.path.samefile(path, source):
             raise OutputError(f"{path} is the source itself: name another file with -o")
         if not force:
             raise OutputError(f"{path} exists already: replace it with --force, or name another file with -o")
@@ -67,7 +69,7 @@ def _publish(file: BinaryIO, path: Path, force: bool) -> None:
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         _name(file, temporary)
-        if not force and path.exists():
+        if not force and os.path.lexists(path):
             raise OutputError(f"{path} appeared meanwhile: replace it with --force, or name another file with -o")
         os.replace(temporary, path)
     except BaseException:

@@ -101,9 +101,11 @@ def parse_header(data: memoryview) -> dict[str, Entry]:
 
 
 def is_compressed(path: str | os.PathLike) -> bool:
-    """Whether a file starts like one that hmcompress wrote."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(8 + len(_LEAD))[8:] == _LEAD.encode()
+    """Whether a file starts like one that hmcompress wrote; a pipe is not opened, as it may never answer."""
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(8 + len(_LEAD))[8:] == _LEAD.encode()
     return False
 
 

@@ -203,6 +203,8 @@ def _memory() -> int:
 
 
 def _map(path: Path) -> memoryview:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for its writer
+        raise FormatError("is a device or a pipe, not a file: save the compressed model to a file first")
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size < 8:
             raise FormatError("not a compressed model: the file is empty or cut off")

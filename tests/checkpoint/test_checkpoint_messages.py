@@ -40,7 +40,7 @@ def test_a_wrong_path_suggests_the_right_one(tmp_path):
     ("content", "wanted"),
     [
         (b"", "empty file"),
-        (b"hello world\n", "text file"),
+        (b"hello world\n", "text file, not a saved model (it begins 'hello world')"),
         (b"import torch\n\nprint('x')\n", "text file"),
         ("Gr\u00fc\u00dfe aus M\u00fcnchen\n".encode(), "text file"),
         (b"a,b,c\n1,2,3\n", "text file"),
@@ -48,7 +48,12 @@ def test_a_wrong_path_suggests_the_right_one(tmp_path):
         (b"<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
         (b"\n  <html lang='en'>", "web page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
-        (b'{"error": "Repository not found"}', "no index of shards"),
+        (b"\xef\xbb\xbf<!doctype html>", "web page"),
+        (b"<!-- moved --><html>", "web page"),
+        (b'{"error": "Repository not found"}', 'no index of shards (it begins \'{"error": "Repository not found"}\')'),
+        (b"\x1c\0\0\0TFL3" + bytes(50), "TensorFlow Lite"),
+        (b"\x08\x07\x12\x07pytorch\x1a\x03" + bytes(50), "exported graph (ONNX"),
+        (b"\x08\x0a:\x2f\n\x0c" + bytes(50), "exported graph (ONNX"),
         (gzip.compress(b"x" * 100, mtime=0), "gunzip"),
         (b"BZh91AY&SY", "bunzip2"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
@@ -115,6 +120,19 @@ def test_archives_of_other_kinds_are_named(tmp_path):
     with tarfile.open(tmp_path / "model.tar", "w") as archive:
         archive.add(path, "storages")
     assert "is a tar file" in message(tmp_path / "model.tar")
+
+
+def test_keras_archives_are_named(tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", b"{}")
+        archive.writestr("model.weights.h5", b"x")
+    assert "Keras" in message(path)
+
+
+def test_a_link_to_nothing_names_what_is_missing(tmp_path):
+    (tmp_path / "model.pt").symlink_to("blobs/abc")
+    assert message(tmp_path / "model.pt") == "is a link to blobs/abc, which does not exist"
 
 
 def test_torch_export_archives_are_named(tmp_path):

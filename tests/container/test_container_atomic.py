@@ -46,6 +46,16 @@ def test_impossible_places_are_said_at_once(tmp_path, where):
         write(tmp_path / where, {})
 
 
+def test_devices_pipes_and_links_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="device or a pipe"):
+        write(tmp_path / "pipe", {}, force=True)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        write(tmp_path / "link", {})
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
 @pytest.mark.parametrize("old", [None, "old"])
 def test_stopping_midway_leaves_what_was_there(tmp_path, stop, old):

@@ -1,5 +1,6 @@
 """Whatever happens to the bytes of a file, it is said in one line, without taking memory for it."""
 
+import os
 import random
 import re
 import tracemalloc
@@ -13,7 +14,7 @@ import zstandard
 from container_files import mixed, pinn, pool, read, rewrite_header, sign, with_index, with_pool, write
 
 from hmcompress.container import CompressedFile, View
-from hmcompress.container.header import DIGEST_AT, POOL, parse_header
+from hmcompress.container.header import DIGEST_AT, POOL, is_compressed, parse_header
 from hmcompress.container.squeeze import DEFLATE, ZSTD
 from hmcompress.errors import FormatError
 
@@ -251,6 +252,13 @@ def test_file_written_again_by_another_tool_is_told(tmp_path, originals):
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     save_file(tensors, tmp_path / "g", metadata=metadata)
     assert isinstance(outcome(tmp_path / "g", (tmp_path / "g").read_bytes()), str)
+
+
+def test_pipes_are_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_compressed(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="device or a pipe"):
+        CompressedFile.open(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("path", ["missing", "."])

@@ -143,6 +143,15 @@ def test_files_are_replaced_whole(tmp_path):
     assert path.read_text() == "two\n" and os.listdir(tmp_path) == ["a.html"]
 
 
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(path, "text")
+    assert os.read(reader, 10) == b"text" and path.is_fifo()
+    os.close(reader)
+
+
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(OutputError, match=r"the folder .* does not exist"):
         write_text(tmp_path / "no" / "a.html", "")
