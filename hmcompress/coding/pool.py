@@ -10,8 +10,8 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
-from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, shape_bytes, write_shape
+from hmcompress.coding.streams import decode_ints, encode_below, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
 CLASSES_PER_OCTAVE = 4
@@ -20,7 +20,8 @@ MAX_CLASS = 160
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
-_FEW = 1 << 14  # integers of which every form is tried
+_FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
+_FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
@@ -57,9 +58,18 @@ def encode_pool(
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
     for kind, rows in _orders(q, width):
-        if q.size <= _FEW or len(best) * _SPARSE < q.size or _repeats(rows, len(best)):
-            best = min(best, bytes([kind]) + encode_ints(rows, "max"), key=len)
+        general = _general(rows, len(best))
+        best = best if general is None else min(best, bytes([kind]) + general, key=len)
     return best
+
+
+def _general(rows: np.ndarray, size: int) -> bytes | None:
+    """Rows one after the other by general coders; None where these are unlikely to stay below `size` bytes."""
+    if rows.size <= _FEWEST or size * _SPARSE < rows.size:
+        return encode_ints(rows, "max")
+    if rows.size <= _FEW:
+        return encode_below(rows, size)
+    return encode_ints(rows, "max") if _repeats(rows, size) else None
 
 
 def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
@@ -67,8 +77,7 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
     if fast is not None and e.size == 1:
         return fast
-    shapes = _candidate_shapes(q, e, x, groups)
-    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
+    best = bytes([ANS]) + _encode_ans(q, groups, _best_shape(q, e, x, groups))
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
 
@@ -135,13 +144,14 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
     return q
 
 
-def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
-    """The shape of the values themselves and, where its bytes matter, the built-in shapes."""
+def _best_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> Shape:
+    """The shape of the values themselves or, where its bytes matter, the cheapest of it and the built-in ones."""
     own = _own_shape(q, e, x)
     support = _support(q, groups)
     if q.size > _FEW:
-        return [_with_support(own, support)]
-    return [_with_support(shape, support) for shape in [own, *built_in_shapes(own)]]
+        return _with_support(own, support)
+    shapes = [_with_support(shape, support) for shape in [own, *built_in_shapes(own)]]
+    return min(shapes, key=lambda shape: _bits(q, groups, shape) + 8 * shape_bytes(shape))
 
 
 def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
@@ -162,7 +172,11 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     groups = _groups(e, q.size)
     if not groups:
         return 0.0
-    shape = _with_support(_own_shape(q, e, x), _support(q, groups))
+    return _bits(q, groups, _with_support(_own_shape(q, e, x), _support(q, groups)))
+
+
+def _bits(q: np.ndarray, groups: list[Group], shape: Shape) -> float:
+    """Bits of integers under a shape, but for escapes."""
     total = 0.0
     for (_, where, size), (low, largest, p) in zip(groups, _tables(groups, shape), strict=True):
         high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest

@@ -80,9 +80,8 @@ class Shape:
 
 def fit_shape(z: np.ndarray) -> Shape:
     """The shape of a sample of |z|, (n,), n >= 1."""
-    z = np.abs(z)
+    z = np.sort(np.abs(z))  # sorting is several times faster than finding so many ranks
     ranks = np.minimum(((1 - TAILS[1:]) * len(z)).astype(int), len(z) - 1)
-    z = np.partition(z, np.unique(ranks))
     at = np.maximum(z[ranks], 2.0**-20)
     knots = np.rint(RESOLUTION * np.log2(at)).astype(int)
     knots[-1] = int(np.ceil(RESOLUTION * np.log2(max(z[-1], 2.0**-20)))) + 1
@@ -114,6 +113,13 @@ def write_shape(out: Writer, shape: Shape) -> None:
     out.uint(CUSTOM).sint(shape.knots[0])
     for step in np.diff(shape.knots):
         out.uint(int(step))
+
+
+def shape_bytes(shape: Shape) -> int:
+    """What a shape takes to store."""
+    out = Writer()
+    write_shape(out, shape)
+    return len(out.getvalue())
 
 
 def read_shape(data: Reader) -> Shape:

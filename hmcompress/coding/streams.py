@@ -1,5 +1,7 @@
 """Short runs of integers (exponents, ranks, permutations): the smallest of several general coders."""
 
+from functools import partial
+
 import numpy as np
 
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress, zstd_decompress
@@ -10,6 +12,8 @@ _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.i
 _CODED_AS: tuple[type[np.signedinteger], ...] = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
 _NOISE_LEVEL = 10
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
+_QUICK = (8, 1)  # levels of a first try, of pcodec and zstd
+_MAY_GAIN = (1.02, 1.06)  # a higher level is tried up to so many times the size to beat: few inputs gain more by it
 
 
 def encode_noise(q: np.ndarray) -> bytes:
@@ -35,6 +39,19 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
         candidates.append((ZSTD, zstd_compress(narrow.tobytes(), zstd_level)))
     code, body = min(candidates, key=lambda c: len(c[1]))
     return bytes([code * 4 + width]) + body
+
+
+def encode_below(q: np.ndarray, size: int) -> bytes | None:
+    """As encode_ints at its highest levels where lower ones come near `size` bytes; None where nothing comes near."""
+    q = np.ascontiguousarray(q).reshape(-1)
+    width = _narrowest(q)
+    pcodec = partial(pcodec_encode, q.astype(_CODED_AS[width]))
+    zstd = partial(zstd_compress, q.astype(_WIDTHS[width]).tobytes())
+    found = []
+    for code, coder, i in ((PCODEC, pcodec, 0), (ZSTD, zstd, 1)):
+        if len(coder(_QUICK[i])) <= _MAY_GAIN[i] * size:
+            found.append(bytes([code * 4 + width]) + coder(_LEVELS["max"][i]))
+    return min(found, key=len, default=None)
 
 
 def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.int32) -> np.ndarray:

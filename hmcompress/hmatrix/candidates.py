@@ -63,9 +63,7 @@ def _serves(leaf: Leaf, norm: str) -> bool:
     return norm != "max" or (leaf.remainder and BASES[leaf.basis].keeps_entries)
 
 
-def _trees(
-    values: Array, step: float, structure: Structure, task: Task, grid: tuple[int, int] | None
-) -> list[Priced]:
+def _trees(values: Array, step: float, structure: Structure, task: Task, grid: tuple[int, int] | None) -> list[Priced]:
     """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
     found = []
     if structure.is_local(task.effort) and any(splits(*values.shape)):

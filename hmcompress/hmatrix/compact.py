@@ -5,6 +5,7 @@ of their steps, the model of the scales where it is not the usual one, and the i
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from hmcompress.hmatrix.adaptive_scales import COLUMN_MEMORY, ROW_MEMORY, SHAPES
 from hmcompress.hmatrix.arithmetic import ArithmeticDecoder, ArithmeticEncoder
 from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid
-from hmcompress.hmatrix.weighted import CHOICES, STARTS, code_flags, code_integers, mean_exponent, scattered
+from hmcompress.hmatrix.weighted import STARTS, code_flags, code_integers, mean_exponent, scattered, smallest
 
 _FIRST, _FIRST_AND_LAST, _ANY = range(3)
 _PATTERNS = np.array([[6, 6, 1]], np.float32)  # frequencies of the three
@@ -33,15 +34,7 @@ def canonical(grid: Grid) -> Grid:
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a canonical grid. `thorough` tries the models of the scales one by one."""
-    model = replace(_USUAL, start=mean_exponent(grid))
-    data = _encode(grid, model)
-    for name, values in CHOICES if thorough else ():
-        for value in values:
-            other = replace(model, **{name: value if name != "start" else model.start + value})
-            coded = _encode(grid, other)
-            if len(coded) < len(data):
-                data, model = coded, other
-    return data
+    return smallest(partial(_encode, grid), replace(_USUAL, start=mean_exponent(grid)), thorough)
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:

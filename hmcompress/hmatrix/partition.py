@@ -74,9 +74,7 @@ def _price_bases(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(costs, axis=0))]
 
 
-def _price_spectra(
-    s: Spectrum, shape: tuple[int, int], squares: Array, smooth: bool
-) -> list[list[tuple[Leaf, float]]]:
+def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: bool) -> list[list[tuple[Leaf, float]]]:
     """For every block the best low-rank leaf and the best hybrid leaf."""
     (m, n), (batch, rank) = shape, s.values.shape
     if rank == 0:
@@ -223,4 +221,3 @@ def _resolve(plan: Plan, numbers: dict[int, int]) -> Plan:
     if isinstance(plan, Split):
         return Split(tuple(_resolve(child, numbers) for child in plan.children))
     return plan
-

@@ -101,6 +101,12 @@ class CodedLeaf:
     shape: tuple[int, int]
     parts: tuple[CodedFactors | CodedRemainder, ...]
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether rows or columns have scales of their own."""
+        rest = [part.scales for part in self.parts if isinstance(part, CodedRemainder)]
+        return any(scales.rows is not None or scales.columns is not None for scales in rest)
+
     def decode(self) -> Parts:
         return tuple(part.decode() for part in self.parts)
 

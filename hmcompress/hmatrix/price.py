@@ -41,9 +41,7 @@ def bits(s: np.ndarray) -> np.ndarray:
 def cost(s: np.ndarray) -> np.ndarray:
     """bits + lambda * squared error per entry; never more than leaving the entry out."""
     i = _index(s)
-    return np.minimum(
-        _tables()[2][np.minimum(i, _LAST)] + np.maximum(i - _LAST, 0) / _PER_OCTAVE, SLOPE * np.square(s)
-    )
+    return np.minimum(_tables()[2][np.minimum(i, _LAST)] + np.maximum(i - _LAST, 0) / _PER_OCTAVE, SLOPE * np.square(s))
 
 
 def _index(s: np.ndarray) -> np.ndarray:

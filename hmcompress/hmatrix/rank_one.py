@@ -20,6 +20,7 @@ _CAREFUL = 1 << 13  # entries from which scales are chosen by real tables
 _FLOOR, _TINY = 2.0**-16, 1e-18
 _LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
+_NEAR = 0.03  # of the bits under one scale: scales that far from the best ones' estimate are not priced
 _LOWEST = -200  # the scale of an empty row or column
 
 
@@ -50,10 +51,14 @@ def fit_scales(x: Array, alone: bool = False) -> Scales:
     if x.size < _SMALL:
         return flat
     trials = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
-    if min(_class_bits(s, x.shape) for s in trials) > _WORTH * _class_bits(flat, x.shape):
+    plain = _class_bits(flat, x.shape)
+    if min(_class_bits(s, x.shape) for s in trials) > _WORTH * plain:
         return flat
-    price = _price if alone or x.size > _CAREFUL else _estimate
-    return min([flat, *trials], key=lambda s: price(s, x))
+    estimates = [_estimate(s, x) for s in trials]
+    if not alone and x.size <= _CAREFUL:
+        return [flat, *trials][int(np.argmin([plain, *estimates]))]
+    near = [s for s, bits in zip(trials, estimates, strict=True) if bits <= min(estimates) + _NEAR * plain]
+    return min([flat, *near], key=lambda s: _price(s, x))
 
 
 def _estimate(scales: Scales, x: Array) -> float:
@@ -63,7 +68,7 @@ def _estimate(scales: Scales, x: Array) -> float:
 
 def _price(scales: Scales, x: Array) -> float:
     """Bits of the block under these scales, from a sample of its rows and columns, and of the scales themselves."""
-    stride = max(1, int(np.sqrt(x.size / _SAMPLE)))
+    stride = max(1, round(np.sqrt(x.size / _SAMPLE)))
     row_step, column_step = min(stride, x.shape[0]), min(stride, x.shape[1])
     sample = x[::row_step, ::column_step]
     rows = None if scales.rows is None else scales.rows[::row_step]

@@ -106,9 +106,7 @@ def _interpolation_inverse(q: Array) -> Array:
 
 TRANSFORMS = (
     Transform(np.rint, lambda q: q, lambda n: (n,)),
-    Transform(
-        lambda x: np.rint(dct(x, axis=0, norm="ortho")), lambda q: idct(q, axis=0, norm="ortho"), _octave_bands
-    ),
+    Transform(lambda x: np.rint(dct(x, axis=0, norm="ortho")), lambda q: idct(q, axis=0, norm="ortho"), _octave_bands),
     Transform(_interpolation_forward, _interpolation_inverse, _interpolation_bands),
     Transform(
         lambda x: np.rint(dst(x, type=1, axis=0, norm="ortho")),
@@ -182,4 +180,3 @@ def expand_classes(kinds: Array, classes: tuple[Array, ...], n: int) -> Array:
 
 def band_count(kind: int, n: int) -> int:
     return len(TRANSFORMS[kind].bands(n))
-

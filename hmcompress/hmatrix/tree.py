@@ -85,12 +85,14 @@ class TreeBody(Body):
         return max((p.rank for leaf in self.leaves for p in leaf.parts if isinstance(p, LowRank)), default=0)
 
 
-def encode(plan: Plan, leaves: list[CodedLeaf], step: float, rows: Order, columns: Order, effort: str) -> bytes:
-    """The payload's body; `step` must be a float32 value."""
+def encode(
+    plan: Plan, leaves: list[CodedLeaf], step: float, rows: Order, columns: Order, effort: str, general: bool = True
+) -> bytes:
+    """The payload's body; `step` must be a float32 value. general: whether general coders may find repetitions."""
     out = Writer().raw(struct.pack("<f", step))
     write_order(out, rows)
     write_order(out, columns)
-    return out.raw(write_tree(plan, leaves, effort)).getvalue()
+    return out.raw(write_tree(plan, leaves, effort, general)).getvalue()
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> TreeBody:

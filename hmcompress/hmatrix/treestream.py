@@ -36,8 +36,8 @@ class _Outline:
     basis: int = PLAIN
 
 
-def write_tree(plan: Plan, leaves: list[CodedLeaf], effort: str) -> bytes:
-    """Write a plan and its coded leaves, which stand in preorder."""
+def write_tree(plan: Plan, leaves: list[CodedLeaf], effort: str, general: bool = True) -> bytes:
+    """Write a plan and its coded leaves, which stand in preorder. general: whether general coders are worth a try."""
     structure = Writer()
     _write_structure(plan, iter(leaves), structure)
     packed = structure.getvalue()
@@ -48,7 +48,7 @@ def write_tree(plan: Plan, leaves: list[CodedLeaf], effort: str) -> bytes:
     if factors:
         _write_factors(factors, out, effort)
     if remainders:
-        _write_remainders(remainders, out, effort)
+        _write_remainders(remainders, out, effort, general)
     return out.getvalue()
 
 
@@ -188,13 +188,13 @@ def _classes(kinds: Array, differences: list[Array]) -> tuple[Array, ...]:
     return tuple(classes)
 
 
-def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str) -> None:
+def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str, general: bool) -> None:
     sides = [s for p in parts for s in (p.scales.rows, p.scales.columns) if s is not None]
     if sides:
         out.section(encode_side(np.concatenate(sides), effort))
     q, e = [p.q.reshape(-1) for p in parts], [p.scales.classes(p.q.shape) for p in parts]
     values = _join([p.q.reshape(-1) if p.values is None else p.values.reshape(-1) for p in parts])
-    width = parts[0].q.shape[1] if len(parts) == 1 else None
+    width = parts[0].q.shape[1] if general and len(parts) == 1 else None
     out.raw(encode_pool(_join(q), _join_classes(e, q), effort, values, width))
 
 

@@ -144,16 +144,18 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
-    alone = len(prepared) == 1
-    options = [replace(task.options, alone=alone, scales=task.options.scales and candidate.scaled)]
-    if alone and task.w.numel() <= _SMALL:  # under one scale, a general coder may find what prices do not see
-        options.append(replace(task.options, scales=False))
-    return min((_encoded(prepared, candidate, step, o, task.effort) for o in options), key=len)
-
-
-def _encoded(prepared: list[PreparedLeaf], candidate: Candidate, step: float, options: Options, effort: str) -> bytes:
+    options = replace(task.options, alone=len(prepared) == 1, scales=task.options.scales and candidate.scaled)
     leaves = [encode_leaf(p, step, options) for p in prepared]
-    return bytes([TREE]) + tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, effort)
+    if not (options.alone and leaves[0].has_scales and task.w.numel() <= _SMALL):
+        return _encoded(leaves, candidate, step, task.effort)
+    # Under one scale, a general coder may find what prices do not see; it needs no others.
+    plain = [encode_leaf(p, step, replace(options, scales=False)) for p in prepared]
+    forms = (_encoded(leaves, candidate, step, task.effort, False), _encoded(plain, candidate, step, task.effort))
+    return min(forms, key=len)
+
+
+def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort: str, general: bool = True) -> bytes:
+    return bytes([TREE]) + tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, effort, general)
 
 
 def _search(task: Task, error: Callable[[float], float], step: float, enough: float) -> float:

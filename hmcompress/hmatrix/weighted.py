@@ -4,8 +4,9 @@ One range-coded stream: flags of the lines that are not zero, exponents of their
 the integers column by column, finest first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,12 +39,16 @@ _WIDEST = 128  # half octaves between the exponents of a layer
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a grid. `thorough` tries the models of the scales one by one."""
-    model = ScaleModel(start=mean_exponent(grid))
-    data = _encode(grid, model)
+    return smallest(partial(_encode, grid), ScaleModel(start=mean_exponent(grid)), thorough)
+
+
+def smallest(encode: Callable[[ScaleModel], bytes], model: ScaleModel, thorough: bool) -> bytes:
+    """What `encode` makes of a model or, where `thorough`, of the best found by turning its choices one by one."""
+    data = encode(model)
     for name, values in CHOICES if thorough else ():
         for value in values:
             other = replace(model, **{name: value if name != "start" else model.start + value})
-            coded = _encode(grid, other)
+            coded = encode(other)
             if len(coded) < len(data):
                 data, model = coded, other
     return data
