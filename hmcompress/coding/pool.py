@@ -10,7 +10,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, shape_bytes, write_shape
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_below, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
@@ -21,6 +21,8 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
 _FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
+_SHAPE_BITS = 512.0  # four times what a shape takes to store: divergences are judged coarsely
+_HIGH_RATE = 4  # the class from which integers spread over so many values that their shape shows
 _FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
@@ -77,7 +79,8 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
     if fast is not None and e.size == 1:
         return fast
-    best = bytes([ANS]) + _encode_ans(q, groups, _best_shape(q, e, x, groups))
+    shapes = _candidate_shapes(q, e, x, groups)
+    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
 
@@ -144,14 +147,21 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
     return q
 
 
-def _best_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> Shape:
-    """The shape of the values themselves or, where its bytes matter, the cheapest of it and the built-in ones."""
+def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
+    """The shape of the values themselves and, where their bytes may matter, built-in ones."""
     own = _own_shape(q, e, x)
+    shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= _FEW else [own]
     support = _support(q, groups)
-    if q.size > _FEW:
-        return _with_support(own, support)
-    shapes = [_with_support(shape, support) for shape in [own, *built_in_shapes(own)]]
-    return min(shapes, key=lambda shape: _bits(q, groups, shape) + 8 * shape_bytes(shape))
+    return [_with_support(shape, support) for shape in shapes]
+
+
+def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
+    """All built-in shapes; of many integers of a high rate, whose bits divergences tell, the nearest if it is near."""
+    found = built_in_shapes(own)
+    if sum(size for e, _, size in groups if e >= _HIGH_RATE) < max(_FEWEST, 0.9 * count):
+        return found
+    nearest = min(found, key=own.divergence)
+    return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
 
 
 def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
@@ -172,11 +182,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     groups = _groups(e, q.size)
     if not groups:
         return 0.0
-    return _bits(q, groups, _with_support(_own_shape(q, e, x), _support(q, groups)))
-
-
-def _bits(q: np.ndarray, groups: list[Group], shape: Shape) -> float:
-    """Bits of integers under a shape, but for escapes."""
+    shape = _with_support(_own_shape(q, e, x), _support(q, groups))
     total = 0.0
     for (_, where, size), (low, largest, p) in zip(groups, _tables(groups, shape), strict=True):
         high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest
