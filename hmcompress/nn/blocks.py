@@ -136,6 +136,48 @@ class TreeMatrix(Matrix):
             yield leaf, part, slice(top - block.r0, bottom - block.r0), slice(first - block.c0, last - block.c0)
 
 
+class Gathered(Matrix):
+    """A matrix with its columns in another order: column j is column take[j] of the one given.
+
+    Energies are those of blocks that consist of cells (m, n): the entries are squared once, a stripe of rows at a time.
+    """
+
+    def __init__(self, matrix: Matrix, take: Array, cell: tuple[int, int]) -> None:
+        self._matrix, self._take, self._cell = matrix, take, cell
+        starts = np.arange(0, matrix.shape[1], cell[1])
+        stripes = (self._stripe(r, min(r + cell[0], matrix.shape[0])) for r in range(0, matrix.shape[0], cell[0]))
+        squares = (np.square(matrix.dense(stripe)).sum(0)[take] for stripe in stripes)
+        self._cells = np.stack([np.add.reduceat(row, starts) for row in squares])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._matrix.shape
+
+    def times(self, block: Block, x: Array) -> Array:
+        spread = np.zeros((self.shape[1], x.shape[1]))
+        spread[self._take[block.c0 : block.c1]] = x
+        return self._matrix.times(self._stripe(block.r0, block.r1), spread)
+
+    def transposed_times(self, block: Block, x: Array) -> Array:
+        y = self._matrix.transposed_times(self._stripe(block.r0, block.r1), x)
+        return y[self._take[block.c0 : block.c1]]
+
+    def dense(self, block: Block) -> Array:
+        return self._matrix.dense(self._stripe(block.r0, block.r1))[:, self._take[block.c0 : block.c1]]
+
+    def energy(self, block: Block) -> float:
+        (m, n), r0, c0 = self._cell, block.r0, block.c0
+        assert r0 % m == 0 and c0 % n == 0
+        return float(self._cells[r0 // m : -(-block.r1 // m), c0 // n : -(-block.c1 // n)].sum())
+
+    def energies(self, m: int, n: int) -> Array:
+        assert (m, n) == self._cell
+        return self._cells
+
+    def _stripe(self, r0: int, r1: int) -> Block:
+        return Block(r0, r1, 0, self.shape[1])
+
+
 def _shares(begin: int, end: int, size: int) -> Array:
     """How a range begin .. end spreads over the ranges of `size` that it meets."""
     edges = np.arange(begin // size, -(-end // size) + 1) * size
