@@ -17,6 +17,7 @@ def nearest_plane(
     m, n = w.shape
     errors = np.zeros((n, m))
     q = np.zeros((m, n), np.int32)
+    columns = np.ascontiguousarray(right.T)
     carried = np.zeros(m)  # (errors @ lower) of the column at hand, from the columns done
     for j in range(n - 1, -1, -1):
         carried[:] = 0.0
@@ -29,7 +30,7 @@ def nearest_plane(
         for i in range(m - 1, -1, -1):
             pending = right[i, i] * carried[i]
             for k in range(i + 1, m):
-                pending += right[k, i] * carried[k]
+                pending += columns[i, k] * carried[k]
             step = row_steps[i] * column_steps[j]
             scaled = (w[i, j] + pending / (right[i, i] * pivot)) / step
             size = np.floor(abs(scaled) + 0.5 - zone)
@@ -55,7 +56,7 @@ def aimed_cholesky(
     the factor in the moment's own order, and the rank.
     """
     n, m = moment.shape[0], cross.shape[0]
-    c, b = moment.copy(), cross.copy()
+    c, b = moment.copy(), cross.T.copy()  # b: a row of m for each column, which is what the loops run along
     lower = np.zeros((n, n))
     order = np.zeros(n, np.int64)
     left = np.ones(n, np.bool_)
@@ -65,7 +66,7 @@ def aimed_cholesky(
             if left[j] and c[j, j] > least:
                 energy = 1e-300
                 for i in range(m):
-                    energy += b[i, j] * b[i, j]
+                    energy += b[j, i] * b[j, i]
                 score = (1 - share) * np.log(energy / c[j, j]) + share * np.log(c[j, j])
                 if score > best:
                     best, pivot = score, j
@@ -74,7 +75,7 @@ def aimed_cholesky(
             return order, lower, k
         order[k], left[pivot] = pivot, False
         variance = c[pivot, pivot]
-        column, aim = c[pivot].copy(), b[:, pivot].copy()
+        column, aim = c[pivot].copy(), b[pivot].copy()
         lower[pivot, k] = np.sqrt(variance)
         for j in range(n):
             if left[j]:
@@ -83,5 +84,5 @@ def aimed_cholesky(
                 for i in range(n):
                     c[j, i] -= factor * column[i]
                 for i in range(m):
-                    b[i, j] -= factor * aim[i]
+                    b[j, i] -= factor * aim[i]
     return order, lower, n
