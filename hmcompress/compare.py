@@ -62,7 +62,7 @@ def score_matrices(name: str, tensor: Tensor, tols: Sequence[float], effort: str
 def run_ours(matrix: Matrix, tol: float, effort: str = "default") -> Outcome:
     """This package's codec as a peer."""
     ours = compress_matrix(matrix.w, tol, "fro", effort=effort)
-    return Outcome(ours.nbytes, ours.to_dense(), ours.error)
+    return Outcome(ours.nbytes, ours.to_dense, ours.error)
 
 
 def _methods(effort: str) -> Mapping[str, Method | None]:

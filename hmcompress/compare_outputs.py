@@ -5,7 +5,7 @@ same absolute one, and the first with biases kept as they are. A layer's bytes i
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,9 +41,13 @@ class Bench:
     weights: Sequence[tuple[str, str | None]]
     tensors: Mapping[str, Tensor]
     network_error: NetworkError
+    _parts: dict[bool, list[Part]] = field(default_factory=dict)
 
     def parts(self, joined: bool) -> list[Part]:
-        return [_part(self.tensors, weight, bias, joined) for weight, bias in self.weights]
+        """The same matrices at each call, with what is known about them."""
+        if joined not in self._parts:
+            self._parts[joined] = [_part(self.tensors, weight, bias, joined) for weight, bias in self.weights]
+        return self._parts[joined]
 
 
 def compare_outputs(
@@ -88,8 +92,8 @@ def compare_network(
         budget = found["hmatrix"][1].bytes
         at_our_bytes.append(found["hmatrix"][1])
         for peer in peers:
-            steps.part(f"{peer.title} at {tol:g}")
-            found[peer.name] = _at_error(families[peer.name], tol)
+            tell = steps.part(f"{peer.title} at {tol:g}")
+            found[peer.name] = _at_error(families[peer.name], tol, tell)
             at_our_bytes.append(_at_bytes(families[peer.name], tol, budget))
         for name in (name for name in COMPARE_METHODS if name in found):
             rows += found[name][0]
@@ -122,7 +126,12 @@ Found = tuple[list[CompareRow], CompareTotal]
 
 
 def _families(bench: Bench, peer: Peer) -> list[Knob]:
-    return [Knob(peer, bench.parts(joined), absolute, bench.network_error) for joined, absolute in _FAMILIES]
+    """Knobs of one peer, without those that would do the same: of one matrix, or without biases."""
+    single, plain = len(bench.weights) == 1, all(bias is None for _, bias in bench.weights)
+    different = [
+        (joined, absolute) for joined, absolute in _FAMILIES if (joined or not plain) and not (absolute and single)
+    ]
+    return [Knob(peer, bench.parts(joined), absolute, bench.network_error) for joined, absolute in different]
 
 
 def _part(tensors: Mapping[str, Tensor], weight: str, bias: str | None, joined: bool) -> Part:
@@ -134,21 +143,29 @@ def _part(tensors: Mapping[str, Tensor], weight: str, bias: str | None, joined: 
     return Part(weight, bias, (w, b), (Matrix(matrix),), joined)
 
 
-def _at_error(knobs: Sequence[Knob], tol: float) -> Found:
+def _at_error(knobs: Sequence[Knob], tol: float, tell: Progress) -> Found:
     """The smallest of the families at the tolerance; the weights as they are where none holds it."""
-    best: tuple[int, Knob, int] | None = None
-    start = None
-    for knob in knobs:
-        k = knob.coarsest_within(tol, start)
-        start = start if k is None else k
-        if k is not None and (best is None or knob.nbytes(k) < best[0]):
-            best = (knob.nbytes(k), knob, k)
+    holding: list[tuple[Knob, int]] = []
+    for i, knob in enumerate(knobs):
+        k = knob.coarsest_within(tol, holding[-1][1] if holding else None)
+        holding += [] if k is None else [(knob, k)]
+        tell("", i + 1, 2 * len(knobs))
+    holding.sort(key=_size)
+    for i, (knob, k) in enumerate(holding):  # the best first: most others cannot come below it
+        holding[i] = (knob, knob.coarser_within(tol, k, min(map(_size, holding))))
+        tell("", len(knobs) + i + 1, 2 * len(knobs))
+    best = min(holding, key=_size, default=None)
     source = sum(part.source_bytes for part in knobs[0].parts)
-    if best is None or best[0] >= source:
+    if best is None or _size(best) >= source:
         return _found(knobs[0].peer.name, tol, knobs[0].parts, [p.source_bytes for p in knobs[0].parts], None, 0.0)
-    _, knob, k = best
+    knob, k = best
     trial = knob.trial(k)
     return _found(knob.peer.name, tol, knob.parts, trial.part_bytes, trial.part_errors, knob.error(k))
+
+
+def _size(setting: tuple[Knob, int]) -> int:
+    knob, k = setting
+    return knob.nbytes(k)
 
 
 def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:

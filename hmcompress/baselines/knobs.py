@@ -1,8 +1,9 @@
 """Peers on a whole network: one knob for all layers, turned until the network's error or the bytes are as wanted."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from hmcompress.baselines.peer import Outcome, Peer, run_peer
 STEPS_PER_OCTAVE = 48
 FINEST = 30 * STEPS_PER_OCTAVE
 _SCANNED_WEIGHTS = 8_000_000
+_STRIDE = 2  # of the settings tried beyond the first that holds
 
 NetworkError = Callable[[Mapping[str, Tensor]], float]
 
@@ -48,11 +50,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of a knob: bytes of each part, decoded tensors, relative Frobenius error of each part's matrices."""
+    """One setting of a knob: bytes of each part, relative Frobenius error of each part's matrices, decoded tensors.
+
+    key: the same for settings that decode to the same.
+    """
 
     part_bytes: tuple[int, ...]
     part_errors: tuple[float, ...]
-    tensors: Mapping[str, Tensor]
+    decode: Callable[[], Mapping[str, Tensor]]
+    key: Hashable
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Made anew at each call."""
+        return self.decode()
 
     @property
     def nbytes(self) -> int:
@@ -63,50 +74,64 @@ class Trial:
 class Knob:
     """A peer with one knob: each matrix gets the relative error 2**(-k / 48), or one absolute error where `absolute`.
 
-    Trials are kept by k without their tensors; errors of the network are measured when asked for.
+    Trials are kept by k; errors of the network are measured when asked for, once for all settings that decode to the
+    same, as neighbours mostly do where ranks or bits are whole numbers.
     """
 
     peer: Peer
     parts: Sequence[Part]
     absolute: bool
     network_error: NetworkError
-    _sizes: dict[int, int] = field(default_factory=dict)
-    _errors: dict[int, float] = field(default_factory=dict)
+    _trials: dict[int, Trial] = field(default_factory=dict)
+    _errors: dict[Hashable, float] = field(default_factory=dict)
 
     def trial(self, k: int) -> Trial:
-        """Encode and decode everything."""
-        level = 2.0 ** (-k / STEPS_PER_OCTAVE)
-        outcomes = [[self._run(matrix, level) for matrix in part.matrices] for part in self.parts]
-        tensors: dict[str, Tensor] = {}
-        for part, found in zip(self.parts, outcomes, strict=True):
-            tensors |= part.restore([outcome.decoded for outcome in found])
-        nbytes = [
-            part.kept_bytes + sum(outcome.nbytes for outcome in found)
-            for part, found in zip(self.parts, outcomes, strict=True)
-        ]
-        errors = [_error(part.matrices, found) for part, found in zip(self.parts, outcomes, strict=True)]
-        self._sizes[k] = sum(nbytes)
-        return Trial(tuple(nbytes), tuple(errors), tensors)
+        """Encode everything."""
+        if k not in self._trials:
+            self._trials[k] = self._trial(2.0 ** (-k / STEPS_PER_OCTAVE))
+        return self._trials[k]
+
+    def _trial(self, level: float) -> Trial:
+        found = [[self._run(matrix, level) for matrix in part.matrices] for part in self.parts]
+        both = list(zip(self.parts, found, strict=True))
+
+        def decode() -> Mapping[str, Tensor]:
+            tensors: dict[str, Tensor] = {}
+            for part, outcomes in both:
+                tensors |= part.restore([outcome.decoded for outcome in outcomes])
+            return tensors
+
+        return Trial(
+            tuple(part.kept_bytes + sum(outcome.nbytes for outcome in outcomes) for part, outcomes in both),
+            tuple(_error(part.matrices, outcomes) for part, outcomes in both),
+            decode,
+            tuple(outcome.key for outcomes in found for outcome in outcomes),
+        )
 
     def error(self, k: int) -> float:
         """Error of the network at this setting."""
-        if k not in self._errors:
-            self._errors[k] = self.network_error(self.trial(k).tensors)
-        return self._errors[k]
+        trial = self.trial(k)
+        if trial.key not in self._errors:
+            self._errors[trial.key] = self.network_error(trial.tensors)
+        return self._errors[trial.key]
 
     def nbytes(self, k: int) -> int:
-        if k not in self._sizes:
-            self.trial(k)
-        return self._sizes[k]
+        return self.trial(k).nbytes
 
     def coarsest_within(self, tol: float, start: int | None = None) -> int | None:
         """The coarsest setting found whose network error is within `tol`; None where none is."""
         first = round(-STEPS_PER_OCTAVE * math.log2(tol)) if start is None else start
-        k = coarsest(lambda k: self.error(k) <= tol, first)
-        if k is None:
-            return None
-        coarser = range(max(k - self._scan, 0), k)  # the error is not quite monotone: coarser ones may hold too
-        return next((other for other in coarser if self.error(other) <= tol), k)
+        return coarsest(lambda k: self.error(k) <= tol, first)
+
+    def coarser_within(self, tol: float, k: int, nbytes: float = math.inf) -> int:
+        """The coarsest of some settings a little coarser than k that holds, if it takes fewer than `nbytes`, else k.
+
+        The error is not quite monotone: a lucky draw may hold where finer ones do not.
+        """
+        coarser = range(max(k - self._scan, 0), k, _STRIDE)
+        if not coarser or self.nbytes(coarser[0]) >= nbytes:
+            return k
+        return next((other for other in coarser if self.nbytes(other) < nbytes and self.error(other) <= tol), k)
 
     def finest_within(self, nbytes: int, start: int = 3 * STEPS_PER_OCTAVE) -> int | None:
         """The finest setting of at most so many bytes; None where even the coarsest takes more."""
@@ -117,7 +142,7 @@ class Knob:
 
     @property
     def _scan(self) -> int:
-        """How many coarser settings are tried: two thirds of an octave on a small network, fewer where each costs."""
+        """How far coarser settings are tried: two thirds of an octave on a small network, less where each costs."""
         weights = sum(matrix.w.numel() for part in self.parts for matrix in part.matrices)
         return min(32, max(4, _SCANNED_WEIGHTS // max(weights, 1)))
 
@@ -126,7 +151,7 @@ class Knob:
             level *= self._typical / matrix.rms
         return run_peer(self.peer, matrix, level)
 
-    @property
+    @cached_property
     def _typical(self) -> float:
         """Root mean square of all weights."""
         matrices = [matrix for part in self.parts for matrix in part.matrices if matrix.is_codable]

@@ -1,8 +1,10 @@
 """What every peer is given: a matrix, its measured error against decoded values, and its SVD when one is needed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ class Matrix:
     """A layer as a matrix (m, n) of any floating dtype."""
 
     w: Tensor
+    memo: dict[Hashable, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # what peers found, and ask again
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,4 +58,8 @@ class Matrix:
 
     def error(self, decoded: np.ndarray) -> float:
         """Relative Frobenius error of decoded values once they are cast to the stored dtype, in float64."""
-        return measure_error(self.w, torch.from_numpy(decoded).to(self.w.dtype), "fro")[0]
+        return self.error_of(torch.from_numpy(decoded).to(self.w.dtype))
+
+    def error_of(self, decoded: Tensor) -> float:
+        """The same for weights in the stored dtype."""
+        return measure_error(self.w, decoded, "fro")[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -28,22 +29,37 @@ class Peer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a peer made of a matrix: bytes of the payload, decoded weights in the stored dtype, measured error."""
+    """What a peer made of a matrix: bytes of the payload, how it is decoded to the stored dtype, measured error.
+
+    key: the same for the same payload; None where the weights are kept as they are.
+    """
 
     nbytes: int
-    decoded: Tensor
+    decode: Callable[[], Tensor]
     error: float
+    key: bytes | None = None
+
+    @property
+    def decoded(self) -> Tensor:
+        """Decoded weights; made anew at each call."""
+        return self.decode()
 
 
 def run_peer(peer: Peer, matrix: Matrix, tol: float) -> Outcome:
     """Encode, decode and measure; weights are kept as they are where the peer is no smaller or not within `tol`."""
     if not peer.lossless and matrix.is_codable and tol >= 1:
-        return Outcome(0, torch.zeros_like(matrix.w), 1.0)
+        return Outcome(0, lambda: torch.zeros_like(matrix.w), 1.0, b"")
+    kept = Outcome(matrix.nbytes, lambda: matrix.w, 0.0)
     payload = peer.encode(matrix, tol) if matrix.is_codable or peer.lossless else None
     if payload is None or len(payload) >= matrix.nbytes:
-        return Outcome(matrix.nbytes, matrix.w, 0.0)
-    decoded = peer.decode(payload, matrix.shape, matrix.w.dtype)
-    error = 0.0 if peer.lossless else matrix.error(decoded)
-    if error > tol:
-        return Outcome(matrix.nbytes, matrix.w, 0.0)
-    return Outcome(len(payload), torch.from_numpy(decoded).to(matrix.w.dtype), error)
+        return kept
+
+    def decode() -> Tensor:
+        return torch.from_numpy(peer.decode(payload, matrix.shape, matrix.w.dtype)).to(matrix.w.dtype)
+
+    key = blake2b(payload, digest_size=16).digest()
+    place = (peer.name, "error", key)
+    if place not in matrix.memo:
+        matrix.memo[place] = 0.0 if peer.lossless else matrix.error_of(decode())
+    error = matrix.memo[place]
+    return Outcome(len(payload), decode, error, key) if error <= tol else kept

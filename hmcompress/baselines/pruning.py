@@ -15,13 +15,19 @@ _HEADER = struct.Struct("<B")
 
 def _encode(matrix: Matrix, tol: float) -> bytes:
     """Keep the fewest weights whose complement measures within `tol`."""
-    flat = matrix.values.reshape(-1)
-    order = np.argsort(-np.abs(flat), kind="stable")
-    squares = flat[order].astype(np.float64) ** 2
-    dropped = np.cumsum(squares[::-1])[::-1]  # squared norm of what goes if the first i weights stay
+    if "pruning" not in matrix.memo:
+        matrix.memo["pruning"] = _by_size(matrix.values.reshape(-1))
+    order, dropped = matrix.memo["pruning"]
     keep = int((dropped > (tol * matrix.norm) ** 2).sum())
     kept = np.sort(order[:keep])
-    return _places(kept, flat.size) + _bytes_of(matrix.w.reshape(-1)[torch.from_numpy(kept)])
+    return _places(kept, order.size) + _bytes_of(matrix.w.reshape(-1)[torch.from_numpy(kept)])
+
+
+def _by_size(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the weights, the largest first, and the squared norm of what goes if the first i stay."""
+    order = np.argsort(-np.abs(flat), kind="stable")
+    squares = flat[order].astype(np.float64) ** 2
+    return order, np.cumsum(squares[::-1])[::-1]
 
 
 def _places(kept: np.ndarray, count: int) -> bytes:

@@ -1,7 +1,6 @@
 """Fixed-rate quantisation: b bits a weight; one scale with a searched clip, or one scale for each 64 weights."""
 
 import struct
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -21,61 +20,71 @@ Quantised = tuple[np.ndarray, np.ndarray, float]  # codes (count,) int32, steps,
 
 def _encode(matrix: Matrix, tol: float) -> bytes | None:
     """The cheapest of all widths and both kinds of scale that measures within `tol`."""
-    bits = _fewest_bits(matrix, tol, _per_tensor)
-    group_bits = _fewest_bits(matrix, tol, _per_group, below=bits)
-    if group_bits is not None:
-        return _write(group_bits, True, _first_within(matrix, tol, _per_group(matrix.values, group_bits)))
-    if bits is None:
+    bits = _fewest_bits(matrix, tol, False)
+    group_bits = _fewest_bits(matrix, tol, True, below=bits)
+    fewest, grouped = (bits, False) if group_bits is None else (group_bits, True)
+    if fewest is None:
         return None
-    return _write(bits, False, _first_within(matrix, tol, _per_tensor(matrix.values, bits)))
+    clip = _first_within(matrix, tol, fewest, grouped)
+    assert clip is not None
+    return _write(fewest, grouped, _quantised(matrix.values, fewest, grouped, clip))
 
 
-def _fewest_bits(
-    matrix: Matrix, tol: float, candidates: Callable[[np.ndarray, int], Iterator[Quantised]], below: int | None = None
-) -> int | None:
+def _fewest_bits(matrix: Matrix, tol: float, grouped: bool, below: int | None = None) -> int | None:
     """Bisection on the width: a bit more halves the step, so the error falls with it."""
     low, high = 2, MOST_BITS if below is None else below - 1
-    if high < low or _first_within(matrix, tol, candidates(matrix.values, high)) is None:
+    if high < low or _first_within(matrix, tol, high, grouped) is None:
         return None
     while low < high:
         middle = (low + high) // 2
-        held = _first_within(matrix, tol, candidates(matrix.values, middle)) is not None
+        held = _first_within(matrix, tol, middle, grouped) is not None
         low, high = (low, middle) if held else (middle + 1, high)
     return high
 
 
-def _first_within(matrix: Matrix, tol: float, candidates: Iterator[Quantised]) -> Quantised | None:
+def _first_within(matrix: Matrix, tol: float, bits: int, grouped: bool) -> float | None:
     """The first clip that holds; clips past the best one are not tried."""
     best = np.inf
-    for quantised in candidates:
-        error = matrix.error(_dequantise(quantised, matrix.shape, matrix.values.dtype))
+    for clip in GROUP_CLIPS if grouped else TENSOR_CLIPS:
+        error = _error(matrix, bits, grouped, clip)
         if error <= tol:
-            return quantised
+            return clip
         if error > 1.05 * best:
             return None
         best = min(best, error)
     return None
 
 
-def _per_tensor(values: np.ndarray, bits: int) -> Iterator[Quantised]:
+def _error(matrix: Matrix, bits: int, grouped: bool, clip: float) -> float:
+    """Measured once for each setting: the search for a tolerance asks for the same ones again."""
+    setting = ("quantization", bits, grouped, clip)
+    if setting not in matrix.memo:
+        quantised = _quantised(matrix.values, bits, grouped, clip)
+        matrix.memo[setting] = matrix.error(_dequantise(quantised, matrix.shape, matrix.values.dtype))
+    return matrix.memo[setting]
+
+
+def _quantised(values: np.ndarray, bits: int, grouped: bool, clip: float) -> Quantised:
+    return _per_group(values, bits, clip) if grouped else _per_tensor(values, bits, clip)
+
+
+def _per_tensor(values: np.ndarray, bits: int, clip: float) -> Quantised:
     flat = values.reshape(-1)
     extreme = _extreme(flat[None])[0]
-    for clip in TENSOR_CLIPS:
-        step = np.float32(-extreme * clip / 2 ** (bits - 1))
-        yield _codes(flat, np.array([step]), bits), np.ones(1, np.float16), float(step)
+    step = np.float32(-extreme * clip / 2 ** (bits - 1))
+    return _codes(flat, np.array([step]), bits), np.ones(1, np.float16), float(step)
 
 
-def _per_group(values: np.ndarray, bits: int) -> Iterator[Quantised]:
+def _per_group(values: np.ndarray, bits: int, clip: float) -> Quantised:
     flat = values.reshape(-1)
     padded = np.zeros(-(-flat.size // GROUP) * GROUP, flat.dtype)
     padded[: flat.size] = flat
     groups = padded.reshape(-1, GROUP)
     extremes = _extreme(groups)
     unit = float(np.float32(np.abs(extremes).max() / 2 ** (bits - 1) / 32768))
-    for clip in GROUP_CLIPS:
-        steps = (-extremes * clip / 2 ** (bits - 1) / unit).astype(np.float16)
-        codes = _codes(groups, steps.astype(np.float32)[:, None] * np.float32(unit), bits)
-        yield codes.reshape(-1)[: flat.size], steps, unit
+    steps = (-extremes * clip / 2 ** (bits - 1) / unit).astype(np.float16)
+    codes = _codes(groups, steps.astype(np.float32)[:, None] * np.float32(unit), bits)
+    return codes.reshape(-1)[: flat.size], steps, unit
 
 
 def _extreme(groups: np.ndarray) -> np.ndarray:
@@ -96,9 +105,7 @@ def _dequantise(quantised: Quantised, shape: tuple[int, int], dtype: np.dtype) -
     return (codes.astype(dtype) * spread).reshape(shape)
 
 
-def _write(bits: int, grouped: bool, quantised: Quantised | None) -> bytes | None:
-    if quantised is None:
-        return None
+def _write(bits: int, grouped: bool, quantised: Quantised) -> bytes:
     codes, steps, unit = quantised
     body = pack(codes + 2 ** (bits - 1), bits)
     return _HEADER.pack(bits | (128 if grouped else 0), unit) + (steps.tobytes() if grouped else b"") + body

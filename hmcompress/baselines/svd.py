@@ -47,6 +47,23 @@ def _smallest_rank(matrix: Matrix, tol: float, column_bytes: int) -> int | None:
     return rank if rank * column_bytes < matrix.nbytes else None
 
 
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The first rank of a range that holds; mostly it is among the first, since rounding adds little."""
+    stride = 1
+    while not holds(low):
+        if low >= high or not holds(high):
+            return None
+        after = min(low + stride, high)
+        if holds(after):
+            low, high = low + 1, after
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if holds(middle) else (middle + 1, high)
+            return high
+        low, stride = after, 2 * stride
+    return low
+
+
 def _encoder(
     write: Callable[[np.ndarray, np.ndarray, np.ndarray], bytes],
     read: Callable[[bytes, tuple[int, int]], Factors],
@@ -59,17 +76,18 @@ def _encoder(
             return None
         u, s, vt = matrix.svd
         high = min(len(s), (matrix.nbytes - 1) // cost)
-        left, right = read(write(u[:, :high], s[:high], vt[:high]), matrix.shape)
+        memo = matrix.memo.setdefault(read, {})  # errors by rank, and the rounded factors under "factors"
 
         def holds(rank: int) -> bool:
-            return matrix.error(left[:, :rank] @ right[:rank]) <= tol
+            if rank not in memo:
+                if "factors" not in memo:
+                    memo["factors"] = read(write(u[:, :high], s[:high], vt[:high]), matrix.shape)
+                left, right = memo["factors"]
+                memo[rank] = matrix.error(left[:, :rank] @ right[:rank])
+            return memo[rank] <= tol
 
-        if not holds(high):
-            return None
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if holds(middle) else (middle + 1, high)
-        return write(u[:, :high], s[:high], vt[:high])
+        rank = _first(holds, low, high)
+        return None if rank is None else write(u[:, :rank], s[:rank], vt[:rank])
 
     return encode
 
