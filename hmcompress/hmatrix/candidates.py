@@ -39,7 +39,7 @@ def candidates(
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
     found = _trees(values, step, structure, task, grid)
     if values.size <= _WHOLE:
-        found += _leaves(values.astype(np.float64) / step, structure, task)
+        found += _leaves(values / values.dtype.type(step), structure, task)
     best = min((price for price, _ in found), default=np.inf)
     worse = _WORSE if values.size >= _SURE and best > _FINE * values.size else _HOPELESS
     worth = [candidate for price, candidate in found if price <= worse * best + _SLACK]

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import compact, exact, interpolated, lattice, tree, trellis, weighted
+from hmcompress.hmatrix import compact, exact, interpolated, lattice, product, tree, trellis, weighted
 from hmcompress.hmatrix.bodies import Body
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED = range(7)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT = range(8)
 CODECS: dict[int, Decoder] = {
     EXACT: exact.decode,
     TREE: tree.decode,
@@ -19,6 +19,7 @@ CODECS: dict[int, Decoder] = {
     TRELLIS: trellis.decode,
     COMPACT: compact.decode,
     INTERPOLATED: interpolated.decode,
+    PRODUCT: product.decode,
 }
 
 

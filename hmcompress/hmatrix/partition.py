@@ -15,6 +15,7 @@ from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
 from hmcompress.hmatrix.rank_one import price_quantized
+from hmcompress.hmatrix.ranks import COARSE, worthwhile_ranks
 from hmcompress.hmatrix.repeats import Repeat, find_repeats
 from hmcompress.hmatrix.spectra import Spectrum, spectra
 from hmcompress.hmatrix.transform import price_columns
@@ -23,7 +24,7 @@ Array = np.ndarray
 _NODE_BITS = 3.0
 _LEAF_BITS = 16.0
 _COPY_BITS = 16.0
-_COARSE = (0, 2)
+_TIE = 1 + 1e-5  # a part that changes nothing is left out, whatever the last bits of its price
 _BATCH = 1 << 22
 _LARGEST_LEAF = 1 << 22  # entries: larger blocks only split
 
@@ -55,11 +56,17 @@ def plan_matrix(
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     """The best leaf of every block of a stack (b, m, n)."""
     quantized = _price_bases(stack, smooth)
-    squares = np.einsum("bij,bij->b", stack, stack)
+    squares = np.einsum("bij,bij->b", stack, stack, dtype=np.float64)
     zero = [(Leaf(), price.SLOPE * float(s)) for s in squares]
-    low_rank = _price_spectra(spectra(stack), stack.shape[1:], squares, smooth)
-    choices = zip(zero, quantized, *low_rank, strict=True)
-    return [(leaf, cost + _LEAF_BITS) for leaf, cost in (min(c, key=lambda x: x[1]) for c in choices)]
+    best = [_cheaper(*pair) for pair in zip(zero, quantized, strict=True)]
+    ranks = worthwhile_ranks(stack, squares, np.array([cost for _, cost in best]))
+    worth = np.flatnonzero(ranks)
+    if len(worth):
+        triplets = spectra(stack[worth]).take(int(ranks.max()))
+        for found in _price_spectra(triplets, stack.shape[1:], squares[worth], smooth):
+            for i, option in zip(worth, found, strict=True):
+                best[i] = _cheaper(best[i], option)
+    return [(leaf, cost + _LEAF_BITS) for leaf, cost in best]
 
 
 def best_quantized_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
@@ -84,7 +91,7 @@ def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: 
     scaled_right = np.moveaxis(s.right * s.values[:, None, :], 1, 0).reshape(n, -1)
     low_rank: list[tuple[Leaf, float]] = []
     hybrid: list[tuple[Leaf, float]] = []
-    for coarse in _COARSE:
+    for coarse in COARSE:
         scale = 2.0**-coarse
         bits = price_columns(scaled_left * scale, smooth) + price_columns(scaled_right * scale, smooth)
         factors = np.cumsum(bits.reshape(batch, rank), axis=1)
@@ -98,7 +105,7 @@ def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: 
 
 
 def _cheaper(a: tuple[Leaf, float], b: tuple[Leaf, float]) -> tuple[Leaf, float]:
-    return a if a[1] <= b[1] else b
+    return a if a[1] <= _TIE * b[1] else b
 
 
 def _cheapest(costs: Array, leaf) -> list[tuple[Leaf, float]]:
@@ -152,7 +159,7 @@ def _analyse_batch(a: Array, step: float, nodes: list[_Node], smooth: bool) -> N
     batch = max(1, _BATCH // (m * n))
     for start in range(0, len(nodes), batch):
         part = nodes[start : start + batch]
-        stack = np.stack([node.block.of(a) for node in part]).astype(np.float64) / step
+        stack = np.stack([node.block.of(a) for node in part]) / a.dtype.type(step)
         for node, (leaf, cost) in zip(part, best_leaves(stack, smooth), strict=True):
             node.leaf, node.leaf_cost = leaf, cost
 

@@ -9,6 +9,7 @@ Array = np.ndarray
 _EXACT = 256  # the smaller side up to which the Gram matrix is decomposed
 _SKETCH = 64
 _OVERSAMPLING = 8
+_FLAT = 1e4  # mean square up to which values in float32 are right to well below a step
 _NEGLIGIBLE = 0.3  # singular values below this times the norm of a column of steps cannot pay
 
 
@@ -38,6 +39,20 @@ def spectra(stack: Array) -> Spectrum:
     a = torch.from_numpy(np.ascontiguousarray(stack)).double()
     basis = _gram_basis(a) if n <= _EXACT else _sketch_basis(a)
     return _triplets(a, basis, m)
+
+
+def singular_values(stack: Array) -> Array:
+    """About the leading singular values of every block of a stack (b, m, n), descending, as many as triplets."""
+    a = torch.from_numpy(np.ascontiguousarray(stack)).double()
+    if float(torch.linalg.vector_norm(a, dim=(1, 2)).amax()) ** 2 < _FLAT * a[0].numel():
+        a = a.float()
+    a = a.mT if a.shape[1] < a.shape[2] else a
+    if a.shape[2] <= _EXACT:
+        squares, count = torch.linalg.eigvalsh(a.mT @ a), max(1, a.shape[2] // 2)
+    else:
+        small = a @ _sketch_basis(a)
+        squares, count = torch.linalg.eigvalsh(small.mT @ small), _SKETCH
+    return squares.flip(-1)[:, :count].clamp_min(0).sqrt().double().numpy()
 
 
 def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
