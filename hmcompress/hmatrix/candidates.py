@@ -9,8 +9,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.partition import best_leaves, best_quantized_leaf, plan_matrix
-from hmcompress.hmatrix.rank_one import price_quantized
+from hmcompress.hmatrix.partition import plan_matrix, whole_leaves
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_orders
@@ -37,9 +36,9 @@ def candidates(
     if not (structure.is_global(task.effort) or grid):
         quick = task.effort == "default" and values.size >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
-    found = _trees(values, step, structure, task, grid)
-    if values.size <= _WHOLE:
-        found += _leaves(values / values.dtype.type(step), structure, task)
+    leaves = whole_leaves(values / values.dtype.type(step), structure.may_be_smooth()) if values.size <= _WHOLE else []
+    found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
+    found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, _ in found), default=np.inf)
     worse = _WORSE if values.size >= _SURE and best > _FINE * values.size else _HOPELESS
     worth = [candidate for price, candidate in found if price <= worse * best + _SLACK]
@@ -48,14 +47,15 @@ def candidates(
     return list(dict.fromkeys(worth))
 
 
-def _leaves(a: Array, structure: Structure, task: Task) -> list[Priced]:
-    """One leaf for the whole of a (m, n), in steps."""
-    leaf, price = best_quantized_leaf(a)
-    best, best_price = best_leaves(a[None], True)[0]
-    found = [(float(price_quantized(a[None])[0]), Leaf(0, True)), (price, leaf), (best_price, best)]
-    reweighted = best_reweighted_leaf(a, price) if structure.spike > _REWEIGHTED_SPIKE else None
-    found += [(price, reweighted)] if reweighted is not None else []
-    return [(price, Candidate(leaf)) for price, leaf in found if _serves(leaf, task.norm)]
+def _leaves(
+    values: Array, step: float, leaves: list[tuple[Leaf, float]], structure: Structure, task: Task
+) -> list[Priced]:
+    """One leaf for the whole matrix."""
+    if leaves and structure.spike > _REWEIGHTED_SPIKE:
+        quantized_price = leaves[1][1]
+        reweighted = best_reweighted_leaf(values.astype(np.float64) / step, quantized_price)
+        leaves = [*leaves, (reweighted, quantized_price)] if reweighted is not None else leaves
+    return [(price, Candidate(leaf)) for leaf, price in leaves if _serves(leaf, task.norm)]
 
 
 def _serves(leaf: Leaf, norm: str) -> bool:
@@ -63,22 +63,38 @@ def _serves(leaf: Leaf, norm: str) -> bool:
     return norm != "max" or (leaf.remainder and BASES[leaf.basis].keeps_entries)
 
 
-def _trees(values: Array, step: float, structure: Structure, task: Task, grid: tuple[int, int] | None) -> list[Priced]:
+def _trees(
+    values: Array,
+    step: float,
+    structure: Structure,
+    task: Task,
+    grid: tuple[int, int] | None,
+    whole: tuple[Leaf, float] | None,
+) -> list[Priced]:
     """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
     found = []
     if structure.is_local(task.effort) and any(splits(*values.shape)):
-        found.append(_tree(values, step, Natural(), Natural(), structure.repeats, task))
+        found.append(_tree(values, step, Natural(), Natural(), structure, task, whole))
     orders = [_grid_order(values.shape, grid)] if grid else []
     if structure.may_be_shuffled(task.effort) and values.size <= _ORDERED:
         orders += _clustered(values, step, structure)
     for rows, columns in orders:
         ordered = columns.apply(rows.apply(values, 0), 1)
-        found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step).repeats, task))
+        found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step), task))
     return found
 
 
-def _tree(ordered: Array, step: float, rows: Order, columns: Order, repeats: bool, task: Task) -> Priced:
-    plan, price = plan_matrix(ordered, step, repeats=repeats, patience=2 if task.effort == "max" else 1)
+def _tree(
+    ordered: Array,
+    step: float,
+    rows: Order,
+    columns: Order,
+    structure: Structure,
+    task: Task,
+    whole: tuple[Leaf, float] | None = None,
+) -> Priced:
+    patience = 2 if task.effort == "max" else 1
+    plan, price = plan_matrix(ordered, step, structure.may_be_smooth(), structure.repeats, patience, whole)
     side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
     return price + side, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)
 

@@ -34,28 +34,48 @@ class _Node:
     block: Block
     repeat: Repeat | None = None
     leaf: Leaf = field(default_factory=Leaf)
-    leaf_cost: float = 0.0
+    leaf_cost: float = -1.0  # below 0: not known yet
     children: tuple["_Node", ...] = ()
     failures: int = 0  # how many splits above, one after the other, did not pay by themselves
 
 
 def plan_matrix(
-    a: Array, step: float = 1.0, smooth: bool = True, repeats: bool = True, patience: int = 1
+    a: Array,
+    step: float = 1.0,
+    smooth: bool = True,
+    repeats: bool = True,
+    patience: int = 1,
+    whole: tuple[Leaf, float] | None = None,
 ) -> tuple[Plan, float]:
     """The best plan for a (m, n) at this step, and its price in bits (error included).
 
-    patience: a branch ends where so many splits in a row did not pay by themselves.
+    patience: a branch ends where so many splits in a row did not pay by themselves. whole: the best leaf of the whole
+    and its price, where it is known.
     """
     root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
+    if whole is not None:
+        root.leaf, root.leaf_cost = whole
     _analyse(a, step, root, smooth, repeats, patience)
     decisions: dict[int, tuple[bool, float]] = {}
     total = _prune(root, decisions)
     return _number(_emit(root, decisions, {})), total
 
 
+def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
+    """Plain quantisation, the best leaf without a low-rank part and the best one of all for a (m, n), in steps."""
+    stack = a[None]
+    costs = _price_bases(stack, smooth)
+    quantized = _best_bases(costs)
+    return [(Leaf(0, True), float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, smooth)]
+
+
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
-    """The best leaf of every block of a stack (b, m, n)."""
-    quantized = _price_bases(stack, smooth)
+    """The best leaf of every block of a stack (b, m, n), in steps, and its price."""
+    return _with_low_rank(stack, _best_bases(_price_bases(stack, smooth)), smooth)
+
+
+def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], smooth: bool) -> list[tuple[Leaf, float]]:
+    """The best leaves, where the best ones without a low-rank part are known."""
     squares = np.einsum("bij,bij->b", stack, stack, dtype=np.float64)
     zero = [(Leaf(), price.SLOPE * float(s)) for s in squares]
     best = [_cheaper(*pair) for pair in zip(zero, quantized, strict=True)]
@@ -69,15 +89,13 @@ def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     return [(leaf, cost + _LEAF_BITS) for leaf, cost in best]
 
 
-def best_quantized_leaf(a: Array, smooth: bool = True) -> tuple[Leaf, float]:
-    """The best single leaf without a low-rank part for a (m, n), in steps, and its price."""
-    return _price_bases(a[None], smooth)[0]
-
-
-def _price_bases(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
-    """For every block the best leaf without a low-rank part, whatever its basis."""
+def _price_bases(stack: Array, smooth: bool) -> Array:
+    """What every block costs without a low-rank part in every basis, (bases, b)."""
     bases = BASES if smooth and min(stack.shape[1:]) >= 8 else BASES[:1]
-    costs = np.stack([price_quantized(basis.spread(stack), 1 / 6 * basis.difference) for basis in bases])
+    return np.stack([price_quantized(basis.spread(stack), 1 / 6 * basis.difference) for basis in bases])
+
+
+def _best_bases(costs: Array) -> list[tuple[Leaf, float]]:
     return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(costs, axis=0))]
 
 
@@ -120,7 +138,7 @@ def _analyse(a: Array, step: float, root: _Node, smooth: bool, repeats: bool, pa
         for nodes in _by_shape(level, any_way_up=True) if repeats else ():
             _mark_repeats(a, step, nodes)
         fresh = [node for node in level if node.repeat is None]
-        for nodes in _by_shape(fresh):
+        for nodes in _by_shape([node for node in fresh if node.leaf_cost < 0]):
             _analyse_batch(a, step, nodes, smooth)
         _count_failures(parents)
         for node in fresh:

@@ -18,7 +18,7 @@ _FACTOR_BITS = 3.0  # an entry of a factor
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
 _SMOOTH = {"default": 0.2, "max": 0.06}
 _UNEVEN = {"default": 2.4, "max": 1.5}
-_PREDICTABLE = 0.5
+_PREDICTABLE, _ROUGH = 0.5, 0.05
 _CELLS = 16
 _SHUFFLED = {"default": 0.15, "max": 0.02}
 _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
@@ -53,6 +53,10 @@ class Structure:
     def is_smooth(self) -> bool:
         """Whether neighbours resemble each other so much that they may predict each other."""
         return self.smoothness > _PREDICTABLE
+
+    def may_be_smooth(self) -> bool:
+        """Whether neighbours resemble each other at all: without that no basis is worth a try."""
+        return self.smoothness > _ROUGH
 
     def is_scaled(self) -> bool:
         """Whether row or column scales promise enough where decoding speed counts too."""
