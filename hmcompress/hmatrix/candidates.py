@@ -17,7 +17,8 @@ from hmcompress.hmatrix.tune import Candidate, Task
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
-_WORSE, _SURE, _FINE = 1.02, 1 << 16, 3.0  # the same for so many entries of so many bits: their prices are right
+_WORSE = ((1 << 15, 1.012), (1 << 12, 1.05))  # the same from so many entries on, of _FINE bits: their prices are right
+_FINE = 3.0
 _SLACK = 1 << 14  # bits
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
@@ -40,11 +41,19 @@ def candidates(
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, _ in found), default=np.inf)
-    worse = _WORSE if values.size >= _SURE and best > _FINE * values.size else _HOPELESS
-    worth = [candidate for price, candidate in found if price <= worse * best + _SLACK]
+    worth = [candidate for price, candidate in found if price <= _limit(best, values.size)]
     if not worth or values.size <= _FEW:
         worth.append(plain)
     return list(dict.fromkeys(worth))
+
+
+def _limit(best: float, size: int) -> float:
+    """The price, in bits, above which nothing is coded, where the best one is known."""
+    if best > _FINE * size:
+        for least, worse in _WORSE:
+            if size >= least:
+                return worse * best
+    return _HOPELESS * best + _SLACK
 
 
 def _leaves(
