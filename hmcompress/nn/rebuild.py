@@ -21,13 +21,15 @@ from hmcompress.hmatrix.tree import TreeBody
 from hmcompress.nn.blocks import DenseMatrix, Gathered, Matrix, TreeMatrix
 from hmcompress.nn.factors import BlockFactors, factor
 from hmcompress.nn.grid import Grid
+from hmcompress.nn.levels import LevelHLinear
 from hmcompress.nn.linear import HLinear, LowRankLinear
 
 Array = np.ndarray
 _SPREAD = 0.25  # share of the budget that the sketches together may miss
 _NEAR = 1.5  # times the fewest numbers that a hierarchy of fewer levels may have
 _CUTS = 3
-_LANES = 8  # ranks that a processor multiplies at once: 34 take the time of 40
+_LARGE = 16  # ranks from which levels are multiplied by themselves
+_LANES = 8  # by which such ranks grow: a processor multiplies as many at once, and 34 take the time of 40
 _PAIR = 0.25  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
 _WORTH_IT = 0.6  # a form with more numbers than this share of the dense ones is no gain
 
@@ -200,7 +202,7 @@ def _ranks(levels: list[Level], budget: float) -> list[int]:
     tails = [[_tail(level, r) for r in range(_full(level) + 1)] for level in levels]
     ranks = [0] * len(levels)
     while sum(t[r] for t, r in zip(tails, ranks, strict=True)) > budget:
-        further = [min(r + (1 if r < _LANES else _LANES), len(t) - 1) for t, r in zip(tails, ranks, strict=True)]
+        further = [min(r + (1 if r < _LARGE else _LANES), len(t) - 1) for t, r in zip(tails, ranks, strict=True)]
         gains = [
             (t[r] - t[f]) / max(1, f - r) if f > r else -1.0 for t, r, f in zip(tails, ranks, further, strict=True)
         ]
@@ -225,28 +227,30 @@ def _filled(stored: Ordered, grid: Grid, levels: list[Level], ranks: list[int], 
     m, n = stored.matrix.shape
     has_bias = stored.bias is not None
     columns = grid.columns(stored.columns)
-    module = HLinear(n, m, ranks, has_bias, rows=stored.rows, columns=columns, dtype=dtype)
+    kind = LevelHLinear if sum(ranks) >= _LARGE * len(ranks) else HLinear
+    module = kind(n, m, ranks, has_bias, rows=stored.rows, columns=columns, dtype=dtype)
     with torch.no_grad():
-        for (right, left), rank, level in zip(module.factors(), ranks, levels, strict=False):
+        for (right, left), rank, level in zip(module.by_leaves(), ranks, levels, strict=False):
             _place(right, left, grid, level, rank)
-        for i in range(2**grid.levels):
+        for i, leaf in enumerate(module.leaves()):
             dense = torch.from_numpy(stored.matrix.dense(grid.block(grid.levels, i, i)))
-            module.near[i, : dense.shape[1], : dense.shape[0]] = dense.T
+            leaf[: dense.shape[1], : dense.shape[0]] = dense.T
     _fill_bias(module, stored)
     return module
 
 
 def _place(right: Tensor, left: Tensor, grid: Grid, level: Level, rank: int) -> None:
-    """Write the factors of a level. Block i multiplies the columns of range i ^ 1."""
-    leaves = len(grid.leaves) // len(level)
+    """Write the factors of a level, leaf by leaf. Block i multiplies the columns of range i ^ 1."""
+    leaves = right.shape[1]
     for i, block in enumerate(level):
-        rows, columns = (torch.from_numpy(values) for values in block.truncated(rank))
-        left[i, :, : len(rows)] = rows.T
-        parts, n = columns.split(grid.n), grid.n
+        factors = (torch.from_numpy(values) for values in block.truncated(rank))
+        rows, columns = (f.split(size) for f, size in zip(factors, (grid.m, grid.n), strict=True))
+        for k, part in enumerate(rows):
+            left[i, k, :, : len(part)] = part.T
         for place in range(leaves):  # the leaves of a range stand in the grid's order, the factor's do not
             k = grid.leaves[(i ^ 1) * leaves + place] % leaves
-            if k < len(parts):
-                right[i ^ 1, place * n : place * n + len(parts[k])] = parts[k]
+            if k < len(columns):
+                right[i ^ 1, place, : len(columns[k])] = columns[k]
 
 
 def _fill(parameter: Tensor, values: Tensor) -> None:

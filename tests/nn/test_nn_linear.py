@@ -57,8 +57,8 @@ def test_padding_never_gets_a_gradient_that_matters():
     h, x = layer(smooth(300, 700)), torch.randn(3, 700)
     before = h(x)
     with torch.no_grad():
-        for right, _ in h.factors():
-            right[-1, 700 - (len(right) - 1) * right.shape[1] :] += 1
+        short = 700 - (len(h.right) - 1) * h.right.shape[1]
+        h.right[-1, short:] += 1
     torch.testing.assert_close(h(x), before)
 
 
@@ -136,9 +136,7 @@ def test_it_stands_where_a_linear_layer_stood():
     assert (h.bias.shape, h.weight.shape) == ((512,), (512, 512))
     y = copy.deepcopy(model).eval()(torch.randn(3, 8))
     assert tuple(y.shape) == (3, 2) and seen == [(3, 512)]
-    levels = range(1, len(h.ranks) + 1)
-    factors = {f"{side}_{level}" for side in ("left", "right") for level in levels}
-    assert {name for name, _ in h.named_parameters()} == {"near", "bias"} | factors
+    assert {name for name, _ in h.named_parameters()} == {"left", "right", "bias"}
 
 
 class Wrapped(nn.Module):
@@ -159,7 +157,7 @@ def test_wrappers_take_it_and_prefix_its_names(wrapper):
     wrapped = wrapper(h)
     torch.testing.assert_close(wrapped(x).cpu(), h(x).cpu())
     state = wrapped.state_dict()
-    assert set(state) == {f"module.{name}" for name in h.state_dict()}
+    assert set(state) == {"module.left", "module.right", "module.bias"}
     other = HLinear(512, 512, h.ranks)
     other.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     assert torch.equal(other.weight.cpu(), h.weight.cpu())
@@ -191,7 +189,7 @@ def test_bfloat16_trains_and_travels():
     assert {p.grad.dtype for p in h.parameters()} == {torch.bfloat16}
     other = HLinear(512, 512, h.ranks, dtype=torch.bfloat16)
     other.load_state_dict(h.state_dict())
-    assert torch.equal(other.near, h.near) and other.bias.dtype == torch.bfloat16
+    assert torch.equal(other.left, h.left) and other.bias.dtype == torch.bfloat16
 
 
 def test_training_moves_factors_and_leaves_and_lowers_the_loss():

@@ -191,7 +191,7 @@ def test_an_hlinear_has_as_many_numbers_as_its_ranks_say():
     form = hierarchical(from_dense(kernel(512)), 1e-4, torch.float32)[0]
     h = form.module
     assert isinstance(h, HLinear)
-    assert sum(p.numel() for p in h.parameters()) == 2 * 512 * sum(h.ranks) + 512 * h.near.shape[1]
+    assert sum(p.numel() for p in h.parameters()) == 2 * 512 * sum(h.ranks) + 512 * h.leaves().shape[1]
 
 
 def _with(body: TreeBody) -> HMatrix:
