@@ -65,6 +65,11 @@ def encode_pool(
     return best
 
 
+def general_promises(q: np.ndarray, size: int) -> bool:
+    """Whether a general coder may store the integers of a matrix (m, n), few ones, in less than `size` bytes."""
+    return any(_general(rows, size) is not None for _, rows in _orders(q, q.shape[1]))
+
+
 def _general(rows: np.ndarray, size: int) -> bytes | None:
     """Rows one after the other by general coders; None where these are unlikely to stay below `size` bytes."""
     if rows.size <= _FEWEST or size * _SPARSE < rows.size:
@@ -192,12 +197,14 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
 
 def _support(q: np.ndarray, groups: list[Group]) -> float:
     """Largest |q| + 1 over the scale of its class."""
-    largest = 1.0
-    for e, where, _ in groups:
-        values = q if where is None else q[where]
-        magnitude = max(int(values.max()), -int(values.min())) + 1.0
-        largest = max(largest, magnitude / float(octaves(e, CLASSES_PER_OCTAVE)))
-    return largest
+    parts = (q if where is None else q[where] for _, where, _ in groups)
+    magnitudes = np.array([max(int(values.max()), -int(values.min())) + 1.0 for values in parts])
+    return max(1.0, float((magnitudes / _scales(groups)).max()))
+
+
+def _scales(groups: list[Group]) -> np.ndarray:
+    """The standard deviation of each group's integers."""
+    return octaves(np.array([e for e, _, _ in groups]), CLASSES_PER_OCTAVE)
 
 
 def _with_support(shape: Shape, support: float) -> Shape:
@@ -208,8 +215,7 @@ def _with_support(shape: Shape, support: float) -> Shape:
 def _tables(groups: list[Group], shape: Shape) -> list[tuple[int, int, np.ndarray]]:
     """(bits to split off, largest high part, probabilities of the high parts) for each group."""
     splits, edges = [], []
-    for e, _, _ in groups:
-        scale = float(octaves(e, CLASSES_PER_OCTAVE))
+    for (e, _, _), scale in zip(groups, _scales(groups).tolist(), strict=True):
         low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
         largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
         splits.append((low, largest))

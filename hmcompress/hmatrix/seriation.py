@@ -12,7 +12,8 @@ from hmcompress.hmatrix.spectra import leading_triplets
 
 Array = np.ndarray
 _COORDINATES = 24
-_SMALLEST = 4
+_SMALLEST = 8  # half the side of the smallest blocks
+_SQUARINGS = 5
 
 
 def cluster_orders(a: Array) -> tuple[Array, Array]:
@@ -34,7 +35,7 @@ def _principal_order(points: Array) -> Array:
 def _split(points: Array, index: Array, direction: Array) -> Array:
     """Order the points `index`; `direction` is the way the order should run."""
     own = points[index] - points[index].mean(0)
-    principal = np.linalg.eigh(own.T @ own)[1][:, -1]
+    principal = _leading_direction(own.T @ own)
     if principal @ direction < 0:
         principal = -principal
     order = index[np.argsort(own @ principal, kind="stable")]
@@ -43,3 +44,11 @@ def _split(points: Array, index: Array, direction: Array) -> Array:
     low, high = np.split(order, [(len(order) + 1) // 2])
     run = points[high].mean(0) - points[low].mean(0)
     return np.concatenate([_split(points, low, run), _split(points, high, run)])
+
+
+def _leading_direction(gram: Array) -> Array:
+    """About the leading eigenvector of a positive semi-definite (k, k), of any length: its powers tend to it."""
+    for _ in range(_SQUARINGS):
+        gram = gram / max(float(np.trace(gram)), 1e-300)
+        gram = gram @ gram
+    return gram[:, int(np.argmax(np.diag(gram)))]

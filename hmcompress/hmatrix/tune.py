@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.coding.pool import general_promises
 from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
 from hmcompress.hmatrix.blocks import Leaf, Plan
 from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
@@ -16,7 +17,7 @@ from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepar
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, relative_error
 from hmcompress.hmatrix.order import Natural, Order
-from hmcompress.hmatrix.parts import CodedLeaf
+from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
@@ -148,10 +149,12 @@ def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, ste
     leaves = [encode_leaf(p, step, options) for p in prepared]
     if not (options.alone and leaves[0].has_scales and task.w.numel() <= _SMALL):
         return _encoded(leaves, candidate, step, task.effort)
-    # Under one scale, a general coder may find what prices do not see; it needs no others.
+    best = _encoded(leaves, candidate, step, task.effort, False)
+    # A general coder may find what prices do not see, and needs no scales.
     plain = [encode_leaf(p, step, replace(options, scales=False)) for p in prepared]
-    forms = (_encoded(leaves, candidate, step, task.effort, False), _encoded(plain, candidate, step, task.effort))
-    return min(forms, key=len)
+    if any(general_promises(p.q, len(best)) for p in plain[0].parts if isinstance(p, CodedRemainder)):
+        return min(best, _encoded(plain, candidate, step, task.effort), key=len)
+    return best
 
 
 def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort: str, general: bool = True) -> bytes:
