@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compact, compress_matrix, weighted
-from hmcompress.hmatrix.codecs import COMPACT, WEIGHTED
+from hmcompress.hmatrix import compact, compress_matrix, product, weighted
+from hmcompress.hmatrix.codecs import COMPACT, PRODUCT, WEIGHTED
 from hmcompress.hmatrix.grid import Grid
 from hmcompress.layers import from_matrices, to_matrices
 
@@ -63,6 +63,26 @@ class Compact(Weighted):
 
     def without_rows(self, dead: np.ndarray) -> Coded:
         return Compact(self.grid.without_rows(dead))
+
+
+@dataclass(frozen=True)
+class Product(Coded):
+    """left (m, r) times right (r, n), each on a grid."""
+
+    left: Grid
+    right: Grid
+
+    def dense(self) -> Tensor:
+        return torch.from_numpy(self.left.to_dense() @ self.right.to_dense())
+
+    def payload(self, thorough: bool) -> bytes:
+        return bytes([PRODUCT]) + product.encode(self.left, self.right, thorough)
+
+    def live_columns(self) -> np.ndarray:
+        return self.right.live_columns
+
+    def without_rows(self, dead: np.ndarray) -> Coded:
+        return Product(self.left.without_rows(dead), self.right)
 
 
 def living(parts: Iterable[Coded]) -> int:

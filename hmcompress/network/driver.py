@@ -108,7 +108,7 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
         return run_pass(problem.network, data, knobs)
 
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
-        budget = _budget(problem, settings.effort)
+        budget, structured = _budget(problem, settings.effort), _structured(problem, tensors)
         trial = search(
             run,
             measured,
@@ -117,7 +117,8 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
             lambda done: progress("search", min(done, budget), budget),
             kernel=kernel is not None,
             few=_too_few_rows(problem),
-            structured=_structured(problem, tensors),
+            structured=structured,
+            factored=_wide(problem, tensors) if problem.network.kind == "linear" else structured,
             slim=settings.slim == "prefer",
         )
     found = [t for t in (trial, joint) if t is not None]
@@ -166,8 +167,13 @@ def _too_few_rows(problem: Problem) -> bool:
 
 def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """Layers in which the engine finds structure: learned operators, heads on a grid."""
-    wide = [layer for layer in problem.network.layers if min(tensors[layer.weight].shape) >= _LEAST_SIDE]
-    return frozenset(layer.weight for layer in wide if is_structured(tensors[layer.weight], _STRUCTURED))
+    return frozenset(name for name in _wide(problem, tensors) if is_structured(tensors[name], _STRUCTURED))
+
+
+def _wide(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Layers large enough for structure."""
+    names = (layer.weight for layer in problem.network.layers)
+    return frozenset(name for name in names if min(tensors[name].shape) >= _LEAST_SIDE)
 
 
 def _encode(

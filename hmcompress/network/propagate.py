@@ -16,6 +16,7 @@ from torch import Tensor
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.network.coded import Coded, Engine, Weighted
 from hmcompress.network.inputs import Points
+from hmcompress.network.low_rank import as_product
 from hmcompress.network.model import DenseLayer, Network, replaced
 from hmcompress.network.moments import regularised, ridge_target, second_moment, with_column
 from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
@@ -35,6 +36,8 @@ class Knobs:
     growth: float = 1.0  # later layers have finer steps by this factor each
     variance: float = 0.3  # its share in the order of the columns, against what they explain
     structured: frozenset[str] = frozenset()  # layers that the engine codes
+    factored: frozenset[str] = frozenset()  # layers that are coded as a product of two factors
+    prior: float = 0.1  # of those: how much inputs are assumed to lie where the weights are large
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,11 @@ def _coded(
     if layer.weight in knobs.structured:
         tol = delta * _relative_level(target, moment, sensitivity)
         return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
-    rows = factorise(regularised(sensitivity, knobs.mu))
-    columns = factorise_towards(regularised(moment, max(knobs.floor, _LEAST_FLOOR)), target, rows, knobs.variance)
+    sensitivity, moment = regularised(sensitivity, knobs.mu), regularised(moment, max(knobs.floor, _LEAST_FLOOR))
+    if layer.weight in knobs.factored:
+        return as_product(target, moment, sensitivity, delta, knobs.dead_zone, knobs.prior)
+    rows = factorise(sensitivity)
+    columns = factorise_towards(moment, target, rows, knobs.variance)
     return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
 
 

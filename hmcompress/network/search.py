@@ -37,6 +37,7 @@ KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded to
     (("growth",), (1.15, 0.87)),
     (("dead_zone",), (0.05, 0.0)),
 )
+_FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 
 
@@ -169,6 +170,15 @@ def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
     return found.settle(Knobs(START * tol), passes).score(tol)
 
 
+def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> list[Trial]:
+    """Layers coded by the engine, and as products of two factors."""
+    others = [found.settle(replace(start, structured=structured), 4, 0.1)] if structured else []
+    if factored:
+        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
+        others.append(found.settle(knobs, 4, 0.05))
+    return others
+
+
 def search(
     run: Pass,
     measure: Measure,
@@ -179,21 +189,26 @@ def search(
     kernel: bool = False,
     few: bool = False,
     structured: frozenset[str] = frozenset(),
+    factored: frozenset[str] = frozenset(),
     slim: bool = False,
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
     kernel: the tangent kernel is part of what `measure` bounds. few: fewer samples than the widest layer needs.
-    structured: layers that the engine may code. slim: living neurons count beside bytes.
+    structured: layers that the engine may code. factored: layers that may be products of two factors.
+    slim: living neurons count beside bytes.
     """
     found = Search(run, measure, tol, budget, tick, slim)
     start = Knobs(START * tol, mu=0.1, ridge=1e-4, floor=3e-4) if kernel else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
-    by_engine = found.settle(replace(start, structured=structured), 6, 0.05) if structured else None
-    trial = found.settle(start, passes=5 if structured else 8)
-    if by_engine is None or trial.score(tol) < 1.5 * by_engine.score(tol):
+    others = _other_forms(found, start, structured, factored)
+    trial = found.settle(start, passes=3 if others else 8)
+    best = min(others, key=lambda other: other.score(tol), default=trial)
+    if trial.score(tol) < 1.5 * best.score(tol):
         ladders = KERNEL_LADDERS if kernel else LADDERS
         found.turn(trial, (FLOORS, *ladders) if few else ladders)
+        best = trial
+    if not best.knobs.structured:  # the engine searches by itself
         found.scatter()
     found.refine()
     held = found.holding()
