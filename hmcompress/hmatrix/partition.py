@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hmcompress.hmatrix import price
-from hmcompress.hmatrix.basis import BASES
+from hmcompress.hmatrix.basis import BASES, PLAIN
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
 from hmcompress.hmatrix.rank_one import price_quantized
 from hmcompress.hmatrix.ranks import COARSE, worthwhile_ranks
@@ -96,7 +96,8 @@ def _price_bases(stack: Array, smooth: bool) -> Array:
 
 
 def _best_bases(costs: Array) -> list[tuple[Leaf, float]]:
-    return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(costs, axis=0))]
+    tied = costs * np.where(np.arange(len(costs)) == PLAIN, 1, _TIE)[:, None]
+    return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(tied, axis=0))]
 
 
 def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: bool) -> list[list[tuple[Leaf, float]]]:

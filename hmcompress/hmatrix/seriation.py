@@ -12,7 +12,7 @@ from hmcompress.hmatrix.spectra import leading_triplets
 
 Array = np.ndarray
 _COORDINATES = 24
-_SMALLEST = 8  # half the side of the smallest blocks
+_SMALLEST = 4
 _SQUARINGS = 5
 
 
