@@ -18,6 +18,7 @@ from hmcompress.nn.memory import resident_bytes
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import BenchReport, BenchRow
 
+_SLAB = 2**24  # numbers of the dense weight that stands for a larger one: more than a processor's cache holds
 _RUNS_ITSELF = MLPNetwork | DeepONetNetwork | LinearNetwork
 
 
@@ -37,15 +38,15 @@ def bench(file: str | os.PathLike, *, batches: Sequence[int] = BATCHES, progress
 
 def _layers(compressed: CompressedFile, batches: tuple[int, ...], progress: Progress) -> Iterator[BenchRow]:
     """Rows of the layers that are matrices, each by itself."""
-    watch = Stopwatch(batches)
-    forms = LayerForms(compressed, watch)
+    forms = LayerForms(compressed, Stopwatch(batches))
+    watch = Stopwatch(batches, slab=_SLAB)
     layers = [row for row in compressed.layers if len(compressed.index.shapes[row.name]) == 2]
     for done, row in enumerate(layers):
         shape, dtype = compressed.index.shapes[row.name], compressed.index.dtypes[row.name]
         form = forms.fastest(row, dtype)
         layer = forms.record(row, row.name, form)
         # Measured anew: the times that a form was chosen by are the better ones of several.
-        times = dense_timings(watch, shape, dtype) if form is None else Stopwatch(batches).timings(form.module, dtype)
+        times = dense_timings(watch, shape, dtype) if form is None else watch.timings(form.module, dtype)
         yield from _rows(layer, times)
         progress(row.name, done + 1, len(layers))
 
