@@ -80,8 +80,18 @@ def decompress(
         return tuple(_lacking(compressed))
     restored = load_checkpoint(file, jobs=jobs, progress=progress)
     with atomic_write(output, force) as target:
-        torch.save(restored, target)
+        _save(restored, target)
     return ()
+
+
+def _save(obj: Any, target: BinaryIO) -> None:
+    """torch.save, which tells a full disk as a RuntimeError that was raised on the way from the OSError."""
+    try:
+        torch.save(obj, target)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def stored_parts(

@@ -10,17 +10,22 @@ from hmcompress.errors import OutputError
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace `path` by this text in UTF-8; a device or a pipe is written to.
 
-    Raises OutputError where the folder is missing, OSError where it fails.
+    Raises OutputError where it cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, a file name was expected")
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8", errors="replace")
-    else:
-        _replace(path, text)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", errors="replace")
+        else:
+            _replace(path, text)
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,6 +1,8 @@
 """A file appears whole or not at all."""
 
+import contextlib
 import errno
+import io
 import os
 import random
 import signal
@@ -13,6 +15,7 @@ import pytest
 import torch
 from container_files import mixed, pinn, read, write
 
+from hmcompress import restoring
 from hmcompress.container import atomic, atomic_write
 from hmcompress.container import writer as writer_module
 from hmcompress.errors import OutputError
@@ -101,6 +104,22 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch, fails):
     with pytest.raises(OutputError, match="No space left"):
         write(tmp_path / "f", mixed(), force=True)
     assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "old"
+
+
+def test_full_disk_is_an_output_error_while_torch_saves(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextlib.contextmanager
+    def full(path, force):
+        with atomic.writing(path):
+            yield Full()
+
+    write(tmp_path / "f", mixed())
+    monkeypatch.setattr(restoring, "atomic_write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        restoring.decompress(tmp_path / "f", tmp_path / "out.pt")
 
 
 def test_size_limit_of_the_system_leaves_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """Claims about JUnit, HTML and plots: well-formed, self-contained, written whole."""
 
 import dataclasses
+import errno
 import os
 import re
 from html.parser import HTMLParser
@@ -150,6 +151,16 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     write_text(path, "text")
     assert os.read(reader, 10) == b"text" and path.is_fifo()
     os.close(reader)
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match=r"a\.html cannot be written: No space"):
+        write_text(tmp_path / "a.html", "text")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_folder_is_told(tmp_path):
