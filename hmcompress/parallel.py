@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
+_WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no other thread idle
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _together(tasks: Iterable[Task], count: int) -> Iterator[Any]:
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for task in tasks:
-            while waiting and (len(waiting) >= 4 * count or _bytes(waiting) + task.nbytes > IN_FLIGHT):
+            while waiting and (len(waiting) >= _WAITING * count or _bytes(waiting) + task.nbytes > IN_FLIGHT):
                 yield waiting.popleft()[1].result()
             waiting.append((task.nbytes, pool.submit(task.work, task.load())))
         while waiting:
