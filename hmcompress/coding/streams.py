@@ -1,7 +1,5 @@
 """Short runs of integers (exponents, ranks, permutations): the smallest of several general coders."""
 
-from functools import partial
-
 import numpy as np
 
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress, zstd_decompress
@@ -12,8 +10,9 @@ _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.i
 _CODED_AS: tuple[type[np.signedinteger], ...] = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
 _NOISE_LEVEL = 10
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
-_QUICK = (8, 1)  # levels of a first try, of pcodec and zstd
-_MAY_GAIN = (1.005, 1.06)  # a higher level is tried up to so many times the size to beat: few inputs gain more by it
+# Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
+_PCODEC_GAINS, _ZSTD_GAINS = 1.005, 1.06
+_REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetitions
 
 
 def encode_noise(q: np.ndarray) -> bytes:
@@ -45,13 +44,21 @@ def encode_below(q: np.ndarray, size: int) -> bytes | None:
     """As encode_ints at its highest levels where lower ones come near `size` bytes; None where nothing comes near."""
     q = np.ascontiguousarray(q).reshape(-1)
     width = _narrowest(q)
-    pcodec = partial(pcodec_encode, q.astype(_CODED_AS[width]))
-    zstd = partial(zstd_compress, q.astype(_WIDTHS[width]).tobytes())
+    numbers, data = q.astype(_CODED_AS[width]), q.astype(_WIDTHS[width]).tobytes()
     found = []
-    for code, coder, i in ((PCODEC, pcodec, 0), (ZSTD, zstd, 1)):
-        if len(coder(_QUICK[i])) <= _MAY_GAIN[i] * size:
-            found.append(bytes([code * 4 + width]) + coder(_LEVELS["max"][i]))
+    if len(pcodec_encode(numbers, _LEVELS["default"][0])) <= _PCODEC_GAINS * size:
+        found.append(bytes([PCODEC * 4 + width]) + pcodec_encode(numbers, _LEVELS["max"][0]))
+    quick = len(zstd_compress(data, 1))
+    if quick <= size or (quick <= _ZSTD_GAINS * size and quick <= _REPEATING * _order_zero(data)):
+        found.append(bytes([ZSTD * 4 + width]) + zstd_compress(data, _LEVELS["max"][1]))
     return min(found, key=len, default=None)
+
+
+def _order_zero(data: bytes) -> float:
+    """What the bytes cost by their frequencies alone, in bytes."""
+    counts = np.bincount(np.frombuffer(data, np.uint8))
+    counts = counts[counts > 0]
+    return float(np.sum(counts * np.log2(len(data) / counts))) / 8
 
 
 def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.int32) -> np.ndarray:

@@ -82,7 +82,7 @@ def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], smooth: bo
     ranks = worthwhile_ranks(stack, squares, np.array([cost for _, cost in best]))
     worth = np.flatnonzero(ranks)
     if len(worth):
-        triplets = spectra(stack[worth]).take(int(ranks.max()))
+        triplets = spectra(stack[worth], rough=True).take(int(ranks.max()))
         for found in _price_spectra(triplets, stack.shape[1:], squares[worth], smooth):
             for i, option in zip(worth, found, strict=True):
                 best[i] = _cheaper(best[i], option)

@@ -30,22 +30,23 @@ class Spectrum:
         return Spectrum(self.values * factor, self.left, self.right)
 
 
-def spectra(stack: Array) -> Spectrum:
-    """Leading triplets of every block of a stack (b, m, n), in steps; as many as can matter at this step."""
+def spectra(stack: Array, rough: bool = False) -> Spectrum:
+    """Leading triplets of every block of a stack (b, m, n), in steps; as many as can matter at this step.
+
+    rough: right to well below a step only, which is enough for prices and takes less time.
+    """
     _, m, n = stack.shape
     if m < n:
-        s = spectra(np.ascontiguousarray(np.swapaxes(stack, 1, 2)))
+        s = spectra(np.ascontiguousarray(np.swapaxes(stack, 1, 2)), rough)
         return Spectrum(s.values, s.right, s.left)
-    a = torch.from_numpy(np.ascontiguousarray(stack)).double()
+    a = _rough(stack) if rough else torch.from_numpy(np.ascontiguousarray(stack)).double()
     basis = _gram_basis(a) if n <= _EXACT else _sketch_basis(a)
     return _triplets(a, basis, m)
 
 
 def singular_values(stack: Array) -> Array:
     """About the leading singular values of every block of a stack (b, m, n), descending, as many as triplets."""
-    a = torch.from_numpy(np.ascontiguousarray(stack)).double()
-    if float(torch.linalg.vector_norm(a, dim=(1, 2)).amax()) ** 2 < _FLAT * a[0].numel():
-        a = a.float()
+    a = _rough(stack)
     a = a.mT if a.shape[1] < a.shape[2] else a
     if a.shape[2] <= _EXACT:
         squares, count = torch.linalg.eigvalsh(a.mT @ a), max(1, a.shape[2] // 2)
@@ -53,6 +54,14 @@ def singular_values(stack: Array) -> Array:
         small = a @ _sketch_basis(a)
         squares, count = torch.linalg.eigvalsh(small.mT @ small), _SKETCH
     return squares.flip(-1)[:, :count].clamp_min(0).sqrt().double().numpy()
+
+
+def _rough(stack: Array) -> torch.Tensor:
+    """In float32 where that is enough."""
+    a = torch.from_numpy(np.ascontiguousarray(stack))
+    return (
+        a.float() if float(torch.linalg.vector_norm(a, dim=(1, 2)).amax()) ** 2 < _FLAT * a[0].numel() else a.double()
+    )
 
 
 def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
@@ -89,5 +98,5 @@ def _triplets(a: torch.Tensor, basis: torch.Tensor, m: int) -> Spectrum:
     useful = int((values.amax(0) > _NEGLIGIBLE * m**0.5).sum()) if values.numel() else 0
     rank = min(useful, max(1, basis.shape[2] // 2) if basis.shape[1] == basis.shape[2] else basis.shape[2])
     values, image, basis = values[:, :rank], image[..., :rank], basis[..., :rank]
-    left = image / values.clamp_min(1e-300)[:, None, :]
+    left = image / values.clamp_min(1e-30)[:, None, :]
     return Spectrum(values.numpy(), left.numpy(), basis.numpy())

@@ -1,0 +1,71 @@
+"""Claims about what the search leaves out: work that cannot pay, told by cheaper means, without a larger payload."""
+
+import numpy as np
+import pytest
+import torch
+from hmatrix_matrices import compressed, kernel, matrix, noise, with_spectrum
+
+from hmcompress.coding import lossless, streams
+from hmcompress.coding.shape import fit_shape
+from hmcompress.hmatrix import compress_matrix, partition
+from hmcompress.hmatrix.partition import best_leaves
+from hmcompress.hmatrix.ranks import worthwhile_ranks
+
+
+@pytest.fixture
+def decomposed(monkeypatch):
+    """Shapes of the stacks whose singular vectors the search asks for."""
+    shapes, spectra = [], partition.spectra
+    monkeypatch.setattr(partition, "spectra", lambda stack, **how: shapes.append(stack.shape) or spectra(stack, **how))
+    return shapes
+
+
+def test_no_singular_vectors_are_computed_of_noise(decomposed):
+    best_leaves(noise(128, 96)[None] * 30, True)
+    assert decomposed == []
+
+
+def test_of_many_blocks_only_those_of_low_rank_are_decomposed(decomposed):
+    low_rank = with_spectrum(128, 128, np.array([3000.0, 1000.0]))
+    leaves = best_leaves(np.stack([noise(128, 128) * 30, low_rank, noise(128, 128, 1) * 30]), True)
+    assert decomposed == [(1, 128, 128)]
+    assert [bool(leaf.rank) for leaf, _ in leaves] == [False, True, False]
+
+
+def test_singular_vectors_of_noise_are_not_computed_for_a_whole_layer(decomposed):
+    compress_matrix(torch.from_numpy(noise(160, 160)).float(), 1e-2)
+    assert decomposed == []
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-4])
+@pytest.mark.parametrize("name", ["distance", "green"])
+def test_what_is_left_out_costs_a_kernel_hardly_a_byte(name, tol, monkeypatch):
+    w = kernel(name, 128)
+    screened = compress_matrix(w, tol).nbytes
+    monkeypatch.setattr(partition, "worthwhile_ranks", lambda stack, squares, best: np.full(len(stack), 64))
+    assert screened <= 1.01 * compress_matrix(w, tol).nbytes + 16
+
+
+def test_ranks_worth_a_look_cover_those_that_are_there():
+    a = with_spectrum(96, 80, np.geomspace(4000, 200, 6))[None] + noise(96, 80, 1)
+    assert worthwhile_ranks(a, np.square(a).sum((1, 2)), np.full(1, 5.0 * a.size))[0] >= 6
+
+
+def test_dictionary_coders_at_high_levels_are_left_out_for_noise(monkeypatch):
+    levels, zstd = [], lossless.zstd_compress
+    monkeypatch.setattr(streams, "zstd_compress", lambda data, level: levels.append(level) or zstd(data, level))
+    q = np.rint(noise(120, 120) * 30).astype(np.int32)
+    assert streams.encode_below(q, 12_000) is None and levels == [1]
+
+
+def test_a_shape_is_no_further_from_itself_than_from_any_other():
+    own, other = fit_shape(noise(1, 4000)[0]), fit_shape(np.abs(noise(1, 4000)[0]) ** 2)
+    assert own.divergence(own) < 1e-9 < own.divergence(other)
+
+
+def test_small_layers_still_find_repetitions_under_one_scale():
+    assert (
+        compressed("repeated", 1e-2).nbytes
+        < 0.6 * compress_matrix(torch.from_numpy(noise(96, 96)).float(), 1e-2).nbytes
+    )
+    assert matrix("repeated").shape == (96, 96)
