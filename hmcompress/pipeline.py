@@ -251,6 +251,7 @@ def _info(checkpoint: Checkpoint, settings: Settings, tally: Tally) -> FileInfo:
         },
         settings=settings.to_json(),
         nest=checkpoint.nest,
+        metadata=checkpoint.metadata,
         left_behind=checkpoint.left_behind,
         notes=tuple(tally.notes),
         network=None if tally.network is None else stored_record(tally.network),

@@ -44,7 +44,10 @@ def load_state_dict(
 
 def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:
     """The object that was saved: tensors and the plain Python values around them. Raises FormatError."""
-    compressed = CompressedFile.open(file)
+    return _restored(CompressedFile.open(file), jobs, progress)
+
+
+def _restored(compressed: CompressedFile, jobs: int | None, progress: Progress) -> Any:
     tensors = load_named(compressed, compressed.names, jobs, progress)
     nest = compressed.index.info.nest
     return tensors if nest is None else unpack_nest(nest, tensors)
@@ -61,7 +64,8 @@ def decompress(
 ) -> tuple[str, ...]:
     """Write an ordinary checkpoint: the saved object as .pt, or its tensors by name as .safetensors.
 
-    A .safetensors file holds no plain values, and a copy of each tied tensor: returns a line on what it lacks. `slim`
+    A .safetensors file holds no plain values, and a copy of each tied tensor; a .pt file no texts of the header of a
+    safetensors source: returns a line on what is lacking. `slim`
     writes the network without its dead neurons, see `slimming`. Raises FormatError, OutputError; NetworkError where
     a file to be slimmed does not name its network.
     """
@@ -73,14 +77,16 @@ def decompress(
         from hmcompress.slimming import write_slim  # here: only a slim network needs modules that run
 
         return write_slim(file, output, force, progress)
+    compressed = CompressedFile.open(file)
     if suffix == SAFETENSORS_SUFFIX:
-        compressed = CompressedFile.open(file)
         with atomic_write(output, force) as target:
             _write_plain(compressed, target, jobs, progress)
         return tuple(_lacking(compressed))
-    restored = load_checkpoint(file, jobs=jobs, progress=progress)
+    restored = _restored(compressed, jobs, progress)
     with atomic_write(output, force) as target:
         _save(restored, target)
+    if compressed.index.info.metadata:
+        return ("the texts of the source's header are not in a .pt file: write .safetensors to have them",)
     return ()
 
 
@@ -148,7 +154,7 @@ def _holds_values(node: Any) -> bool:
 
 def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:
     """Write each tensor as it is decoded, and the views of it as copies."""
-    writer = PlainWriter(target, compressed.geometry())
+    writer = PlainWriter(target, compressed.geometry(), compressed.index.info.metadata)
     sharing: dict[str, list[str]] = {}
     for name, view in compressed.index.info.views.items():
         sharing.setdefault(view.base, []).append(name)

@@ -24,13 +24,14 @@ _TOLD = 2  # notes in a message; those on single values, which say more, come la
 
 @dataclass(frozen=True)
 class Opened:
-    """What a reader of one format hands over: named tensors in order, skeleton, notes, the files it read."""
+    """What a reader of one format hands over: named tensors in order, skeleton, notes, the files it read, metadata."""
 
     kind: str
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
     nest: Any | None = None
     notes: Notes = field(default_factory=Notes)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def opened_object(kind: str, obj: Any, pickle_bytes: int, path: Path, notes: Notes | None = None) -> Opened:
@@ -69,6 +70,7 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
         ties=dict(ties),
         nest=opened.nest,
         left_behind=opened.notes.lines(),
+        metadata=opened.metadata,
     )
 
 

@@ -39,6 +39,7 @@ class Checkpoint:
 
     `names` lists every tensor in source order; each is either in `entries` or in `ties`.
     `nest` is the JSON-able skeleton of the saved object (see `unpack_nest`), None for a flat dict of tensors.
+    `metadata` holds the texts in the header of a safetensors file, without the usual `format: pt`.
     `left_behind` has one line for each thing that is not carried, or carried in another form.
     `digest` is "sha256:" and the hash of the source's bytes; for a folder, of each file's name, size and bytes in turn.
     """
@@ -52,3 +53,4 @@ class Checkpoint:
     ties: dict[str, Tie]
     nest: Any | None
     left_behind: tuple[str, ...]
+    metadata: dict[str, str] = field(default_factory=dict)

@@ -40,11 +40,11 @@ def open_safetensors(path: Path) -> Opened:
             raise SourceError("truncated: its header reaches beyond the end of the file; copy or download it again")
         header = _parse(file.read(length))
     notes = Notes()
-    _read_metadata(header.pop("__metadata__", {}), notes)
+    metadata = _metadata(header.pop("__metadata__", {}), notes)
     tensors = _tensors(header, path, 8 + length, size, notes)
     if not tensors:
         raise SourceError("holds no tensors: nothing to compress")
-    return Opened("safetensors", tensors, (path,), None, notes)
+    return Opened("safetensors", tensors, (path,), None, notes, metadata)
 
 
 def _parse(text: bytes) -> dict[str, Any]:
@@ -64,15 +64,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _read_metadata(metadata: Any, notes: Notes) -> None:
+def _metadata(metadata: Any, notes: Notes) -> dict[str, str]:
+    """The texts of the header but for `format: pt`, which every such file has. Raises SourceError."""
     if not isinstance(metadata, dict):
         raise SourceError("damaged: its safetensors metadata is no table")
     if metadata.get("format") == "hmcompress":
         raise SourceError("is compressed by hmcompress already; restore it with `hmcompress decompress FILE -o OUT`")
-    extra = [key for key in metadata if key != "format"]
-    if extra:
-        shown = one_line(", ".join(map(str, extra[:5])) + (", ..." if len(extra) > 5 else ""))
-        notes.add("__metadata__", f"entries of the safetensors header ({shown})")
+    texts = {key: text for key, text in metadata.items() if isinstance(text, str) and is_unicode(key + text)}
+    if odd := [key for key in metadata if key not in texts]:
+        shown = one_line(", ".join(odd[:5]) + (", ..." if len(odd) > 5 else ""))
+        notes.add("__metadata__", f"entries of the safetensors header that are no texts ({shown})")
+    return {key: text for key, text in texts.items() if (key, text) != ("format", "pt")}
 
 
 def _tensors(header: dict[str, Any], path: Path, start: int, size: int, notes: Notes) -> dict[str, LazyTensor]:

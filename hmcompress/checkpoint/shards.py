@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def open_index(path: Path, open_file: OpenFile) -> Opened:
         if not shard.is_file():
             raise SourceError(f"shard {one_line(shard.name)} of {one_line(path.name)} is missing; download it too")
     opened = _joined(shards, open_file, weight_map)
-    return Opened(opened.kind, opened.tensors, (path, *opened.files), opened.nest, opened.notes)
+    return replace(opened, files=(path, *opened.files))
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -120,12 +121,15 @@ def _weight_map(path: Path) -> dict[str, str]:
 def _joined(shards: list[Path], open_file: OpenFile, weight_map: dict[str, str]) -> Opened:
     """All shards as one flat dict; where there is an index, it gives the order and each tensor's file."""
     tensors: dict[str, LazyTensor] = {}
+    metadata: dict[str, str] = {}
     notes, kinds = Notes(), []
     for shard in shards:
         opened = _open_one(shard, open_file)
         kinds.append(opened.kind)
         for line in opened.notes.lines():
             notes.add(one_line(shard.name), line)
+        if any(metadata.setdefault(key, text) != text for key, text in opened.metadata.items()):
+            notes.add(one_line(shard.name), "entries of its safetensors header that differ from the first shard's")
         if opened.nest is not None:
             notes.add(one_line(shard.name), "plain values and nesting beside the tensors")
         for name, tensor in opened.tensors.items():
@@ -136,4 +140,5 @@ def _joined(shards: list[Path], open_file: OpenFile, weight_map: dict[str, str])
         name, shard_name = one_line(missing[0]), one_line(weight_map[missing[0]])
         raise SourceError(f"tensor '{name}' is in the index, but not in shard {shard_name}")
     ordered = {name: tensors[name] for name in [*weight_map, *tensors]}
-    return Opened(f"{len(shards)} shards ({', '.join(dict.fromkeys(kinds))})", ordered, tuple(shards), None, notes)
+    kind = f"{len(shards)} shards ({', '.join(dict.fromkeys(kinds))})"
+    return Opened(kind, ordered, tuple(shards), None, notes, metadata)

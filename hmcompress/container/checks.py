@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from hmcompress.container.header import is_unicode
 from hmcompress.errors import FormatError
 
 LARGEST = 1 << 62
@@ -42,6 +43,12 @@ class Document:
         if not all(isinstance(value, str) for value in values):
             damaged(repr(key))
         return values
+
+    def texts(self) -> dict[str, str]:
+        """The object itself, all of whose values are texts."""
+        if not all(isinstance(value, str) and is_unicode(key + value) for key, value in self.data.items()):
+            damaged("'metadata'")
+        return self.data
 
     def column(self, key: str, count: int) -> list[Any]:
         """A value for each of `count` rows; a single value stands for all of them."""

@@ -55,6 +55,7 @@ def index_to_json(index: Index) -> dict[str, Any]:
         "notes": list(info.notes),
         "network": network_out(info.network, [row.name for row in index.layers]),
         "nest": info.nest,
+        "metadata": info.metadata,
     }
     return {key: value for key, value in document.items() if value not in ([], {}, None)}
 

@@ -117,6 +117,7 @@ def _info(doc: Document, names: Sequence[str], views: dict[str, View], network: 
         left_behind=tuple(doc.strings("left_behind")),
         notes=tuple(doc.strings("notes")),
         network=network,
+        metadata=doc.document("metadata").texts(),
     )
 
 

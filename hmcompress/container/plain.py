@@ -24,17 +24,23 @@ _CODES = SAFETENSORS | {
 
 
 class PlainWriter:
-    """Writes the header of `geometry`, name -> (dtype, shape), at once, and each tensor when it comes.
+    """Writes the header of `geometry`, name -> (dtype, shape), and `metadata` at once, and each tensor when it comes.
 
     Raises OutputError where safetensors has no such type or name.
     """
 
-    def __init__(self, file: BinaryIO, geometry: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        geometry: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         entries = {n: (dtype, shape, elements(shape) * dtype.itemsize) for n, (dtype, shape) in geometry.items()}
         for name, (dtype, _, _) in entries.items():
             _check(name, dtype)
         begin = place(entries)
-        text = '{"__metadata__":{"format":"pt"}' + "".join(
+        texts = json.dumps({"format": "pt", **(metadata or {})}, separators=(",", ":"))
+        text = f'{{"__metadata__":{texts}' + "".join(
             f",{json.dumps(name)}:{entry_json(_CODES[dtype], shape, begin[name], nbytes)}"
             for name, (dtype, shape, nbytes) in entries.items()
         )

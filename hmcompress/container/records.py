@@ -77,7 +77,10 @@ class PackedTensor:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a file says beside its layers. Everything but `names` and `views` is plain JSON."""
+    """What a file says beside its layers. Everything but `names` and `views` is plain JSON.
+
+    `metadata`: the texts in the header of the safetensors file that was compressed.
+    """
 
     names: tuple[str, ...]
     views: dict[str, View] = field(default_factory=dict)
@@ -87,3 +90,4 @@ class FileInfo:
     left_behind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     network: Any = None
+    metadata: dict[str, str] = field(default_factory=dict)

@@ -153,3 +153,12 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path, kind):
     total, growth = map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
     assert total == 200_000_000
     assert growth < 60_000_000
+
+
+def test_the_texts_of_shards_are_joined_and_those_that_differ_are_told(tmp_path):
+    for number, texts in enumerate(({"a": "1", "b": "2"}, {"a": "1", "b": "3"}), 1):
+        file = tmp_path / f"model-{number:05}-of-00002.safetensors"
+        save_file({f"w{number}": torch.ones(2)}, file, metadata=texts)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.metadata == {"a": "1", "b": "2"}
+    assert len(checkpoint.left_behind) == 1 and "differ from the first shard" in checkpoint.left_behind[0]

@@ -4,10 +4,14 @@ import io
 
 import pytest
 import torch
-from safetensors.torch import load
+from container_files import write
+from safetensors import safe_open
+from safetensors.torch import load, save_file
 
+import hmcompress
+from hmcompress.container import CompressedFile
 from hmcompress.container.plain import PlainWriter
-from hmcompress.errors import OutputError
+from hmcompress.errors import FormatError, OutputError
 
 TYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn,
@@ -41,3 +45,20 @@ def test_every_type_and_shape_is_read_by_the_library():
 def test_what_safetensors_cannot_hold_is_one_line(name, dtype):
     with pytest.raises(OutputError, match=r"write a \.pt file"):
         PlainWriter(io.BytesIO(), {name: (dtype, (2,))})
+
+
+def test_texts_of_a_safetensors_header_come_back(tmp_path):
+    texts = {"format": "np", "author": "Jos\u00e9", "step": "3"}
+    save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", metadata=texts)
+    hmcompress.compress(tmp_path / "m.safetensors", tmp_path / "c")
+    assert hmcompress.decompress(tmp_path / "c", tmp_path / "out.safetensors") == ()
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert file.metadata() == texts
+    assert "not in a .pt file" in hmcompress.decompress(tmp_path / "c", tmp_path / "out.pt")[0]
+
+
+@pytest.mark.parametrize("texts", [{"a": 1}, ["a"], "a", {"a": "\ud800"}])
+def test_texts_that_no_writer_wrote_are_refused(tmp_path, texts):
+    write(tmp_path / "f", {"w": torch.ones(2)}, metadata=texts)
+    with pytest.raises(FormatError, match="makes no sense"):
+        CompressedFile.open(tmp_path / "f")
