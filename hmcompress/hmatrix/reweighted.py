@@ -48,8 +48,8 @@ def reweighted_triplets(a: Array, rank: int) -> Reweighted:
     return Reweighted(spectrum, 1 / columns)
 
 
-def best_reweighted_leaf(a: Array, plain_price: float) -> Leaf | None:
-    """The reweighted leaf of a (m, n), in steps, that beats `plain_price` clearly, or None."""
+def best_reweighted_leaf(a: Array, plain_price: float) -> tuple[Leaf, float] | None:
+    """The reweighted leaf of a (m, n), in steps, that beats `plain_price` clearly, and its price, or None."""
     if min(a.shape) < _EDGE:
         return None
     best, best_price = None, _WORTH * plain_price
@@ -57,7 +57,7 @@ def best_reweighted_leaf(a: Array, plain_price: float) -> Leaf | None:
         total = _price(a, reweighted_triplets(a, rank).spectrum)
         if total < best_price:
             best, best_price = Leaf(rank, True, _COARSE, 0, True), total
-    return best
+    return None if best is None else (best, best_price)
 
 
 def _price(a: Array, s: Spectrum) -> float:
