@@ -10,10 +10,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmcompress.container import CompressedFile, atomic_write
 from hmcompress.network.modules import OperatorNetwork
+from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.load import Loaded, load
 from hmcompress.nn.slim import Sizes
 from hmcompress.progress import Progress, silent
@@ -61,7 +62,13 @@ def layer_sizes(loaded: Loaded) -> LayerSizes:
     after = [list(sizes.after) for sizes in loaded.sizes]
     if isinstance(loaded.module, OperatorNetwork):
         return dict(zip(("branch", "trunk"), after, strict=True))
-    return after[0] if after else []
+    return after[0] if after else [size for layer in _only(loaded.module) for size in layer]
+
+
+def _only(module: nn.Module) -> Iterator[tuple[int, int]]:
+    """Inputs and outputs of the layer of a network of one layer, which is no chain."""
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | HLinear | LowRankLinear)]
+    return ((layer.in_features, layer.out_features) for layer in layers[:1])
 
 
 def _constants(file: str | os.PathLike) -> dict[str, Tensor]:

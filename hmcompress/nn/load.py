@@ -83,7 +83,10 @@ def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
     """The network that the settings describe, without memory for the coded layers."""
     settings = Settings.from_json(compressed.index.info.settings)
     if not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
-        raise NetworkError(f"{compressed.path} does not say which network it holds: give the module to load_model")
+        raise NetworkError(
+            f"{compressed.path} does not say which network it holds: compress with network: mlp, deeponet or linear in "
+            "the settings, or give the module to load_model"
+        )
     network = _skeleton(compressed, settings)
     dtype = compressed.index.dtypes[network.layers[0].weight]
     return network.kind, network.module.to(dtype).requires_grad_(True), network.places
@@ -149,6 +152,8 @@ class _Filler:
             linear = self.module.get_submodule(path)
             assert isinstance(linear, nn.Linear)
             running = form.module.to(device_of(linear)).train(linear.training)
+            for name, p in running.named_parameters():
+                p.requires_grad_((linear.bias if name == "bias" else linear.weight).requires_grad)
             if linear.bias is not None and len(row.tensors) == 1:
                 running.bias = linear.bias  # the file has it by itself
             self._replace(path, running)
@@ -166,13 +171,15 @@ class _Filler:
         return None if linear is None else self._forms.fastest(row, linear.weight.dtype)
 
     def _linear(self, row: LayerRow) -> nn.Linear | None:
-        """The module's nn.Linear whose weight a layer is; None where there is none or the weight is shared."""
+        """The module's nn.Linear whose weight a layer is; None where there is none, or it is shared, or has hooks."""
         place = self._places.get(row.name, "")
         if not place.endswith("weight") or any(name in self._sharing for name in row.tensors):
             return None
         path = place.removesuffix("weight").removesuffix(".")
         linear = self.module.get_submodule(path)
-        return linear if type(linear) is nn.Linear and not _is_shared(self.module, linear) else None
+        if type(linear) is not nn.Linear or _has_hooks(linear) or _is_shared(self.module, linear):
+            return None
+        return linear
 
     def _fill_dense(self, tensors: dict[str, Tensor]) -> None:
         assigned: dict[int, nn.Parameter] = {}
@@ -203,3 +210,7 @@ def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.
 def _is_shared(module: nn.Module, linear: nn.Linear) -> bool:
     named = [p for owner in module.modules() for p in owner.parameters(recurse=False)]
     return sum(p is linear.weight for p in named) > 1
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -124,6 +124,34 @@ def test_a_linear_operator_is_built_without_a_dense_weight(tmp_path, structured_
     assert resident_bytes(module) < 512 * 512 * 4 / 3
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-3), (torch.bfloat16, 0.1), (torch.float16, 1e-2)])
+def test_the_module_keeps_its_own_dtype(compressed, structured_is_fast, device, dtype, close):
+    file, original = compressed
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    module = hmcompress.load_model(file, Surrogate().to(device, dtype))
+    assert isinstance(module.operator, HLinear)
+    assert {p.dtype for p in module.parameters()} == {dtype} and not any(p.is_meta for p in module.parameters())
+    assert relative(module(x.to(dtype)), original(x)) < close
+
+
+def test_what_was_frozen_stays_frozen(compressed, structured_is_fast):
+    module = Surrogate()
+    module.operator.weight.requires_grad_(False)
+    operator = hmcompress.load_model(compressed[0], module).operator
+    assert isinstance(operator, HLinear)
+    assert [name for name, p in operator.named_parameters() if p.requires_grad] == ["bias"]
+    frozen = hmcompress.load_model(compressed[0], Surrogate().requires_grad_(False))
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_layer_with_hooks_stays_what_they_hang_on(compressed, structured_is_fast):
+    module, seen = Surrogate(), []
+    module.operator.register_forward_hook(lambda layer, args, out: seen.append(type(layer)))
+    hmcompress.load_model(compressed[0], module)(torch.randn(2, 8))
+    assert seen == [nn.Linear]
+
+
 def test_a_loaded_model_trains(compressed, structured_is_fast):
     module = hmcompress.load_model(compressed[0], Surrogate())
     before = copy.deepcopy(module.state_dict())

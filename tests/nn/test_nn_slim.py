@@ -133,6 +133,14 @@ def test_decompress_slim_writes_safetensors_with_the_sizes_as_metadata(tmp_path)
         assert saved.get_tensor("2.weight").shape == (15, 15)
 
 
+def test_a_linear_network_has_sizes_too(tmp_path):
+    torch.save({"weight": torch.randn(20, 40)}, tmp_path / "linear.pt")
+    file = tmp_path / "linear.hmc.safetensors"
+    hmcompress.compress(tmp_path / "linear.pt", file, tol=1e-2, network={"linear": {}})
+    hmcompress.decompress(file, tmp_path / "small.pt", slim=True)
+    assert torch.load(tmp_path / "small.pt", weights_only=True)["layer_sizes"] == [40, 20]
+
+
 def test_slim_needs_a_file_that_names_its_network(tmp_path, capsys):
     file, _ = surrogate_file(tmp_path)
     assert cli.run(["decompress", str(file), "--slim", "-o", str(tmp_path / "small.pt")]) == 2
