@@ -15,6 +15,7 @@ from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.error import Reference
+from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
@@ -122,6 +123,9 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
             slim=settings.slim == "prefer",
         )
     found = [t for t in (trial, joint) if t is not None]
+    if not found:
+        exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
+        found = [] if exact is None else [exact]
     if not found:
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
     return min(found, key=lambda t: t.cost)

@@ -14,8 +14,11 @@ _NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer 
 _SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
-_LIMIT = 0.998  # of the tolerance: held-out points are a sample too
+LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
+_FIRMER = (1e-6, 1e-4)  # ridges and floors tried where the first ones do not lead to the tolerance
+_WILD = 2.0  # times the tolerance
+_WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
 START = 0.15  # water level over tolerance
@@ -93,7 +96,7 @@ class Search:
 
     def holding(self) -> list[Trial]:
         """The trials that hold, smallest first."""
-        return sorted((t for t in self.trials.values() if t.error <= _LIMIT * self._tol), key=lambda t: t.cost)
+        return sorted((t for t in self.trials.values() if t.error <= LIMIT * self._tol), key=lambda t: t.cost)
 
     def leading(self) -> Trial:
         """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
@@ -115,6 +118,8 @@ class Search:
                 break
             after = self.trial(replace(trial.knobs, delta=trial.knobs.delta * math.exp(gap * power)))
             moved = (self._gap(trial) - self._gap(after)) / gap
+            if gap < 0 and after.error > _WORSE * trial.error:  # finer steps do not help
+                break
             power = power * min(max(1 / max(moved, 0.3), 0.5), 2.0) if moved > 0 else power / 2
             trial = after
         return trial
@@ -203,6 +208,10 @@ def search(
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     others = _other_forms(found, start, structured, factored)
     trial = found.settle(start, passes=3 if others else 8)
+    for ridge in () if kernel or others else _FIRMER:  # without, the weights of some networks grow without bound
+        if trial.error > _WILD * tol:
+            firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
+            trial = min(trial, firmer, key=lambda t: t.score(tol))
     best = min(others, key=lambda other: other.score(tol), default=trial)
     if trial.score(tol) < 1.5 * best.score(tol):
         ladders = KERNEL_LADDERS if kernel else LADDERS
