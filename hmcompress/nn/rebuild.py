@@ -26,11 +26,12 @@ from hmcompress.nn.linear import HLinear, LowRankLinear
 
 Array = np.ndarray
 _SPREAD = 0.25  # share of the budget that the sketches together may miss
-_NEAR = 1.5  # times the fewest numbers that a hierarchy of fewer levels may have
+_NEAR = 1.5  # times the fewest numbers that a hierarchy of fewer levels may have,
+_FEW = 0.15  # or this share of the dense ones: for one vector each level costs more than its numbers
 _CUTS = 3
 _LARGE = 16  # ranks from which levels are multiplied by themselves
 _LANES = 8  # by which such ranks grow: a processor multiplies as many at once, and 34 take the time of 40
-_PAIR = 0.25  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
+_PAIR = 0.4  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
 _WORTH_IT = 0.6  # a form with more numbers than this share of the dense ones is no gain
 
 
@@ -96,7 +97,7 @@ def low_rank(stored: Ordered, tol: float, dtype: torch.dtype, limit: int) -> For
     m, n = matrix.shape
     whole = matrix.whole()
     energy = matrix.energy(whole)
-    found = factor(matrix, whole, _SPREAD * tol**2 * energy, limit)
+    found = factor(matrix, whole, _SPREAD * tol**2 * energy, 2 * limit)  # a sketch that misses little is wider
     if found is None or energy == 0:
         return None
     tails = found.tails()
@@ -218,7 +219,8 @@ def _cuts(grid: Grid, levels: list[Level], budget: float) -> list[tuple[Grid, li
     cuts = [grid.merged(k) for k in range(1, grid.levels + 1)]
     options = [(cut, _ranks(levels[: cut.levels], budget)) for cut in cuts if cut.is_tight]
     numbers = [cut.numbers(ranks) for cut, ranks in options]
-    most = min(_NEAR * min(numbers), _WORTH_IT * math.prod(grid.shape))
+    dense = math.prod(grid.shape)
+    most = min(max(_NEAR * min(numbers), _FEW * dense), _WORTH_IT * dense)
     order = [k for k in np.argsort(numbers, kind="stable") if numbers[k] <= most]
     return [options[k] for k in order[:_CUTS]]
 

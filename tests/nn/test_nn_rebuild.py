@@ -14,6 +14,7 @@ from hmcompress.hmatrix.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.blocks import Gathered, TreeMatrix
 from hmcompress.nn.factors import factor
+from hmcompress.nn.levels import LevelHLinear
 from hmcompress.nn.linear import HLinear
 from hmcompress.nn.rebuild import Ordered, from_dense, hierarchical, low_rank, ordered, running_forms
 
@@ -181,6 +182,29 @@ def test_a_matrix_of_low_rank_comes_as_a_pair():
     w = torch.randn(300, 5) @ torch.randn(5, 400)
     pair = low_rank(from_dense(w), 1e-4, torch.float32, 50)
     assert pair.module.rank == 5 and relative(pair.module.weight, w) < 1e-4
+
+
+def test_a_pair_is_found_though_noise_is_not_of_low_rank():
+    """The sketch that tells noise below the tolerance from factors is far wider than these."""
+    x = torch.arange(1, 257) / 257
+    w = torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
+    noise = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    pair = low_rank(from_dense(w / w.norm() * 256 + 8e-3 * noise), 1e-2, torch.float32, 60)
+    assert pair is not None and pair.module.rank < 25 and pair.error <= 1e-2
+
+
+def test_few_levels_are_tried_where_all_forms_are_small():
+    """For one vector each level costs more than its numbers."""
+    w = torch.arange(1024)[:, None].minimum(torch.arange(1024)).float()
+    forms = [form.module for form in hierarchical(from_dense(w), 1e-3, torch.float32)]
+    assert [len(module.ranks) for module in forms] == [5, 4, 3]
+
+
+def test_hierarchies_of_large_ranks_go_level_by_level():
+    random = torch.Generator().manual_seed(0)
+    w = torch.randn(512, 20, generator=random) @ torch.randn(20, 512, generator=random)
+    assert isinstance(hierarchical(from_dense(w), 1e-4, torch.float32)[0].module, LevelHLinear)
+    assert not isinstance(hierarchical(from_dense(kernel(512)), 1e-4, torch.float32)[0].module, LevelHLinear)
 
 
 def test_a_zero_matrix_has_no_form():
