@@ -42,7 +42,7 @@ def candidates(
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, _ in found), default=np.inf)
     worth = [candidate for price, candidate in found if price <= _limit(best, values.size)]
-    if not worth or values.size <= _FEW:
+    if not worth or values.size <= _FEW or structure.repeats:
         worth.append(plain)
     return list(dict.fromkeys(worth))
 

@@ -101,15 +101,24 @@ def _read_values(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 def _multiples(w: Tensor, effort: str) -> bytes | None:
     if w.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
+    lines = tuple(_prefixes(line) for line in (w[0], w[:, 0]))  # no copy of the whole for a look
     for transposed, group in _groupings(w.shape):
-        first = w[:, :1] if transposed else w[:1]  # no copy of the whole for a look
-        if _steps(_grouped(first, transposed, group)[:1]) is None:
+        if not lines[transposed].get(group, False):
             continue
         grouped = _grouped(w, transposed, group)
         steps = _steps(grouped)
         if steps is not None:
             return _write_multiples(w, grouped, steps, transposed, group, effort)
     return None
+
+
+def _prefixes(line: Tensor) -> dict[int, bool]:
+    """Whether the first entries of a row (n,), as many as share a step, are multiples of one."""
+    x, short = line.double().numpy()[None], [group for group in _GROUPS if 0 < group < line.numel()]
+    padded = np.zeros((len(short), max(short, default=0)))  # zero is a multiple of any step
+    for row, group in zip(padded, short, strict=True):
+        row[:group] = x[0, :group]
+    return {0: bool(_multiples_of(x)[2][0])} | dict(zip(short, _multiples_of(padded)[2].tolist(), strict=True))
 
 
 def _groupings(shape: torch.Size) -> Iterator[tuple[bool, int]]:
@@ -126,21 +135,25 @@ def _grouped(w: Tensor, transposed: bool, group: int) -> Tensor:
 
 def _steps(rows: Tensor) -> Array | None:
     """The step of each row, float32, if every row is whole multiples of one in its own dtype; else None."""
-    x = rows.double().numpy()
+    k, steps, found = _multiples_of(rows.double().numpy())
+    return _settle(rows, k, steps.astype(np.float32)) if found.all() else None
+
+
+def _multiples_of(x: Array) -> tuple[Array, Array, Array]:
+    """For the rows of x (m, n): multiples (m, n), steps (m,), and whether the row is these multiples of its step."""
     ordered = np.sort(np.abs(x), axis=1)
     gaps = np.diff(ordered, axis=1, prepend=0)
     tiny = 1e-4 * ordered[:, -1:]
     smallest = np.where(gaps > tiny, gaps, np.inf).min(axis=1, initial=np.inf)
     steps = np.where(np.isfinite(smallest), smallest, 1.0)
+    found = np.ones(len(x), bool)
     for _ in range(2):  # the least-squares step for the multiples that the last one gives
         k = np.rint(x / steps[:, None])
-        if np.abs(k).max(initial=0) > _LARGEST:
-            return None
+        found &= np.abs(k).max(axis=1, initial=0) <= _LARGEST
         power = (k * k).sum(1)
         steps = np.where(power > 0, (x * k).sum(1) / np.maximum(power, 1), 1.0)
-    if np.max(np.abs(x - k * steps[:, None]) - 1e-2 * steps[:, None]) > 0:
-        return None
-    return _settle(rows, k, steps.astype(np.float32))
+    found &= np.max(np.abs(x - k * steps[:, None]) - 1e-2 * steps[:, None], axis=1, initial=-np.inf) <= 0
+    return k, steps, found
 
 
 def _settle(rows: Tensor, k: Array, steps: Array) -> Array | None:

@@ -20,8 +20,7 @@ _CAREFUL = 1 << 13  # entries from which scales are chosen by real tables
 _FLOOR, _TINY = 2.0**-16, 1e-18
 _LARGE = 1 << 13  # entries from which joint scales are priced in a search
 _WORTH = 0.9995  # of the bits under one scale: what row or column scales must promise
-_NEAR = 0.03  # of the bits under one scale: scales that far from the best ones' estimate are not priced
-_LEAST = 1e-300
+_LEAST = 1e-30
 _LOWEST = -200  # the scale of an empty row or column
 
 
@@ -55,11 +54,10 @@ def fit_scales(x: Array, alone: bool = False) -> Scales:
     plain, *bits = (_class_bits(s, x.shape) for s in (flat, *trials))
     if min(bits) > _WORTH * plain:
         return flat
+    if alone or x.size > _CAREFUL:  # estimates are for Gaussian entries, and may be far off for others
+        return min([flat, *trials], key=lambda s: _price(s, x))
     estimates = [own + _sides_bits(s) for own, s in zip(bits, trials, strict=True)]
-    if not alone and x.size <= _CAREFUL:
-        return [flat, *trials][int(np.argmin([plain, *estimates]))]
-    near = [s for s, total in zip(trials, estimates, strict=True) if total <= min(estimates) + _NEAR * plain]
-    return min([flat, *near], key=lambda s: _price(s, x))
+    return [flat, *trials][int(np.argmin([plain, *estimates]))]
 
 
 def _price(scales: Scales, x: Array) -> float:
