@@ -40,11 +40,16 @@ def candidates(
     leaves = whole_leaves(values / values.dtype.type(step), structure.may_be_smooth()) if values.size <= _WHOLE else []
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
-    best = min((price for price, _ in found), default=np.inf)
+    best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
     worth = [candidate for price, candidate in found if price <= _limit(best, values.size)]
     if not worth or values.size <= _FEW or structure.repeats:
         worth.append(plain)
     return list(dict.fromkeys(worth))
+
+
+def _is_reweighted(candidate: Candidate) -> bool:
+    """Whether the price is for one scale an entry, and no measure for the others."""
+    return isinstance(candidate.plan, Leaf) and candidate.plan.reweighted
 
 
 def _limit(best: float, size: int) -> float:
