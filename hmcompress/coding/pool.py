@@ -9,9 +9,10 @@ import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress
+from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
+from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
-from hmcompress.coding.streams import decode_ints, encode_below, encode_ints, encode_noise
+from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
 CLASSES_PER_OCTAVE = 4
@@ -20,11 +21,8 @@ MAX_CLASS = 160
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
-_FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
 _SHAPE_BITS = 512.0  # four times what a shape takes to store: divergences are judged coarsely
 _HIGH_RATE = 4  # the class from which integers spread over so many values that their shape shows
-_FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
-_SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
@@ -59,24 +57,10 @@ def encode_pool(
     if effort == "fast":
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
-    for kind, rows in _orders(q, width):
-        general = _general(rows, len(best))
+    for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
+        general = smallest_general(rows, len(best), effort == "max")
         best = best if general is None else min(best, bytes([kind]) + general, key=len)
     return best
-
-
-def general_promises(q: np.ndarray, size: int) -> bool:
-    """Whether a general coder may store the integers of a matrix (m, n), few ones, in less than `size` bytes."""
-    return any(_general(rows, size) is not None for _, rows in _orders(q, q.shape[1]))
-
-
-def _general(rows: np.ndarray, size: int) -> bytes | None:
-    """Rows one after the other by general coders; None where these are unlikely to stay below `size` bytes."""
-    if rows.size <= _FEWEST or size * _SPARSE < rows.size:
-        return encode_ints(rows, "max")
-    if rows.size <= _FEW:
-        return encode_below(rows, size)
-    return encode_ints(rows, "max") if _repeats(rows, size) else None
 
 
 def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
@@ -87,17 +71,6 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     shapes = _candidate_shapes(q, e, x, groups)
     best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
-
-
-def _orders(q: np.ndarray, width: int | None) -> list[tuple[int, np.ndarray]]:
-    return [] if width is None else [(BY_ROWS, q.reshape(-1, width)), (BY_COLUMNS, q.reshape(-1, width).T)]
-
-
-def _repeats(rows: np.ndarray, size: int) -> bool:
-    """Whether a quick dictionary coder stays below `size` bytes for all rows, judged by the first of them."""
-    part = rows[: max(1, _SAMPLE // rows.shape[1])]
-    narrow = part.astype(np.int16 if max(part.max(), -part.min()) < 1 << 15 else part.dtype)
-    return len(zstd_compress(narrow.tobytes(), 1)) * rows.size < size * part.size
 
 
 def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None) -> np.ndarray:
@@ -155,7 +128,7 @@ def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
 def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
     """The shape of the values themselves and, where their bytes may matter, built-in ones."""
     own = _own_shape(q, e, x)
-    shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= _FEW else [own]
+    shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= FEW else [own]
     support = _support(q, groups)
     return [_with_support(shape, support) for shape in shapes]
 
@@ -163,7 +136,7 @@ def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups
 def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     """All built-in shapes; of many integers of a high rate, whose bits divergences tell, the nearest if it is near."""
     found = built_in_shapes(own)
-    if sum(size for e, _, size in groups if e >= _HIGH_RATE) < max(_FEWEST, 0.9 * count):
+    if sum(size for e, _, size in groups if e >= _HIGH_RATE) < max(FEWEST, 0.9 * count):
         return found
     nearest = min(found, key=own.divergence)
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []

@@ -17,7 +17,8 @@ from hmcompress.hmatrix.tune import Candidate, Task
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
-_WORSE = ((1 << 15, 1.012), (1 << 12, 1.05))  # the same from so many entries on, of _FINE bits: their prices are right
+# The same from so many entries on, where the best takes _FINE bits an entry: such prices are right.
+_WORSE = {"default": ((1 << 15, 1.012), (1 << 12, 1.05)), "max": ((1 << 16, 1.02),)}
 _FINE = 3.0
 _SLACK = 1 << 14  # bits
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
@@ -37,11 +38,15 @@ def candidates(
     if not (structure.is_global(task.effort) or grid):
         quick = task.effort == "default" and values.size >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
-    leaves = whole_leaves(values / values.dtype.type(step), structure.may_be_smooth()) if values.size <= _WHOLE else []
+    leaves = (
+        whole_leaves(values / values.dtype.type(step), structure.may_be_smooth(task.effort))
+        if values.size <= _WHOLE
+        else []
+    )
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
-    worth = [candidate for price, candidate in found if price <= _limit(best, values.size)]
+    worth = [candidate for price, candidate in found if price <= _limit(best, values.size, task.effort)]
     if not worth or values.size <= _FEW or structure.repeats:
         worth.append(plain)
     return list(dict.fromkeys(worth))
@@ -52,10 +57,10 @@ def _is_reweighted(candidate: Candidate) -> bool:
     return isinstance(candidate.plan, Leaf) and candidate.plan.reweighted
 
 
-def _limit(best: float, size: int) -> float:
+def _limit(best: float, size: int, effort: str) -> float:
     """The price, in bits, above which nothing is coded, where the best one is known."""
     if best > _FINE * size:
-        for least, worse in _WORSE:
+        for least, worse in _WORSE[effort]:
             if size >= least:
                 return worse * best
     return _HOPELESS * best + _SLACK
@@ -107,7 +112,7 @@ def _tree(
     whole: tuple[Leaf, float] | None = None,
 ) -> Priced:
     patience = 2 if task.effort == "max" else 1
-    plan, price = plan_matrix(ordered, step, structure.may_be_smooth(), structure.repeats, patience, whole)
+    plan, price = plan_matrix(ordered, step, structure.may_be_smooth(task.effort), structure.repeats, patience, whole)
     side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
     return price + side, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)
 

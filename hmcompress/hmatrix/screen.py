@@ -54,9 +54,9 @@ class Structure:
         """Whether neighbours resemble each other so much that they may predict each other."""
         return self.smoothness > _PREDICTABLE
 
-    def may_be_smooth(self) -> bool:
+    def may_be_smooth(self, effort: str) -> bool:
         """Whether neighbours resemble each other at all: without that no basis is worth a try."""
-        return self.smoothness > _ROUGH
+        return effort == "max" or self.smoothness > _ROUGH
 
     def is_scaled(self) -> bool:
         """Whether row or column scales promise enough where decoding speed counts too."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.coding.pool import general_promises
+from hmcompress.coding.general import general_promises
 from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
 from hmcompress.hmatrix.blocks import Leaf, Plan
 from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
@@ -152,7 +152,8 @@ def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, ste
     best = _encoded(leaves, candidate, step, task.effort, False)
     # A general coder may find what prices do not see, and needs no scales.
     plain = [encode_leaf(p, step, replace(options, scales=False)) for p in prepared]
-    if any(general_promises(p.q, len(best)) for p in plain[0].parts if isinstance(p, CodedRemainder)):
+    integers = [p.q for p in plain[0].parts if isinstance(p, CodedRemainder)]
+    if task.effort == "max" or any(general_promises(q, len(best)) for q in integers):
         return min(best, _encoded(plain, candidate, step, task.effort), key=len)
     return best
 
