@@ -14,15 +14,22 @@ from hmcompress.errors import OutputError
 _COPY_BLOCK = 1 << 20
 
 
+def place_of(path: str | os.PathLike) -> Path:
+    """Where a file of this name is written: behind a link, which stays (/dev/stdout is one)."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike | None = None) -> Path:
     """Say early, before minutes of work, why `path` cannot be written; raises OutputError."""
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent} is no folder: make it first, or write elsewhere with -o")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path.parent} is not writable: write elsewhere with -o")
+    folder = place_of(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is no folder: make it first, or write elsewhere with -o")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} is not writable: write elsewhere with -o")
     if path.exists() and not path.is_file():  # a rename would replace it, /dev/null too
         raise OutputError(f"{path} is a device or a pipe: name a file with -o")
     if os.path.lexists(path):  # a link to nothing is replaced no more silently than a file
@@ -41,11 +48,12 @@ def atomic_write(path: str | os.PathLike, force: bool = False) -> Iterator[Binar
     behind. Raises OutputError where it cannot be written, or where `path` exists and `force` is not set.
     """
     path = check_output(path, force)
-    with writing(path), _unnamed(path.parent) as file:
+    place = place_of(path)
+    with writing(path), _unnamed(place.parent) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        _publish(file, path, force)
+        _publish(file, place, force)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from hmcompress.coding.buffer import Writer
 from hmcompress.coding.lossless import encode_array
-from hmcompress.container.atomic import atomic_write, check_output, writing
+from hmcompress.container.atomic import atomic_write, check_output, place_of, writing
 from hmcompress.container.dtypes import SAFETENSORS, to_words
 from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, POOL, RESERVED, build_header, is_unicode
 from hmcompress.container.index import Index, index_to_json
@@ -141,7 +141,7 @@ class _Spool:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         # Closed by close(); the writer that owns it is the context manager.
-        self._file = None if path is None else tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(path.parent))  # noqa: SIM115
+        self._file = None if path is None else tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(place_of(path).parent))  # noqa: SIM115
         self._end = 0
 
     def append(self, data: bytes) -> tuple[int, int]:

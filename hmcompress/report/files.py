@@ -29,6 +29,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
+    path = Path(os.path.realpath(path))  # a link stays, /dev/stdout too
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:

@@ -57,6 +57,8 @@ def test_devices_pipes_and_links_are_not_replaced(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(OutputError, match="exists already"):
         write(tmp_path / "link", {})
+    write(tmp_path / "link", {}, force=True)
+    assert (tmp_path / "link").is_symlink() and read(tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])

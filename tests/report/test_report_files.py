@@ -153,6 +153,12 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     os.close(reader)
 
 
+def test_the_file_behind_a_link_is_written(tmp_path):
+    (tmp_path / "link").symlink_to("page.html")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "page.html").read_text() == "text"
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
