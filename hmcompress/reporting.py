@@ -23,6 +23,7 @@ from hmcompress.report.records import (
     ReferenceRecord,
     Report,
 )
+from hmcompress.report.typed import well_typed
 
 
 class Tally:
@@ -110,9 +111,12 @@ def network_from_json(data: Any) -> NetworkRecord | None:
             "layers": tuple(NetworkLayer(**layer) for layer in data.get("layers", ())),
             "derivative_errors": tuple(data.get("derivative_errors", ())),
         }
-        return NetworkRecord(**{key: data[key] for key in data if key in _names(NetworkRecord)} | nested)
+        record = NetworkRecord(**{key: data[key] for key in data if key in _names(NetworkRecord)} | nested)
     except (TypeError, AttributeError, KeyError):
-        raise FormatError("the index's record of the network makes no sense: the file is damaged") from None
+        record = None
+    if record is None or not well_typed(record):
+        raise FormatError("the index's record of the network makes no sense: the file is damaged")
+    return record
 
 
 def _ntk(data: dict[str, Any]) -> NtkRecord:

@@ -7,9 +7,12 @@ import math
 import pytest
 import samples
 
+from hmcompress.errors import FormatError
 from hmcompress.report.json import render_json
 from hmcompress.report.lines import bound_line
 from hmcompress.report.records import LayerRecord, Report
+from hmcompress.report.typed import well_typed
+from hmcompress.reporting import network_from_json
 
 REPORT_KEYS = [
     "schema", "command", "source", "output", "source_bytes", "output_bytes", "ratio", "tol", "norm", "metric",
@@ -121,3 +124,25 @@ def test_passed_follows_every_bound():
 
 def test_json_survives_hostile_names():
     assert document(samples.hostile())["layers"][0]["name"] == samples.HOSTILE
+
+
+def test_the_record_of_a_network_comes_back_from_json():
+    assert well_typed(samples.network().network)
+    data = json.loads(json.dumps(samples.network().network.to_json()))
+    assert network_from_json(data) == samples.network().network
+
+
+@pytest.mark.parametrize("wrong", [None, "1", [], [1.0], {}, True])
+@pytest.mark.parametrize("key", ["tol", "error", "calibration_error", "samples", "seed"])
+def test_a_number_of_a_network_that_is_none_is_refused(key, wrong):
+    data = json.loads(json.dumps(samples.network().network.to_json())) | {key: wrong}
+    with pytest.raises(FormatError, match="makes no sense"):
+        network_from_json(data)
+
+
+@pytest.mark.parametrize("wrong", ["1", [2.0, "x"], {"a": 1}, True])
+@pytest.mark.parametrize("key", ["noisy_error", "derivative_errors", "ntk", "layers", "reference"])
+def test_a_part_of_a_network_of_another_kind_is_refused(key, wrong):
+    data = json.loads(json.dumps(samples.network().network.to_json())) | {key: wrong}
+    with pytest.raises(FormatError, match="makes no sense"):
+        network_from_json(data)
