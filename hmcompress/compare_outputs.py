@@ -56,7 +56,7 @@ def compare_outputs(
     """Compare on the network of the settings. Raises NetworkError, and BoundError where ours cannot hold a bound."""
     check_tolerances(tols)
     tensors = load_tensors(checkpoint)
-    problem = pose(settings, tensors)
+    problem = pose(settings, tensors, checkpoint.path)
     weights = [(layer.weight, layer.bias) for layer in problem.network.layers]
     weights += [(name, None) for name in problem.network.others]
 

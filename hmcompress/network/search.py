@@ -18,6 +18,7 @@ LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
 _FIRMER = (1e-6, 1e-4)  # ridges and floors tried where the first ones do not lead to the tolerance
 _WILD = 2.0  # times the tolerance
+_LEAST_SHARE = 0.1  # of the gap to the tolerance
 _WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
@@ -160,13 +161,16 @@ class Search:
 
     def refine(self) -> None:
         """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""
+        share = 0.6
         for _ in range(12):
             held = self.holding()
-            if held and held[0].error >= _UNUSED * self._tol:
+            if held and (held[0].error >= _UNUSED * self._tol or share < _LEAST_SHARE):
                 return
             base = held[0] if held else min(self.trials.values(), key=lambda t: t.error)
-            factor = 0.6 * self._gap(base) if held else min(self._gap(base), -0.3)
+            factor = share * self._gap(base) if held else min(self._gap(base), -0.3)
             self.trial(replace(base.knobs, delta=base.knobs.delta * math.exp(factor)))
+            if held and self.holding()[0] is held[0]:  # too far: nearer to what holds
+                share /= 2
 
 
 def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
