@@ -47,7 +47,7 @@ def candidates(
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
     worth = [candidate for price, candidate in found if price <= _limit(best, values.size, task.effort)]
-    if not worth or values.size <= _FEW or structure.repeats:
+    if not worth or values.size <= (_WHOLE if structure.repeats else _FEW):
         worth.append(plain)
     return list(dict.fromkeys(worth))
 
