@@ -1,6 +1,7 @@
 """Work on several tensors at once, results in order, with a limit on the bytes that wait."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,20 @@ def in_order(tasks: Iterable[Task], jobs: int | None = None) -> Iterator[Any]:
             yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
     finally:
         torch.set_num_threads(threads)
+
+
+def beside(work: Callable[[], Any]) -> Future[Any]:
+    """The result of `work`, done in a thread that nobody waits for when the program ends early."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _alone(tasks: Iterable[Task]) -> Iterator[Any]:

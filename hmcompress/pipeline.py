@@ -22,6 +22,7 @@ from hmcompress.container.geometry import elements
 from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.layers import select
+from hmcompress.parallel import beside
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
 from hmcompress.reporting import Tally, peak_rss_bytes, read_report, stored_record
@@ -107,12 +108,13 @@ def write_file(
     target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
 ) -> tuple[Tally, int]:
     """Code every tensor and write the file (None: only count); returns what was coded, and the file's bytes."""
+    digest = beside(lambda: checkpoint.digest)
     parts, tally = _coded(checkpoint, settings, progress)
     with FileWriter(target, force=force) as writer:
         for part in parts:
             writer.add(part)
             tally.add(part)
-        return tally, writer.finish(_info(checkpoint, settings, tally))
+        return tally, writer.finish(_info(checkpoint, digest.result(), settings, tally))
 
 
 def _coded(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> tuple[Iterable[Part], Tally]:
@@ -239,7 +241,7 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
     return settings.model_copy(update={"tol": tol})
 
 
-def _info(checkpoint: Checkpoint, settings: Settings, tally: Tally) -> FileInfo:
+def _info(checkpoint: Checkpoint, digest: str, settings: Settings, tally: Tally) -> FileInfo:
     return FileInfo(
         names=checkpoint.names,
         views=views_of(checkpoint),
@@ -247,7 +249,7 @@ def _info(checkpoint: Checkpoint, settings: Settings, tally: Tally) -> FileInfo:
             "name": checkpoint.path.name,
             "kind": checkpoint.kind,
             "bytes": checkpoint.source_bytes,
-            "digest": checkpoint.digest,
+            "digest": digest,
         },
         settings=settings.to_json(),
         nest=checkpoint.nest,

@@ -52,7 +52,7 @@ def _no_tensors(lines: tuple[str, ...]) -> str:
 
 
 def assemble(opened: Opened, path: Path) -> Checkpoint:
-    """The Checkpoint of an opened source; reads every byte once for the digest. Raises SourceError."""
+    """The Checkpoint of an opened source. Raises SourceError."""
     ties, apart = find_ties(opened.tensors)
     for name in apart:
         opened.notes.add(name, "shares memory with another tensor but is no view of it, stored apart")
@@ -64,7 +64,7 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
         path=path,
         kind=opened.kind,
         source_bytes=size,
-        digest=digest_of(opened.files),
+        hash_source=partial(digest_of, opened.files),
         names=tuple(opened.tensors),
         entries={name: _entry(path, name, tensor) for name, tensor in opened.tensors.items() if name not in ties},
         ties=dict(ties),

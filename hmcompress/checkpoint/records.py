@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ class Checkpoint:
     path: Path
     kind: str
     source_bytes: int
-    digest: str
+    hash_source: Callable[[], str]
     names: tuple[str, ...]
     entries: dict[str, TensorEntry]
     ties: dict[str, Tie]
     nest: Any | None
     left_behind: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Reads the whole source when first asked for. Raises OSError."""
+        return self.hash_source()
