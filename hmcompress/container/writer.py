@@ -23,7 +23,7 @@ from hmcompress.container.index import Index, index_to_json
 from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
 from hmcompress.container.squeeze import pack_json
 
-_IN_MEMORY = 16 << 20
+_IN_MEMORY = 64 << 20
 _BLOCK = 1 << 20
 _PACKING_COSTS = 16  # bytes that a coded tensor's shape and dtype take in the index, roughly
 _Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool: begin, length
