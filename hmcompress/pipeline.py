@@ -25,7 +25,7 @@ from hmcompress.layers import select
 from hmcompress.parallel import beside
 from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
-from hmcompress.reporting import Tally, peak_rss_bytes, read_report, stored_record
+from hmcompress.reporting import Tally, mostly_kept, peak_rss_bytes, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped
 from hmcompress.target import tolerance_for_ratio
@@ -81,7 +81,9 @@ def compress(
     """
     start = time.perf_counter()
     settings = _settings(settings, config, options)
-    target = check_output(output or default_output(source), force or dry_run, source)
+    target = Path(output or default_output(source))
+    if not dry_run:
+        check_output(target, force, source)
     checkpoint = _opened(source, settings)
     settings = _with_tolerance(checkpoint, settings, progress)
     tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
@@ -114,6 +116,7 @@ def write_file(
         for part in parts:
             writer.add(part)
             tally.add(part)
+        tally.notes += mostly_kept(tally)
         return tally, writer.finish(_info(checkpoint, digest.result(), settings, tally))
 
 
@@ -216,6 +219,8 @@ def _opened(source: str | os.PathLike, settings: Settings) -> Checkpoint:
 
 def without(checkpoint: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
     """The same checkpoint with some tensors left out; what a remaining tie needs stays."""
+    if checkpoint.names and len(names) == len(checkpoint.names):
+        raise SettingsError(f"drop names every tensor of {checkpoint.path}: nothing is left to compress")
     out = set(names) - {tie.base for name, tie in checkpoint.ties.items() if name not in set(names)}
     nbytes = sum(checkpoint.entries[name].nbytes for name in out if name in checkpoint.entries)
     told = (f"{len(out)} tensor{'s' * (len(out) > 1)}, {nbytes:,} bytes: dropped on request",) if out else ()

@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -25,6 +26,8 @@ from hmcompress.report.records import (
 )
 from hmcompress.report.typed import well_typed
 
+_MUCH = 1 << 16  # bytes that are worth a remark
+
 
 class Tally:
     """Takes in the parts of a file as they are coded, and forgets their bytes."""
@@ -34,6 +37,7 @@ class Tally:
         self.notes = list(notes)
         self.network = network
         self.other = OtherRecord()
+        self.kept_bytes: Counter[str] = Counter()  # stored, of tensors that are no layers, by the start of their names
 
     def add(self, part: EncodedLayer | PackedTensor) -> None:
         """Count one part."""
@@ -46,6 +50,19 @@ class Tally:
         else:
             nbytes = elements(part.shape) * part.dtype.itemsize
             self.other = _plus(self.other, nbytes, len(part.body))
+            self.kept_bytes[part.name.split(".")[0]] += len(part.body)
+
+
+def mostly_kept(tally: Tally) -> tuple[str, ...]:
+    """A line where most of what is stored are no layers: dropping some may save more than any tolerance."""
+    stored = tally.other.stored_bytes + sum(layer.stored_bytes for layer in tally.layers)
+    if tally.other.stored_bytes < max(_MUCH, stored / 2):
+        return ()
+    start, nbytes = tally.kept_bytes.most_common(1)[0]
+    return (
+        f"{tally.other.stored_bytes / stored:.0%} of what is stored are tensors kept lossless, {nbytes:,} bytes of "
+        f"them named {start}...: --drop leaves tensors out, --include makes small matrices layers",
+    )
 
 
 def stored_record(record: NetworkRecord) -> dict[str, Any]:

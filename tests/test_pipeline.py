@@ -166,6 +166,23 @@ def test_drop_leaves_the_optimizer_out_of_tensors_and_nest(checkpoint, source, t
     assert hmcompress.verify(tmp_path / "f", source).passed
 
 
+def test_dropping_everything_is_an_error(source, tmp_path):
+    with pytest.raises(SettingsError, match="every tensor"):
+        hmcompress.compress(source, tmp_path / "f", tol=1e-2, drop=["*"])
+
+
+def test_dry_run_minds_no_output(source, tmp_path):
+    assert hmcompress.compress(source, tmp_path / "no" / "folder" / "f", tol=1e-2, dry_run=True).output_bytes
+
+
+def test_what_lossless_tensors_cost_is_said_where_they_are_most(tmp_path):
+    state = {"layer.weight": torch.randn(64, 64), "optimizer.state.exp_avg": torch.randn(200, 200)}
+    torch.save(state, tmp_path / "m.pt")
+    told = hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True).notes
+    assert [("optimizer..." in line, "--drop" in line) for line in told] == [(True, True)]
+    assert not hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True, drop=["optimizer*"]).notes
+
+
 def test_dropped_base_of_a_kept_tie_stays(source, tmp_path):
     hmcompress.compress(source, tmp_path / "f", tol=1e-2, drop=["*embed.weight"])
     back = hmcompress.load_state_dict(tmp_path / "f", prefix="model_state_dict")
