@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.network.error import evaluate
+from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.modules import Activation, OperatorNetwork, Stack
@@ -81,23 +82,29 @@ def fresh(problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int
             module = stack.layers[k]
             assert isinstance(module, nn.Linear)
             x = small.forward(data.inputs[i])[1]
-            small.layers.append(_random(by_path[f"{prefix}layers.{k}"], module, x, m, generator))
+            read = None if k else leading(x, data.outputs, features_read(stack, widths[i][0]))
+            small.layers.append(_random(by_path[f"{prefix}layers.{k}"], module, x, m, generator, read))
         stacks.append(small)
     shift = getattr(problem.network.module, "bias", None)
     return SmallNetwork(stacks, scale, float(shift) if isinstance(shift, Tensor) else 0.0)
 
 
-def _random(dense: DenseLayer, module: nn.Linear, x: Tensor, m: int, generator: torch.Generator) -> Layer:
-    """Rows whose pre-activations have about unit deviation on inputs x (N, n)."""
+def _random(
+    dense: DenseLayer, module: nn.Linear, x: Tensor, m: int, generator: torch.Generator, read: Tensor | None
+) -> Layer:
+    """Rows whose pre-activations have about unit deviation on inputs x (N, n), of which only those in `read` count."""
     deviation = x.std(0)
-    useful = deviation > _CONSTANT * deviation.max()
+    read = torch.ones_like(deviation, dtype=torch.bool) if read is None else read
+    useful = read & (deviation > _CONSTANT * deviation.max())
     weight = torch.randn(m, x.shape[1], generator=generator).double() / useful.sum().clamp_min(1) ** 0.5
     weight = torch.where(useful, weight / deviation.clamp_min(1e-300), 0.0)
     bias = _BIAS * torch.randn(m, generator=generator).double() - weight @ x.mean(0)
     coded = dense.bias is not None
     offset = module.bias[:m].detach().double() if module.bias is not None and not coded else None
     matrix = torch.cat([weight, bias[:, None]], 1) if coded else weight
-    return Layer(dense, matrix, torch.ones_like(matrix, dtype=torch.bool), offset)
+    live = torch.ones_like(matrix, dtype=torch.bool)
+    live[:, : x.shape[1]] = read
+    return Layer(dense, matrix, live, offset)
 
 
 def widths_of(network: Network, hidden: int) -> Widths:
@@ -114,11 +121,10 @@ def _sizes(full: Sequence[int], hidden: int, operator: bool) -> tuple[int, ...]:
 
 
 def inner_weights(network: Network, hidden: int) -> int:
-    """Weights of a small network of this width, not counting more inputs of a stack than a layer has neurons."""
+    """Weights of a small network of this width, not counting more plain inputs of a stack than a layer has neurons."""
     total = 0
     for sizes, stack in zip(widths_of(network, hidden), stacks_of(network).values(), strict=True):
-        first = stack.layers[0]
-        assert isinstance(first, nn.Linear)
-        inputs = (min(first.in_features, hidden), *sizes[:-1])
+        read = features_read(stack, hidden)
+        inputs = (read if stack.features.frequencies is not None else min(read, hidden), *sizes[:-1])
         total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
     return total

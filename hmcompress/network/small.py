@@ -198,8 +198,10 @@ def _blocks(stack: SmallStack, xs: Sequence[Tensor], g: Tensor, wanted: set[int]
         layer, after = stack.layers[k], slopes[k]
         g = g if after is None else g * after[:, None, :]
         if id(layer) in wanted:
-            outer = (g[:, :, :, None] * layer.extended(xs[k])[:, None, None, :]).reshape(-1, layer.live.numel())
-            yield id(layer), outer[:, layer.live.reshape(-1)]
+            columns = layer.live.any(0)
+            live = layer.live[:, columns].reshape(-1)
+            outer = g[:, :, :, None] * layer.extended(xs[k])[:, None, None, columns]
+            yield id(layer), outer.reshape(len(xs[k]) * g.shape[1], len(live))[:, live]
             wanted = wanted - {id(layer)}
         if not wanted:
             return

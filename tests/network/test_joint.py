@@ -16,8 +16,9 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
-from hmcompress.network.distil import can_be_distilled, fresh, stacks_of, widths_of, with_outputs
+from hmcompress.network.distil import can_be_distilled, fresh, learning_data, stacks_of, widths_of, with_outputs
 from hmcompress.network.error import reference
+from hmcompress.network.features import leading
 from hmcompress.network.inputs import Points
 from hmcompress.network.joint_quantise import nearest_plane
 from hmcompress.network.least_squares import Price, minimise
@@ -210,6 +211,23 @@ def dead(result: NetworkResult) -> int:
 
 
 # ---- the parts ----
+
+
+def test_columns_that_carry_the_outputs_are_chosen() -> None:
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 7] = 3 * x[:, 2]  # says nothing that column 2 does not
+    y = x[:, [2]] - 0.5 * x[:, [9]] + 0.1 * x[:, [4]] + 3
+    assert leading(x, y, 3).nonzero()[:, 0].tolist() == [2, 4, 9]
+    assert leading(x, y, 12).all()
+
+
+def test_a_small_network_reads_few_fourier_features() -> None:
+    state = {"B": torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), **stack([48, 16, 1])}
+    settings = outputs_settings(network={"mlp": {"activation": "silu", "fourier": "B"}})
+    problem = pose(settings, state)
+    data, scale = learning_data(problem, 512)
+    first = fresh(problem, data, scale, widths_of(problem.network, 4), 0).layers[0]
+    assert int(first.live[:, :48].any(0).sum()) == 12 and not first.matrix[~first.live].any()
 
 
 def small(kind: str = "mlp", hidden: int = 5) -> tuple[Any, Any]:
