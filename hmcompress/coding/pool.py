@@ -11,6 +11,7 @@ import numpy as np
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
+from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
@@ -143,14 +144,14 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
 
 
 def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
-    stride = max(1, q.size // _SAMPLE)
-    sample_e = e[::stride] if e.size > 1 else np.broadcast_to(e, len(q[::stride]))
+    some = jittered(q.size, max(1, q.size // _SAMPLE))
+    sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
     coded = sample_e > ZERO_CLASS
     if x is None:
         spread = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # integers fill their bins
-        magnitude = np.abs(np.abs(q[::stride][coded]) + spread)
+        magnitude = np.abs(np.abs(q[some][coded]) + spread)
     else:
-        magnitude = np.abs(x.reshape(-1)[::stride][coded])
+        magnitude = np.abs(x.reshape(-1)[some][coded])
     return fit_shape(magnitude / octaves(sample_e[coded], CLASSES_PER_OCTAVE))
 
 

@@ -113,6 +113,8 @@ def _encode_remainder(rest: Array, basis: int, options: Options, final: bool) ->
     q = BASES[basis].integers(rest)
     x = q if BASES[basis].difference else BASES[basis].spread(rest)
     q = q.astype(np.int32 if max(q.max(), -q.min()) < 2**31 - 1 else np.int64)
+    if final and not q.any():  # under a scale each of these zeros would cost its share of a bit
+        return CodedRemainder(q, Scales(ZERO_CLASS), basis, x)
     scales = _scales(x, options, final)
     silent = scales.classes(x.shape) <= ZERO_CLASS
     if not silent.any():

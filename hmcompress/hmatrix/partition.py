@@ -52,7 +52,7 @@ def plan_matrix(
     patience: a branch ends where so many splits in a row did not pay by themselves. whole: the best leaf of the whole
     and its price, where it is known.
     """
-    root = _Node(Block(0, a.shape[0], 0, a.shape[1]))
+    root = _Node(Block(0, a.shape[0], 0, a.shape[1]), failures=-1)  # the first split may fail once more
     if whole is not None:
         root.leaf, root.leaf_cost = whole
     _analyse(a, step, root, smooth, repeats, patience)

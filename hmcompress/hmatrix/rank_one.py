@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of, price_pool
+from hmcompress.coding.sample import jittered
 from hmcompress.hmatrix import price
 
 Array = np.ndarray
@@ -63,10 +64,10 @@ def fit_scales(x: Array, alone: bool = False) -> Scales:
 def _price(scales: Scales, x: Array) -> float:
     """Bits of the block under these scales, from a sample of its rows and columns, and of the scales themselves."""
     stride = max(1, round(np.sqrt(x.size / _SAMPLE)))
-    row_step, column_step = min(stride, x.shape[0]), min(stride, x.shape[1])
-    sample = x[::row_step, ::column_step]
-    rows = None if scales.rows is None else scales.rows[::row_step]
-    columns = None if scales.columns is None else scales.columns[::column_step]
+    i, j = (jittered(n, stride) for n in x.shape)
+    sample = x[i[:, None], j]
+    rows = None if scales.rows is None else scales.rows[i]
+    columns = None if scales.columns is None else scales.columns[j]
     bits = price_pool(sample.reshape(-1), Scales(scales.block, rows, columns).classes(sample.shape))
     return bits * (x.size / sample.size) + _sides_bits(scales)
 
@@ -158,5 +159,5 @@ def price_jointly(square: Array) -> float:
     """Price of a block given its squares (m, n), each entry at its own row's times its own column's scale."""
     rows, columns = rank_one_scales(square)
     stride = max(1, int(np.sqrt(square.size / _SAMPLE)))
-    sample = rows[::stride, None] * columns[None, ::stride]
+    sample = rows[jittered(len(rows), stride), None] * columns[jittered(len(columns), stride)]
     return float(price.cost(sample).mean()) * square.size + _SIDE_BITS * (len(rows) + len(columns))

@@ -109,6 +109,14 @@ def test_scales_by_row_and_column_are_found_where_there_are_some():
     assert np.abs(scales.classes((80, 70)) - expected).mean() < 1
 
 
+def test_scales_are_chosen_by_all_of_a_spectrum():
+    """Cosine coefficients of an even function vanish at every second place."""
+    decay = 1e3 * 0.97 ** np.arange(256)
+    decay[::2] = 0.01
+    scales = fit_scales(noise(256, 256) * np.sqrt(decay[:, None] * decay))
+    assert scales.rows is not None and scales.columns is not None
+
+
 def test_one_scale_does_for_noise():
     scales = fit_scales(noise(100, 100) * 40)
     assert scales == Scales(21)
