@@ -63,7 +63,7 @@ class _Stack:
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
         biases = [_bias_of(name, tensors) for name in weights]
         linears = [
-            _filled(tensors[name], None if b is None else tensors[b]) for name, b in zip(weights, biases, strict=True)
+            filled(tensors[name], None if b is None else tensors[b]) for name, b in zip(weights, biases, strict=True)
         ]
         activations = [Activation(settings.activation, None if slope is None else tensors[slope]) for slope in slopes]
         self.module = Stack(features, linears, activations, settings.activation_after_last)
@@ -137,7 +137,8 @@ def _slopes(settings: MLP, tensors: Tensors, count: int) -> list[str | None]:
     return padded if names else [None] * count
 
 
-def _filled(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def filled(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A dense layer with these values, which are not trained."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     with torch.no_grad():
         linear.weight.copy_(weight)
@@ -189,7 +190,7 @@ def _linear(settings: Linear, tensors: Tensors) -> Network:
         raise NetworkError(f"linear: {name} has shape {tuple(weight.shape)}, a matrix is needed")
     bias = settings.bias or _bias_of(name, tensors)
     stack = Stack(
-        Features(None, None, None), [_filled(weight, None if bias is None else _tensor(bias, tensors))], [], False
+        Features(None, None, None), [filled(weight, None if bias is None else _tensor(bias, tensors))], [], False
     )
     coded = bias if bias and tensors[bias].dtype == weight.dtype else None
     places = {name: "layers.0.weight"} | ({bias: "layers.0.bias"} if bias else {})

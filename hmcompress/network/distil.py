@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hmcompress.hmatrix.grid import Grid
 from hmcompress.network.error import evaluate
 from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points
@@ -71,8 +73,13 @@ def with_outputs(problem: Problem, points: Points, scale: Tensor | None = None) 
     return Data(inputs, y * scale), scale
 
 
-def fresh(problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int) -> SmallNetwork:
-    """A small network of these widths with random weights, whose neurons all vary over the data."""
+def fresh(
+    problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
+) -> SmallNetwork:
+    """A small network of these widths with random weights, whose neurons all vary over the data.
+
+    It reads a few of the Fourier features, where there are any, or everything.
+    """
     generator = torch.Generator().manual_seed(seed)
     by_path = {layer.path: layer for layer in problem.network.layers}
     stacks = []
@@ -82,7 +89,7 @@ def fresh(problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int
             module = stack.layers[k]
             assert isinstance(module, nn.Linear)
             x = small.forward(data.inputs[i])[1]
-            read = None if k else leading(x, data.outputs, features_read(stack, widths[i][0]))
+            read = None if k or everything else leading(x, data.outputs, features_read(stack, widths[i][0]))
             small.layers.append(_random(by_path[f"{prefix}layers.{k}"], module, x, m, generator, read))
         stacks.append(small)
     shift = getattr(problem.network.module, "bias", None)
@@ -128,3 +135,17 @@ def inner_weights(network: Network, hidden: int) -> int:
         inputs = (read if stack.features.frequencies is not None else min(read, hidden), *sizes[:-1])
         total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
     return total
+
+
+def placed(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
+    """The grid of a layer of few neurons in the first neurons of the network's own layer, a bias in its last column."""
+    rows, columns = network.shape(layer)
+    m, n = grid.q.shape
+    places = np.arange(n)
+    if layer.bias is not None:
+        columns, places[-1] = columns + 1, columns
+    q = np.zeros((rows, columns), np.int64)
+    q[:m, places] = grid.q
+    of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
+    of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
+    return Grid(q, of_rows, of_columns)

@@ -19,6 +19,7 @@ from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, pose, prepare, reference_error
@@ -103,6 +104,8 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
     joint = None if kernel is not None else _joint(problem, settings, measured, progress)
+    if kernel is None and joint is None:
+        joint = _middle(problem, settings, tensors, measured, progress)
     trial = None
 
     def run(knobs: Knobs) -> Parts:
@@ -143,6 +146,32 @@ def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Pr
     form = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
     tick(1.0)
     return None if form is None else form.trial(slim)
+
+
+def _middle(
+    problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], measured: Measure, progress: Progress
+) -> Trial | None:
+    """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
+    if settings.effort == "fast" or not can_be_distilled(problem):
+        return None
+
+    def tick(share: float) -> None:
+        progress("fit", round(100 * share), 100)
+
+    middle = middle_network(problem, settings.tol, settings.effort, tick)
+    tick(1.0)
+    if middle is None:
+        return None
+    own = replace(problem, network=middle)
+    data, budget = prepare(own, tensors, settings.effort), _budget(own, settings.effort)
+    return search(
+        lambda knobs: compressed(problem.network, middle, data, knobs),
+        measured,
+        settings.tol,
+        budget,
+        lambda done: progress("search", min(done, budget), budget),
+        slim=settings.slim == "prefer",
+    )
 
 
 def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:

@@ -14,7 +14,7 @@ import numpy as np
 from hmcompress.hmatrix.compact import canonical
 from hmcompress.hmatrix.grid import Grid
 from hmcompress.network.coded import Compact, living
-from hmcompress.network.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
+from hmcompress.network.distil import fresh, inner_weights, learning_data, placed, widths_of, with_outputs
 from hmcompress.network.error import block_errors
 from hmcompress.network.joint_quantise import Rounding, quantised
 from hmcompress.network.least_squares import Price, minimise
@@ -292,16 +292,7 @@ def _narrowest(problem: Problem, tol: float) -> float:
 
 def embedded(network: Network, small: SmallNetwork, grids: list[Grid]) -> Parts:
     """The small network's layers in the first neurons of the large one's."""
-    parts: Parts = {}
-    for layer, grid in zip(small.layers, grids, strict=True):
-        rows, columns = network.shape(layer.layer)
-        m, n = layer.matrix.shape
-        places = np.arange(n)
-        if layer.has_bias:
-            columns, places[-1] = columns + 1, columns
-        q = np.zeros((rows, columns), np.int64)
-        q[:m, places] = grid.q
-        of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
-        of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
-        parts[layer.layer.weight] = Compact(canonical(Grid(q, of_rows, of_columns)))
-    return parts
+    return {
+        layer.layer.weight: Compact(canonical(placed(network, layer.layer, grid)))
+        for layer, grid in zip(small.layers, grids, strict=True)
+    }

@@ -74,7 +74,7 @@ class SmallStack:
 def apply(function: Activation, z: Tensor) -> Tensor:
     """The function on the first neurons of a layer: slopes (m,) belong to neurons."""
     if function.slope is not None and function.slope.numel() > 1:
-        return z * torch.sigmoid(function.slope.double().reshape(-1)[: z.shape[1]] * z)
+        return z * torch.sigmoid(function.slope.to(z.dtype).reshape(-1)[: z.shape[1]] * z)
     return function(z)
 
 

@@ -1,0 +1,190 @@
+"""Damped Gauss-Newton steps for networks with too many weights for J^T J: conjugate gradients, preconditioned by the
+Kronecker factors of each layer (Martens & Grosse 2015), in single precision. One stack, all weights free."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hmcompress.network.least_squares import Price
+from hmcompress.network.small import Data, SmallNetwork, SmallStack, apply, slope
+
+_TRIES = 6
+_LEAST_DAMPING = 1e-6  # single precision carries no more
+_RESIDUAL = 1e-4  # of squares, at which conjugate gradients end
+_TINY = 1e-12
+
+Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
+
+
+@dataclass(frozen=True)
+class _Linearised:
+    """A stack at some weights: what products with its Jacobian need."""
+
+    stack: SmallStack
+    inputs: list[Tensor]  # of each layer, with a column of ones where there is a bias
+    slopes: list[Tensor | None]
+    outputs: Tensor  # (N, k), scaled
+    scale: Tensor
+
+    @classmethod
+    def at(cls, stack: SmallStack, x: Tensor, scale: Tensor) -> "_Linearised":
+        inputs, slopes = [], []
+        for k, layer in enumerate(stack.layers):
+            inputs.append(layer.extended(x))
+            x = layer.forward(x)
+            function = stack.functions[k] if k < len(stack.functions) else None
+            slopes.append(None if function is None else slope(function, x))
+            x = x if function is None else apply(function, x)
+        return cls(stack, inputs, slopes, x * scale, scale)
+
+    def forward(self, v: Weights) -> Tensor:
+        """J v, (N, k)."""
+        moved: Tensor | None = None
+        for layer, x, after, dw in zip(self.stack.layers, self.inputs, self.slopes, v, strict=True):
+            moved = x @ dw.T if moved is None else x @ dw.T + moved @ layer.weight().T
+            moved = moved if after is None else moved * after
+        assert moved is not None
+        return moved * self.scale
+
+    def backward(self, u: Tensor, of: Callable[[Tensor, Tensor], Tensor] = lambda g, x: g.T @ x) -> Weights:
+        """J^T u of each layer, or another function of its sensitivities (N, m) and inputs (N, n)."""
+        found, g = [], u * self.scale
+        for k in reversed(range(len(self.inputs))):
+            after = self.slopes[k]
+            g = g if after is None else g * after
+            found.append(of(g, self.inputs[k]))
+            g = g @ self.stack.layers[k].weight()
+        return found[::-1]
+
+
+@dataclass(frozen=True)
+class _Preconditioner:
+    """(A x G + c)^-1 for each layer."""
+
+    parts: list[tuple[Tensor, Tensor, Tensor]]  # eigenvectors of G and A, products of eigenvalues
+
+    @classmethod
+    def of(cls, point: _Linearised, signs: Tensor) -> "_Preconditioner":
+        outer = point.backward(signs, lambda g, x: g.T @ g)
+        return cls([cls._part(g, x) for g, x in zip(outer, point.inputs, strict=True)])
+
+    @staticmethod
+    def _part(outer: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        g, ug = torch.linalg.eigh(outer.double())
+        a, ua = torch.linalg.eigh((x.T @ x / len(x)).double())
+        return ug.float(), ua.float(), (g.clamp_min(0)[:, None] * a.clamp_min(0)).float()
+
+    def __call__(self, v: Weights, shift: Weights) -> Weights:
+        parts = zip(v, shift, self.parts, strict=True)
+        return [ug @ ((ug.T @ w @ ua) / (size + float(s.mean()))) @ ua.T for w, s, (ug, ua, size) in parts]
+
+
+def descend(
+    network: SmallNetwork, data: Data, steps: int, products: int, level: float = 0.0, damping: float = 1.0
+) -> float:
+    """At most so many steps of so many products each, in place; level: of a price on the weights. Returns the squared
+    error on the data."""
+    single, error = replace(_Descent.of(network, data, level), damping=damping), float("inf")
+    for _ in range(steps):
+        error, moved = single.step(products)
+        if not moved:
+            break
+    for layer, own in zip(network.layers, single.stack.layers, strict=True):
+        layer.matrix = own.matrix.double()
+    return error
+
+
+@dataclass
+class _Descent:
+    stack: SmallStack  # in single precision
+    scale: Tensor
+    x: Tensor
+    y: Tensor
+    weight: float
+    level: float
+    damping: float = 1.0
+
+    @classmethod
+    def of(cls, network: SmallNetwork, data: Data, level: float) -> "_Descent":
+        network = network.clone()
+        (stack,) = network.stacks
+        for layer in stack.layers:
+            layer.matrix = layer.matrix.float()
+            layer.offset = None if layer.offset is None else layer.offset.float()
+        return cls(
+            SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions]),
+            network.scale.float(),
+            data.inputs[0].float(),
+            data.outputs.float(),
+            data.weight,
+            level,
+        )
+
+    def step(self, products: int) -> tuple[float, bool]:
+        """Squared error after the longest step that lowers error and price, and whether there is one."""
+        point = _Linearised.at(self.stack, self.x, self.scale)
+        residual = self.y - point.outputs
+        signs = torch.where(torch.rand(residual.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
+        signs = signs * self.weight**0.5
+        diagonal, solver = point.backward(signs, lambda g, x: (g**2).T @ x**2), _Preconditioner.of(point, signs)
+        price, before = Price.of(self.stack.layers, self.level), [layer.matrix for layer in self.stack.layers]
+        error = self.weight * float(residual.pow(2).sum())
+        curvature = self._split(price.curvature(self._joined(before)), before)
+        gradient = [self.weight * g for g in point.backward(residual)]
+        gradient = [g - c * w for g, c, w in zip(gradient, curvature, before, strict=True)]
+        target = error + price.value(self._joined(before))
+        for _ in range(_TRIES):
+            shift = [self.damping * d + c + _TINY for d, c in zip(diagonal, curvature, strict=True)]
+            moves = self._solve(point, gradient, shift, solver, products)
+            self._set([w + v for w, v in zip(before, moves, strict=True)])
+            after = self.weight * float((self.y - self._outputs()).pow(2).sum())
+            if after + price.value(self._joined([layer.matrix for layer in self.stack.layers])) < target:
+                self.damping = max(self.damping / 4, _LEAST_DAMPING)
+                return after, True
+            self.damping *= 4
+        self._set(before)
+        return error, False
+
+    def _solve(
+        self, point: _Linearised, gradient: Weights, shift: Weights, solver: _Preconditioner, products: int
+    ) -> Weights:
+        """(J^T J + shift)^-1 times the gradient, by conjugate gradients."""
+        x, r = [torch.zeros_like(g) for g in gradient], gradient
+        z = solver(r, shift)
+        direction, size = z, _dot(r, z)
+        enough = _RESIDUAL * size
+        for _ in range(products):
+            image = point.backward(self.weight * point.forward(direction))
+            image = [i + s * d for i, s, d in zip(image, shift, direction, strict=True)]
+            along = size / max(_dot(direction, image), 1e-300)
+            x = [a + along * d for a, d in zip(x, direction, strict=True)]
+            r = [a - along * i for a, i in zip(r, image, strict=True)]
+            z = solver(r, shift)
+            size, last = _dot(r, z), size
+            if size < enough:
+                break
+            direction = [a + size / last * d for a, d in zip(z, direction, strict=True)]
+        return x
+
+    def _outputs(self) -> Tensor:
+        return self.stack.forward(self.x)[1] * self.scale
+
+    def _set(self, weights: Weights) -> None:
+        for layer, w in zip(self.stack.layers, weights, strict=True):
+            layer.matrix = w
+
+    @staticmethod
+    def _joined(weights: Weights) -> Tensor:
+        return torch.cat([w.reshape(-1) for w in weights])
+
+    @staticmethod
+    def _split(values: Tensor, like: Weights) -> Weights:
+        parts = values.split([w.numel() for w in like])
+        return [p.reshape(w.shape) for p, w in zip(parts, like, strict=True)]
+
+
+def _dot(a: Weights, b: Weights) -> float:
+    return sum(float((x * y).sum()) for x, y in zip(a, b, strict=True))

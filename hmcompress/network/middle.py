@@ -1,0 +1,84 @@
+"""Between the joint stage and the passes: functions that few neurons cannot carry are often carried by some tens. A
+network of that width learns the original's outputs, the passes compress it, and it takes the first neurons' places."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+from hmcompress.network.build import filled
+from hmcompress.network.coded import Weighted
+from hmcompress.network.distil import fresh, inner_weights, learning_data, placed, widths_of
+from hmcompress.network.krylov import descend
+from hmcompress.network.model import Network
+from hmcompress.network.modules import Activation, Stack
+from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
+from hmcompress.network.problem import Problem
+from hmcompress.network.propagate import Calibration, Knobs, Parts, run_pass
+from hmcompress.network.small import SmallNetwork
+
+_HIDDEN = (24, 32, 48, 64, 96, 128)  # neurons of a hidden layer
+_WEIGHTS_PER_BYTE = 12.0  # of the linearised rate: how many learn the function in the steps below
+_ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
+_WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
+_FIRST_ROWS, _FIRST_STEPS = 4096, 10
+_STEPS, _PRODUCTS = (8, 12), 100  # without a price on the weights, then with one
+_DAMPING = (1e-5, 1e-6)
+_HOPELESS = 2.5  # error over the tolerance after the steps without a price
+_SHARE = 0.5  # of the squared tolerance that the price counts on
+_FITS = 0.85  # of the tolerance
+
+
+def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[float], None]) -> Network | None:
+    """A narrower network whose outputs are the original's to well within the tolerance, or None.
+
+    For problems that can be distilled; tick: told which share of the work is done.
+    """
+    hidden = _width(problem, tol)
+    if hidden is None:
+        return None
+    data, scale = learning_data(problem, _ROWS)
+    small = fresh(problem, data, scale, widths_of(problem.network, hidden), 0, everything=True)
+    size = len(data) * data.outputs.shape[1]
+    if _LEAST_ROWS * small.weights() > size or size * small.weights() > _WORK[effort]:
+        return None
+    descend(small, data.first(_FIRST_ROWS), _FIRST_STEPS, _PRODUCTS)
+    tick(0.1)
+    if descend(small, data, _STEPS[0], _PRODUCTS, damping=_DAMPING[0]) > (_HOPELESS * tol) ** 2:
+        return None
+    tick(0.5)
+    descend(small, data, _STEPS[1], _PRODUCTS, _SHARE * tol**2 / small.weights(), _DAMPING[1])
+    network = as_network(problem.network, small)
+    error = max(replace(problem, network=network).errors(problem.held_out, {}))
+    return network if error < _FITS * tol else None
+
+
+def _width(problem: Problem, tol: float) -> int | None:
+    """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
+    if problem.network.kind != "mlp":
+        return None
+    points = problem.calibration.points.pairs(LIMIT_ROWS)
+    wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
+    layers = problem.network.layers[:-1]
+    most = min((problem.network.shape(layer)[0] for layer in layers), default=0) // 2
+    return next((h for h in _HIDDEN if h <= most and inner_weights(problem.network, h) >= wanted), None)
+
+
+def as_network(network: Network, small: SmallNetwork) -> Network:
+    """A stack with the weights of a small one, under the same names."""
+    module = copy.deepcopy(network.module)
+    assert isinstance(module, Stack)
+    for k, layer in enumerate(small.layers):
+        bias = layer.matrix[:, -1] if layer.has_bias else layer.offset
+        module.layers[k] = filled(layer.weight().to(network.dtype), None if bias is None else bias.to(network.dtype))
+        function = module.activations[k] if k < len(module.activations) else None
+        if isinstance(function, Activation) and function.slope is not None and function.slope.numel() > 1:
+            slope = function.slope.reshape(-1)[: len(layer.matrix)]
+            module.activations[k] = Activation(function.name, slope)
+    return replace(network, module=module)
+
+
+def compressed(original: Network, middle: Network, data: Calibration, knobs: Knobs) -> Parts:
+    """A pass over the middle network, its layers in the first neurons of the original's."""
+    parts = run_pass(middle, data, knobs)
+    grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}
+    return {layer.weight: Weighted(placed(original, layer, grid)) for layer, grid in grids.items()}

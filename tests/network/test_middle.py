@@ -1,0 +1,111 @@
+"""The way between the joint stage and the passes: some tens of neurons learn the outputs, the passes compress them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_networks import outputs_settings, saved, stack
+
+import hmcompress.network.driver as driver
+import hmcompress.network.middle as middle
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.distil import fresh, learning_data, widths_of
+from hmcompress.network.krylov import _Linearised, descend
+from hmcompress.network.problem import Problem, prepare
+from hmcompress.network.propagate import Knobs, tensors_of
+
+SIZES = [2, 48, 48, 1]
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return pose(outputs_settings(), stack(SIZES))
+
+
+def learner(problem: Problem, hidden: int = 12) -> tuple[Any, Any]:
+    data, scale = learning_data(problem, 1024)
+    return fresh(problem, data, scale, widths_of(problem.network, hidden), 0), data
+
+
+def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) -> None:
+    network, data = learner(problem)
+    point = _Linearised.at(network.stacks[0], data.inputs[0], network.scale)
+    generator = torch.Generator().manual_seed(1)
+    v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
+    u = torch.randn(data.outputs.shape, generator=generator).double()
+    forth, back = point.forward(v), point.backward(u)
+    assert float((forth * u).sum()) == pytest.approx(sum(float((a * b).sum()) for a, b in zip(v, back, strict=True)))
+    gram, _, _ = network.normal(data)
+    flat = torch.cat([x.reshape(-1) for x in v])
+    assert float(forth.pow(2).sum()) == pytest.approx(float(flat @ gram @ flat))
+
+
+def test_steps_by_conjugate_gradients_learn_the_function(problem: Problem) -> None:
+    network, data = learner(problem)
+    first = descend(network, data, 2, 20)
+    last = descend(network, data, 25, 50, damping=1e-2)
+    assert last < 0.1 * first and last**0.5 < 2e-2
+    assert last == pytest.approx(network.error(data), rel=1e-2)
+
+
+def test_a_price_makes_weights_smaller(problem: Problem) -> None:
+    sizes = []
+    for level in (0.0, 1e-4):
+        network, data = learner(problem)
+        descend(network, data, 15, 50, level)
+        sizes.append(float(network.theta().abs().sum()))
+    assert sizes[1] < sizes[0]
+
+
+@pytest.fixture
+def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of sixteen neurons a layer are tried, whatever the rate says."""
+    monkeypatch.setattr(middle, "_HIDDEN", (16,))
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", 0.0)
+
+
+def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> None:
+    narrow = middle.middle_network(problem, 1e-2, "default", lambda share: None)
+    assert narrow is not None and narrow.shape(narrow.layers[1]) == (16, 16)
+    data = prepare(replace(problem, network=narrow), stack(SIZES), "default")
+    parts = middle.compressed(problem.network, narrow, data, Knobs(1e-4))
+    matrices = {name: part.dense() for name, part in parts.items()}
+    assert matrices["net.2.weight"].shape == (48, 49)
+    assert not matrices["net.2.weight"][16:].any() and not matrices["net.2.weight"][:, 16:48].any()
+    assert max(problem.errors(problem.held_out, tensors_of(problem.network, matrices))) < 1e-2
+
+
+def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sixteen: None) -> None:
+    monkeypatch.setattr(driver, "smallest_joint", lambda *args: None)
+    checkpoint, settings = saved(tmp_path, stack(SIZES)), outputs_settings(effort="default")
+    result = compress_network(checkpoint, settings)
+    monkeypatch.setattr(driver, "can_be_distilled", lambda problem: False)
+    alone = compress_network(checkpoint, settings)
+    assert size(result) <= size(alone) and result.record.error <= 1e-2
+
+
+def size(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+@pytest.mark.parametrize("hidden", [(), (256,)], ids=["none wide enough", "wider than half"])
+def test_no_narrower_network_where_no_width_fits(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(middle, "_HIDDEN", hidden)
+    assert middle.middle_network(problem, 1e-2, "default", lambda share: None) is None
+
+
+def test_slopes_and_kept_biases_go_along(problem: Problem) -> None:
+    slopes = 1 + 0.3 * torch.rand(48, generator=torch.Generator().manual_seed(1))
+    state = {**stack(SIZES), "act.0.beta": slopes, "act.1.beta": torch.tensor([1.3])}
+    settings = outputs_settings(network={"mlp": {"activation": "swish", "slopes": "act.*", "layers": "net.*weight"}})
+    swish = pose(settings, state)
+    network, data = learner(swish)
+    descend(network, data, 3, 20)
+    narrow = middle.as_network(swish.network, network)
+    x = swish.calibration.points.tensors[0]
+    expected = network.outputs((x.double(),)) / network.scale
+    torch.testing.assert_close(narrow.run((x,)).double(), expected)
