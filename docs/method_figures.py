@@ -24,7 +24,8 @@ def main() -> None:
                 start = time.perf_counter()
                 h = compress_matrix(w, tol, effort=effort)
                 seconds, bits = time.perf_counter() - start, 8 * h.nbytes / w.numel()
-                figures = f"{w.nbytes / h.nbytes:.4g}x | {bits:.3f} | {math.log2(1 / tol):.2f} | {h.error / tol:.3f}"
+                ratio = f"{w.nbytes / h.nbytes:.{4 if w.nbytes < 1000 * h.nbytes else 5}g}"
+                figures = f"{ratio}x | {bits:.3f} | {math.log2(1 / tol):.2f} | {h.error / tol:.3f}"
                 print(f"| {name} | {tol:.0e} | {effort} | {figures} | {seconds:.1f} |", flush=True)
 
 
