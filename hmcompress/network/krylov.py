@@ -21,9 +21,9 @@ Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
 
 @dataclass(frozen=True)
 class _Linearised:
-    """A stack at some weights: what products with its Jacobian need."""
+    """A stack at some weights: what products with its Jacobian need, whatever becomes of the stack."""
 
-    stack: SmallStack
+    weights: list[Tensor]  # without biases
     inputs: list[Tensor]  # of each layer, with a column of ones where there is a bias
     slopes: list[Tensor | None]
     outputs: Tensor  # (N, k), scaled
@@ -38,13 +38,13 @@ class _Linearised:
             function = stack.functions[k] if k < len(stack.functions) else None
             slopes.append(None if function is None else slope(function, x))
             x = x if function is None else apply(function, x)
-        return cls(stack, inputs, slopes, x * scale, scale)
+        return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, x * scale, scale)
 
     def forward(self, v: Weights) -> Tensor:
         """J v, (N, k)."""
         moved: Tensor | None = None
-        for layer, x, after, dw in zip(self.stack.layers, self.inputs, self.slopes, v, strict=True):
-            moved = x @ dw.T if moved is None else x @ dw.T + moved @ layer.weight().T
+        for w, x, after, dw in zip(self.weights, self.inputs, self.slopes, v, strict=True):
+            moved = x @ dw.T if moved is None else x @ dw.T + moved @ w.T
             moved = moved if after is None else moved * after
         assert moved is not None
         return moved * self.scale
@@ -56,7 +56,7 @@ class _Linearised:
             after = self.slopes[k]
             g = g if after is None else g * after
             found.append(of(g, self.inputs[k]))
-            g = g @ self.stack.layers[k].weight()
+            g = g @ self.weights[k]
         return found[::-1]
 
 
@@ -83,14 +83,21 @@ class _Preconditioner:
 
 
 def descend(
-    network: SmallNetwork, data: Data, steps: int, products: int, level: float = 0.0, damping: float = 1.0
+    network: SmallNetwork,
+    data: Data,
+    steps: int,
+    products: int,
+    *,
+    level: float = 0.0,
+    damping: float = 1.0,
+    goal: float = 0.0,
 ) -> float:
-    """At most so many steps of so many products each, in place; level: of a price on the weights. Returns the squared
-    error on the data."""
+    """At most so many steps of so many products each, in place; level: of a price on the weights; goal: squared
+    error at which that ends. Returns the squared error on the data."""
     single, error = replace(_Descent.of(network, data, level), damping=damping), float("inf")
     for _ in range(steps):
         error, moved = single.step(products)
-        if not moved:
+        if not moved or error <= goal:
             break
     for layer, own in zip(network.layers, single.stack.layers, strict=True):
         layer.matrix = own.matrix.double()

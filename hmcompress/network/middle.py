@@ -17,11 +17,11 @@ from hmcompress.network.propagate import Calibration, Knobs, Parts, run_pass
 from hmcompress.network.small import SmallNetwork
 
 _HIDDEN = (24, 32, 48, 64, 96, 128)  # neurons of a hidden layer
-_WEIGHTS_PER_BYTE = 12.0  # of the linearised rate: how many learn the function in the steps below
+_WEIGHTS_PER_BYTE = 11.0  # of the linearised rate: how many learn the function in the steps below
 _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
-_FIRST_ROWS, _FIRST_STEPS = 4096, 10
-_STEPS, _PRODUCTS = (8, 12), 100  # without a price on the weights, then with one
+_FIRST_ROWS, _FIRST_STEPS = 4096, 40  # until the tolerance holds on them
+_STEPS, _PRODUCTS = (8, 16), 150  # without a price on the weights, then with one
 _DAMPING = (1e-5, 1e-6)
 _HOPELESS = 2.5  # error over the tolerance after the steps without a price
 _SHARE = 0.5  # of the squared tolerance that the price counts on
@@ -41,12 +41,12 @@ def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[fl
     size = len(data) * data.outputs.shape[1]
     if _LEAST_ROWS * small.weights() > size or size * small.weights() > _WORK[effort]:
         return None
-    descend(small, data.first(_FIRST_ROWS), _FIRST_STEPS, _PRODUCTS)
+    descend(small, data.first(_FIRST_ROWS), _FIRST_STEPS, _PRODUCTS, goal=tol**2)
     tick(0.1)
     if descend(small, data, _STEPS[0], _PRODUCTS, damping=_DAMPING[0]) > (_HOPELESS * tol) ** 2:
         return None
     tick(0.5)
-    descend(small, data, _STEPS[1], _PRODUCTS, _SHARE * tol**2 / small.weights(), _DAMPING[1])
+    descend(small, data, _STEPS[1], _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING[1])
     network = as_network(problem.network, small)
     error = max(replace(problem, network=network).errors(problem.held_out, {}))
     return network if error < _FITS * tol else None

@@ -35,9 +35,10 @@ def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) 
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()
+    gram, _, _ = network.normal(data)
+    network.set_theta(2 * network.theta())  # a trial step, which the point does not follow
     forth, back = point.forward(v), point.backward(u)
     assert float((forth * u).sum()) == pytest.approx(sum(float((a * b).sum()) for a, b in zip(v, back, strict=True)))
-    gram, _, _ = network.normal(data)
     flat = torch.cat([x.reshape(-1) for x in v])
     assert float(forth.pow(2).sum()) == pytest.approx(float(flat @ gram @ flat))
 
@@ -54,7 +55,7 @@ def test_a_price_makes_weights_smaller(problem: Problem) -> None:
     sizes = []
     for level in (0.0, 1e-4):
         network, data = learner(problem)
-        descend(network, data, 15, 50, level)
+        descend(network, data, 15, 50, level=level)
         sizes.append(float(network.theta().abs().sum()))
     assert sizes[1] < sizes[0]
 
