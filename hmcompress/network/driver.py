@@ -233,7 +233,6 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
         calibration_error=max(calibration),
         samples=len(problem.calibration.points),
         seed=problem.settings.seed,
-        noisy_error=_changed_inputs(problem, decoded, problem.reference_noisy()),
         derivative_errors=tuple(held_out[1:]),
         layers=growth_of_layers(problem, decoded),
     )
@@ -242,9 +241,11 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
     if problem.network.built_in:
         points = problem.calibration.points.pairs(LIMIT_ROWS)
         record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
-    wide = problem.reference_widened()
+    wide, noisy = problem.reference_widened(), problem.reference_noisy()
     if wide is not None:
         record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
+    if noisy is not None:
+        record = replace(record, noisy_error=_changed_inputs(problem, decoded, noisy))
     if settings.reference is not None:
         before = reference_error(problem, settings.reference, {})
         after = reference_error(problem, settings.reference, decoded)

@@ -43,8 +43,10 @@ class Problem:
         """Errors of the outputs and of each derivative on some points with some tensors replaced."""
         return network_error(self.network, ref, self.order, self.settings.tolerance, tensors)
 
-    def reference_noisy(self) -> Reference:
-        """Held-out points under 1 % noise; the original sees the same noise."""
+    def reference_noisy(self) -> Reference | None:
+        """Held-out points under 1 % noise, the original sees the same; None where all inputs are whole numbers."""
+        if not any(t.is_floating_point() for t in self.held_out.points.tensors):
+            return None
         return self.reference(self.held_out.points.noisy(self.settings.seed), "noisy")
 
     def reference_widened(self) -> Reference | None:
