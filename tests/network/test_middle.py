@@ -99,7 +99,7 @@ def test_no_narrower_network_where_no_width_fits(
     assert middle.middle_network(problem, 1e-2, "default", lambda share: None) is None
 
 
-def test_slopes_and_kept_biases_go_along(problem: Problem) -> None:
+def test_slopes_go_along(problem: Problem) -> None:
     slopes = 1 + 0.3 * torch.rand(48, generator=torch.Generator().manual_seed(1))
     state = {**stack(SIZES), "act.0.beta": slopes, "act.1.beta": torch.tensor([1.3])}
     settings = outputs_settings(network={"mlp": {"activation": "swish", "slopes": "act.*", "layers": "net.*weight"}})
