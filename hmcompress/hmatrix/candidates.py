@@ -38,11 +38,9 @@ def candidates(
     if not (structure.is_global(task.effort) or grid):
         quick = task.effort == "default" and values.size >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
-    leaves = (
-        whole_leaves(values / values.dtype.type(step), structure.may_be_smooth(task.effort))
-        if values.size <= _WHOLE
-        else []
-    )
+    leaves: list[tuple[Leaf, float]] = []
+    if values.size <= _WHOLE:
+        leaves = whole_leaves(values / values.dtype.type(step), structure.may_be_smooth(task.effort))
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)

@@ -37,6 +37,7 @@ def test_torch_save_round_trips_under_any_name(tmp_path, zipped, suffix):
     assert checkpoint.nest is None
     assert checkpoint.names == tuple(small_state())
     assert checkpoint.source_bytes == path.stat().st_size
+    assert "digest" not in vars(checkpoint)  # the source is not read as a whole before somebody asks
     assert checkpoint.digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     assert checkpoint.left_behind == ()
     assert_same(restored(checkpoint), small_state())

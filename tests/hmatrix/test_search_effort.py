@@ -7,7 +7,8 @@ from hmatrix_matrices import compressed, kernel, matrix, noise, with_spectrum
 
 from hmcompress.coding import lossless, streams
 from hmcompress.coding.shape import fit_shape
-from hmcompress.hmatrix import compress_matrix, partition
+from hmcompress.hmatrix import candidates, compress, compress_matrix, partition
+from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.partition import best_leaves
 from hmcompress.hmatrix.ranks import worthwhile_ranks
 
@@ -44,6 +45,17 @@ def test_what_is_left_out_costs_a_kernel_hardly_a_byte(name, tol, monkeypatch):
     screened = compress_matrix(w, tol).nbytes
     monkeypatch.setattr(partition, "worthwhile_ranks", lambda stack, squares, best: np.full(len(stack), 64))
     assert screened <= 1.01 * compress_matrix(w, tol).nbytes + 16
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_large_matrix_that_repeats_is_not_coded_entry_by_entry(large, monkeypatch):
+    """Every entry as an integer takes many times the memory of a tree that copies its blocks."""
+    plans, tune = [], compress.tune
+    monkeypatch.setattr(compress, "tune", lambda task, v, c, step: plans.append(c.plan) or tune(task, v, c, step))
+    w = kernel("distance", 256)
+    monkeypatch.setattr(candidates, "_WHOLE", w.numel() - large)
+    compress_matrix(w, 1e-4)
+    assert (Leaf(0, True) in plans) is not large
 
 
 def test_ranks_worth_a_look_cover_those_that_are_there():
