@@ -16,16 +16,6 @@ def matches(pattern: str, name: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
 
 
-def match_rules(names: Sequence[str], settings: Settings) -> dict[str, LayerRule]:
-    """The rule of each name: the first of `layers` that matches, else the settings of the file.
-
-    `exclude`, and `include` where it is given, turn what they leave out into `keep`. Raises SettingsError for a
-    pattern that matches no name.
-    """
-    check_patterns(names, settings)
-    return {name: rule_for(name, settings) for name in names}
-
-
 def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
     """The names that `drop` leaves out of the file, in order."""
     return tuple(name for name in names if any(matches(pattern, name) for pattern in settings.drop))
@@ -41,7 +31,10 @@ def check_patterns(names: Sequence[str], settings: Settings) -> None:
 
 
 def rule_for(name: str, settings: Settings) -> LayerRule:
-    """What holds for one tensor; tol and norm are those of the settings where no rule sets them."""
+    """What holds for one tensor: the first of `layers` that matches, completed by the settings of the file.
+
+    `exclude`, and `include` where it is given, turn what they leave out into `keep`.
+    """
     left_out = bool(settings.include) and not any(matches(pattern, name) for pattern in settings.include)
     if left_out or any(matches(pattern, name) for pattern in settings.exclude):
         return LayerRule(match=name, keep=True)

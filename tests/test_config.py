@@ -17,7 +17,7 @@ from hmcompress.config import (
     load_settings,
 )
 from hmcompress.errors import SettingsError
-from hmcompress.rules import dropped, match_rules, matches
+from hmcompress.rules import check_patterns, dropped, matches, rule_for
 
 INTERFACE = """\
 tol: 1.0e-4
@@ -310,16 +310,16 @@ def test_the_first_rule_that_matches_decides(yaml):
     settings = load_settings(
         yaml("tol: 1e-2\nlayers:\n - {match: 'net.0.*', tol: 1e-5}\n - {match: 'net.*', tol: 1e-4, norm: max}")
     )
-    rules = match_rules(NAMES, settings)
+    rules = {name: rule_for(name, settings) for name in NAMES}
     assert [rules[name].tol for name in NAMES[:4]] == [1e-5, 1e-5, 1e-4, 1e-2]
     assert rules["net.2.weight"].norm == "max" and rules["net.0.weight"].norm == "fro"
 
 
 def test_exclude_keeps_and_include_keeps_all_others():
-    excluded = match_rules(NAMES, Settings(exclude=("head.*",)))
-    assert [name for name in NAMES if excluded[name].keep] == ["head.weight"]
-    included = match_rules(NAMES, Settings(include=("net.*",), exclude=("net.2.*",)))
-    assert [name for name in NAMES if not included[name].keep] == ["net.0.weight", "net.0.bias"]
+    excluded = Settings(exclude=("head.*",))
+    assert [name for name in NAMES if rule_for(name, excluded).keep] == ["head.weight"]
+    included = Settings(include=("net.*",), exclude=("net.2.*",))
+    assert [name for name in NAMES if not rule_for(name, included).keep] == ["net.0.weight", "net.0.bias"]
 
 
 def test_dropped_names_are_found_in_order():
@@ -343,10 +343,10 @@ def test_dropped_names_are_found_in_order():
 def test_a_pattern_that_matches_nothing_is_told_with_its_line(yaml, text, expected):
     path = yaml(text)
     with pytest.raises(SettingsError) as caught:
-        match_rules(NAMES, load_settings(path))
+        check_patterns(NAMES, load_settings(path))
     assert expected in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_a_pattern_of_the_command_line_is_told_by_its_option():
     with pytest.raises(SettingsError, match=r"^exclude: 'foo' matches no tensor"):
-        match_rules(NAMES, load_settings(None, {"exclude": ("foo",)}))
+        check_patterns(NAMES, load_settings(None, {"exclude": ("foo",)}))
