@@ -16,6 +16,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 REAL_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
 CODABLE = (*FLOATS, *REAL_PARTS)
 LEAST_SIDE = 16
+NARROW = 64  # below this side many slices are a one-dimensional convolution's kernel rather than matrices of their own
 LEAST_VECTOR = 1 << 12  # numbers from which a vector that a rule names is a layer
 _OPTIMIZER = re.compile(r"opts?|opt_?[dg]|opt_state|optims?|optims?_.+")
 # What torch.optim keeps for each weight, wherever the state lies.
@@ -45,12 +46,21 @@ class Layout:
 def layout(shape: Sequence[int]) -> Layout:
     """How a tensor of this shape is read as matrices.
 
-    (m, n) is one matrix; a conv kernel (out, in, k...) is (out, in*k...); a 3-D stack (count, m, n) whose last two
-    sides are both at least 16 is `count` matrices; a vector (n,) is a column. Any shape of at least one axis has one.
+    (m, n) is one matrix; a conv kernel (out, in, k...) is (out, in*k...); a 3-D stack (count, m, n) is `count`
+    matrices; a vector (n,) is a column. Any shape of at least one axis has one.
     """
-    if len(shape) == 3 and min(shape[1:]) >= LEAST_SIDE:
+    if len(shape) == 3 and _is_stack(*shape):
         return Layout(shape[0], shape[1], shape[2])
     return Layout(1, shape[0], math.prod(shape[1:]))
+
+
+def _is_stack(count: int, m: int, n: int) -> bool:
+    """Whether (count, m, n) is a stack: both sides at least 16, and at least 64 where there are 16 slices or more.
+
+    Long kernels of one-dimensional convolutions have such shapes too. As matrices of their own, hundreds of small
+    slices would each pay for a header and for a search.
+    """
+    return min(m, n) >= (LEAST_SIDE if count < LEAST_SIDE else NARROW)
 
 
 def real_layout(shape: Sequence[int], dtype: torch.dtype) -> Layout:
