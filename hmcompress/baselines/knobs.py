@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hmcompress.baselines.matrix import Matrix
 from hmcompress.baselines.peer import Outcome, Peer, run_peer
+from hmcompress.layers import from_matrices
 
 STEPS_PER_OCTAVE = 48
 FINEST = 30 * STEPS_PER_OCTAVE
@@ -34,7 +35,7 @@ class Part:
         if self.bias is None or not self.joined:
             stacked = decoded[0] if len(decoded) == 1 else torch.stack(list(decoded))
             kept = {} if self.bias is None else {self.bias: self.tensors[1]}
-            return {self.weight: stacked.reshape(self.tensors[0].shape), **kept}
+            return {self.weight: from_matrices(stacked, self.tensors[0].shape, self.tensors[0].dtype), **kept}
         weight = decoded[0][:, :-1].reshape(self.tensors[0].shape)
         return {self.weight: weight, self.bias: decoded[0][:, -1].reshape(self.tensors[1].shape)}
 

@@ -85,6 +85,21 @@ class Product(Coded):
         return Product(self.left.without_rows(dead), self.right)
 
 
+@dataclass(frozen=True)
+class Slices(Coded):
+    """A weight of any shape, each of its matrices coded by itself."""
+
+    parts: tuple[Coded, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def dense(self) -> Tensor:
+        return from_matrices(torch.stack([part.dense() for part in self.parts]), self.shape, self.dtype)
+
+    def payload(self, thorough: bool) -> bytes:
+        return join([part.payload(thorough) for part in self.parts])
+
+
 def living(parts: Iterable[Coded]) -> int:
     """Inputs of all layers that are read, biases among them: what a slim network keeps."""
     return sum(int(part.live_columns().sum()) for part in parts if isinstance(part, Weighted))
@@ -98,7 +113,7 @@ class Stored(Coded):
     values: Tensor
 
     def dense(self) -> Tensor:
-        return self.values.double()
+        return self.values.to(torch.complex128 if self.values.is_complex() else torch.float64)
 
     def payload(self, thorough: bool) -> bytes:
         return self.data

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hmcompress.config import FactoryNetwork, TorchScriptNetwork
 from hmcompress.errors import NetworkError
-from hmcompress.layers import FLOATS, is_optimizer_state
+from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model import DenseLayer, Network
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
@@ -60,7 +60,7 @@ def adopt(
         if isinstance(child, nn.Linear) and f"{path}.weight" in by_place
     ]
     dense = {layer.weight for layer in layers}
-    others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in FLOATS]
+    others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE]
     return Network(module, tuple(layers), names, kind, dtype, tuple(others), stacks=_stacks(module, layers))
 
 

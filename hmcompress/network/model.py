@@ -99,6 +99,7 @@ class Network:
     def call(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """As `run`, with gradients where the caller wants them."""
         state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
+        inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
             outputs = self._with(state, inputs) if state else self.module(*inputs)
         except NetworkError:
@@ -112,7 +113,7 @@ class Network:
 
 
 def flatten(outputs: object) -> Tensor:
-    """The floating tensors in a module's outputs as one matrix (samples, everything else)."""
+    """The floating tensors in a module's outputs as one real matrix (samples, everything else)."""
     parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in _tensors(outputs)]
     if not parts:
         raise NetworkError("the network returns no floating tensor, so no output error can be bounded")
@@ -123,7 +124,9 @@ def flatten(outputs: object) -> Tensor:
 
 def _tensors(outputs: object) -> Iterator[Tensor]:
     if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
+        if outputs.is_complex():
+            yield torch.view_as_real(outputs.resolve_conj())
+        elif outputs.is_floating_point():
             yield outputs
     elif isinstance(outputs, Mapping):
         for value in outputs.values():
@@ -151,16 +154,17 @@ def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], T
 def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
     """The same network with its layers in the order in which a forward pass calls them.
 
-    Layers whose module is not called (their weights may be used all the same, or ignored) become other weights.
+    Layers whose module is not called (their weights may be used all the same, or ignored), or more than once, so that
+    no single input describes them, become other weights.
     """
-    seen: list[DenseLayer] = []
+    calls: list[DenseLayer] = []
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        if layer not in seen:
-            seen.append(layer)
+        calls.append(layer)
 
     with replaced(network, note):
         network.run(inputs)
-    silent = tuple(layer.weight for layer in network.layers if layer not in seen)
-    stacks = tuple(stack for stack in network.stacks if all(layer in seen for layer in stack))
-    return replace(network, layers=tuple(seen), others=(*network.others, *silent), stacks=stacks)
+    once = tuple(layer for layer in calls if calls.count(layer) == 1)
+    rest = tuple(layer.weight for layer in network.layers if layer not in once)
+    stacks = tuple(stack for stack in network.stacks if all(layer in once for layer in stack))
+    return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks)

@@ -64,7 +64,8 @@ def sensitivities(
     """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
-    is bounded. `tensors` replaces some of the network's. Returns (m, m) float64 by the name of the weight.
+    is bounded. `tensors` replaces some of the network's. Returns (m, m) float64 by the name of the weight; none where
+    the module gives no gradients.
     """
     moments: dict[str, np.ndarray] = {}
     if not network.layers:
@@ -102,6 +103,8 @@ def _gradients(
     for k in range(count):
         signs = [2.0 * torch.randint(0, 2, b.shape, generator=generator).to(b.dtype) - 1 for b in blocks]
         value = torch.stack([(b * s).sum() for b, s in zip(blocks, signs, strict=True)]).sum()
+        if not value.requires_grad:  # the module itself runs without gradients
+            return
         grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
         for (name, p), g in zip(probes.items(), grads, strict=True):
             g = torch.zeros_like(p) if g is None else g

@@ -1,18 +1,20 @@
-"""Weights that no second moment of an input describes: their sensitivity, found by perturbation."""
+"""Sensitivities found by perturbation: of weights that no second moment describes, of layers without gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.error import block_errors, evaluate
 from hmcompress.network.inputs import Points
-from hmcompress.network.model import Network
+from hmcompress.network.model import DenseLayer, Network, replaced
 
 _STEP = 1e-3  # relative Frobenius size of the perturbation
 _ROWS = 256
 _UNUSED = 1e-12
+_LEAST_VARIANCE = 1e-300
 
 
 def perturbed_sensitivities(
@@ -27,11 +29,48 @@ def perturbed_sensitivities(
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name in network.others:
-        w = tensors[name].double()
-        noise = torch.randn(w.shape, generator=generator, dtype=torch.float64)
+        w = tensors[name].to(torch.complex128 if tensors[name].is_complex() else torch.float64)
+        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
         moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
         found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
-    unused = [name for name, s in found.items() if s < _UNUSED and float(tensors[name].double().norm()) > 0]
+    unused = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
     if unused:
-        raise NetworkError(f"the network never uses {', '.join(unused[:5])}: leave them out, or is it another network?")
+        more = " ..." * (len(unused) > 5)
+        raise NetworkError(
+            f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with --exclude "
+            f"'{unused[0]}' (or exclude: in the YAML), or is it another network?"
+        )
     return {name: max(s, _UNUSED) for name, s in found.items()}
+
+
+def perturbed_moments(
+    network: Network, points: Points, layers: Iterable[DenseLayer], kind: str
+) -> dict[str, np.ndarray]:
+    """G (m, m) of some layers as `sensitivities` has it, without a preferred direction.
+
+    White noise of variance s^2 on the pre-activations makes a squared relative error of s^2 trace(G).
+    """
+    points = points.take(slice(0, _ROWS))
+    reference = evaluate(network, points, 0)
+    found = {}
+    for layer in layers:
+        noise = _Noise(layer)
+        with replaced(network, noise):
+            error = block_errors(kind, reference, evaluate(network, points, 0))[0]
+        m = network.shape(layer)[0]
+        found[layer.weight] = error**2 / max(noise.variance, _LEAST_VARIANCE) / m * np.eye(m)
+    return found
+
+
+class _Noise:
+    """Adds small white noise to the pre-activations of one layer."""
+
+    def __init__(self, layer: DenseLayer) -> None:
+        self.layer, self.variance = layer, 0.0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
+        if layer != self.layer:
+            return None
+        self.variance = _STEP**2 * float(z.double().square().mean())
+        return z + self.variance**0.5 * torch.randn(z.shape, generator=self._generator, dtype=z.dtype)

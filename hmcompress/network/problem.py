@@ -13,15 +13,18 @@ from hmcompress.config import DomainCalibration, Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
 from hmcompress.network.coded import Engine
-from hmcompress.network.error import Reference, evaluate, network_error, reference, scaled
+from hmcompress.network.error import Reference, block_errors, evaluate, network_error, reference, scaled
 from hmcompress.network.files import read_arrays
+from hmcompress.network.gradients import gradient_metrics
 from hmcompress.network.inputs import Points, Source
 from hmcompress.network.model import Network, in_order_of_computation
 from hmcompress.network.moments import sensitivities
-from hmcompress.network.others import perturbed_sensitivities
+from hmcompress.network.others import perturbed_moments, perturbed_sensitivities
 from hmcompress.network.propagate import Calibration, original_targets
 
 _SENSITIVITY_ROWS = 2048
+_REPEATED = 64  # samples that are run twice
+_STEADY = 0.1  # of the tolerance
 _WRONG = 0.5  # an original that misses its own reference by more is another network
 
 
@@ -76,11 +79,24 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
     order = settings.calibration.derivatives
     calibration = reference(network, points, order, "calibration")
+    _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
         reference_error(problem, settings.reference, {})
     return problem
+
+
+def _check_repeats(network: Network, points: Points, settings: Settings) -> None:
+    """Raise NetworkError where the same inputs give other outputs when asked again."""
+    first, second = (evaluate(network, points, 0) for _ in range(2))
+    assert settings.calibration is not None
+    error = block_errors(settings.calibration.tolerance, first, second)[0]
+    if error > _STEADY * settings.tol:
+        raise NetworkError(
+            f"the network's outputs differ by {error:.2g} from one call to the next, so no bound can hold: does it "
+            "draw random numbers (dropout in training mode), or keep state between calls?"
+        )
 
 
 def _check_inputs(network: Network, points: Points, settings: CalibrationSettings) -> None:
@@ -107,12 +123,14 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
         return scaled(kind, ref, blocks)
 
     total = sensitivities(problem.network, few, scale, order, problem.settings.seed)
+    blind = [layer for layer in problem.network.layers if not np.any(total.get(layer.weight, 0.0))]
+    total |= {n: g / share for n, g in perturbed_moments(problem.network, points, blind, kind).items()}
     weights: dict[str, list[float]] = {layer.weight: [] for layer in problem.network.layers}
     if order:
         plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], order, problem.settings.seed)
         sizes = [float(ref[0].norm() / block.norm().clamp_min(1e-30)) ** 2 for block in ref[1:]]
         for name in weights:
-            part = float(np.trace(plain[name]) / max(np.trace(total[name]), 1e-300))
+            part = float(np.trace(plain.get(name, total[name])) / max(np.trace(total[name]), 1e-300))
             weights[name] = [part * size for size in sizes]
     names = (*problem.network.others, *(layer.weight for layer in problem.network.layers))
     return Calibration(
@@ -123,6 +141,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
         weights,
         {name: tensors[name] for name in problem.network.others},
         perturbed_sensitivities(problem.network, points, tensors, kind),
+        gradient_metrics(problem.network, points, tensors, scale, problem.settings.seed),
         {name: tensors[name].dtype for name in names},
         Engine(effort),
     )

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
-from hmcompress.network.coded import Coded, Engine, Weighted
+from hmcompress.layers import to_matrices
+from hmcompress.network.coded import Coded, Engine, Slices, Weighted
+from hmcompress.network.gradients import Metric
 from hmcompress.network.inputs import Points
 from hmcompress.network.low_rank import as_product
 from hmcompress.network.model import DenseLayer, Network, replaced
@@ -22,6 +24,7 @@ from hmcompress.network.moments import regularised, ridge_target, second_moment,
 from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
+_LEAST_OF_GRADIENTS = 1e-2  # share of mean diagonals added to moments of gradients, which are few
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Calibration:
     weights: dict[str, list[float]]  # of the squares of a layer's input derivatives, relative to its inputs'
     others: dict[str, Tensor] = field(default_factory=dict)  # further weights
     other_sensitivities: dict[str, float] = field(default_factory=dict)  # relative output over relative weight error
+    other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
 
@@ -60,7 +64,7 @@ Parts = dict[str, Coded]
 
 def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     """Every layer and other weight of the network in coded form, by name."""
-    parts: Parts = {name: _other(name, data, knobs.delta) for name in data.others}
+    parts: Parts = {name: _other(name, data, knobs) for name in data.others}
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
     forward = _quantising(network, data, knobs, parts)
     if data.order == 0:
@@ -88,10 +92,20 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
     return replace_output
 
 
-def _other(name: str, data: Calibration, delta: float) -> Coded:
+def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
-    return data.engine.tensor(name, w, delta * math.sqrt(w.numel() / 12) / sensitivity)
+    if name in data.other_metrics:
+        pairs = zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True)
+        return Slices(tuple(_in_metric(v, metric, knobs) for v, metric in pairs), tuple(w.shape), w.dtype)
+    return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
+
+
+def _in_metric(w: np.ndarray, metric: Metric, knobs: Knobs) -> Coded:
+    rows = factorise(regularised(metric.rows, max(knobs.mu, _LEAST_OF_GRADIENTS)))
+    moment = regularised(metric.columns, max(knobs.floor, _LEAST_OF_GRADIENTS))
+    columns = factorise_towards(moment, w, rows, knobs.variance)
+    return Weighted(quantise(w, columns, rows, knobs.delta, knobs.dead_zone))
 
 
 def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:
@@ -181,7 +195,7 @@ def original_targets(network: Network, points: Points, order: int) -> dict[str, 
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
             bias = network.linear(layer).bias if layer.bias is None else None
-            targets.setdefault(layer.weight, [z if bias is None else z - bias])  # the first call counts
+            targets[layer.weight] = [z.clone() if bias is None else z - bias]  # what follows may change z itself
 
         with replaced(network, note):
             network.run(points.tensors)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hmcompress.container import EncodedLayer, LayerRow
 from hmcompress.container.payload import decode_layer, split
 from hmcompress.hmatrix import HMatrix, measure_error
-from hmcompress.layers import to_matrices
+from hmcompress.layers import REAL_PARTS, to_matrices
 from hmcompress.network.model import DenseLayer
 from hmcompress.report.records import NetworkRecord
 
@@ -49,7 +49,8 @@ def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) 
     matrices, coded = to_matrices(original), to_matrices(decoded)
     error, largest = measure_error(matrices.flatten(0, 1), coded.flatten(0, 1), "fro")
     size = (matrices.shape[1], matrices.shape[2])
-    leaves = HMatrix.from_payload(split(payload, len(matrices))[0], size, original.dtype)
+    real = REAL_PARTS.get(original.dtype, original.dtype)
+    leaves = HMatrix.from_payload(split(payload, len(matrices))[0], size, real)
     row = LayerRow((name,), None, "fro", error, largest, leaves.method, leaves.leaves, leaves.max_rank)
     return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
 

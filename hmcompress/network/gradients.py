@@ -1,0 +1,91 @@
+"""Weights whose inputs are not at hand (convolutions, gates, attention): a metric from the outputs' gradients by them.
+
+The Gauss-Newton matrix of a weight (m, n) is taken as the product of a moment of its rows and one of its columns,
+E[g g^T] (x) E[g^T g] / trace, g the gradient of a random projection of the outputs (as in Shampoo, Gupta et al. 2018).
+For dense layers of independent inputs and sensitivities these are their second moments.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.layers import real_layout, to_matrices
+from hmcompress.network.inputs import Points
+from hmcompress.network.model import Network
+
+_ROWS = 1024  # samples
+_GRADIENTS = 128  # of as many groups of samples
+_WIDEST = 2304  # a longer side is left to the engine
+_TINY = 1e-300
+
+Scale = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """||R^T dW L||^2 with R R^T = rows (m, m), L L^T = columns (n, n): the squared relative error of the outputs."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def gradient_metrics(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], scale: Scale, seed: int
+) -> dict[str, list[Metric]]:
+    """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives."""
+    names = [name for name in network.others if _is_small(tensors[name])]
+    total = len(points)
+    points = points.take(slice(0, _ROWS))
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    for gradients in _gradients(network, points, names, scale, seed):
+        for name, g in gradients.items():
+            g = to_matrices(g).double()
+            rows, columns = g @ g.mT, g.mT @ g
+            before = sums.get(name, (torch.zeros_like(rows), torch.zeros_like(columns)))
+            sums[name] = (before[0] + rows, before[1] + columns)
+    share = total / len(points)
+    return {name: [_metric(share * r, c) for r, c in zip(*both, strict=True)] for name, both in sums.items()}
+
+
+def _metric(rows: Tensor, columns: Tensor) -> Metric:
+    return Metric(rows.numpy(), (columns / columns.trace().clamp_min(_TINY)).numpy())
+
+
+def _is_small(w: Tensor) -> bool:
+    matrix = real_layout(w.shape, w.dtype)
+    return max(matrix.rows, matrix.cols) <= _WIDEST
+
+
+def _gradients(
+    network: Network, points: Points, names: list[str], scale: Scale, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of random projections of the scaled outputs, a few samples at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    step = max(len(points) // _GRADIENTS, 1)
+    with _tracked(network, names) as weights:
+        for begin in range(0, len(points) if weights else 0, step):
+            (y,) = scale([network.call(points.take(slice(begin, begin + step)).tensors)])
+            if not y.requires_grad:
+                return
+            signs = 2.0 * torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) - 1
+            found = torch.autograd.grad((y * signs).sum(), list(weights.values()), allow_unused=True)
+            yield {name: g for name, g in zip(weights, found, strict=True) if g is not None}
+
+
+@contextmanager
+def _tracked(network: Network, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """The module's own tensors of these names, with gradients."""
+    own = dict(network.module.named_parameters()) | dict(network.module.named_buffers())
+    weights = {name: own[network.places[name]] for name in names if network.places[name] in own}
+    try:
+        for w in weights.values():
+            w.requires_grad_(True)
+        with torch.enable_grad():
+            yield weights
+    finally:
+        for w in weights.values():
+            w.requires_grad_(False)

@@ -1,0 +1,113 @@
+"""Networks as users bring them: convolutions, complex weights, layers called twice, changed inputs."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Convolutions(nn.Module):
+    """Down and up again; the inner layers have groups or are transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.middle = nn.Conv2d(1, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, padding=1)
+        self.up, self.last = nn.ConvTranspose2d(32, 16, 2, 2), nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.middle(torch.tanh(self.down(x))))
+        return self.last(torch.tanh(self.up(x)))
+
+
+class Spectral(nn.Module):
+    """A Fourier layer with complex weights; its outputs are complex too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(1, 16)
+        self.modes = nn.Parameter(torch.randn(16, 16, 6, dtype=torch.cfloat) / 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.fft.rfft(torch.tanh(self.lift(x[..., None])).mT)[..., :6]
+        return torch.einsum("bim,iom->bom", h, self.modes)
+
+
+class InPlace(nn.Module):
+    """Changes what it is given, and its own pre-activations."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.in_place = nn.Linear(2, 32), nn.Linear(32, 1), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mul_(0.5) if self.in_place else 0.5 * x
+        return self.last(nn.functional.relu(self.first(x), inplace=self.in_place))
+
+
+class Random(nn.Module):
+    """Dropout that is never off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 32), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(torch.tanh(self.first(x)), 0.2, training=True))
+
+
+class WithoutGradients(nn.Module):
+    """Runs under no_grad, as wrappers for inference do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.convolution, self.last = nn.Linear(2, 32), nn.Conv1d(1, 4, 3), nn.Linear(120, 1)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.convolution(torch.tanh(self.first(x))[:, None]).flatten(1))
+
+
+class Repeated(nn.Module):
+    """One layer called on inputs of two shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(2, 32), nn.Linear(32, 32), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        once = torch.tanh(self.again(h))
+        return self.last(torch.tanh(self.again(torch.stack([once, h], 1))).sum(1))
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    return Convolutions()
+
+
+def spectral() -> nn.Module:
+    torch.manual_seed(0)
+    return Spectral()
+
+
+def in_place() -> nn.Module:
+    torch.manual_seed(0)
+    return InPlace(True)
+
+
+def out_of_place() -> nn.Module:
+    torch.manual_seed(0)
+    return InPlace(False)
+
+
+def random() -> nn.Module:
+    torch.manual_seed(0)
+    return Random()
+
+
+def without_gradients() -> nn.Module:
+    torch.manual_seed(0)
+    return WithoutGradients()
+
+
+def repeated() -> nn.Module:
+    torch.manual_seed(0)
+    return Repeated()

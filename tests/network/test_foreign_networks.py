@@ -1,0 +1,109 @@
+"""The outputs metric takes networks of any kind that can be called, and says why where it cannot."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import foreign_networks
+import numpy as np
+import pytest
+import torch
+from small_networks import outputs_settings, saved
+from torch import Tensor
+
+import hmcompress
+from hmcompress.baselines import PEERS
+from hmcompress.baselines.knobs import Knob, Part
+from hmcompress.baselines.matrix import Matrix
+from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
+from hmcompress.layers import to_matrices
+from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
+
+HELPERS = Path(__file__).parent / "foreign_networks.py"
+
+
+def settings_for(name: str, inputs: np.ndarray, folder: Path, **changes: object) -> Settings:
+    np.save(folder / "x.npy", inputs)
+    calibration = {"inputs": str(folder / "x.npy"), "samples": 256, "held_out": 128}
+    return outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration=calibration, **changes)
+
+
+def compressed(name: str, inputs: np.ndarray, folder: Path, **changes: object) -> NetworkResult:
+    state = getattr(foreign_networks, name)().state_dict()
+    return compress_network(saved(folder, state), settings_for(name, inputs, folder, **changes))
+
+
+def layer_bytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def smooth(*shape: int) -> np.ndarray:
+    """Random samples of few frequencies along the last axis."""
+    rng = np.random.default_rng(0)
+    t = np.linspace(0, 6, shape[-1])
+    waves = np.sin(t * rng.uniform(0.5, 2, (*shape[:-1], 1)) + rng.uniform(0, 6, (*shape[:-1], 1)))
+    return np.cumsum(waves, 1 if len(shape) > 2 else 0).astype(np.float32) / 4
+
+
+def points(count: int = 512) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (count, 2)).astype(np.float32)
+
+
+def images() -> np.ndarray:
+    return smooth(512, 1, 12, 12)
+
+
+def entropy_coded_bytes(result: NetworkResult, folder: Path, settings: Settings) -> int:
+    """Quantisation of the same layers with an entropy code, at the same network error."""
+    tensors = load_tensors(hmcompress.checkpoint.open_checkpoint(folder / "model.pt"))
+    problem = pose(settings, tensors)
+
+    def error(replaced: Mapping[str, Tensor]) -> float:
+        return max(problem.errors(problem.held_out, replaced))
+
+    parts = [
+        Part(name, None, (tensors[name],), tuple(map(Matrix, to_matrices(tensors[name]))), False)
+        for name in result.tensors
+        if tensors[name].ndim > 1
+    ]
+    knob = Knob(PEERS["quantization_entropy"], parts, False, error)
+    k = knob.coarsest_within(settings.tol)
+    assert k is not None
+    return knob.nbytes(k)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2])
+def test_convolutions_are_smaller_than_by_entropy_coded_quantisation(tol: float, tmp_path: Path) -> None:
+    result = compressed("convolutions", images(), tmp_path, tol=tol)
+    assert 0.85 * tol < result.record.error <= tol
+    settings = settings_for("convolutions", images(), tmp_path, tol=tol)
+    assert layer_bytes(result) < 0.75 * entropy_coded_bytes(result, tmp_path, settings)
+
+
+def test_complex_weights_and_outputs_take_part(tmp_path: Path) -> None:
+    result = compressed("spectral", smooth(512, 32), tmp_path)
+    assert "modes" in result.tensors and 0.85e-2 < result.record.error <= 1e-2
+    source = tmp_path / "model.pt"
+    settings = settings_for("spectral", smooth(512, 32), tmp_path)
+    hmcompress.compress(source, tmp_path / "model.hmc.safetensors", settings=settings)
+    modes = hmcompress.load_state_dict(tmp_path / "model.hmc.safetensors")["modes"]
+    assert modes.dtype == torch.complex64 and hmcompress.verify(tmp_path / "model.hmc.safetensors", source).passed
+
+
+def test_modules_that_change_their_inputs_compress_as_others(tmp_path: Path) -> None:
+    """What is noted on the way through a network is not what later steps make of it."""
+    changing, other = (compressed(name, points(), tmp_path) for name in ("in_place", "out_of_place"))
+    assert [layer.payload for layer in changing.layers] == [layer.payload for layer in other.layers]
+    assert [row.local_error for row in changing.record.layers] == [row.local_error for row in other.record.layers]
+
+
+def test_random_outputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"from one call to the next.*dropout"):
+        compressed("random", points(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["without_gradients", "repeated"])
+def test_networks_without_gradients_or_with_repeated_layers_use_the_tolerance(name: str, tmp_path: Path) -> None:
+    result = compressed(name, points(), tmp_path)
+    assert 0.7e-2 < result.record.error <= 1e-2
+    assert len(result.layers) == 3
