@@ -60,7 +60,8 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    note = "" if _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
+    lossy = all(matrix.method == "hmatrix" for matrix in slices)  # then every error is known, and finite
+    note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, time.perf_counter() - start, note)
 

@@ -8,10 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
+_LARGE = (32 << 20) - (1 << 14)  # bytes: about the largest array that glibc learns from
 _WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no other thread idle
 
 
@@ -36,6 +38,7 @@ def in_order(tasks: Iterable[Task], jobs: int | None = None) -> Iterator[Any]:
 
     Linear algebra runs in one thread each: results do not depend on how many work side by side.
     """
+    _keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -57,6 +60,14 @@ def beside(work: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def _keep_freed_memory() -> None:
+    """Let arrays of a few megabytes take the place of freed ones instead of new pages, which cost more than sums.
+
+    glibc keeps twice as much free memory as the largest array that it has seen freed; other libraries do not mind.
+    """
+    np.empty(_LARGE, np.uint8)
 
 
 def _alone(tasks: Iterable[Task]) -> Iterator[Any]:

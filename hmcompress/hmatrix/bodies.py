@@ -1,6 +1,7 @@
 """What a decoded payload is: one class per way a matrix is held."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +17,10 @@ class Body(ABC):
     @abstractmethod
     def to_dense(self) -> Tensor:
         """(m, n), in the dtype the body computes in."""
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The rows of to_dense, some at a time where that takes less memory."""
+        yield self.to_dense()
 
     @abstractmethod
     def matmul(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """HMatrix: a compressed matrix that knows its bytes and its measured error, and multiplies."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -70,6 +71,10 @@ class HMatrix:
     def to_dense(self) -> Tensor:
         """The decoded matrix, (m, n), in the original's dtype."""
         return self.body.to_dense().to(self.dtype)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The rows of to_dense, some at a time where that takes less memory."""
+        return (rows.to(self.dtype) for rows in self.body.blocks())
 
     @property
     def T(self) -> "HMatrix":

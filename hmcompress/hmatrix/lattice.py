@@ -29,6 +29,7 @@ _LARGEST = 1 << 15  # multiples beyond are no lattice worth the name
 _MOST_VALUES = 1 << 12
 _FIRST = 1 << 11  # entries of a first look, of which nine in ten differ where there is no list of values
 _PROBE_ROWS = 4
+_LOOK = 1 << 10  # entries of a row or column
 _NARROWER = {
     torch.float64: (torch.float32, torch.bfloat16, torch.float16),
     torch.float32: (torch.bfloat16, torch.float16),
@@ -79,7 +80,7 @@ def _read_narrow(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 def _values(w: Tensor, effort: str) -> bytes | None:
     flat = w.reshape(-1)
     limit = min(_MOST_VALUES, flat.numel() // 8)
-    if torch.unique(flat[:_FIRST]).numel() > 0.9 * _FIRST or torch.unique(flat[: 4 * limit]).numel() > limit:
+    if _distinct(flat[:_FIRST]) > 0.9 * _FIRST or torch.unique(flat[: 4 * limit]).numel() > limit:
         return None
     values, index = torch.unique(flat, return_inverse=True)
     if values.numel() > limit:
@@ -87,6 +88,12 @@ def _values(w: Tensor, effort: str) -> bytes | None:
     out = _head(VALUES, w, values[index].reshape(w.shape))
     out.uint(values.numel()).section(exact.encode(values[None], effort))
     return out.raw(encode_ints(index.numpy(), effort)).getvalue()
+
+
+def _distinct(x: Tensor) -> int:
+    """How many values x (n,) takes, in float32."""
+    ordered = np.sort(x.float().numpy())
+    return 1 + int(np.count_nonzero(np.diff(ordered)))
 
 
 def _read_values(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -101,9 +108,9 @@ def _read_values(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 def _multiples(w: Tensor, effort: str) -> bytes | None:
     if w.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
-    lines = tuple(_prefixes(line) for line in (w[0], w[:, 0]))  # no copy of the whole for a look
-    for transposed, group in _groupings(w.shape):
-        if not lines[transposed].get(group, False):
+    groupings = list(_groupings(w.shape))
+    for (transposed, group), promising in zip(groupings, _promising(w, groupings), strict=True):
+        if not promising:
             continue
         grouped = _grouped(w, transposed, group)
         steps = _steps(grouped)
@@ -112,13 +119,17 @@ def _multiples(w: Tensor, effort: str) -> bytes | None:
     return None
 
 
-def _prefixes(line: Tensor) -> dict[int, bool]:
-    """Whether the first entries of a row (n,), as many as share a step, are multiples of one."""
-    x, short = line.double().numpy()[None], [group for group in _GROUPS if 0 < group < line.numel()]
-    padded = np.zeros((len(short), max(short, default=0)))  # zero is a multiple of any step
-    for row, group in zip(padded, short, strict=True):
-        row[:group] = x[0, :group]
-    return {0: bool(_multiples_of(x)[2][0])} | dict(zip(short, _multiples_of(padded)[2].tolist(), strict=True))
+def _promising(w: Tensor, groupings: list[tuple[bool, int]]) -> Array:
+    """For each grouping of w (m, n) whether its first group, or the beginning of a long one, is multiples of one step.
+
+    Its first row and column tell, with no copy of the whole.
+    """
+    lines = [line[:_LOOK].double().numpy() for line in (w[0], w[:, 0])]
+    looks = np.zeros((len(groupings), max(map(len, lines))))  # zero is a multiple of any step
+    for look, (transposed, group) in zip(looks, groupings, strict=True):
+        first = lines[transposed][: group or _LOOK]
+        look[: len(first)] = first
+    return _multiples_of(looks)[2]
 
 
 def _groupings(shape: torch.Size) -> Iterator[tuple[bool, int]]:

@@ -1,9 +1,10 @@
 """What "error" means for a single matrix: measured in float64 on decoded values of the stored dtype."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from hmcompress.errors import SettingsError
 
 Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
-_CHUNK = 1 << 15
+_CHUNK = 1 << 15  # entries: in float64 they fit into the cache
 
 
 def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tuple[float, float]:
@@ -21,24 +22,31 @@ def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tupl
     fro: ||E||_F / ||W||_F. spectral: ||E||_2 / ||W||_2. max: max |E| / max |W|. A zero matrix that decodes to zero
     has error 0, one that does not has error inf.
     """
-    return relative_error(original, decoded, norm, reference(original, norm))
+    return relative_error(original, [decoded], norm, reference(original, norm))
 
 
 def reference(original: Tensor, norm: Norm) -> float:
     """What an error in `norm` is relative to: the norm of the original itself."""
     if norm == "spectral":
         return spectral_norm(original.double())
-    squares, largest = _size(original)
-    return math.sqrt(squares) if norm == "fro" else largest
+    if norm == "fro":
+        with np.errstate(over="ignore"):  # inf: no lossy form is tried then
+            return math.sqrt(sum(float(np.dot(x, x)) for x in _chunks(_flat(original))))
+    largest = 0.0
+    for x in _chunks(_flat(original)):
+        largest = _larger(largest, x)
+    return largest
 
 
-def relative_error(original: Tensor, decoded: Tensor, norm: Norm, size: float) -> tuple[float, float]:
-    """measure_error where the reference `size` is known already."""
+def relative_error(original: Tensor, decoded: Iterable[Tensor], norm: Norm, size: float) -> tuple[float, float]:
+    """measure_error where the reference `size` is known already; `decoded`: the rows of the matrix, block by block."""
     if norm not in NORMS:
         raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
-    squares, largest = _difference(original, decoded)
     if norm == "spectral":
-        return _ratio(spectral_norm(original.double() - decoded.double()), size), largest
+        whole = torch.cat(list(decoded))
+        error = spectral_norm(original.double() - whole.double())
+        return _ratio(error, size), _difference(original, [whole])[1]
+    squares, largest = _difference(original, decoded)
     return _ratio(math.sqrt(squares) if norm == "fro" else largest, size), largest
 
 
@@ -54,36 +62,38 @@ def spectral_norm(a: Tensor) -> float:
     return scale * math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
-def _size(w: Tensor) -> tuple[float, float]:
-    """Sum of squares and largest magnitude."""
+def _difference(original: Tensor, decoded: Iterable[Tensor]) -> tuple[float, float]:
+    """Sum of squares and largest magnitude of the original less the decoded rows."""
     squares = largest = 0.0
-    for x in _chunks(w):
-        squares += float(torch.dot(x, x))
-        largest = _larger(largest, x)
+    flat, start = _flat(original), 0
+    for block in map(_flat, decoded):
+        for x, y in zip(_chunks(flat[start : start + block.size]), _chunks(block), strict=True):
+            x -= y
+            squares += float(np.dot(x, x))
+            largest = _larger(largest, x)
+        start += block.size
     return squares, largest
 
 
-def _difference(original: Tensor, decoded: Tensor) -> tuple[float, float]:
-    squares = largest = 0.0
-    for x, y in zip(_chunks(original), _chunks(decoded), strict=True):
-        x -= y
-        squares += float(torch.dot(x, x))
-        largest = _larger(largest, x)
-    return squares, largest
-
-
-def _larger(largest: float, x: Tensor) -> float:
+def _larger(largest: float, x: np.ndarray) -> float:
     """The larger of `largest` and the magnitudes in x; nan where either has one, which max() would lose."""
-    low, high = torch.aminmax(x)
-    magnitude = max(float(high), -float(low))
+    magnitude = max(float(x.max()), -float(x.min()))
     return largest if math.isnan(largest) or magnitude <= largest else magnitude
 
 
-def _chunks(w: Tensor) -> Iterator[Tensor]:
-    """Copies of the entries in float64, small enough to stay in the cache."""
-    flat = w.reshape(-1)
-    for start in range(0, flat.numel(), _CHUNK):
-        yield flat[start : start + _CHUNK].to(torch.float64, copy=True)
+def _flat(w: Tensor) -> np.ndarray:
+    """The entries, in float32 where numpy has no such dtype."""
+    return (w if w.dtype in (torch.float64, torch.float32, torch.float16) else w.float()).reshape(-1).numpy()
+
+
+def _chunks(flat: np.ndarray) -> Iterator[np.ndarray]:
+    """The entries in float64, a cacheful at a time; each chunk takes the place of the one before."""
+    buffer = np.empty(min(_CHUNK, flat.size))
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
+        chunk = buffer[: part.size]
+        np.copyto(chunk, part)
+        yield chunk
 
 
 def _ratio(error: float, reference: float) -> float:

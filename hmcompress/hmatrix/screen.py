@@ -28,6 +28,7 @@ _NORMAL = (2.0**-100, 2.0**100)
 _LOOK = 512  # rows and columns looked at, at most
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
+_ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
 _HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
 
 
@@ -76,28 +77,44 @@ class Structure:
         return self.repeats or self.smoothness > _SMOOTH[effort] or self.unevenness > _UNEVEN[effort]
 
 
+@dataclass(frozen=True)
+class _Whitened:
+    """A matrix divided by row and column scales: rows[i] * entries[i, j] * columns[j], float32, never multiplied out.
+
+    square: entries squared. saved: the share of the bits that the scales save.
+    """
+
+    entries: Array
+    square: Array
+    rows: Array
+    columns: Array
+    saved: float
+
+    def corner(self) -> Array:
+        """Its first rows and columns."""
+        return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
+
+
 def find_structure(w: Array, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
     if min(w.shape) < 2 * _PROBE:
         return Structure(1.0, 1.0, 100.0, False, 1.0)
-    repeats = any(r is not None for r in find_repeats(_samples(w), step))
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
-    x, scales = _whitened(w[::row_stride, ::column_stride], step)
-    part = _whitened(w[:_PART, :_PART], step)[0] if max(row_stride, column_stride) > 1 else x
-    return Structure(_spike(x), _smoothness(part), _unevenness(x), repeats, scales)
+    x = _whitened(w[::row_stride, ::column_stride], step)
+    part = _whitened(w[:_PART, :_PART], step) if max(row_stride, column_stride) > 1 else x
+    return Structure(_spike(x), _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
 
 
-def _whitened(a: Array, step: float) -> tuple[Array, float]:
-    """a divided by its row and column scales, float32, and the share of the bits that these scales save."""
-    largest = np.float64(np.abs(a).max(initial=0) or 1.0)
-    x = _unit(a, largest)
+def _whitened(a: Array, step: float) -> _Whitened:
+    largest = np.float64(max(a.max(initial=0), -a.min(initial=0)) or 1.0)
+    x = np.ascontiguousarray(_unit(a, largest))
     square = np.square(x)
     rows, columns = rank_one_scales(square)
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
     log_rms = 0.5 * np.log2(max(float(square.mean()), 1e-30))
     saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
     bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)
-    return x * (1 / rows)[:, None] * (1 / columns), saved / bits
+    return _Whitened(x, square, 1 / rows, 1 / columns, saved / bits)
 
 
 def _unit(a: Array, largest: float) -> Array:
@@ -107,32 +124,51 @@ def _unit(a: Array, largest: float) -> Array:
     return (a / largest).astype(np.float32)
 
 
-def _spike(x: Array) -> float:
+def _spike(x: _Whitened) -> float:
     """Bits an entry that leading singular directions take out of the entries, less what their factors need."""
-    m, n = x.shape
-    energy = float(np.vdot(x, x))
+    m, n = x.entries.shape
+    rows, columns = x.rows[:, None], x.columns[:, None]
+    energy = _sum(x.square, x.rows**2, x.columns**2)
     probe = np.modf(np.outer(np.arange(n) + 1, [0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625]))[0]
     q = np.linalg.qr((probe - 0.5).astype(np.float32))[0]
     for _ in range(2):
-        q = np.linalg.qr(x.T @ (x @ q))[0]
-    values = np.linalg.svd(x @ q, compute_uv=False)
+        image = rows * (x.entries @ (columns * q))
+        q = np.linalg.qr(columns * (x.entries.T @ (rows * image)))[0]
+    values = np.linalg.svd(rows * (x.entries @ (columns * q)), compute_uv=False)
     gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9)) - _FACTOR_BITS * (m + n)
     return float(np.sum(np.maximum(gains, 0))) / (m * n)
 
 
-def _smoothness(x: Array) -> float:
-    part = x[:_PART, :_PART]
+def _sum(a: Array, rows: Array, columns: Array) -> float:
+    """The sum of rows[i] * a[i, j] * columns[j]."""
+    return float(rows.astype(np.float64) @ (a @ columns))
+
+
+def _smoothness(part: Array) -> float:
     power = 2 * float(np.mean(np.square(part)))
     return max(1 - float(np.mean(np.square(np.diff(part, axis=axis)))) / power for axis in (0, 1))
 
 
-def _unevenness(x: Array) -> float:
-    m, n = (s // _CELLS * _CELLS for s in x.shape)
-    square = np.square(x[:m, :n])
-    energy = square.reshape(_CELLS, m // _CELLS, _CELLS, n // _CELLS).mean((1, 3))
-    kurtosis = min(float(np.mean(np.square(square))) / max(float(np.mean(square)) ** 2, 1e-30), _HEAVY)
-    expected = (kurtosis - 1) * _CELLS**2 / (m * n) * float(np.mean(square)) ** 2
+def _unevenness(x: _Whitened) -> float:
+    m, n = (s // _CELLS * _CELLS for s in x.square.shape)
+    square, rows, columns = x.square[:m, :n], x.rows[:m] ** 2, x.columns[:n] ** 2
+    cells = np.zeros((n, _CELLS), np.float32)  # which columns make up a cell, with their weights
+    cells[np.arange(n), np.arange(n) // (n // _CELLS)] = columns
+    energy = (rows[:, None] * (square @ cells)).reshape(_CELLS, m // _CELLS, _CELLS).sum(1) * (_CELLS**2 / (m * n))
+    mean = float(energy.mean())
+    kurtosis = min(_sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30), _HEAVY)
+    expected = (kurtosis - 1) * _CELLS**2 / (m * n) * mean**2
     return float(np.var(energy)) / max(expected, 1e-30)
+
+
+def _repeats(blocks: list[Array], step: float) -> bool:
+    """Whether one of the blocks, all of one shape, repeats another; few that do not are alike in size and in sum."""
+    stack = np.stack(blocks).reshape(len(blocks), -1).astype(np.float64)
+    sizes, sums = np.sqrt(np.vecdot(stack, stack)), stack.sum(1)
+    allowed = _ALIKE * step * np.sqrt(stack.shape[1])
+    near = np.abs(sizes[:, None] - sizes) <= allowed
+    near &= np.abs(sums[:, None] - sums) <= allowed * np.sqrt(stack.shape[1])
+    return int(near.sum()) > len(blocks) and any(r is not None for r in find_repeats(blocks, step))
 
 
 def _samples(a: Array) -> list[Array]:

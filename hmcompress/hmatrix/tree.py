@@ -1,6 +1,7 @@
 """Codec `tree`: a block cluster tree of leaves, one step for all of them."""
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,15 @@ from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.errors import FormatError
+from hmcompress.hmatrix.basis import PLAIN
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.bodies import LEAF_KINDS, Body
-from hmcompress.hmatrix.order import Order, read_order, write_order
-from hmcompress.hmatrix.parts import CodedLeaf, LowRank, Parts, dense, kind
+from hmcompress.hmatrix.order import Natural, Order, read_order, write_order
+from hmcompress.hmatrix.parts import CodedLeaf, LowRank, Parts, Remainder, dense, kind
 from hmcompress.hmatrix.treestream import read_tree, write_tree
 
 Array = np.ndarray
+_BLOCK = 1 << 15  # entries
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class TreeBody(Body):
             for leaf in self.leaves:
                 leaf.block.of(values)[...] = self._scaled(leaf.dense())
         return torch.from_numpy(self.columns.restore(self.rows.restore(values, 0), 1))
+
+    def blocks(self) -> Iterator[Tensor]:
+        parts = self.leaves[0].parts if len(self.leaves) == 1 else ()
+        as_stored = isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+        if len(parts) == 1 and isinstance(parts[0], Remainder) and parts[0].basis == PLAIN and as_stored:
+            q, count = parts[0].q, max(1, _BLOCK // self.shape[1])
+            for start in range(0, self.shape[0], count):
+                yield torch.from_numpy(self._scaled(q[start : start + count]))
+        else:
+            yield self.to_dense()
 
     def _scaled(self, x: Array) -> Array:
         if self.wide or x.dtype == np.float64 or x.dtype == np.int64:

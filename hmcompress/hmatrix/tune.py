@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.general import general_promises
+from hmcompress.coding.pool import LONG
 from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
 from hmcompress.hmatrix.blocks import Leaf, Plan
 from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
@@ -21,13 +22,14 @@ from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
+_LIKELY = 1.7  # standard deviations by which the first error of plain quantisation may miss its mean
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
-_CHUNK = 1 << 15
+_CHUNK = 1 << 15  # entries: they and their errors fit into the cache
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Task:
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
         matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
-        error, largest = relative_error(self.w, matrix.to_dense(), self.norm, self.size)
+        error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
         return matrix.with_error(error, largest)
 
     @property
@@ -92,8 +94,14 @@ class Candidate:
 def tune(task: Task, values: Array, candidate: Candidate, step: float) -> HMatrix | None:
     """Code `values` (m, n) with the largest step whose measured error keeps the tolerance, or None."""
     prepared = prepare(candidate.ordered(values), candidate.plan, step)
-    step = _search(task, partial(_error, task, prepared, candidate), step, _ENOUGH)
+    start = step * _aim(values.size) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
+    step = _search(task, partial(_error, task, prepared, candidate), start, _ENOUGH)
     return _largest(task, partial(_payload, task, prepared, candidate), step)
+
+
+def _aim(entries: int) -> float:
+    """The error to begin with, over the tolerance: uniform errors make it certain for many entries, not for few."""
+    return 1 - _LIKELY * math.sqrt(0.2 / entries) if entries >= LONG else 1.0
 
 
 def tune_trellis(task: Task, values: Array, step: float) -> HMatrix | None:
@@ -113,7 +121,7 @@ def tune_interpolated(task: Task, values: Array, step: float, size: int) -> HMat
 
 
 def _interpolated_error(task: Task, coder: interpolated.Interpolator, step: float) -> float:
-    return relative_error(task.w, coder.decoded(step), task.norm, task.size)[0]
+    return relative_error(task.w, [coder.decoded(step)], task.norm, task.size)[0]
 
 
 def _interpolated_payload(coder: interpolated.Interpolator, step: float) -> bytes:
@@ -122,7 +130,7 @@ def _interpolated_payload(coder: interpolated.Interpolator, step: float) -> byte
 
 def _trellis_error(task: Task, quantizer: trellis.TrellisQuantizer, step: float) -> float:
     decoded = quantizer.decoded(step)
-    return math.inf if decoded is None else relative_error(task.w, decoded, task.norm, task.size)[0]
+    return math.inf if decoded is None else relative_error(task.w, [decoded], task.norm, task.size)[0]
 
 
 def _trellis_payload(quantizer: trellis.TrellisQuantizer, step: float) -> bytes | None:
@@ -145,7 +153,9 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
-    options = replace(task.options, alone=len(prepared) == 1, scales=task.options.scales and candidate.scaled)
+    scales = task.options.scales and candidate.scaled
+    quick = not scales and task.w.numel() > _SMALL and task.effort != "max"
+    options = replace(task.options, alone=len(prepared) == 1, scales=scales, quick=quick)
     leaves = [encode_leaf(p, step, options) for p in prepared]
     if not (options.alone and leaves[0].has_scales and task.w.numel() <= _SMALL):
         return _encoded(leaves, candidate, step, task.effort)
@@ -183,25 +193,32 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
 
 def _error(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
     if candidate.plan == Leaf(0, True) and task.norm != "spectral" and task.w.dtype != torch.float64:
-        return _rounding_error(task, step)
+        return _rounding_error(task, prepared[0].block, step)
     parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
     shape = (task.w.shape[0], task.w.shape[1])
     wide = task.w.dtype == torch.float64
     leaves = tree.place(candidate.plan, parts, shape)
     body = tree.TreeBody(shape, step, leaves, candidate.rows, candidate.columns, wide)
-    return relative_error(task.w, body.to_dense().to(task.w.dtype), task.norm, task.size)[0]
+    return relative_error(task.w, [body.to_dense().to(task.w.dtype)], task.norm, task.size)[0]
 
 
-def _rounding_error(task: Task, step: float) -> float:
-    """The error of rounding every entry, a cacheful at a time."""
-    flat, squares, largest = task.w.reshape(-1), 0.0, 0.0
-    for start in range(0, flat.numel(), _CHUNK):
+def _rounding_error(task: Task, values: Array, step: float) -> float:
+    """The error of rounding every entry of values (m, n), a cacheful at a time."""
+    flat, squares, largest = values.reshape(-1), 0.0, 0.0
+    narrow = None if task.w.dtype == torch.float32 else task.w.dtype
+    for start in range(0, flat.size, _CHUNK):
         x = flat[start : start + _CHUNK]
-        e = torch.round(x.float() / step).mul_(step).to(x.dtype).sub_(x).float()
-        squares += float(torch.dot(e, e))
+        e = x / np.float32(step)
+        np.rint(e, out=e)
+        e *= np.float32(step)
+        if narrow is not None:
+            e = torch.from_numpy(e).to(narrow).float().numpy()
+        e -= x
+        e /= np.float32(step)  # in steps, whose squares neither overflow nor vanish
+        squares += float(np.dot(e, e))
         if task.norm == "max":
-            largest = max(largest, float(e.abs().max()))
-    return (largest if task.norm == "max" else math.sqrt(squares)) / task.size
+            largest = max(largest, float(e.max()), -float(e.min()))
+    return (largest if task.norm == "max" else math.sqrt(squares)) * step / task.size
 
 
 def _next(step: float, ratio: float, low: float, high: float) -> float:
