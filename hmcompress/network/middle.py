@@ -2,6 +2,7 @@
 network of that width learns the original's outputs, the passes compress it, and it takes the first neurons' places."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,16 +17,17 @@ from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Knobs, Parts, run_pass
 from hmcompress.network.small import SmallNetwork
 
-_HIDDEN = (24, 32, 48, 64, 96, 128)  # neurons of a hidden layer
-_WEIGHTS_PER_BYTE = 11.0  # of the linearised rate: how many learn the function in the steps below
+_HIDDEN = (12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # neurons of a hidden layer
+_WEIGHTS_PER_BYTE = (5.0, 11.0)  # of the linearised rate: how many learn the function, and where they do not, how many
 _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
-_FIRST_ROWS, _FIRST_STEPS = 4096, 40  # until the tolerance holds on them
-_STEPS, _PRODUCTS = (8, 16), 150  # without a price on the weights, then with one
-_DAMPING = (1e-5, 1e-6)
-_HOPELESS = 2.5  # error over the tolerance after the steps without a price
+_PRODUCTS = 80
+_FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
+_STEPS, _DAMPING = (20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
+_HOPELESS = 2.5  # error over the tolerance after the first steps
 _SHARE = 0.5  # of the squared tolerance that the price counts on
-_FITS = 0.85  # of the tolerance
+_ENOUGH = 0.7  # of the tolerance, to which the first steps go
+_FITS = 0.9  # of the tolerance
 
 
 def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[float], None]) -> Network | None:
@@ -33,34 +35,45 @@ def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[fl
 
     For problems that can be distilled; tick: told which share of the work is done.
     """
-    hidden = _width(problem, tol)
-    if hidden is None:
-        return None
+    for hidden in _widths(problem, tol):
+        network = _learned(problem, tol, hidden, _WORK[effort], tick)
+        if network is not None:
+            return network
+    return None
+
+
+def _learned(problem: Problem, tol: float, hidden: int, work: float, tick: Callable[[float], None]) -> Network | None:
+    """A network of some width, unless it does not learn the outputs or would take too long."""
     data, scale = learning_data(problem, _ROWS)
     small = fresh(problem, data, scale, widths_of(problem.network, hidden), 0, everything=True)
     size = len(data) * data.outputs.shape[1]
-    if _LEAST_ROWS * small.weights() > size or size * small.weights() > _WORK[effort]:
+    if _LEAST_ROWS * small.weights() > size or size * small.weights() > work:
         return None
-    descend(small, data.first(_FIRST_ROWS), _FIRST_STEPS, _PRODUCTS, goal=tol**2)
-    tick(0.1)
-    if descend(small, data, _STEPS[0], _PRODUCTS, damping=_DAMPING[0]) > (_HOPELESS * tol) ** 2:
+    error, goal = math.inf, (_ENOUGH * tol) ** 2
+    for k, (rows, steps, damping) in enumerate(_FIRST):
+        error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
+        tick((k + 1) / 4)
+    if error > (_HOPELESS * tol) ** 2:
         return None
-    tick(0.5)
-    descend(small, data, _STEPS[1], _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING[1])
-    network = as_network(problem.network, small)
-    error = max(replace(problem, network=network).errors(problem.held_out, {}))
-    return network if error < _FITS * tol else None
+    for steps in _STEPS:
+        descend(small, data, steps, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
+        network = as_network(problem.network, small)
+        if max(replace(problem, network=network).errors(problem.held_out, {})) < _FITS * tol:
+            return network
+    return None
 
 
-def _width(problem: Problem, tol: float) -> int | None:
+def _widths(problem: Problem, tol: float) -> list[int]:
     """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
     if problem.network.kind != "mlp":
-        return None
+        return []
     points = problem.calibration.points.pairs(LIMIT_ROWS)
-    wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
+    rate = rate_limit_bytes(problem.network, points, tol)
     layers = problem.network.layers[:-1]
     most = min((problem.network.shape(layer)[0] for layer in layers), default=0) // 2
-    return next((h for h in _HIDDEN if h <= most and inner_weights(problem.network, h) >= wanted), None)
+    weights = {hidden: inner_weights(problem.network, hidden) for hidden in _HIDDEN if hidden <= most}
+    found = (next((h for h, w in weights.items() if w >= each * rate), None) for each in _WEIGHTS_PER_BYTE)
+    return sorted({hidden for hidden in found if hidden is not None})
 
 
 def as_network(network: Network, small: SmallNetwork) -> Network:

@@ -64,7 +64,7 @@ def test_a_price_makes_weights_smaller(problem: Problem) -> None:
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of sixteen neurons a layer are tried, whatever the rate says."""
     monkeypatch.setattr(middle, "_HIDDEN", (16,))
-    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", 0.0)
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0,))
 
 
 def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> None:
