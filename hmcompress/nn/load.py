@@ -11,7 +11,7 @@ from hmcompress.config import DeepONetNetwork, FactoryNetwork, LinearNetwork, ML
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
-from hmcompress.network.factory import places_in
+from hmcompress.network.factory import places_in, tensors_of_module
 from hmcompress.network.model import Network
 from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
@@ -107,7 +107,7 @@ def _places(compressed: CompressedFile, module: nn.Module) -> dict[str, str]:
     """Where each tensor of the file goes in a module. Raises NetworkError where the module has others."""
     network = Settings.from_json(compressed.index.info.settings).network
     prefixes = network.prefix if isinstance(network, FactoryNetwork) else {}
-    own, shapes = module.state_dict(keep_vars=True), compressed.geometry()
+    own, shapes = tensors_of_module(module), compressed.geometry()
     places = places_in(own, shapes, prefixes)
     missing = [place for place in own if place not in places.values()]
     wrong = [name for name, place in places.items() if tuple(own[place].shape) != tuple(shapes[name][1])]

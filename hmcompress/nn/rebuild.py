@@ -21,7 +21,6 @@ from hmcompress.hmatrix.tree import TreeBody
 from hmcompress.nn.blocks import DenseMatrix, Gathered, Matrix, TreeMatrix
 from hmcompress.nn.factors import BlockFactors, factor
 from hmcompress.nn.grid import Grid
-from hmcompress.nn.levels import LevelHLinear
 from hmcompress.nn.linear import HLinear, LowRankLinear
 
 Array = np.ndarray
@@ -29,8 +28,8 @@ _SPREAD = 0.25  # share of the budget that the sketches together may miss
 _NEAR = 1.5  # times the fewest numbers that a hierarchy of fewer levels may have,
 _FEW = 0.15  # or this share of the dense ones: for one vector each level costs more than its numbers
 _CUTS = 3
-_LARGE = 16  # ranks from which levels are multiplied by themselves
-_LANES = 8  # by which such ranks grow: a processor multiplies as many at once, and 34 take the time of 40
+_LARGE = 16  # ranks from which they grow
+_LANES = 8  # by as many as a processor multiplies at once: 34 take the time of 40
 _PAIR = 0.4  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
 _WORTH_IT = 0.6  # a form with more numbers than this share of the dense ones is no gain
 
@@ -106,8 +105,8 @@ def low_rank(stored: Ordered, tol: float, dtype: torch.dtype, limit: int) -> For
         return None
     left, right = found.truncated(rank)
     module = LowRankLinear(n, m, rank, stored.bias is not None, dtype=dtype)
-    _fill(module.left, _restored(torch.from_numpy(left), stored.rows))
-    _fill(module.right, _restored(torch.from_numpy(right), stored.columns).T)
+    _fill(module.left, _restored(torch.from_numpy(left), stored.rows).T)
+    _fill(module.right, _restored(torch.from_numpy(right), stored.columns))
     _fill_bias(module, stored)
     return Form(module, math.sqrt(tails[rank] / energy))
 
@@ -229,8 +228,7 @@ def _filled(stored: Ordered, grid: Grid, levels: list[Level], ranks: list[int], 
     m, n = stored.matrix.shape
     has_bias = stored.bias is not None
     columns = grid.columns(stored.columns)
-    kind = LevelHLinear if sum(ranks) >= _LARGE * len(ranks) else HLinear
-    module = kind(n, m, ranks, has_bias, rows=stored.rows, columns=columns, dtype=dtype)
+    module = HLinear(n, m, ranks, has_bias, rows=stored.rows, columns=columns, dtype=dtype)
     with torch.no_grad():
         for (right, left), rank, level in zip(module.by_leaves(), ranks, levels, strict=False):
             _place(right, left, grid, level, rank)

@@ -10,7 +10,6 @@ from nn_cases import relative
 from torch import nn
 
 from hmcompress.nn import HLinear, LowRankLinear
-from hmcompress.nn.levels import LevelHLinear
 
 N, M = 75, 50  # no multiples of the leaves' number
 
@@ -18,12 +17,11 @@ N, M = 75, 50  # no multiples of the leaves' number
 def made(kind: str) -> nn.Module:
     """A form with random factors, double precision."""
     torch.manual_seed(0)
-    rows, columns = (torch.randperm(M), torch.randperm(N)) if kind.endswith("permuted") else (None, None)
+    rows = torch.randperm(M) if kind.endswith(("permuted", "of rows")) else None
+    columns = torch.randperm(N) if kind.endswith("permuted") else None
     options = {"rows": rows, "columns": columns, "dtype": torch.float64}
     if kind.startswith("pair"):
         module: nn.Module = LowRankLinear(N, M, 4, dtype=torch.float64)
-    elif kind.startswith("levels"):
-        module = LevelHLinear(N, M, (5, 3), **options)
     else:
         module = HLinear(N, M, (5, 3), **options)
     for p in module.parameters():
@@ -31,7 +29,7 @@ def made(kind: str) -> nn.Module:
     return module
 
 
-@pytest.fixture(params=["leaves", "leaves permuted", "levels", "levels permuted", "pair"])
+@pytest.fixture(params=["hierarchy", "hierarchy permuted", "hierarchy of rows", "pair"])
 def form(request):
     return made(request.param)
 
@@ -43,7 +41,7 @@ def dense(form: nn.Module) -> nn.Linear:
     return linear
 
 
-@pytest.mark.parametrize("shape", [(N,), (1, N), (0, N), (3, N), (2, 3, N), (2, 0, N), (2000, N)])
+@pytest.mark.parametrize("shape", [(N,), (1, N), (0, N), (3, N), (100, N), (2, 3, N), (2, 0, N), (2000, N)])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_values_are_those_of_the_dense_layer(form, shape, mode):
     x, linear = torch.randn(shape, dtype=torch.float64), dense(form)
@@ -202,3 +200,11 @@ def test_training_and_hooks_are_those_of_any_module(form):
     linear(z).square().sum().backward()
     assert seen == [(3, M), (3, N)]
     assert relative(x.grad, z.grad) < 1e-9 and relative(form.bias.grad, linear.bias.grad) < 1e-9
+
+
+@pytest.mark.parametrize("wrong", [N - 1, N + 1, 2 * N])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_inputs_of_another_width_are_refused(form, wrong, dims):
+    """nn.Linear refuses them; a reshape or a gather would take some for others."""
+    with pytest.raises(RuntimeError):
+        form(torch.randn(*(4,) * (dims - 1), wrong, dtype=torch.float64))

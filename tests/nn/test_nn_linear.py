@@ -57,8 +57,9 @@ def test_padding_never_gets_a_gradient_that_matters():
     h, x = layer(smooth(300, 700)), torch.randn(3, 700)
     before = h(x)
     with torch.no_grad():
-        short = 700 - (len(h.right) - 1) * h.right.shape[1]
-        h.right[-1, short:] += 1
+        for level in range(1, len(h.ranks) + 1):
+            right = h.get_parameter(f"right_{level}")
+            right[-1, 700 - (len(right) - 1) * right.shape[1] :] += 1
     torch.testing.assert_close(h(x), before)
 
 
@@ -136,7 +137,11 @@ def test_it_stands_where_a_linear_layer_stood():
     assert (h.bias.shape, h.weight.shape) == ((512,), (512, 512))
     y = copy.deepcopy(model).eval()(torch.randn(3, 8))
     assert tuple(y.shape) == (3, 2) and seen == [(3, 512)]
-    assert {name for name, _ in h.named_parameters()} == {"left", "right", "bias"}
+    assert {name for name, _ in h.named_parameters()} == {
+        "left",
+        "bias",
+        *(f"right_{k}" for k in range(1, len(h.ranks) + 1)),
+    }
 
 
 class Wrapped(nn.Module):
@@ -157,7 +162,8 @@ def test_wrappers_take_it_and_prefix_its_names(wrapper):
     wrapped = wrapper(h)
     torch.testing.assert_close(wrapped(x).cpu(), h(x).cpu())
     state = wrapped.state_dict()
-    assert set(state) == {"module.left", "module.right", "module.bias"}
+    factors = {f"module.right_{level}" for level in range(1, len(h.ranks) + 1)}
+    assert set(state) == {"module.left", "module.bias", "module.beside", *factors}
     other = HLinear(512, 512, h.ranks)
     other.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     assert torch.equal(other.weight.cpu(), h.weight.cpu())

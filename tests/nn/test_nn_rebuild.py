@@ -14,7 +14,6 @@ from hmcompress.hmatrix.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.blocks import Gathered, TreeMatrix
 from hmcompress.nn.factors import factor
-from hmcompress.nn.levels import LevelHLinear
 from hmcompress.nn.linear import HLinear
 from hmcompress.nn.rebuild import Ordered, from_dense, hierarchical, low_rank, ordered, running_forms
 
@@ -198,13 +197,6 @@ def test_few_levels_are_tried_where_all_forms_are_small():
     w = torch.arange(1024)[:, None].minimum(torch.arange(1024)).float()
     forms = [form.module for form in hierarchical(from_dense(w), 1e-3, torch.float32)]
     assert [len(module.ranks) for module in forms] == [5, 4, 3]
-
-
-def test_hierarchies_of_large_ranks_go_level_by_level():
-    random = torch.Generator().manual_seed(0)
-    w = torch.randn(512, 20, generator=random) @ torch.randn(20, 512, generator=random)
-    assert isinstance(hierarchical(from_dense(w), 1e-4, torch.float32)[0].module, LevelHLinear)
-    assert not isinstance(hierarchical(from_dense(kernel(512)), 1e-4, torch.float32)[0].module, LevelHLinear)
 
 
 def test_a_zero_matrix_has_no_form():
