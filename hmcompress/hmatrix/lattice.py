@@ -27,6 +27,8 @@ MULTIPLES, VALUES, NARROW = range(3)
 _GROUPS = (0, 256, 128, 64, 32)  # entries that share a step; 0: a whole row
 _LARGEST = 1 << 15  # multiples beyond are no lattice worth the name
 _MOST_VALUES = 1 << 12
+_MOST_SHORT_VALUES = 1 << 8  # of 16 bits, whose words are as short as places in a longer list
+_AT_ONCE = 1 << 18  # entries, so that what they are compared with stays in the cache
 _FIRST = 1 << 11  # entries of a first look, of which nine in ten differ where there is no list of values
 _PROBE_ROWS = 4
 _LOOK = 1 << 10  # entries of a row or column
@@ -79,15 +81,28 @@ def _read_narrow(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 
 def _values(w: Tensor, effort: str) -> bytes | None:
     flat = w.reshape(-1)
-    limit = min(_MOST_VALUES, flat.numel() // 8)
-    if _distinct(flat[:_FIRST]) > 0.9 * _FIRST or torch.unique(flat[: 4 * limit]).numel() > limit:
+    most = _MOST_VALUES if w.element_size() > 2 else _MOST_SHORT_VALUES
+    limit = min(most, flat.numel() // 8)
+    if limit == 0 or _distinct(flat[:_FIRST]) > 0.9 * _FIRST:
         return None
-    values, index = torch.unique(flat, return_inverse=True)
-    if values.numel() > limit:
+    values = _list_of_values(flat, limit)
+    if values is None:
         return None
-    out = _head(VALUES, w, values[index].reshape(w.shape))
+    index = torch.cat([torch.searchsorted(values, part, out_int32=True).short() for part in flat.split(_AT_ONCE)])
+    out = _head(VALUES, w, values[index.int()].reshape(w.shape))
     out.uint(values.numel()).section(exact.encode(values[None], effort))
     return out.raw(encode_ints(index.numpy(), effort)).getvalue()
+
+
+def _list_of_values(flat: Tensor, limit: int) -> Tensor | None:
+    """The distinct values of flat (n,), ascending; None as soon as there are more than `limit`."""
+    values = torch.unique(flat[: 4 * limit])
+    for part in flat[4 * limit :].split(_AT_ONCE):
+        if values.numel() > limit:
+            return None
+        place = torch.searchsorted(values, part, out_int32=True).clamp_(max=values.numel() - 1)
+        values = torch.unique(torch.cat([values, part[values[place] != part]]))
+    return values if values.numel() <= limit else None
 
 
 def _distinct(x: Tensor) -> int:
