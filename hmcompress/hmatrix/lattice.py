@@ -161,8 +161,14 @@ def _grouped(w: Tensor, transposed: bool, group: int) -> Tensor:
 
 def _steps(rows: Tensor) -> Array | None:
     """The step of each row, float32, if every row is whole multiples of one in its own dtype; else None."""
-    k, steps, found = _multiples_of(rows.double().numpy())
-    return _settle(rows, k, steps.astype(np.float32)) if found.all() else None
+    found = []
+    for some in rows.split(max(1, _AT_ONCE // rows.shape[1])):
+        k, steps, whole = _multiples_of(some.double().numpy())
+        settled = _settle(some, k, steps.astype(np.float32)) if whole.all() else None
+        if settled is None:
+            return None
+        found.append(settled)
+    return np.concatenate(found)
 
 
 def _multiples_of(x: Array) -> tuple[Array, Array, Array]:

@@ -42,3 +42,19 @@ def test_a_clustered_layer_comes_back_exactly():
     w = clustered(16)
     found = compress_matrix(w, 1e-4)
     assert found.error == 0 and found.nbytes < w.numel() * 4.2 / 8 + 200
+
+
+def test_multiples_are_looked_for_a_chunk_at_a_time(monkeypatch):
+    sizes, multiples_of = [], lattice._multiples_of
+    monkeypatch.setattr(lattice, "_multiples_of", lambda x: sizes.append(x.size) or multiples_of(x))
+    w = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert lattice.find(w) is None
+    assert sum(sizes) < w.numel() / 2
+
+
+def test_every_row_of_a_large_layer_has_its_own_step():
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randint(-127, 128, (1500, 512), generator=generator) * torch.rand(1500, 1, generator=generator)
+    body = lattice.find(w)
+    assert body is not None and len(body) < 1.1 * w.numel()
+    assert torch.equal(lattice.decode(body, tuple(w.shape), w.dtype).to_dense(), w)
