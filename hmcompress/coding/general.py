@@ -15,8 +15,10 @@ _SAMPLE = 1 << 16
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
-    """The integers by rows and by columns, where they are a matrix of rows of `width`."""
-    return [] if width is None else [q.reshape(-1, width), q.reshape(-1, width).T]
+    """The integers by rows and by columns, where they are a matrix of rows of `width`; a single row once."""
+    if width is None:
+        return []
+    return [q.reshape(-1, width), q.reshape(-1, width).T] if q.size > width else [q.reshape(1, width)]
 
 
 def general_promises(q: np.ndarray, size: int) -> bool:

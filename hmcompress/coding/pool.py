@@ -13,6 +13,7 @@ from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.sparse import decode_sparse, encode_sparse, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
@@ -28,11 +29,12 @@ _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcode
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
 _QUICK_MAY_COST = 1.005
+_PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has a pattern that range coding misses
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
-ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS = range(5)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS = range(7)
 Group = tuple[int, np.ndarray | None, int]  # class, positions or None for all, size; in ascending order of class
 
 
@@ -52,6 +54,8 @@ def encode_pool(
     row length, where the integers are one matrix; a general coder may then find repetitions along rows or columns.
     """
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
+    if is_sparse(q) and e.max(initial=ZERO_CLASS) > ZERO_CLASS:
+        return _smallest_sparse(q, e, x, width)
     groups = _groups(e, q.size)
     if not groups:
         return bytes([EMPTY])
@@ -62,6 +66,19 @@ def encode_pool(
         general = smallest_general(rows, len(best), effort == "max")
         best = best if general is None else min(best, bytes([kind]) + general, key=len)
     return best
+
+
+def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, width: int | None) -> bytes:
+    """By the places of what is not zero; range coded where these have no pattern; few integers by general coders."""
+    kinds = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
+    found = [bytes([SPARSE]) + encode_sparse(q)]
+    for (sparse, general), rows in zip(kinds, orders(q, width), strict=False):
+        flat = rows.reshape(-1)
+        found += [bytes([sparse]) + encode_sparse(flat)] if sparse != SPARSE else []
+        found += [bytes([general]) + encode_ints(flat, "max")] if q.size <= FEW else []
+    if min(map(len, found)) > _PATTERN * np.count_nonzero(q):
+        found.append(_smallest(q, e, x, _groups(e, q.size), False))
+    return min(found, key=len)
 
 
 def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
@@ -79,8 +96,12 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     if len(data) < 1:
         raise FormatError("an empty pool of integers: the file is damaged")
     e = np.asarray(e, np.int16).reshape(-1)
-    groups = _groups(e, count)
     kind, body = data[0], bytes(data[1:])
+    if kind == SPARSE:
+        return decode_sparse(body, count)
+    if kind == SPARSE_BY_COLUMNS and width:
+        return decode_sparse(body, count).reshape(width, -1).T.reshape(-1)
+    groups = _groups(e, count)
     if kind == PCODEC:
         return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
     if kind == ANS and groups:

@@ -12,6 +12,7 @@ _NOISE_LEVEL = 10
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
 _PCODEC_GAINS, _ZSTD_GAINS = 1.005, 1.06
+_MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
 _REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetitions
 
 
@@ -35,9 +36,17 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
         (PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), pcodec_level)),
     ]
     if q.size <= 1 << 16 or effort == "max":
-        candidates.append((ZSTD, zstd_compress(narrow.tobytes(), zstd_level)))
+        candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level)))
     code, body = min(candidates, key=lambda c: len(c[1]))
     return bytes([code * 4 + width]) + body
+
+
+def _dictionary(data: bytes, level: int) -> bytes:
+    """By zstd at this level; many bytes that a quick level does not shrink far take the highest ones too long."""
+    if len(data) <= _MANY:
+        return zstd_compress(data, level)
+    quick = zstd_compress(data, min(level, _QUICK))
+    return zstd_compress(data, level) if level > _QUICK and len(quick) * _FAR < len(data) else quick
 
 
 def encode_below(q: np.ndarray, size: int) -> bytes | None:

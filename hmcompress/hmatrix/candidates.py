@@ -21,6 +21,7 @@ _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low ra
 _WORSE = {"default": ((1 << 15, 1.012), (1 << 12, 1.05)), "max": ((1 << 16, 1.02),)}
 _FINE = 3.0
 _SLACK = 1 << 14  # bits
+_SPARSE_MAY_SHRINK = 48.0  # how much less than its price a form may take where nearly all of it turns out to be zero
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
 _ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
@@ -29,9 +30,17 @@ Priced = tuple[float, Candidate]
 
 
 def candidates(
-    values: Array, step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None
+    values: Array,
+    step: float,
+    task: Task,
+    grid: tuple[int, int] | None,
+    structure: Structure | None,
+    known: float = np.inf,
 ) -> list[Candidate]:
-    """Plain quantisation and, where a cheap look found structure, what may be smaller. values: (m, n)."""
+    """Plain quantisation and, where a cheap look found structure, what may be smaller. values: (m, n).
+
+    known: bits of a form in which nearly all is zero, where there is one.
+    """
     plain = Candidate(Leaf(0, True))
     if structure is None:
         return [plain]
@@ -44,7 +53,10 @@ def candidates(
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
-    worth = [candidate for price, candidate in found if price <= _limit(best, values.size, task.effort)]
+    limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
+    worth = [candidate for price, candidate in found if price <= limit]
+    if known < np.inf:
+        return list(dict.fromkeys(worth))
     if not worth or values.size <= (_WHOLE if structure.repeats else _FEW):
         worth.append(plain)
     return list(dict.fromkeys(worth))

@@ -1,6 +1,7 @@
 """compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
-from hmcompress.hmatrix.screen import find_structure
+from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tune import (
     Candidate,
     Task,
@@ -28,6 +29,7 @@ _PLAIN = Candidate(Leaf(0, True))
 _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
+_NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
 _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
 _GUESS = 0.8
@@ -54,8 +56,10 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    found = [matrix for matrix in (_smallest(task, grid), task.lattice()) if matrix is not None]
-    best = min(found, key=lambda matrix: matrix.nbytes, default=None)
+    best = _smallest(task, grid)
+    if best is None or best.nbytes * _NO_LATTICE > w.numel():
+        found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
+        best = min(found, key=lambda matrix: matrix.nbytes, default=None)
     if best is not None and w.numel() > _SMALL and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
         return best
     plain = task.exact()
@@ -94,16 +98,29 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
     structure = find_structure(values, step) if task.effort != "fast" else None
-    worth = candidates(values, step, task, grid, structure)
+    smooth = structure is not None and structure.is_smooth() and _may_be_grid(task.w)
+    along_grid = tune_interpolated(task, values, step, task.w.nbytes, sparse=True) if smooth else None
+    known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
+    worth = _worth(values, step, task, grid, structure, known)
     tuned = {candidate: tune(task, values, candidate, step) for candidate in worth}
     found = [m for m in tuned.values() if m is not None]
-    if structure is not None and structure.is_smooth() and _may_be_grid(task.w):
+    if smooth and along_grid is None:
         along_grid = tune_interpolated(task, values, step, min((m.nbytes for m in found), default=task.w.nbytes))
-        found += [along_grid] if along_grid is not None else []
+    found += [along_grid] if along_grid is not None else []
     if _suits_trellis(task, tuned.get(_PLAIN), found):
         along_trellis = tune_trellis(task, values, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _worth(
+    values: Array, step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None, known: float
+) -> list[Candidate]:
+    """What is worth coding where `known` bits are reached; at max what default would code too: prices may mislead."""
+    found = candidates(values, step, task, grid, structure, known)
+    if task.effort == "max" and structure is not None and structure.is_global("default"):
+        found += candidates(values, step, replace(task, effort="default"), grid, structure, known)
+    return list(dict.fromkeys(found))
 
 
 def _may_be_grid(w: Tensor) -> bool:

@@ -21,6 +21,7 @@ _FINEST = 8.0
 _WINDOW = 192  # rows and columns on which schemes are compared
 _SPARSE = 0.5  # bits an entry
 _MAY_SHRINK = 16.0  # how much smaller than its first estimate a sparse form may become
+_FINER_STEPS, _PER_OCTAVE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ class Interpolator:
     def decoded(self, step: float) -> Tensor:
         """The matrix that a decoder would return."""
         return _restore(self._coded(step)[0], step, self.dtype)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether nearly all entries follow from their neighbours."""
+        return self.finer > 0
+
+    def finer_steps(self, step: float) -> list[float]:
+        """Where most integers are zero, steps below the largest that are worth a try.
+
+        Their errors carry on from level to level, and more of them or fewer, by chance, break the pattern of the rest.
+        All come from one grid, so that a larger tolerance is not the worse for it.
+        """
+        if not self.is_sparse:
+            return []
+        top = math.ceil(_PER_OCTAVE * math.log2(step)) - 1
+        return [2.0 ** (k / _PER_OCTAVE) for k in range(top, top - _FINER_STEPS, -1)]
 
     def encode(self, step: float) -> bytes:
         """The payload's body; `step` must be a float32 value."""
@@ -64,7 +81,8 @@ def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> I
     """The coder for a matrix (m, n), or None where it is no match for a form of `size` bytes.
 
     What its integers cost at this step is judged in the middle of the matrix. Where that is little, most of the error
-    is left to zeros: the step will grow far, and coarse points are worth a finer one.
+    is left to zeros: the step will grow far, and coarse points are worth a finer one. What is not zero then may stand
+    along lines, such as the diagonal, and grow with the sides only.
     """
     (m, n), half = values.shape, _WINDOW // 2
     window = values[max(m // 2 - half, 0) : m // 2 + half, max(n // 2 - half, 0) : n // 2 + half]
@@ -72,7 +90,8 @@ def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> I
         ((_entropy(Interpolator(window, dtype, s, 0)._coded(step)[1]), s) for s in SCHEMES), key=lambda found: found[0]
     )
     sparse = bits < _SPARSE * window.size
-    hopeless = bits / 8 * values.size / window.size > size * (_MAY_SHRINK if sparse else 1.0)
+    larger = values.size / window.size
+    hopeless = bits / 8 * (math.sqrt(larger) if sparse else larger) > size * (_MAY_SHRINK if sparse else 1.0)
     return None if hopeless else Interpolator(values, dtype, scheme, int(sparse))
 
 

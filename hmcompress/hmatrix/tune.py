@@ -25,6 +25,7 @@ _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _LIKELY = 1.7  # standard deviations by which the first error of plain quantisation may miss its mean
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
+_ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
@@ -111,13 +112,29 @@ def tune_trellis(task: Task, values: Array, step: float) -> HMatrix | None:
     return _largest(task, partial(_trellis_payload, quantizer), step)
 
 
-def tune_interpolated(task: Task, values: Array, step: float, size: int) -> HMatrix | None:
-    """As tune, every point predicted from its neighbours, where that may stay below `size` bytes."""
+def tune_interpolated(task: Task, values: Array, step: float, size: int, sparse: bool = False) -> HMatrix | None:
+    """As tune, every point predicted from its neighbours, where that may stay below `size` bytes.
+
+    sparse: only where nearly all of the matrix follows from its neighbours.
+    """
     coder = interpolated.interpolator(values, task.w.dtype, step, size)
-    if coder is None:
+    if coder is None or (sparse and not coder.is_sparse):
         return None
-    step = _search(task, partial(_interpolated_error, task, coder), step, _ENOUGH)
-    return _largest(task, partial(_interpolated_payload, coder), step)
+    enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
+    step = _search(task, partial(_interpolated_error, task, coder), step, enough)
+    payload = partial(_interpolated_payload, coder)
+    best = _largest(task, payload, step)
+    return None if best is None else _shorter(task, payload, coder.finer_steps(step), best)
+
+
+def _shorter(task: Task, payload: Callable[[float], bytes], steps: list[float], best: HMatrix) -> HMatrix:
+    """The shortest of `best` and what these steps give, where they keep the tolerance too."""
+    for step in steps:
+        data = payload(float(np.float32(step)))
+        if len(data) < best.nbytes:
+            matrix = task.measured(data)
+            best = matrix if matrix.error <= task.tol else best
+    return best
 
 
 def _interpolated_error(task: Task, coder: interpolated.Interpolator, step: float) -> float:

@@ -1,0 +1,75 @@
+"""Claims about sparse integers: they come back, patterns of their places cost next to nothing, damage is noticed."""
+
+import numpy as np
+import pytest
+
+from hmcompress.coding.buffer import Writer
+from hmcompress.coding.pool import class_of, decode_pool, encode_pool
+from hmcompress.coding.sparse import decode_sparse, encode_sparse, is_sparse
+from hmcompress.coding.streams import encode_ints
+from hmcompress.errors import FormatError
+
+
+def patterns() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    scattered = np.where(random.random((200, 300)) < 0.005, random.integers(-9, 10, (200, 300)), 0)
+    bands = np.eye(256, dtype=np.int64) - 3 * np.eye(256, k=1, dtype=np.int64)
+    column = np.zeros((256, 256), np.int64)
+    column[:, 7] = random.integers(1, 100, 256)
+    last = np.zeros((64, 64), np.int64)
+    last[-1, -1] = 2**40
+    return {"scattered": scattered, "bands": bands, "column": column, "last": last, "none": np.zeros((9, 9), np.int64)}
+
+
+@pytest.mark.parametrize("effort", ["fast", "default", "max"])
+@pytest.mark.parametrize("name", patterns())
+def test_sparse_integers_come_back_from_a_pool(name, effort):
+    q = patterns()[name]
+    e = np.array([max(int(class_of(np.sqrt(np.mean(q**2.0)))), -19)])
+    for width in (None, q.shape[1]):
+        data = encode_pool(q, e, effort, width=width)
+        np.testing.assert_array_equal(decode_pool(data, e, q.size, width), q.reshape(-1))
+
+
+@pytest.mark.parametrize("n", [256, 1024, 2048])
+def test_a_diagonal_takes_no_more_bytes_the_longer_it_is(n):
+    assert len(encode_pool(np.eye(n, dtype=np.int32), np.array([-8]), width=n)) < 40
+
+
+def test_few_integers_on_one_column_cost_less_by_columns():
+    q = patterns()["column"]
+    e = class_of(np.sqrt(np.mean(q**2.0)))[None]
+    assert len(encode_pool(q, e, width=256)) < 256 + 40
+
+
+def test_places_without_a_pattern_are_coded_by_whatever_is_smallest():
+    random = np.random.default_rng(1)
+    q = (random.random(1 << 16) < 0.01).astype(np.int32)
+    entropy = -(0.01 * np.log2(0.01) + 0.99 * np.log2(0.99)) * q.size / 8
+    assert len(encode_pool(q, np.array([-13]))) < 1.06 * entropy + 40
+
+
+def test_noise_is_not_taken_for_sparse():
+    q = np.zeros(1 << 16, np.int32)
+    assert not is_sparse(np.ones(100, np.int32)) and not is_sparse(np.zeros(0, np.int32))
+    assert is_sparse(q)
+    q[: 1 << 14] = 1
+    assert not is_sparse(q)
+
+
+def test_the_widest_integers_come_back():
+    q = np.zeros(1000, np.int64)
+    q[[0, 500, 999]] = 2**62, -(2**62), 1
+    np.testing.assert_array_equal(decode_sparse(encode_sparse(q), 1000), q)
+
+
+@pytest.mark.parametrize("gaps", [[1, 0], [3, -1], [9, 9], [2**62, 2**62, 2**62]])
+def test_places_outside_of_the_stream_are_damage(gaps):
+    data = Writer().uint(len(gaps)).section(encode_ints(np.array(gaps))).raw(encode_ints(np.ones(len(gaps), int)))
+    with pytest.raises(FormatError, match="outside"):
+        decode_sparse(data.getvalue(), 10)
+
+
+def test_more_integers_than_there_are_places_are_damage():
+    with pytest.raises(FormatError):
+        decode_sparse(encode_sparse(np.eye(8, dtype=int).reshape(-1)), 4)
