@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
@@ -280,8 +280,16 @@ def _say(message: str, quiet: bool) -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Tell]:
-    """A bar with bytes and time left on stderr; silent where nobody watches."""
-    console = Console(stderr=True, highlight=False)
+    """A bar with bytes and time left on stderr; silent where nobody watches.
+
+    What a user's own module prints goes to stderr too: stdout is for our result.
+    """
+    with redirect_stdout(sys.stderr), _bar(Console(stderr=True, highlight=False), quiet) as tell:
+        yield tell
+
+
+@contextmanager
+def _bar(console: Console, quiet: bool) -> Iterator[Tell]:
     if quiet or not console.is_terminal:
         yield silent
         return

@@ -16,6 +16,7 @@ from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.error import Reference
 from hmcompress.network.fallback import nearest_weights
+from hmcompress.network.gradients import work_of_others
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
@@ -189,6 +190,7 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
 def _budget(problem: Problem, effort: str) -> int:
     rows = len(problem.calibration.points)
     cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
+    cost += work_of_others(problem.network)
     most = _MOST[effort] // (1 + problem.order)  # passes with tangents take several runs of the network for each layer
     return int(min(max(_WORK / max(cost, 1), _FEWEST), most))
 
@@ -205,8 +207,8 @@ def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[st
 
 def _wide(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """Layers large enough for structure."""
-    names = (layer.weight for layer in problem.network.layers)
-    return frozenset(name for name in names if min(tensors[name].shape) >= _LEAST_SIDE)
+    names = (*(layer.weight for layer in problem.network.layers), *problem.network.others)
+    return frozenset(n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) >= _LEAST_SIDE)
 
 
 def _encode(

@@ -33,7 +33,7 @@ def adopt(
     module: nn.Module, tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], kind: str, what: str
 ) -> Network:
     """A module filled with a checkpoint's tensors. Raises NetworkError that lists what differs."""
-    own = dict(module.state_dict(keep_vars=True))
+    own = tensors_of_module(module)
     names = places_in(own, tensors, prefixes)
     missing = [place for place in own if place not in names.values()]
     wrong = [
@@ -62,6 +62,11 @@ def adopt(
     dense = {layer.weight for layer in layers}
     others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE]
     return Network(module, tuple(layers), names, kind, dtype, tuple(others), stacks=_stacks(module, layers))
+
+
+def tensors_of_module(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module's state dict, without what else some modules put there."""
+    return {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
 
 
 def _archive(source: Path | None) -> nn.Module:

@@ -13,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
+from hmcompress.network.factory import tensors_of_module
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import Network
+from hmcompress.network.moments import regularised
 
 _ROWS = 1024  # samples
 _GRADIENTS = 128  # of as many groups of samples
-_WIDEST = 2304  # a longer side is left to the engine
+_WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
+_WIDEST_AIMED = 1024  # columns in an order towards the weight; LAPACK's complete pivoting beyond
+_LOADING, _VARIANCE = 1e-2, 0.3
 _TINY = 1e-300
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
@@ -27,10 +32,10 @@ Scale = Callable[[list[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Metric:
-    """||R^T dW L||^2 with R R^T = rows (m, m), L L^T = columns (n, n): the squared relative error of the outputs."""
+    """||R^T dW L||^2, the squared relative error of the outputs: factors R of the rows' moment, L of the columns'."""
 
-    rows: np.ndarray
-    columns: np.ndarray
+    rows: Factor
+    columns: Factor
 
 
 def gradient_metrics(
@@ -48,16 +53,40 @@ def gradient_metrics(
             before = sums.get(name, (torch.zeros_like(rows), torch.zeros_like(columns)))
             sums[name] = (before[0] + rows, before[1] + columns)
     share = total / len(points)
-    return {name: [_metric(share * r, c) for r, c in zip(*both, strict=True)] for name, both in sums.items()}
+    found = {name: [(share * r).numpy() for r in both[0]] for name, both in sums.items() if both[0].any()}
+    return {
+        name: [_metric(w, r, c.numpy()) for w, r, c in zip(_matrices(tensors[name]), rows, sums[name][1], strict=True)]
+        for name, rows in found.items()
+    }
 
 
-def _metric(rows: Tensor, columns: Tensor) -> Metric:
-    return Metric(rows.numpy(), (columns / columns.trace().clamp_min(_TINY)).numpy())
+def _matrices(w: Tensor) -> np.ndarray:
+    return to_matrices(w).double().numpy()
+
+
+def _metric(w: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Metric:
+    """Both moments with a share of their mean diagonals: there are few gradients."""
+    of_rows = factorise(regularised(rows, _LOADING))
+    moment = regularised(columns / max(np.trace(columns), _TINY), _LOADING)
+    aimed = len(moment) <= _WIDEST_AIMED
+    return Metric(of_rows, factorise_towards(moment, w, of_rows, _VARIANCE) if aimed else factorise(moment))
+
+
+def work_of_others(network: Network) -> int:
+    """Multiplications of the nearest plane in a network's other weights."""
+    own = tensors_of_module(network.module)
+    return sum(_work(w) for w in (own[network.places[name]] for name in network.others) if _is_small(w))
+
+
+def _work(w: Tensor) -> int:
+    matrix = real_layout(w.shape, w.dtype)
+    return matrix.count * matrix.rows * matrix.cols * (matrix.rows + matrix.cols)
 
 
 def _is_small(w: Tensor) -> bool:
+    """Whether the nearest plane goes through a weight in about a second."""
     matrix = real_layout(w.shape, w.dtype)
-    return max(matrix.rows, matrix.cols) <= _WIDEST
+    return _work(w) <= _MOST_WORK and max(matrix.rows, matrix.cols) <= _WIDEST
 
 
 def _gradients(

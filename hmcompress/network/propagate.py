@@ -24,7 +24,6 @@ from hmcompress.network.moments import regularised, ridge_target, second_moment,
 from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
-_LEAST_OF_GRADIENTS = 1e-2  # share of mean diagonals added to moments of gradients, which are few
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ Parts = dict[str, Coded]
 def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     """Every layer and other weight of the network in coded form, by name."""
     parts: Parts = {name: _other(name, data, knobs) for name in data.others}
+    if not network.layers:
+        return parts
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
     forward = _quantising(network, data, knobs, parts)
     if data.order == 0:
@@ -95,17 +96,13 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
 def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
-    if name in data.other_metrics:
-        pairs = zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True)
-        return Slices(tuple(_in_metric(v, metric, knobs) for v, metric in pairs), tuple(w.shape), w.dtype)
-    return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
-
-
-def _in_metric(w: np.ndarray, metric: Metric, knobs: Knobs) -> Coded:
-    rows = factorise(regularised(metric.rows, max(knobs.mu, _LEAST_OF_GRADIENTS)))
-    moment = regularised(metric.columns, max(knobs.floor, _LEAST_OF_GRADIENTS))
-    columns = factorise_towards(moment, w, rows, knobs.variance)
-    return Weighted(quantise(w, columns, rows, knobs.delta, knobs.dead_zone))
+    if name not in data.other_metrics or name in knobs.structured:
+        return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
+    slices = [
+        Weighted(quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone))
+        for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True)
+    ]
+    return Slices(tuple(slices), tuple(w.shape), w.dtype)
 
 
 def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:

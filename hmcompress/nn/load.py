@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from hmcompress.nn.memory import device_of, resident_bytes
 from hmcompress.nn.rebuild import Form
 from hmcompress.nn.slim import Sizes, slim_module
 from hmcompress.progress import Progress, silent
+
+_READ_WEIGHTS = (nn.TransformerEncoderLayer,)  # its fast path takes weights: HLinear would expand one at every call
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,8 @@ class _Filler:
         place = self._places[row.name]
         record = self._forms.record(row, place, form)
         if form is not None:
-            path = place.removesuffix("weight").removesuffix(".")
-            linear = self.module.get_submodule(path)
+            path = place.rpartition(".")[0]
+            linear = _submodule(self.module, path)
             assert isinstance(linear, nn.Linear)
             running = form.module.to(device_of(linear)).train(linear.training)
             for name, p in running.named_parameters():
@@ -162,7 +167,7 @@ class _Filler:
     def _replace(self, path: str, new: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         if path:
-            setattr(self.module.get_submodule(parent), name, new)
+            setattr(_submodule(self.module, parent), name, new)
         else:
             self.module = new
 
@@ -171,15 +176,14 @@ class _Filler:
         return None if linear is None else self._forms.fastest(row, linear.weight.dtype)
 
     def _linear(self, row: LayerRow) -> nn.Linear | None:
-        """The module's nn.Linear whose weight a layer is; None where there is none, or it is shared, or has hooks."""
-        place = self._places.get(row.name, "")
-        if not place.endswith("weight") or any(name in self._sharing for name in row.tensors):
+        """The module's nn.Linear whose weight a layer is; None where none is, or where another cannot stand for it."""
+        path, _, name = self._places.get(row.name, "").rpartition(".")
+        if name != "weight" or any(name in self._sharing for name in row.tensors):
             return None
-        path = place.removesuffix("weight").removesuffix(".")
-        linear = self.module.get_submodule(path)
-        if type(linear) is not nn.Linear or _has_hooks(linear) or _is_shared(self.module, linear):
+        linear = _submodule(self.module, path)
+        if not _is_plain(linear) or _is_shared(self.module, linear):
             return None
-        return linear
+        return None if isinstance(_submodule(self.module, path.rpartition(".")[0]), _READ_WEIGHTS) else linear
 
     def _fill_dense(self, tensors: dict[str, Tensor]) -> None:
         assigned: dict[int, nn.Parameter] = {}
@@ -191,7 +195,7 @@ class _Filler:
 def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.Parameter]) -> None:
     """Copy a tensor into a module, or put it there where the module has no memory yet."""
     path, _, name = place.rpartition(".")
-    owner = module.get_submodule(path)
+    owner = _submodule(module, path)
     own = getattr(owner, name)
     if not own.is_meta:
         with torch.no_grad():
@@ -207,10 +211,20 @@ def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.
         setattr(owner, name, value)
 
 
+def _submodule(module: nn.Module, path: str) -> Any:
+    """As get_submodule, which ScriptModules lack."""
+    return reduce(getattr, path.split(".") if path else [], module)
+
+
 def _is_shared(module: nn.Module, linear: nn.Linear) -> bool:
     named = [p for owner in module.modules() for p in owner.parameters(recurse=False)]
     return sum(p is linear.weight for p in named) > 1
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is an nn.Linear and nothing has been hung on it that would be lost with it."""
+    if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter or "forward" in vars(module):
+        return False
+    if set(module._parameters) != {"weight", "bias"} or module._buffers or module._modules:
+        return False
+    return not any(getattr(module, name, None) for name in _HOOKS)

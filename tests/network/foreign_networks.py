@@ -1,5 +1,7 @@
 """Networks as users bring them: convolutions, complex weights, layers called twice, changed inputs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -111,3 +113,23 @@ def without_gradients() -> nn.Module:
 def repeated() -> nn.Module:
     torch.manual_seed(0)
     return Repeated()
+
+
+class Talkative(nn.Module):
+    """Prints, and puts more than tensors into its state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 32)
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return super().state_dict(*args, **options) | {"settings": {"width": 32}}
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("shape", x.shape)
+        return self.layer(x)
+
+
+def talkative() -> nn.Module:
+    print("building")
+    return Talkative()

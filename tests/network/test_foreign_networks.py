@@ -1,5 +1,6 @@
 """The outputs metric takes networks of any kind that can be called, and says why where it cannot."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import hmcompress
 from hmcompress.baselines import PEERS
 from hmcompress.baselines.knobs import Knob, Part
 from hmcompress.baselines.matrix import Matrix
+from hmcompress.cli import run
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.layers import to_matrices
@@ -107,3 +109,13 @@ def test_networks_without_gradients_or_with_repeated_layers_use_the_tolerance(na
     result = compressed(name, points(), tmp_path)
     assert 0.7e-2 < result.record.error <= 1e-2
     assert len(result.layers) == 3
+
+
+def test_modules_that_print_leave_stdout_to_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", points())
+    saved(tmp_path, foreign_networks.talkative().state_dict())
+    options = ["--metric", "outputs", "--network", f"{HELPERS}:talkative", "--inputs", str(tmp_path / "x.npy")]
+    capsys.readouterr()
+    code = run(["compress", str(tmp_path / "model.pt"), *options, "--tol", "1e-2", "--effort", "fast", "--json"])
+    shown = capsys.readouterr()
+    assert code == 0 and json.loads(shown.out)["network"]["error"] <= 1e-2 and "building" in shown.err
