@@ -1,8 +1,10 @@
 """The outputs metric from end to end: a checkpoint and settings in, coded layers and the network's record out."""
 
+import math
 import time
 from collections.abc import Mapping, Set
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -24,7 +26,7 @@ from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, pose, prepare, reference_error
-from hmcompress.network.propagate import Calibration, Knobs, Parts, run_pass, tensors_of
+from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
 from hmcompress.progress import Progress, silent
@@ -39,6 +41,7 @@ _LEAST_SIDE = 64  # of a matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
+_WORTH = 1.2  # times the bytes of one way to search, up to which the first passes of another are worth the others
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -107,32 +110,55 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
     joint = None if kernel is not None else _joint(problem, settings, measured, progress)
     if kernel is None and joint is None:
         joint = _middle(problem, settings, tensors, measured, progress)
-    trial = None
-
-    def run(knobs: Knobs) -> Parts:
-        return run_pass(problem.network, data, knobs)
-
+    run = partial(run_pass, problem.network, data)
+    found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
-        budget, structured = _budget(problem, settings.effort), _structured(problem, tensors)
-        trial = search(
-            run,
-            measured,
-            settings.tol,
-            budget,
-            lambda done: progress("search", min(done, budget), budget),
-            kernel=kernel is not None,
-            few=_too_few_rows(problem),
-            structured=structured,
-            factored=_wide(problem, tensors) if problem.network.kind == "linear" else structured,
-            slim=settings.slim == "prefer",
-        )
-    found = [t for t in (trial, joint) if t is not None]
+        found += _passes(problem, settings, tensors, data, measured, progress, kernel is not None)
     if not found:
         exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
         found = [] if exact is None else [exact]
     if not found:
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
     return min(found, key=lambda t: t.cost)
+
+
+def _passes(
+    problem: Problem,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    data: Calibration,
+    measured: Measure,
+    progress: Progress,
+    kernel: bool,
+) -> list[Trial]:
+    """What the search over passes finds: with regularisers that keep the kernel where it is bounded, and otherwise both
+    without and with them, as long as passes cost little: what holds the kernel too may be the smaller way."""
+    budget, structured = _budget(problem, settings.effort), _structured(problem, tensors)
+    factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
+    cheap = not problem.order and not factored and budget == _MOST[settings.effort]
+    ways = (False, True) if cheap and not kernel else (kernel,)
+    found: list[Trial] = []
+
+    def tick(way: int, done: int) -> None:
+        progress("search", min(done, budget) + way * budget, len(ways) * budget)
+
+    for k, firm in enumerate(ways):
+        trial = search(
+            partial(run_pass, problem.network, data),
+            measured,
+            settings.tol,
+            budget,
+            partial(tick, k),
+            firm=firm,
+            worth=_WORTH * min((t.cost for t in found), default=math.inf),
+            few=_too_few_rows(problem),
+            structured=structured,
+            factored=factored,
+            slim=settings.slim == "prefer",
+        )
+        tick(k, budget)
+        found += [] if trial is None else [trial]
+    return found
 
 
 def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Progress) -> Trial | None:

@@ -23,11 +23,11 @@ _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at leas
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
 _PRODUCTS = 80
 _FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
-_STEPS, _DAMPING = (20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
+_STEPS, _DAMPING = (20, 20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
 _HOPELESS = 2.5  # error over the tolerance after the first steps
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
-_FITS = 0.9  # of the tolerance
+_FITS = 0.93  # of the tolerance
 
 
 def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[float], None]) -> Network | None:

@@ -41,6 +41,7 @@ KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded to
     (("growth",), (1.15, 0.87)),
     (("dead_zone",), (0.05, 0.0)),
 )
+_FIRM: dict[str, Any] = {"mu": 0.1, "ridge": 1e-4, "floor": 3e-4}  # where firm ones begin
 _FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 
@@ -195,7 +196,8 @@ def search(
     budget: int,
     tick: Callable[[int], None],
     *,
-    kernel: bool = False,
+    firm: bool = False,
+    worth: float = math.inf,
     few: bool = False,
     structured: frozenset[str] = frozenset(),
     factored: frozenset[str] = frozenset(),
@@ -203,22 +205,25 @@ def search(
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
-    kernel: the tangent kernel is part of what `measure` bounds. few: fewer samples than the widest layer needs.
+    firm: the regularisers begin and turn as a bound on the tangent kernel asks for. worth: bytes above which that is
+    given up after the first passes. few: fewer samples than the widest layer needs.
     structured: layers that the engine may code. factored: layers that may be products of two factors.
     slim: living neurons count beside bytes.
     """
     found = Search(run, measure, tol, budget, tick, slim)
-    start = Knobs(START * tol, mu=0.1, ridge=1e-4, floor=3e-4) if kernel else Knobs(START * tol)
+    start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     others = _other_forms(found, start, structured, factored)
     trial = found.settle(start, passes=3 if others else 8)
-    for ridge in () if kernel or others else _FIRMER:  # without, the weights of some networks grow without bound
+    for ridge in () if firm or others else _FIRMER:  # without, the weights of some networks grow without bound
         if trial.error > _WILD * tol:
             firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
             trial = min(trial, firmer, key=lambda t: t.score(tol))
+    if trial.score(tol) > worth:
+        return None
     best = min(others, key=lambda other: other.score(tol), default=trial)
     if trial.score(tol) < 1.5 * best.score(tol):
-        ladders = KERNEL_LADDERS if kernel else LADDERS
+        ladders = KERNEL_LADDERS if firm else LADDERS
         found.turn(trial, (FLOORS, *ladders) if few else ladders)
         best = trial
     if not best.knobs.structured:  # the engine searches by itself

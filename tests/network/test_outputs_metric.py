@@ -1,7 +1,9 @@
 """The outputs metric keeps its bounds, uses them, and says what it did."""
 
 import itertools
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from safetensors.torch import save_file
 from small_networks import build_mixed, forward, outputs_settings, saved, stack
 
 import hmcompress
+import hmcompress.network.driver as driver
 from hmcompress.config import load_settings
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
-from hmcompress.network.search import Search, search
+from hmcompress.network.search import Search, Trial, search
 from hmcompress.progress import silent
 
 HELPERS = Path(__file__).parent / "small_networks.py"
@@ -106,6 +109,21 @@ def test_kernel_bound_holds_and_costs_bytes(plain: NetworkResult, tmp_path: Path
     assert result.record.ntk is not None and result.record.ntk.error <= 0.01 and result.record.error <= 1e-3
     assert result.record.ntk.min_eigenvalue > -1e-6
     assert layer_bytes(result) > layer_bytes(plain)
+
+
+def test_function_alone_is_searched_in_the_kernels_way_too(
+    plain: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: dict[bool, float] = {}
+
+    def noted(*args: Any, firm: bool, **options: Any) -> Trial | None:
+        trial = search(*args, firm=firm, **options)
+        ways[firm] = math.inf if trial is None else trial.nbytes
+        return trial
+
+    monkeypatch.setattr(driver, "search", noted)
+    result = compress_network(saved(tmp_path, stack(SIZES)), outputs_settings(tol=1e-3))
+    assert set(ways) == {False, True} and layer_bytes(result) <= min(ways.values())
 
 
 def test_kernel_is_bounded_by_default_for_built_in_networks(tmp_path: Path) -> None:
@@ -211,6 +229,21 @@ def test_search_keeps_what_holds_and_refines_what_does_not() -> None:
     trial = search(run, lambda parts: 50 * (1000 / parts["w"].nbytes) ** (1 / 0.3), 1e-2, 20, lambda n: next(errors))
     assert trial is not None and 0.85e-2 < trial.error <= 1e-2
     assert isinstance(Search(run, lambda parts: 1.0, 1e-2, 5, lambda n: None).holding(), list)
+
+
+def test_search_gives_up_where_its_first_passes_need_too_many_bytes() -> None:
+    class Bytes:
+        def payload(self, thorough: bool) -> bytes:
+            return bytes(1000)
+
+    def found(worth: float) -> tuple[bool, int]:
+        tried: list[int] = []
+        trial = search(lambda knobs: {"w": Bytes()}, lambda parts: 9e-4, 1e-3, 40, tried.append, worth=worth)  # type: ignore[dict-item,return-value]
+        return trial is None, len(tried)
+
+    assert found(100.0) == (True, 1)
+    given_up, passes = found(2000.0)
+    assert not given_up and passes > 30
 
 
 def test_network_errors_are_raised_before_anything_is_written(tmp_path: Path) -> None:
