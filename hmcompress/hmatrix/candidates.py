@@ -11,8 +11,8 @@ from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
 from hmcompress.hmatrix.partition import plan_matrix, whole_leaves
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
-from hmcompress.hmatrix.screen import Structure, find_structure
-from hmcompress.hmatrix.seriation import cluster_orders
+from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
+from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.tune import Candidate, Task
 
 Array = np.ndarray
@@ -26,6 +26,8 @@ _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its p
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
 _ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
 _REWEIGHTED_SPIKE = 0.03
+_COARSE_CLUSTER, _CLUSTER = 32, 4  # rows or columns that a coarse order, and a fine one, leave together
+_HINT = 0.6  # of the structure that a fine order must bring into place: what a coarse one must
 Priced = tuple[float, Candidate]
 
 
@@ -138,9 +140,15 @@ def _grid_order(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[Order, O
 
 def _clustered(values: Array, step: float, structure: Structure) -> list[tuple[Order, Order]]:
     """Like rows and like columns together, where that brings structure into place."""
-    rows, columns = (Permuted(order) for order in cluster_orders(values / step))
-    ordered = find_structure(columns.apply(rows.apply(values, 0), 1), step)
-    return [(rows, columns)] if structure.is_plainer_than(ordered) else []
+    if min(values.shape) < LEAST_LOOK:  # nothing is known of what another order brings into place
+        return []
+    points = cluster_points(values / step)
+    for smallest, share in ((_COARSE_CLUSTER, _HINT), (_CLUSTER, 1.0)):  # most matrices show it at a coarse look
+        rows, columns = (Permuted(principal_order(p, smallest)) for p in points)
+        ordered = find_structure(columns.apply(rows.apply(values, 0), 1), step)
+        if not structure.is_plainer_than(ordered, share):
+            return []
+    return [(rows, columns)]
 
 
 def _with_remainders(plan: Plan) -> Plan:

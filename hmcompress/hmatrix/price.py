@@ -11,6 +11,7 @@ from scipy.special import ndtr
 
 SLOPE = 6 / np.log(2)  # bits per unit of squared error, error in steps
 _LOG_MIN, _LOG_MAX, _PER_OCTAVE = -10, 10, 16
+_TINY = 1e-30
 _LAST = (_LOG_MAX - _LOG_MIN) * _PER_OCTAVE
 
 
@@ -42,6 +43,19 @@ def cost(s: np.ndarray) -> np.ndarray:
     """bits + lambda * squared error per entry; never more than leaving the entry out."""
     i = _index(s)
     return np.minimum(_tables()[2][np.minimum(i, _LAST)] + np.maximum(i - _LAST, 0) / _PER_OCTAVE, SLOPE * np.square(s))
+
+
+def product_cost(rows: np.ndarray, columns: np.ndarray) -> float:
+    """The sum of `cost` over all entries of deviation rows[i] * columns[j], (m,) and (n,), to a sixteenth octave.
+
+    Only the logarithms of the two add up, so the counts of their sums follow by convolution, not entry by entry.
+    """
+    lowest, counts = 0, np.ones(1)
+    for s in (rows, columns):
+        i = np.rint(np.log2(np.maximum(s, _TINY)) * _PER_OCTAVE).astype(np.int64)
+        counts = np.convolve(counts, np.bincount(i - i.min()))
+        lowest += int(i.min())
+    return float(counts @ cost(np.exp2((lowest + np.arange(len(counts))) / _PER_OCTAVE)))
 
 
 def _index(s: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ block, column scales likewise, so that class(i, j) = block + row(i) + column(j).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -135,9 +136,16 @@ def _class_bits(scales: Scales, shape: tuple[int, int]) -> float:
             continue
         counts = np.convolve(counts, np.bincount(part - part.min()))
         lowest += int(part.min())
-    e = lowest + np.arange(len(counts))
-    s = np.exp2(np.clip(e, ZERO_CLASS, MAX_CLASS) / CLASSES_PER_OCTAVE)
-    return float(np.sum(counts * np.where(e <= ZERO_CLASS, 0, price.bits(s))))
+    e = np.clip(lowest + np.arange(len(counts)), ZERO_CLASS, MAX_CLASS)
+    return float(counts @ _bits_by_class()[e - ZERO_CLASS])
+
+
+@cache
+def _bits_by_class() -> Array:
+    """Bits of an entry of each class from ZERO_CLASS, which takes none, to MAX_CLASS."""
+    bits = price.bits(np.exp2(np.arange(ZERO_CLASS, MAX_CLASS + 1) / CLASSES_PER_OCTAVE))
+    bits[0] = 0
+    return bits
 
 
 def price_quantized(stack: Array, noise: float = 0.0) -> Array:
@@ -158,6 +166,4 @@ def price_quantized(stack: Array, noise: float = 0.0) -> Array:
 def price_jointly(square: Array) -> float:
     """Price of a block given its squares (m, n), each entry at its own row's times its own column's scale."""
     rows, columns = rank_one_scales(square)
-    stride = max(1, int(np.sqrt(square.size / _SAMPLE)))
-    sample = rows[jittered(len(rows), stride), None] * columns[jittered(len(columns), stride)]
-    return float(price.cost(sample).mean()) * square.size + _SIDE_BITS * (len(rows) + len(columns))
+    return price.product_cost(rows, columns) + _SIDE_BITS * (len(rows) + len(columns))

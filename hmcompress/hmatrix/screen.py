@@ -14,6 +14,7 @@ from hmcompress.hmatrix.repeats import find_repeats
 
 Array = np.ndarray
 _PROBE = 16
+LEAST_LOOK = 32  # rows and columns below which a look tells nothing
 _FACTOR_BITS = 3.0  # an entry of a factor
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
 _SMOOTH = {"default": 0.2, "max": 0.06}
@@ -67,10 +68,14 @@ class Structure:
         """Whether rows and columns may belong together without standing together."""
         return self.spike > _SHUFFLED[effort] or self.unevenness > _UNEVEN[effort]
 
-    def is_plainer_than(self, other: "Structure") -> bool:
-        """Whether `other`, the same matrix in another order, has clearly more of its structure in place."""
-        smoother = other.smoothness > self.smoothness + _SMOOTHER
-        return smoother or other.unevenness > max(_MORE_UNEVEN * self.unevenness, _UNEVEN["default"])
+    def is_plainer_than(self, other: "Structure", share: float = 1.0) -> bool:
+        """Whether `other`, the same matrix in another order, has clearly more of its structure in place.
+
+        share: of what would be clear, in smoothness and in the logarithm of unevenness.
+        """
+        smoother = other.smoothness > self.smoothness + share * _SMOOTHER
+        uneven = max(_MORE_UNEVEN**share * self.unevenness, share * _UNEVEN["default"])
+        return smoother or other.unevenness > uneven
 
     def is_local(self, effort: str) -> bool:
         """Whether parts that differ from place to place promise enough."""
@@ -97,7 +102,7 @@ class _Whitened:
 
 def find_structure(w: Array, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
-    if min(w.shape) < 2 * _PROBE:
+    if min(w.shape) < LEAST_LOOK:
         return Structure(1.0, 1.0, 100.0, False, 1.0)
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
     x = _whitened(w[::row_stride, ::column_stride], step)

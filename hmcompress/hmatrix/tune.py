@@ -22,7 +22,7 @@ from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
-_LIKELY = 1.7  # standard deviations by which the first error of plain quantisation may miss its mean
+_LIKELY = 1.0  # standard deviations by which the first error of plain quantisation may miss its mean
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
