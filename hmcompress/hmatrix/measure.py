@@ -13,6 +13,7 @@ from hmcompress.errors import SettingsError
 Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
 _CHUNK = 1 << 15  # entries: in float64 they fit into the cache
+_OF_NUMPY = (torch.float64, torch.float32, torch.float16)
 
 
 def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tuple[float, float]:
@@ -31,9 +32,9 @@ def reference(original: Tensor, norm: Norm) -> float:
         return spectral_norm(original.double())
     if norm == "fro":
         with np.errstate(over="ignore"):  # inf: no lossy form is tried then
-            return math.sqrt(sum(float(np.dot(x, x)) for x in _chunks(_flat(original))))
+            return math.sqrt(sum(float(np.dot(x, x)) for x in _chunks(original.reshape(-1))))
     largest = 0.0
-    for x in _chunks(_flat(original)):
+    for x in _chunks(original.reshape(-1)):
         largest = _larger(largest, x)
     return largest
 
@@ -65,13 +66,13 @@ def spectral_norm(a: Tensor) -> float:
 def _difference(original: Tensor, decoded: Iterable[Tensor]) -> tuple[float, float]:
     """Sum of squares and largest magnitude of the original less the decoded rows."""
     squares = largest = 0.0
-    flat, start = _flat(original), 0
-    for block in map(_flat, decoded):
-        for x, y in zip(_chunks(flat[start : start + block.size]), _chunks(block), strict=True):
+    flat, start = original.reshape(-1), 0
+    for block in decoded:
+        for x, y in zip(_chunks(flat[start : start + block.numel()]), _chunks(block.reshape(-1)), strict=True):
             x -= y
             squares += float(np.dot(x, x))
             largest = _larger(largest, x)
-        start += block.size
+        start += block.numel()
     return squares, largest
 
 
@@ -81,18 +82,13 @@ def _larger(largest: float, x: np.ndarray) -> float:
     return largest if math.isnan(largest) or magnitude <= largest else magnitude
 
 
-def _flat(w: Tensor) -> np.ndarray:
-    """The entries, in float32 where numpy has no such dtype."""
-    return (w if w.dtype in (torch.float64, torch.float32, torch.float16) else w.float()).reshape(-1).numpy()
-
-
-def _chunks(flat: np.ndarray) -> Iterator[np.ndarray]:
-    """The entries in float64, a cacheful at a time; each chunk takes the place of the one before."""
-    buffer = np.empty(min(_CHUNK, flat.size))
-    for start in range(0, flat.size, _CHUNK):
+def _chunks(flat: Tensor) -> Iterator[np.ndarray]:
+    """The entries (n,) in float64, a cacheful at a time; each chunk takes the place of the one before."""
+    buffer = np.empty(min(_CHUNK, flat.numel()))
+    for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK]
-        chunk = buffer[: part.size]
-        np.copyto(chunk, part)
+        chunk = buffer[: part.numel()]
+        np.copyto(chunk, (part if part.dtype in _OF_NUMPY else part.float()).numpy())
         yield chunk
 
 
