@@ -1,8 +1,10 @@
 """Several tensors at once, results in order, few bytes waiting."""
 
+import platform
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,3 +62,14 @@ def test_threads_of_torch_are_as_before():
     next(iterator)
     iterator.close()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
+def test_the_memory_of_freed_arrays_is_kept_for_the_next():
+    resource = pytest.importorskip("resource")
+    list(in_order([]))
+    np.ones(1 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        np.ones(1 << 20)  # 2048 pages
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2048

@@ -15,6 +15,7 @@ from hmcompress.hmatrix.repeats import find_repeats
 Array = np.ndarray
 _PROBE = 16
 LEAST_LOOK = 32  # rows and columns below which a look tells nothing
+_POWERS, _HOPELESS = 2, 0.5  # iterations; the share of its cost that a direction must save after the first
 _FACTOR_BITS = 3.0  # an entry of a factor
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
 _SMOOTH = {"default": 0.2, "max": 0.06}
@@ -136,12 +137,16 @@ def _spike(x: _Whitened) -> float:
     energy = _sum(x.square, x.rows**2, x.columns**2)
     probe = np.modf(np.outer(np.arange(n) + 1, [0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625]))[0]
     q = np.linalg.qr((probe - 0.5).astype(np.float32))[0]
-    for _ in range(2):
-        image = rows * (x.entries @ (columns * q))
+    image = rows * (x.entries @ (columns * q))
+    gains, cost = np.zeros(1), _FACTOR_BITS * (m + n)
+    for _ in range(_POWERS):
         q = np.linalg.qr(columns * (x.entries.T @ (rows * image)))[0]
-    values = np.linalg.svd(rows * (x.entries @ (columns * q)), compute_uv=False)
-    gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9)) - _FACTOR_BITS * (m + n)
-    return float(np.sum(np.maximum(gains, 0))) / (m * n)
+        image = rows * (x.entries @ (columns * q))
+        values = np.linalg.svd(image, compute_uv=False)
+        gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9))
+        if gains[0] < _HOPELESS * cost:  # as of noise: no further power can bring out what pays
+            return 0.0
+    return float(np.sum(np.maximum(gains - cost, 0))) / (m * n)
 
 
 def _sum(a: Array, rows: Array, columns: Array) -> float:

@@ -1,0 +1,61 @@
+"""Claims about the short ways that large matrices of noise take."""
+
+import numpy as np
+import pytest
+import torch
+
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.encode import Options, encode_leaf, prepare
+from hmcompress.hmatrix.price import cost, product_cost
+from hmcompress.hmatrix.screen import find_structure
+
+SIDE = 512
+
+
+def noise(seed: int = 0, shape: tuple[int, int] = (SIDE, SIDE)) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("w", [noise(), noise(shape=(700, 300)), torch.outer(noise()[0], noise()[1])])
+def test_blocks_are_the_rows_of_to_dense(w: torch.Tensor) -> None:
+    matrix = compress_matrix(w, 1e-2)
+    assert torch.equal(torch.cat(list(matrix.blocks())), matrix.to_dense())
+
+
+def test_a_large_matrix_of_noise_comes_in_several_blocks() -> None:
+    assert len(list(compress_matrix(noise(), 1e-2).blocks())) > 1
+
+
+@pytest.mark.parametrize("step", [0.3, 1e-2, 1e-5, 40.0])
+def test_quick_integers_are_those_of_the_full_way(step: float) -> None:
+    leaf, w = Leaf(0, True), noise().numpy()
+    (prepared,) = prepare(w, leaf, step)
+    quick, full = (encode_leaf(prepared, step, Options(scales=False, quick=q)).parts[0] for q in (True, False))
+    assert (quick.q == full.q).all() and abs(quick.scales.block - full.scales.block) <= 1
+
+
+def test_the_first_step_of_a_large_matrix_is_near_enough() -> None:
+    for seed in range(4):
+        assert 0.996 < compress_matrix(noise(seed), 1e-2).error / 1e-2 <= 1
+
+
+def test_the_price_of_a_product_of_scales_is_the_sum_over_its_entries() -> None:
+    generator = np.random.default_rng(0)
+    rows, columns = (np.exp2(generator.uniform(-4, 4, n)) for n in (60, 90))
+    exact = float(cost(rows[:, None] * columns).sum())
+    assert product_cost(rows, columns) == pytest.approx(exact, rel=2e-3)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_noise_has_no_spike_and_a_planted_direction_has_one(size: float) -> None:
+    w = noise()
+    direction = torch.outer(w[0], w[1]) * (0.5 / w[0].norm() / w[1].norm() * w.norm())
+    assert find_structure((w * size).numpy(), 0.03 * size).spike == 0
+    assert find_structure(((w + direction) * size).numpy(), 0.03 * size).spike > 0.06
+
+
+def test_equal_blocks_are_seen_and_like_ones_are_not() -> None:
+    block = noise(shape=(32, 32))
+    assert find_structure(block.repeat(16, 16).numpy(), 0.03).repeats
+    assert not find_structure(noise().numpy(), 0.03).repeats
