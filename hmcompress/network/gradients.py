@@ -25,6 +25,7 @@ _GRADIENTS = 128  # of as many groups of samples
 _WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
 _WIDEST_AIMED = 1024  # columns in an order towards the weight; LAPACK's complete pivoting beyond
 _LOADING, _VARIANCE = 1e-2, 0.3
+_HALF_A_TIME = 0.5
 _TINY = 1e-300
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
@@ -45,31 +46,46 @@ def gradient_metrics(
     names = [name for name in network.others if _is_small(tensors[name])]
     total = len(points)
     points = points.take(slice(0, _ROWS))
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    sums: dict[str, list[_Moments]] = {}
     for gradients in _gradients(network, points, names, scale, seed):
         for name, g in gradients.items():
-            g = to_matrices(g).double()
-            rows, columns = g @ g.mT, g.mT @ g
-            before = sums.get(name, (torch.zeros_like(rows), torch.zeros_like(columns)))
-            sums[name] = (before[0] + rows, before[1] + columns)
+            slices = to_matrices(g).double().numpy()
+            moments = sums.setdefault(name, [_Moments(*matrix.shape) for matrix in slices])
+            for moment, matrix in zip(moments, slices, strict=True):
+                moment.add(matrix)
     share = total / len(points)
-    found = {name: [(share * r).numpy() for r in both[0]] for name, both in sums.items() if both[0].any()}
     return {
-        name: [_metric(w, r, c.numpy()) for w, r, c in zip(_matrices(tensors[name]), rows, sums[name][1], strict=True)]
-        for name, rows in found.items()
+        name: [m.metric(w, share) for m, w in zip(moments, to_matrices(tensors[name]).double().numpy(), strict=True)]
+        for name, moments in sums.items()
+        if any(m.rows.any() for m in moments)
     }
 
 
-def _matrices(w: Tensor) -> np.ndarray:
-    return to_matrices(w).double().numpy()
+class _Moments:
+    """Sums over gradients of one matrix (m, n)."""
+
+    def __init__(self, m: int, n: int) -> None:
+        self.rows, self.columns = np.zeros((m, m)), np.zeros((n, n))
+        self.seen_rows = self.seen_columns = 0  # lines that a gradient reached
+
+    def add(self, g: np.ndarray) -> None:
+        self.rows += g @ g.T
+        self.columns += g.T @ g
+        self.seen_rows += int(g.any(1).sum())
+        self.seen_columns += int(g.any(0).sum())
+
+    def metric(self, w: np.ndarray, share: float) -> Metric:
+        """Both moments with a share of their mean diagonals: there are few gradients."""
+        rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self.seen_rows)))
+        columns = self.columns / max(np.trace(self.columns), _TINY)
+        moment = regularised(columns, _loading(len(columns), self.seen_columns))
+        aimed = len(moment) <= _WIDEST_AIMED
+        return Metric(rows, factorise_towards(moment, w, rows, _VARIANCE) if aimed else factorise(moment))
 
 
-def _metric(w: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Metric:
-    """Both moments with a share of their mean diagonals: there are few gradients."""
-    of_rows = factorise(regularised(rows, _LOADING))
-    moment = regularised(columns / max(np.trace(columns), _TINY), _LOADING)
-    aimed = len(moment) <= _WIDEST_AIMED
-    return Metric(of_rows, factorise_towards(moment, w, of_rows, _VARIANCE) if aimed else factorise(moment))
+def _loading(lines: int, seen: int) -> float:
+    """At least as if each line had been seen half a time more: a rare token's row may count elsewhere."""
+    return max(_LOADING, _HALF_A_TIME * lines / max(seen, 1))
 
 
 def work_of_others(network: Network) -> int:

@@ -133,3 +133,19 @@ class Talkative(nn.Module):
 def talkative() -> nn.Module:
     print("building")
     return Talkative()
+
+
+class Tokens(nn.Module):
+    """An embedding with many rows, few of which occur in a small sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(800, 16), nn.Linear(16, 8)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.table(i)))
+
+
+def tokens() -> nn.Module:
+    torch.manual_seed(0)
+    return Tokens()

@@ -17,6 +17,7 @@ from hmcompress.baselines.knobs import Knob, Part
 from hmcompress.baselines.matrix import Matrix
 from hmcompress.cli import run
 from hmcompress.config import Settings
+from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.layers import to_matrices
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
@@ -119,3 +120,13 @@ def test_modules_that_print_leave_stdout_to_the_json(tmp_path: Path, capsys: pyt
     code = run(["compress", str(tmp_path / "model.pt"), *options, "--tol", "1e-2", "--effort", "fast", "--json"])
     shown = capsys.readouterr()
     assert code == 0 and json.loads(shown.out)["network"]["error"] <= 1e-2 and "building" in shown.err
+
+
+def test_tokens_that_were_not_seen_keep_their_precision(tmp_path: Path) -> None:
+    """Each token occurs about once among the calibration samples, so a third of those held out does not."""
+    result = compressed("tokens", np.random.default_rng(0).integers(0, 800, (400, 4)), tmp_path)
+    table = foreign_networks.tokens().state_dict()["table.weight"]
+    payload = next(layer.payload for layer in result.layers if layer.row.name == "table.weight")
+    decoded = decode_layer(payload, [tuple(table.shape)], table.dtype)[0]
+    errors = (decoded - table).norm(dim=1) / table.norm(dim=1)
+    assert float(errors.max()) < 5 * float(errors.median()) and result.record.error <= 1e-2
