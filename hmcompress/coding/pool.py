@@ -13,7 +13,7 @@ from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
-from hmcompress.coding.sparse import decode_sparse, encode_sparse, is_sparse
+from hmcompress.coding.sparse import decode_places, decode_sparse, encode_sparse, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
@@ -112,6 +112,24 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
+
+
+def decode_pool_places(
+    data: bytes | memoryview, classes: np.ndarray, sizes: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The places (k,), ascending, and values (k,) of a pool's integers that are not zero, which stand in runs.
+
+    classes, sizes (runs,): of each run. Runs that are all zero take no memory. Raises FormatError.
+    """
+    classes, count = classes.astype(np.int16), int(sizes.sum())
+    if data[:1] == bytes([SPARSE]):
+        return decode_places(data[1:], count)
+    silent = classes <= ZERO_CLASS if data[:1] in (bytes([ANS]), bytes([PCODEC])) else np.zeros(len(classes), np.bool_)
+    some = sizes[~silent]
+    q = decode_pool(data, np.repeat(classes[~silent], some), int(some.sum()), width)
+    places = np.flatnonzero(q)
+    skipped = (np.cumsum(sizes) - sizes)[~silent] - (np.cumsum(some) - some)
+    return places + np.repeat(skipped, some)[places], q[places]
 
 
 def _groups(e: np.ndarray, count: int) -> list[Group]:

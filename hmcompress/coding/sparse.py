@@ -32,12 +32,18 @@ def encode_sparse(q: np.ndarray) -> bytes:
 
 def decode_sparse(data: bytes | memoryview, count: int) -> np.ndarray:
     """Decode `count` integers, int32 or int64. Raises FormatError."""
+    places, values = decode_places(data, count)
+    q = np.zeros(count, values.dtype)
+    q[places] = values
+    return q
+
+
+def decode_places(data: bytes | memoryview, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places (k,), ascending, and the values (k,) of those of `count` integers that are not zero, as stored."""
     stream = Reader(data)
     some = stream.uint(count)
     gaps = decode_ints(stream.section(), some, np.int64)
     values = decode_ints(stream.rest(), some, None)
     if gaps.min(initial=1) < 1 or gaps.max(initial=1) > count or float(gaps.sum(dtype=np.float64)) > count:
         raise FormatError("the places of a sparse stream lie outside of it: the file is damaged")
-    q = np.zeros(count, values.dtype)
-    q[np.cumsum(gaps) - 1] = values
-    return q
+    return np.cumsum(gaps) - 1, values

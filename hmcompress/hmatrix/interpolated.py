@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, encode_pool
+from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, decode_pool_places, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.bodies import QuantizedBody
@@ -106,21 +106,64 @@ def _entropy(integers: list[Array]) -> float:
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of Interpolator.encode. Raises FormatError."""
+    head, stream = _read_head(data, shape)
+    count = shape[0] * shape[1]
+    q = decode_pool(stream.rest(), np.repeat(head.classes, head.sizes), count, width=count)
+    parts = iter(np.split(q, np.cumsum(head.sizes)[:-1]))
+
+    def take(band: Band, prediction: Array) -> Array:
+        return prediction + next(parts).reshape(prediction.shape) * _step(band, head.finer)
+
+    return QuantizedBody(_restore(walk(shape, head.scheme, take), head.step, dtype))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a band (points, lines) adds to its prediction: values (k,) at rows (k,) and columns (k,), all else zero."""
+
+    band: Band
+    rows: Array
+    columns: Array
+    values: Array
+
+
+def read_corrections(data: bytes, shape: tuple[int, int]) -> tuple[Scheme, tuple[Correction, ...]]:
+    """The bands of a payload's body, coarsest first, without their zeros: no array of the matrix's size is made
+    where its bands say that they are zero. Raises FormatError."""
+    head, stream = _read_head(data, shape)
+    places, values = decode_pool_places(stream.rest(), head.classes, head.sizes, shape[0] * shape[1])
+    ends = np.cumsum(head.sizes)
+    cuts = np.searchsorted(places, ends).tolist()
+    found = []
+    for band, end, size, first, last in zip(head.bands, ends, head.sizes, [0, *cuts], cuts, strict=False):
+        rows, columns = np.divmod(places[first:last] - (end - size), size // len(band.points))
+        found.append(Correction(band, rows, columns, values[first:last] * (_step(band, head.finer) * head.step)))
+    return head.scheme, tuple(found)
+
+
+@dataclass(frozen=True)
+class _Head:
+    step: float
+    finer: int
+    scheme: Scheme
+    bands: list[Band]
+    sizes: Array
+    classes: Array
+
+
+def _read_head(data: bytes, shape: tuple[int, int]) -> tuple[_Head, Reader]:
+    """All but the integers, and where they begin."""
     stream = Reader(data)
     (step,) = struct.unpack("<f", stream.raw(4))
     if not 0 < step < math.inf:
         raise FormatError("a step is impossible: the file is damaged")
     finer, number = divmod(stream.uint(len(FINER) * len(SCHEMES) - 1), len(SCHEMES))
     found = list(bands(shape, SCHEMES[number].axes))
-    sizes = [band.size(shape) for band in found]
     classes = decode_side(stream.section(), len(found))
     if classes.min() < ZERO_CLASS or classes.max() > MAX_CLASS:
         raise FormatError("a scale is out of range: the file is damaged")
-    count = shape[0] * shape[1]
-    q = decode_pool(stream.rest(), np.repeat(classes.astype(np.int16), sizes), count, width=count)
-    parts = iter(np.split(q, np.cumsum(sizes)[:-1]))
-    take = lambda band, prediction: prediction + next(parts).reshape(prediction.shape) * _step(band, finer)  # noqa: E731
-    return QuantizedBody(_restore(walk(shape, SCHEMES[number], take), step, dtype))
+    sizes = np.array([band.size(shape) for band in found])
+    return _Head(step, finer, SCHEMES[number], found, sizes, classes.astype(np.int16)), stream
 
 
 def _step(band: Band, finer: int) -> float:

@@ -15,6 +15,7 @@ from hmcompress.nn.blocks import Matrix
 
 Array = np.ndarray
 _FIRST = 24  # columns of the first sketch
+_UNSEEN = 1 / 16  # share of the budget that is given up for memory: most columns of a sketch hold next to nothing
 _DIRECT = 128  # blocks up to this size are factored as they are
 
 
@@ -32,6 +33,13 @@ class BlockFactors:
         tails = np.cumsum(np.append(np.square(self.values), 0)[::-1])[::-1]
         return tails + self.missed
 
+    def shortened(self, budget: float) -> "BlockFactors":
+        """The same without the last columns, which together hold a squared error of at most `budget`."""
+        tails = self.tails() - self.missed
+        rank = int(np.argmax(tails <= budget))
+        left, right = self.left[:, :rank].copy(), self.right[:, :rank].copy()
+        return BlockFactors(left, self.values[:rank].copy(), right, self.missed + float(tails[rank]))
+
     def truncated(self, rank: int) -> tuple[Array, Array]:
         """Factors (m, rank) and (n, rank) that share the singular values evenly, padded with zeros."""
         k = min(rank, len(self.values))
@@ -45,12 +53,12 @@ def factor(matrix: Matrix, block: Block, budget: float, limit: int, seed: int = 
     size = min(block.shape)
     if size <= _DIRECT:
         left, values, right = np.linalg.svd(matrix.dense(block), full_matrices=False)
-        return BlockFactors(left, values, right.T, 0.0)
+        return BlockFactors(left, values, right.T, 0.0).shortened(_UNSEEN * budget)
     energy, width, before = matrix.energy(block), _FIRST, math.inf
     while True:
         found = _sketch(matrix, block, energy, min(width, size), seed)
         if found.missed <= budget or width >= size:
-            return found
+            return found.shortened(_UNSEEN * budget)
         if _needed(width, before, found.missed, budget) > 2 * limit:
             return None
         width, before = 2 * width, found.missed

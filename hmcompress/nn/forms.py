@@ -7,11 +7,10 @@ import torch
 
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
-from hmcompress.hmatrix import HMatrix
 from hmcompress.nn.choose import Stopwatch, Timing
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.memory import resident_bytes
-from hmcompress.nn.rebuild import Form, ordered, running_forms
+from hmcompress.nn.rebuild import Form, read, running_forms
 
 BATCHES = (1, 16, 256)
 SLACK = 0.5  # what a running form may add to a layer's error, in units of its tolerance
@@ -52,8 +51,7 @@ class LayerForms:
             return None
         has_bias = len(row.tensors) == 2
         size = (shape[0], shape[1] + has_bias)
-        matrix = HMatrix.from_payload(self._compressed.payload(row), size, self._compressed.index.dtypes[row.name])
-        stored = ordered(matrix, has_bias)
+        stored = read(self._compressed.payload(row), size, self._compressed.index.dtypes[row.name], has_bias)
         if stored is None:
             return None
         forms = running_forms(stored, extra, dtype)

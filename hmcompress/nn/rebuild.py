@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.blocks import Block
 from hmcompress.hmatrix.bodies import QuantizedBody
+from hmcompress.hmatrix.codecs import INTERPOLATED
 from hmcompress.hmatrix.order import Order, Permuted
 from hmcompress.hmatrix.tree import TreeBody
 from hmcompress.nn.blocks import DenseMatrix, Gathered, Matrix, TreeMatrix
 from hmcompress.nn.factors import BlockFactors, factor
 from hmcompress.nn.grid import Grid
+from hmcompress.nn.interpolation import interpolated_matrix
 from hmcompress.nn.linear import HLinear, LowRankLinear
 
 Array = np.ndarray
@@ -61,6 +63,18 @@ def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]
     m, n = stored.matrix.shape
     pair = low_rank(stored, tol, dtype, int((_PAIR if trees else _WORTH_IT) * m * n / (m + n)))
     return [*trees, *([] if pair is None else [pair])]
+
+
+def read(payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool) -> Ordered | None:
+    """The payload of a (m, n) matrix as `ordered` gives it; where it can be had without its entries, without them.
+
+    Raises FormatError.
+    """
+    if payload[:1] == bytes([INTERPOLATED]):
+        found = interpolated_matrix(bytes(payload[1:]), shape, shape[1] - has_bias)
+        if found is not None:
+            return Ordered(found, bias=torch.from_numpy(found.last_column()) if has_bias else None)
+    return ordered(HMatrix.from_payload(payload, shape, dtype), has_bias)
 
 
 def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
