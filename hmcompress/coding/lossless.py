@@ -14,6 +14,7 @@ from hmcompress.errors import FormatError
 
 RAW, PCODEC, ZSTD, PLANES = range(4)
 _PCODEC_TYPES = {"f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8"}
+_HIGHEST, _FEW = 19, 1 << 20  # a level for up to so many bytes, where repetitions were found
 _LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
 
 
@@ -32,9 +33,15 @@ def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterato
         return
     if f"{flat.dtype.kind}{flat.dtype.itemsize}" in _PCODEC_TYPES:
         yield PCODEC, pcodec_encode(flat, pcodec_level)
-    yield ZSTD, zstd_compress(flat.tobytes(), zstd_level)
+    yield ZSTD, _dictionary(flat.tobytes(), zstd_level)
     if flat.itemsize > 1:
-        yield PLANES, zstd_compress(_transposed(flat.tobytes(), flat.itemsize), zstd_level)
+        yield PLANES, _dictionary(_transposed(flat.tobytes(), flat.itemsize), zstd_level)
+
+
+def _dictionary(data: bytes, level: int) -> bytes:
+    quick = zstd_compress(data, level)
+    repeats = level > 1 and 2 * len(quick) < len(data) <= _FEW
+    return zstd_compress(data, _HIGHEST) if repeats else quick
 
 
 def _transposed(data: bytes, width: int) -> bytes:

@@ -5,6 +5,8 @@ class costs nothing to describe. Integers that need more than about 300 values a
 the low bits, uniform within such narrow bins, are stored as they are.
 """
 
+from collections.abc import Callable
+
 import constriction
 import numpy as np
 
@@ -13,7 +15,7 @@ from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
-from hmcompress.coding.sparse import decode_places, decode_sparse, encode_sparse, is_sparse
+from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
@@ -34,7 +36,10 @@ _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
+# Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
+_PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS = range(7)
+_SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 Group = tuple[int, np.ndarray | None, int]  # class, positions or None for all, size; in ascending order of class
 
 
@@ -62,6 +67,8 @@ def encode_pool(
     if effort == "fast":
         return bytes([PCODEC]) + encode_ints(_gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
+    if _has_many_zeros(q, e):
+        best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)
     for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
         general = smallest_general(rows, len(best), effort == "max")
         best = best if general is None else min(best, bytes([kind]) + general, key=len)
@@ -70,15 +77,61 @@ def encode_pool(
 
 def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, width: int | None) -> bytes:
     """By the places of what is not zero; range coded where these have no pattern; few integers by general coders."""
-    kinds = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
-    found = [bytes([SPARSE]) + encode_sparse(q)]
-    for (sparse, general), rows in zip(kinds, orders(q, width), strict=False):
+    found = [bytes([SPARSE]) + _encode_sparse(q, e)]
+    for (sparse, general), rows in zip(_SPARSE_KINDS, orders(q, width), strict=False):
         flat = rows.reshape(-1)
-        found += [bytes([sparse]) + encode_sparse(flat)] if sparse != SPARSE else []
+        if sparse == SPARSE_BY_COLUMNS:
+            found.append(bytes([sparse]) + _encode_sparse(flat, _by_columns(e, width)))
         found += [bytes([general]) + encode_ints(flat, "max")] if q.size <= FEW else []
     if min(map(len, found)) > _PATTERN * np.count_nonzero(q):
         found.append(_smallest(q, e, x, _groups(e, q.size), False))
     return min(found, key=len)
+
+
+def _by_columns(e: np.ndarray, width: int | None) -> np.ndarray:
+    return e if e.size == 1 or width is None else e.reshape(-1, width).T.reshape(-1)
+
+
+def _encode_sparse(q: np.ndarray, e: np.ndarray) -> bytes:
+    """Places, then the values there under classes that are as much higher as these are larger, all alike."""
+    places = np.flatnonzero(q)
+    values, own = q[places], e[places] if e.size > 1 else e
+    rms = np.sqrt(np.mean(np.square(values / octaves(own.astype(int), CLASSES_PER_OCTAVE)))) if len(places) else 1.0
+    shift = int(class_of(rms))
+    out = Writer().section(encode_places(places, q.size)).sint(shift)
+    return out.raw(encode_pool(values, _shifted(own, shift), width=len(values))).getvalue()
+
+
+def _decode_sparse(data: bytes, e: np.ndarray, count: int) -> np.ndarray:
+    if e.size not in (1, count):
+        raise FormatError("scales and integers differ in number: the file is damaged")
+    places, values = _sparse_parts(data, lambda places: e[places] if e.size > 1 else e, count)
+    q = np.zeros(count, values.dtype)
+    q[places] = values
+    return q
+
+
+def _sparse_parts(
+    data: bytes, classes: Callable[[np.ndarray], np.ndarray], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of what _encode_sparse wrote; classes: those of given places."""
+    stream = Reader(data)
+    places, shift, body = decode_places(stream.section(), count), stream.sint(), stream.rest()
+    if body[:1] in (bytes([SPARSE]), bytes([SPARSE_BY_COLUMNS])) or abs(shift) > MAX_CLASS:
+        raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
+    return places, decode_pool(body, _shifted(classes(places), shift), len(places), len(places))
+
+
+def _shifted(e: np.ndarray, shift: int) -> np.ndarray:
+    return np.clip(e.astype(np.int32) + shift, ZERO_CLASS + 1, MAX_CLASS).astype(np.int16)
+
+
+def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
+    """Whether there are more zeros than a smooth distribution of these scales has, judged by some."""
+    some = jittered(q.size, max(1, q.size // _ZEROS_SAMPLE))
+    scale = octaves((e[some] if e.size > 1 else e).astype(int), CLASSES_PER_OCTAVE)
+    expected = float(np.mean(np.minimum(_PEAK / scale, 1.0)))
+    return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
 
 
 def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
@@ -98,9 +151,9 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     e = np.asarray(e, np.int16).reshape(-1)
     kind, body = data[0], bytes(data[1:])
     if kind == SPARSE:
-        return decode_sparse(body, count)
+        return _decode_sparse(body, e, count)
     if kind == SPARSE_BY_COLUMNS and width:
-        return decode_sparse(body, count).reshape(width, -1).T.reshape(-1)
+        return _decode_sparse(body, _by_columns(e, width), count).reshape(width, -1).T.reshape(-1)
     groups = _groups(e, count)
     if kind == PCODEC:
         return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
@@ -123,7 +176,8 @@ def decode_pool_places(
     """
     classes, count = classes.astype(np.int16), int(sizes.sum())
     if data[:1] == bytes([SPARSE]):
-        return decode_places(data[1:], count)
+        ends = np.cumsum(sizes)
+        return _sparse_parts(bytes(data[1:]), lambda places: classes[np.searchsorted(ends, places, "right")], count)
     silent = classes <= ZERO_CLASS if data[:1] in (bytes([ANS]), bytes([PCODEC])) else np.zeros(len(classes), np.bool_)
     some = sizes[~silent]
     q = decode_pool(data, np.repeat(classes[~silent], some), int(some.sum()), width)

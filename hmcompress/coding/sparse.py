@@ -1,9 +1,10 @@
-"""Integers of which few are not zero: how far each of these is from the one before, and their values.
+"""Where the integers of a run that are not zero stand: how far each is from the one before, or a bit for every place.
 
 What stands on diagonals, in bands or in blocks leaves distances that repeat, and a general coder sees a few thousand
-of them where it would see millions of zeros.
+of them where it would see millions of zeros. Weights that were pruned have more zeros than any smooth distribution.
 """
 
+import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
@@ -12,6 +13,10 @@ from hmcompress.errors import FormatError
 
 SPARSE = 32  # entries for each that is not zero, at least
 _SAMPLE = 1 << 12
+_GAPS, _BITS = range(2)
+_UNIT = 1 << 16  # of the chance that a place is not zero
+_ans = constriction.stream.stack.AnsCoder
+_bernoulli = constriction.stream.model.Bernoulli
 
 
 def is_sparse(q: np.ndarray) -> bool:
@@ -22,28 +27,47 @@ def is_sparse(q: np.ndarray) -> bool:
     return bool(SPARSE * np.count_nonzero(q) <= q.size)
 
 
-def encode_sparse(q: np.ndarray) -> bytes:
-    """Encode a flat array of integers; the decoder must know how many there are."""
-    places = np.flatnonzero(q)
+def encode_places(places: np.ndarray, count: int) -> bytes:
+    """Encode ascending positions below `count`."""
     out = Writer().uint(len(places))
-    out.section(encode_ints(np.diff(places, prepend=-1), "max"))
-    return out.raw(encode_ints(q[places], "max")).getvalue()
+    if SPARSE * len(places) > count:
+        return out.raw(bytes([_BITS])).raw(_encode_bits(places, count)).getvalue()
+    return out.raw(bytes([_GAPS])).raw(encode_ints(np.diff(places, prepend=-1), "max")).getvalue()
 
 
-def decode_sparse(data: bytes | memoryview, count: int) -> np.ndarray:
-    """Decode `count` integers, int32 or int64. Raises FormatError."""
-    places, values = decode_places(data, count)
-    q = np.zeros(count, values.dtype)
-    q[places] = values
-    return q
-
-
-def decode_places(data: bytes | memoryview, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places (k,), ascending, and the values (k,) of those of `count` integers that are not zero, as stored."""
+def decode_places(data: bytes | memoryview, count: int) -> np.ndarray:
+    """Inverse of encode_places. Raises FormatError."""
     stream = Reader(data)
-    some = stream.uint(count)
-    gaps = decode_ints(stream.section(), some, np.int64)
-    values = decode_ints(stream.rest(), some, None)
-    if gaps.min(initial=1) < 1 or gaps.max(initial=1) > count or float(gaps.sum(dtype=np.float64)) > count:
-        raise FormatError("the places of a sparse stream lie outside of it: the file is damaged")
-    return np.cumsum(gaps) - 1, values
+    some, kind = stream.uint(count), stream.raw(1)[0]
+    if kind == _BITS:
+        places = _decode_bits(stream.rest(), some, count)
+    elif kind == _GAPS:
+        gaps = decode_ints(stream.rest(), some, np.int64)
+        if gaps.min(initial=1) < 1 or gaps.max(initial=1) > count or float(gaps.sum(dtype=np.float64)) > count:
+            raise FormatError("the places of a sparse stream lie outside of it: the file is damaged")
+        places = np.cumsum(gaps) - 1
+    else:
+        raise FormatError("the places of a sparse stream are of an unknown kind: the file is damaged")
+    return places
+
+
+def _chance(some: int, count: int) -> float:
+    return min(max(some * _UNIT // max(count, 1), 1), _UNIT - 1) / _UNIT
+
+
+def _encode_bits(places: np.ndarray, count: int) -> bytes:
+    bits = np.zeros(count, np.int32)
+    bits[places] = 1
+    coder = _ans()
+    coder.encode_reverse(bits, _bernoulli(_chance(len(places), count), perfect=False))
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def _decode_bits(words: bytes, some: int, count: int) -> np.ndarray:
+    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
+        raise FormatError("a range-coded stream is cut: the file is damaged")
+    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    places = np.flatnonzero(coder.decode(_bernoulli(_chance(some, count), perfect=False), count))
+    if len(places) != some or not coder.is_empty():
+        raise FormatError("a range-coded stream holds other places than it says: the file is damaged")
+    return places

@@ -32,6 +32,7 @@ _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
 _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
+_SOME = 1 << 12  # entries among which values are counted
 _GUESS = 0.8
 EFFORTS = ("fast", "default", "max")
 
@@ -84,8 +85,12 @@ def _lossless_floor(w: Tensor) -> int:
 
 
 def _lossless_guess(w: Tensor) -> float:
-    """Bytes of a lossless form, guessed low from the first entries: rows that repeat may beat any rate."""
+    """Bytes of a lossless form, guessed low from the first entries: rows and values that repeat may beat any rate."""
     part = w.reshape(-1)[:_LOOK]
+    some = part[:: max(1, part.numel() // _SOME)]
+    some = some[some != 0]
+    if w.element_size() > 2 and 2 * len(torch.unique(some)) < len(some):
+        return 0.0
     return _GUESS * exact.glance(part) * w.numel() / part.numel()
 
 
@@ -118,8 +123,9 @@ def _worth(
 ) -> list[Candidate]:
     """What is worth coding where `known` bits are reached; at max what default would code too: prices may mislead."""
     found = candidates(values, step, task, grid, structure, known)
-    if task.effort == "max" and structure is not None and structure.is_global("default"):
-        found += candidates(values, step, replace(task, effort="default"), grid, structure, known)
+    if task.effort == "max":
+        usual = candidates(values, step, replace(task, effort="default"), grid, structure, known)
+        found += [replace(candidate, scaled=True) for candidate in usual]
     return list(dict.fromkeys(found))
 
 

@@ -174,15 +174,22 @@ def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, ste
     quick = not scales and task.w.numel() > _SMALL and task.effort != "max"
     options = replace(task.options, alone=len(prepared) == 1, scales=scales, quick=quick)
     leaves = [encode_leaf(p, step, options) for p in prepared]
-    if not (options.alone and leaves[0].has_scales and task.w.numel() <= _SMALL):
+    pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
+    if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
         return _encoded(leaves, candidate, step, task.effort)
-    best = _encoded(leaves, candidate, step, task.effort, False)
+    best = _encoded(leaves, candidate, step, task.effort, pruned)
     # A general coder may find what prices do not see, and needs no scales.
     plain = [encode_leaf(p, step, replace(options, scales=False)) for p in prepared]
     integers = [p.q for p in plain[0].parts if isinstance(p, CodedRemainder)]
-    if task.effort == "max" or any(general_promises(q, len(best)) for q in integers):
+    if task.effort == "max" or pruned or any(general_promises(q, len(best)) for q in integers):
         return min(best, _encoded(plain, candidate, step, task.effort), key=len)
     return best
+
+
+def _is_pruned(leaf: CodedLeaf) -> bool:
+    """Whether most integers are zero: scales then follow the places of the others, and are not to be trusted."""
+    integers = [p.q for p in leaf.parts if isinstance(p, CodedRemainder)]
+    return all(2 * np.count_nonzero(q) < q.size for q in integers)
 
 
 def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort: str, general: bool = True) -> bytes:

@@ -5,7 +5,7 @@ import pytest
 
 from hmcompress.coding.buffer import Writer
 from hmcompress.coding.pool import class_of, decode_pool, encode_pool
-from hmcompress.coding.sparse import decode_sparse, encode_sparse, is_sparse
+from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import encode_ints
 from hmcompress.errors import FormatError
 
@@ -60,16 +60,46 @@ def test_noise_is_not_taken_for_sparse():
 def test_the_widest_integers_come_back():
     q = np.zeros(1000, np.int64)
     q[[0, 500, 999]] = 2**62, -(2**62), 1
-    np.testing.assert_array_equal(decode_sparse(encode_sparse(q), 1000), q)
+    e = np.array([100])
+    np.testing.assert_array_equal(decode_pool(encode_pool(q, e), e, 1000), q)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_pruned_integers_cost_their_places_and_the_entropy_of_the_rest(share, by_row):
+    random = np.random.default_rng(2)
+    scale = np.exp2(random.integers(4, 10, 200)) if by_row else np.full(200, 300.0)
+    kept = random.random((200, 500)) < share
+    q = np.where(kept, np.rint(random.standard_normal((200, 500)) * scale[:, None]), 0).astype(np.int64)
+    e = np.repeat(class_of(scale * np.sqrt(share)), 500) if by_row else class_of(scale[:1] * np.sqrt(share))
+    data = encode_pool(q, e, width=500)
+    np.testing.assert_array_equal(decode_pool(data, e, q.size, 500), q.reshape(-1))
+    places = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+    bits = places + share * float(np.mean(np.log2(scale * np.sqrt(2 * np.pi * np.e))))
+    assert 8 * len(data) / q.size < 1.02 * bits + 0.02
 
 
 @pytest.mark.parametrize("gaps", [[1, 0], [3, -1], [9, 9], [2**62, 2**62, 2**62]])
 def test_places_outside_of_the_stream_are_damage(gaps):
-    data = Writer().uint(len(gaps)).section(encode_ints(np.array(gaps))).raw(encode_ints(np.ones(len(gaps), int)))
+    data = Writer().uint(len(gaps)).raw(b"\0").raw(encode_ints(np.array(gaps)))
     with pytest.raises(FormatError, match="outside"):
-        decode_sparse(data.getvalue(), 10)
+        decode_places(data.getvalue(), 10)
 
 
-def test_more_integers_than_there_are_places_are_damage():
-    with pytest.raises(FormatError):
-        decode_sparse(encode_sparse(np.eye(8, dtype=int).reshape(-1)), 4)
+def test_places_that_are_not_what_they_say_are_damage():
+    data = encode_places(np.arange(0, 40, 2), 40)
+    assert decode_places(data, 40).tolist() == list(range(0, 40, 2))
+    with pytest.raises(FormatError, match=r"places|cut"):
+        decode_places(data, 64)
+    with pytest.raises(FormatError, match="cut"):
+        decode_places(data[:-1], 40)
+    with pytest.raises(FormatError, match="kind"):
+        decode_places(data[:1] + b"\7" + data[2:], 40)
+
+
+def test_a_sparse_pool_within_another_is_damage():
+    e = np.array([-8])
+    data = encode_pool(np.eye(64, dtype=int), e)
+    size = Writer().section(encode_places(np.arange(4096), 4096)).sint(0).getvalue()
+    with pytest.raises(FormatError, match="impossible kind"):
+        decode_pool(data[:1] + size + data, e, 4096)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from hmatrix_matrices import compressed, kernel, matrix, noise
 
@@ -121,3 +122,20 @@ def test_dead_neurons_cost_little_beside_the_live_ones():
 def test_scales_that_differ_by_row_are_paid_once_a_row():
     """Reverse water-filling: a row costs the log of its own scale, so small rows are almost free."""
     assert compressed("row scales").nbytes < 0.4 * compressed("noise").nbytes
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("tol", [1e-2, 1e-4])
+def test_pruned_noise_takes_its_places_and_the_rate_of_what_is_left(kept, tol):
+    random = np.random.default_rng(0)
+    w = np.where(random.random((256, 256)) < kept, random.standard_normal((256, 256)), 0)
+    places = -kept * np.log2(kept) - (1 - kept) * np.log2(1 - kept)
+    bits = places + kept * (math.log2(1 / tol) + 0.2546)
+    h = compress_matrix(torch.from_numpy(w.astype(np.float32)), tol)
+    assert 8 * h.nbytes / w.size < 1.06 * bits + 0.02
+
+
+def test_a_cosine_matrix_takes_no_more_than_its_few_values_without_loss():
+    w = torch.from_numpy(scipy.fft.dct(np.eye(256), norm="ortho").astype(np.float32))
+    lossless = len(encode_array(w.numpy()))
+    assert all(compress_matrix(w, tol).nbytes <= lossless + 16 for tol in (1e-3, 1e-4))
