@@ -54,7 +54,7 @@ class MLP(Frozen):
     fourier: str | None = None  # name of the tensor B (d, k): features [sin(x B), cos(x B)] come first
     input_mean: str | None = None  # names of tensors (d,): (x - mean) / std comes first of all
     input_std: str | None = None
-    slopes: Patterns | None = None  # names of the learned slopes b of swish: x * sigmoid(b x), one a layer
+    slopes: Patterns | None = None  # names of learned slopes b, one a layer: x * sigmoid(b x) for swish, else f(b x)
 
 
 class DeepONet(Frozen):

@@ -28,7 +28,9 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         else:
             raise NetworkError(f"{path}: points are read from .safetensors, .npz, .npy and .csv")
     except (OSError, ValueError, SafetensorError) as error:
-        raise NetworkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        line = str(error).splitlines()[0]
+        why = "it is no file of plain arrays" if "allow_pickle" in line else line
+        raise NetworkError(f"{path} cannot be read: {why}") from None
     return _checked(arrays, path)
 
 
@@ -48,6 +50,10 @@ def _checked(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str
     if not arrays:
         raise NetworkError(f"{path} holds no arrays")
     for key, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind not in "fciub":
+            raise NetworkError(f"{path}: {key} holds {array.dtype.name}, numbers are needed")
+        if array.ndim == 0:
+            raise NetworkError(f"{path}: {key} is a single number, arrays with one sample a row are needed")
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
             raise NetworkError(f"{path}: {key} holds nan or inf")
     return arrays

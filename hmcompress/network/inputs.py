@@ -41,7 +41,7 @@ class Points:
         return Points(tuple(t[torch.randint(len(t), (count,), generator=generator)] for t in self.tensors), True)
 
     def to(self, dtype: torch.dtype) -> "Points":
-        return Points(tuple(t.to(dtype) if t.is_floating_point() else t for t in self.tensors), self.joint)
+        return Points(tuple(_in_precision(t, dtype) for t in self.tensors), self.joint)
 
     def noisy(self, seed: int) -> "Points":
         """The same with Gaussian noise of 1 % of each input's standard deviation."""
@@ -53,6 +53,13 @@ class Points:
             return t + _NOISE * t.std(0, keepdim=True) * torch.randn(t.shape, generator=generator, dtype=t.dtype)
 
         return Points(tuple(add(t) for t in self.tensors), self.joint)
+
+
+def _in_precision(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Real and complex numbers in the network's precision; whole numbers as they are."""
+    if t.is_complex():
+        return t.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return t.to(dtype) if t.is_floating_point() else t
 
 
 class Source:
@@ -116,6 +123,10 @@ def _gaussian(mean: np.ndarray, root: np.ndarray, seed: int, count: int, wider: 
 
 def _rows(arrays: list[np.ndarray], settings: Calibration, fold: int, count: int, joint: bool) -> list[np.ndarray]:
     """Disjoint rows of every array, shuffled by the seed: at most half is held out."""
+    lengths = {len(a) for a in arrays}
+    if joint and len(lengths) > 1:
+        shown = " and ".join(map(str, sorted(lengths)))
+        raise NetworkError(f"calibration: the inputs have {shown} samples, one row of each makes a sample")
     return [_part(a, settings, fold, count) if joint or k == 0 else a for k, a in enumerate(arrays)]
 
 

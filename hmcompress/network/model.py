@@ -106,10 +106,14 @@ class Network:
             raise
         except Exception as error:
             line = str(error).strip().splitlines() or [type(error).__name__]
-            raise NetworkError(
-                f"the network fails on the inputs: {line[0]}; check network: and calibration:"
-            ) from error
+            raise NetworkError(f"the network fails on the inputs: {line[0]}; {_remedy(inputs, line[0])}") from error
         return flatten(outputs)
+
+
+def _remedy(inputs: Inputs, message: str) -> str:
+    if any(not t.is_floating_point() and not t.is_complex() for t in inputs) and "dtype" in message:
+        return "some inputs are whole numbers: store them as floats"
+    return "check network: and calibration:"
 
 
 def flatten(outputs: object) -> Tensor:

@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activation(nn.Module):
-    """One elementwise function by name; with slopes b it is x * sigmoid(b x)."""
+    """One elementwise function f by name; with slopes b it is x * sigmoid(b x) for swish, f(b x) for any other."""
 
     def __init__(self, name: str, slope: Tensor | None = None) -> None:
         super().__init__()
@@ -27,8 +27,10 @@ class Activation(nn.Module):
         self.slope = None if slope is None else nn.Parameter(slope, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.slope is not None:
+        if self.slope is not None and self.name in ("swish", "silu"):
             return x * torch.sigmoid(self.slope * x)
+        if self.slope is not None:
+            x = self.slope * x
         return ACTIVATIONS[self.name](x)
 
 

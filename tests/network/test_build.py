@@ -46,6 +46,15 @@ def test_swish_takes_its_learned_slopes() -> None:
     assert torch.allclose(network.run((x,)), expected)
 
 
+def test_other_activations_are_stretched_by_their_learned_slopes() -> None:
+    """Locally adaptive activations: tanh(b x)."""
+    state = stack([2, 16, 1]) | {"slope": torch.tensor(1.5)}
+    network = build_network(settings({"mlp": {"activation": "tanh", "layers": "net.*", "slopes": "slope"}}), state)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    z = torch.tanh(1.5 * (x @ state["net.0.weight"].double().T + state["net.0.bias"].double()))
+    assert torch.allclose(network.run((x,)), z @ state["net.2.weight"].double().T + state["net.2.bias"].double())
+
+
 def test_features_come_first() -> None:
     state = stack([10, 16, 1]) | {"B": torch.randn(2, 5), "mean": torch.ones(2), "std": torch.full((2,), 2.0)}
     mlp = {"activation": "tanh", "layers": "net.*", "fourier": "B", "input_mean": "mean", "input_std": "std"}
@@ -131,7 +140,20 @@ def test_ignored_layers_are_named(tmp_path: Path) -> None:
         compress_network(checkpoint, settings({"factory": f"{HELPERS}:build_idle"}))
 
 
+def test_layers_that_are_excluded_may_be_ignored(tmp_path: Path) -> None:
+    """The remedy that the message names: the discriminator beside a generator, say."""
+    settings_without = outputs_settings(network={"factory": f"{HELPERS}:build_idle"}, exclude=["idle.*"])
+    result = compress_network(saved(tmp_path, build_idle().state_dict()), settings_without)
+    assert set(result.tensors) == {"used.weight", "used.bias"} and result.record.error <= 1e-2
+
+
 def test_prefixes_of_training_wrappers_are_mapped() -> None:
     state = {f"model.module.{name}": t for name, t in build_idle().state_dict().items()}
     network = build_network(settings({"factory": f"{HELPERS}:build_idle"}), state)
     assert network.layers[0].weight == "model.module.used.weight"
+
+
+def test_whole_numbers_for_a_network_of_floats_are_named() -> None:
+    network = build_network(settings({"mlp": {"activation": "tanh"}}), stack([2, 16, 1]))
+    with pytest.raises(NetworkError, match="some inputs are whole numbers: store them as floats"):
+        network.run((torch.ones(4, 2, dtype=torch.int64),))

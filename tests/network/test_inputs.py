@@ -78,11 +78,24 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_text("no archive")
     np.savez(tmp_path / "nan.npz", x=np.array([[np.nan]]))
     np.savez(tmp_path / "bad.npz", mean=np.zeros(2), cov=-np.eye(2))
+    np.savez(tmp_path / "text.npz", x=np.array(["a", "b"]))
+    np.savez(tmp_path / "single.npz", x=np.float64(3))
+    np.savez(tmp_path / "unequal.npz", x=np.zeros((40, 2)), t=np.zeros((30, 1)))
     for calibration, text in (
-        ({"inputs": str(tmp_path / "x.npz")}, "cannot be read"),
+        ({"inputs": str(tmp_path / "x.npz")}, "cannot be read: it is no file of plain arrays"),
+        ({"inputs": str(tmp_path / "text.npz")}, "x holds str.*numbers are needed"),
+        ({"inputs": str(tmp_path / "single.npz")}, "x is a single number"),
+        ({"inputs": str(tmp_path / "unequal.npz")}, "inputs have 30 and 40 samples"),
         ({"inputs": str(tmp_path / "nan.npz")}, "nan or inf"),
         ({"inputs": str(tmp_path / "x.txt")}, "there is no file"),
         ({"gaussian": {"file": str(tmp_path / "bad.npz")}}, "no covariance"),
     ):
         with pytest.raises(NetworkError, match=text):
-            plain(calibration)
+            plain(calibration).calibration()
+
+
+def test_complex_inputs_come_in_the_precision_of_the_network(tmp_path: Path) -> None:
+    np.save(tmp_path / "z.npy", np.ones((40, 2), np.complex128))
+    settings = outputs_settings(calibration={"inputs": str(tmp_path / "z.npy")}).calibration
+    assert settings is not None
+    assert Source(settings, False, torch.float32).calibration().tensors[0].dtype == torch.complex64
