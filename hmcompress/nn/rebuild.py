@@ -33,6 +33,7 @@ _CUTS = 3
 _LARGE = 16  # ranks from which they grow
 _LANES = 8  # by as many as a processor multiplies at once: 34 take the time of 40
 _PAIR = 0.4  # a pair of factors beside a hierarchy may have as many numbers as this share of the dense ones
+_TIMES = 8  # or so many times the hierarchy's: its sketch would take more memory than the dense matrix
 _WORTH_IT = 0.6  # a form with more numbers than this share of the dense ones is no gain
 
 
@@ -61,7 +62,8 @@ def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]
     """
     trees = hierarchical(stored, tol, dtype)
     m, n = stored.matrix.shape
-    pair = low_rank(stored, tol, dtype, int((_PAIR if trees else _WORTH_IT) * m * n / (m + n)))
+    most = min(_PAIR * m * n, _TIMES * _numbers(trees[0])) if trees else _WORTH_IT * m * n
+    pair = low_rank(stored, tol, dtype, int(most / (m + n)))
     return [*trees, *([] if pair is None else [pair])]
 
 
