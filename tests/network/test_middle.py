@@ -60,6 +60,22 @@ def test_a_price_makes_weights_smaller(problem: Problem) -> None:
     assert sizes[1] < sizes[0]
 
 
+def test_a_wider_network_is_tried_where_a_narrow_one_does_not_learn(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 1.5 * rate_share(problem, 16)))
+    monkeypatch.setattr(middle, "_learned", lambda problem, tol, hidden, *args: tried.append(hidden))
+    assert middle.middle_network(problem, 1e-2, "default", lambda share: None) is None
+    assert len(tried) == 2 and tried[0] == middle._HIDDEN[0] < tried[1]
+
+
+def rate_share(problem: Problem, hidden: int) -> float:
+    """Weights of a network of this width for each byte of the linearised rate."""
+    rate = middle.rate_limit_bytes(problem.network, problem.calibration.points.pairs(middle.LIMIT_ROWS), 1e-2)
+    return middle.inner_weights(problem.network, hidden) / rate
+
+
 @pytest.fixture
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of sixteen neurons a layer are tried, whatever the rate says."""
