@@ -35,6 +35,8 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
         (PLAIN, narrow.tobytes()),
         (PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), pcodec_level)),
     ]
+    if effort == "max" and q.size <= 1 << 14:  # of few integers a higher level may make more bytes
+        candidates.append((PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), _LEVELS["default"][0])))
     if q.size <= 1 << 16 or effort == "max":
         candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level)))
     code, body = min(candidates, key=lambda c: len(c[1]))
