@@ -144,8 +144,13 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
 
-def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None) -> np.ndarray:
-    """Decode `count` integers, int32 or int64, of classes e (count,) or a single class. Raises FormatError."""
+def decode_pool(
+    data: bytes | memoryview, e: np.ndarray, count: int, width: int | None = None, narrow: bool = False
+) -> np.ndarray:
+    """Decode `count` integers, int32 or int64, of classes e (count,) or a single class. Raises FormatError.
+
+    narrow: int16 may be returned too, which is half the memory of a large layer.
+    """
     if len(data) < 1:
         raise FormatError("an empty pool of integers: the file is damaged")
     e = np.asarray(e, np.int16).reshape(-1)
@@ -160,7 +165,7 @@ def decode_pool(data: bytes | memoryview, e: np.ndarray, count: int, width: int 
     if kind == ANS and groups:
         return _decode_ans(body, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
-        values = decode_ints(body, count, None)
+        values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)

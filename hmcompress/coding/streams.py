@@ -72,10 +72,12 @@ def _order_zero(data: bytes) -> float:
     return float(np.sum(counts * np.log2(len(data) / counts))) / 8
 
 
-def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.int32) -> np.ndarray:
+def decode_ints(
+    data: bytes | memoryview, count: int, dtype: type | None = np.int32, narrow: bool = False
+) -> np.ndarray:
     """Decode `count` integers; raises FormatError where the bytes hold anything else.
 
-    dtype None stands for int32 where the values fit by their stored width, else int64.
+    dtype None stands for int32 where the values fit by their stored width, int16 too where `narrow`, else int64.
     """
     if len(data) < 1:
         raise FormatError("an empty stream where integers are expected: the file is damaged")
@@ -93,8 +95,8 @@ def decode_ints(data: bytes | memoryview, count: int, dtype: type | None = np.in
     else:
         raise FormatError("an integer stream is of an unknown or impossible kind: the file is damaged")
     if dtype is None:
-        dtype = np.int64 if stored.itemsize == 8 else np.int32
-    return q.astype(dtype)
+        dtype = _WIDTHS[max(width, 1 if narrow else 2)]
+    return q.astype(dtype, copy=not q.flags.writeable)
 
 
 def _narrowest(q: np.ndarray) -> int:

@@ -210,7 +210,8 @@ def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemain
     sizes = [o.shape[0] * o.shape[1] for o in outlines]
     e = [s.classes(o.shape) for s, o in zip(scales, outlines, strict=True)]
     width = outlines[0].shape[1] if len(outlines) == 1 else None
-    q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes), width)
+    as_they_are = len(outlines) == 1 and outlines[0].basis == PLAIN
+    q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes), width, as_they_are)
     parts = np.split(q, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [q]
     return [CodedRemainder(p.reshape(o.shape), s, o.basis) for p, o, s in zip(parts, outlines, scales, strict=True)]
 
