@@ -10,7 +10,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.partition import plan_matrix, whole_leaves
+from hmcompress.hmatrix.partition import plan_matrix, sparse_leaf, whole_leaves
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
@@ -59,11 +59,19 @@ def candidates(
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
+    if structure.is_smooth() and values.size <= _WHOLE:
+        worth += _concentrated(values, step, best, task)
     if known < np.inf:
         return list(dict.fromkeys(worth))
     if not worth or values.size <= (_WHOLE if structure.repeats or _is_pruned(values, step) else _FEW):
         worth.append(plain)
     return list(dict.fromkeys(worth))
+
+
+def _concentrated(values: Array, step: float, best: float, task: Task) -> list[Candidate]:
+    """One leaf in a basis where few entries matter: a model of smooth shapes asks far too high a price for those."""
+    leaf, bits = sparse_leaf(values / values.dtype.type(step))
+    return [Candidate(leaf)] if bits < best and _serves(leaf, task.norm) else []
 
 
 def _is_pruned(values: Array, step: float) -> bool:

@@ -69,6 +69,16 @@ def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     return [(Leaf(0, True), float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, smooth)]
 
 
+def sparse_leaf(a: Array) -> tuple[Leaf, float]:
+    """The leaf without a low-rank part for a (m, n), in steps, in whose basis the fewest entries matter, and its bits.
+
+    Differences of rounded entries are rarely all zero, so only cosines are looked at.
+    """
+    costs = {b: price.places(basis.spread(a)) for b, basis in enumerate(BASES) if not basis.difference}
+    best = min(costs, key=lambda b: costs[b])
+    return Leaf(0, True, 0, best), costs[best]
+
+
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     """The best leaf of every block of a stack (b, m, n), in steps, and its price."""
     return _with_low_rank(stack, _best_bases(_price_bases(stack, smooth)), smooth)

@@ -12,6 +12,7 @@ from scipy.special import ndtr
 SLOPE = 6 / np.log(2)  # bits per unit of squared error, error in steps
 _LOG_MIN, _LOG_MAX, _PER_OCTAVE = -10, 10, 16
 _TINY = 1e-30
+_SMALLEST, _LARGEST, _PLACE_BITS = -40, 80, 3.5  # half octaves of squares; bits of a sign and of what digits vary by
 _LAST = (_LOG_MAX - _LOG_MIN) * _PER_OCTAVE
 
 
@@ -56,6 +57,26 @@ def product_cost(rows: np.ndarray, columns: np.ndarray) -> float:
         counts = np.convolve(counts, np.bincount(i - i.min()))
         lowest += int(i.min())
     return float(counts @ cost(np.exp2((lowest + np.arange(len(counts))) / _PER_OCTAVE)))
+
+
+def places(x: np.ndarray) -> float:
+    """Bits of entries x (m, n), in steps, of which few matter, at the error of plain rounding.
+
+    Nearly all round to zero and make most of the error, so the step is as much larger as leaves it that. Each of the
+    rest costs its place among all, its sign and its digits.
+    """
+    octave = np.log2(np.maximum(np.square(x, dtype=np.float32).ravel(), np.float32(_TINY)))
+    k = np.clip(np.floor(2 * octave), _SMALLEST, _LARGEST).astype(np.int64) - _SMALLEST
+    bins, size = _LARGEST - _SMALLEST + 1, x.size
+    count, squares, digits = (np.bincount(k, weights, bins) for weights in (None, np.exp2(octave), octave / 2))
+    bound = _SMALLEST + np.arange(bins)  # the step is twice the root of 2^(bound / 2): it rounds less to zero
+    coded = count[::-1].cumsum()[::-1]
+    error = squares.cumsum() - squares + coded * np.exp2(bound / 2) / 3
+    last = int(np.flatnonzero(error <= size / 12).max(initial=0))
+    some = int(coded[last])
+    if some == 0:
+        return 0.0
+    return some * (np.log2(size / some) + _PLACE_BITS - 1 - bound[last] / 4) + float(digits[last:].sum())
 
 
 def _index(s: np.ndarray) -> np.ndarray:

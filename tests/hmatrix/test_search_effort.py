@@ -81,3 +81,12 @@ def test_small_layers_still_find_repetitions_under_one_scale():
         < 0.6 * compress_matrix(torch.from_numpy(noise(96, 96)).float(), 1e-2).nbytes
     )
     assert matrix("repeated").shape == (96, 96)
+
+
+def test_a_smooth_field_with_an_edge_is_a_short_cosine_series():
+    """Its spectrum has a few large entries; a price by their mean square would not let it be tried."""
+    x = np.linspace(0, 1, 256)
+    waves = sum(np.sin((k * x)[:, None] * 5 + k) * np.cos(k * 7 * x) / k for k in range(1, 8))
+    w = torch.from_numpy(waves + (np.add.outer(x, x) > 1) * 0.5).float()
+    assert compress_matrix(w, 1e-2).nbytes < 1500
+    assert partition.sparse_leaf(w.numpy() / 0.02)[0] == Leaf(0, True, 0, 3)
