@@ -75,6 +75,10 @@ class Reader:
     def rest(self) -> bytes:
         return self.raw(self.left)
 
+    def view(self) -> memoryview:
+        """All that is left, not copied."""
+        return self._data[self._at :]
+
     @property
     def at(self) -> int:
         """How many bytes have been read."""

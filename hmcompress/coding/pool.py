@@ -102,7 +102,7 @@ def _encode_sparse(q: np.ndarray, e: np.ndarray) -> bytes:
     return out.raw(encode_pool(values, _shifted(own, shift), width=len(values))).getvalue()
 
 
-def _decode_sparse(data: bytes, e: np.ndarray, count: int) -> np.ndarray:
+def _decode_sparse(data: bytes | memoryview, e: np.ndarray, count: int) -> np.ndarray:
     if e.size not in (1, count):
         raise FormatError("scales and integers differ in number: the file is damaged")
     places, values = _sparse_parts(data, lambda places: e[places] if e.size > 1 else e, count)
@@ -112,7 +112,7 @@ def _decode_sparse(data: bytes, e: np.ndarray, count: int) -> np.ndarray:
 
 
 def _sparse_parts(
-    data: bytes, classes: Callable[[np.ndarray], np.ndarray], count: int
+    data: bytes | memoryview, classes: Callable[[np.ndarray], np.ndarray], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places and values of what _encode_sparse wrote; classes: those of given places."""
     stream = Reader(data)
@@ -154,7 +154,7 @@ def decode_pool(
     if len(data) < 1:
         raise FormatError("an empty pool of integers: the file is damaged")
     e = np.asarray(e, np.int16).reshape(-1)
-    kind, body = data[0], bytes(data[1:])
+    kind, body = data[0], memoryview(data)[1:]
     if kind == SPARSE:
         return _decode_sparse(body, e, count)
     if kind == SPARSE_BY_COLUMNS and width:
@@ -330,7 +330,7 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
     return (high - np.clip(high, -largest, largest))[outside]
 
 
-def _decode_ans(data: bytes, groups: list[Group], count: int) -> np.ndarray:
+def _decode_ans(data: bytes | memoryview, groups: list[Group], count: int) -> np.ndarray:
     stream = Reader(data)
     shape = read_shape(stream)
     tables = _tables(groups, shape)

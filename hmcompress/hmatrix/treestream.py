@@ -211,7 +211,7 @@ def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemain
     e = [s.classes(o.shape) for s, o in zip(scales, outlines, strict=True)]
     width = outlines[0].shape[1] if len(outlines) == 1 else None
     as_they_are = len(outlines) == 1 and outlines[0].basis == PLAIN
-    q = decode_pool(data.rest(), _join_classes(e, [range(size) for size in sizes]), sum(sizes), width, as_they_are)
+    q = decode_pool(data.view(), _join_classes(e, [range(size) for size in sizes]), sum(sizes), width, as_they_are)
     parts = np.split(q, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [q]
     return [CodedRemainder(p.reshape(o.shape), s, o.basis) for p, o, s in zip(parts, outlines, scales, strict=True)]
 
