@@ -132,17 +132,22 @@ def _passes(
     kernel: bool,
 ) -> list[Trial]:
     """What the search over passes finds: with regularisers that keep the kernel where it is bounded, and otherwise both
-    without and with them, as long as passes cost little: what holds the kernel too may be the smaller way."""
+    without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
+    samples also near the original weights."""
     budget, structured = _budget(problem, settings.effort), _structured(problem, tensors)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
     cheap = not problem.order and not factored and budget == _MOST[settings.effort]
-    ways = (False, True) if cheap and not kernel else (kernel,)
+    dense = bool(problem.network.layers)
+    few = _too_few_rows(problem)
+    ways: list[tuple[bool, bool | None]] = [(kernel, None if few and not kernel else False)]  # firm, near
+    if cheap and dense and not kernel:
+        ways = [(False, False), (True, False), *([(False, True)] if few else [])]
     found: list[Trial] = []
 
     def tick(way: int, done: int) -> None:
         progress("search", min(done, budget) + way * budget, len(ways) * budget)
 
-    for k, firm in enumerate(ways):
+    for k, (firm, near) in enumerate(ways):
         trial = search(
             partial(run_pass, problem.network, data),
             measured,
@@ -151,10 +156,12 @@ def _passes(
             partial(tick, k),
             firm=firm,
             worth=_WORTH * min((t.cost for t in found), default=math.inf),
-            few=_too_few_rows(problem),
+            few=few,
+            near=near,
             structured=structured,
             factored=factored,
             slim=settings.slim == "prefer",
+            dense=dense,
         )
         tick(k, budget)
         found += [] if trial is None else [trial]

@@ -14,6 +14,7 @@ from hmcompress.network.tangents import jets
 _PROJECTED_ROWS = 16384  # rows of random projections aimed at
 _MOST_PROJECTIONS = 8
 _TINY = 1e-14
+_MOST_NOISE = 0.99
 _CHUNK = 4096
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
@@ -51,6 +52,24 @@ def regularised(moment: np.ndarray, share: float) -> np.ndarray:
     """The moment with a share of its mean diagonal added to the diagonal."""
     mean = np.trace(moment) / len(moment)
     return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
+
+
+def sampling_noise(x: Tensor, samples: int) -> float:
+    """Share of the mean diagonal that brings the second moment of x (k, d) nearest to that of further samples.
+
+    The intensity of Ledoit & Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices")
+    towards a multiple of the identity, over one minus it. Rows of one sample lie together and depend on each other.
+    """
+    k, d = x.shape
+    count = samples if samples and k % samples == 0 else k
+    own = [g @ g.T if len(g) < d else g.T @ g for g in x.reshape(count, -1, d)]  # of the same norms
+    fourth = sum(float(g.square().sum()) for g in own) / count * (count / k) ** 2
+    moment = second_moment(x, k)
+    size = float(np.square(moment).sum())
+    noise = (fourth - size) / max(count - 1, 1)
+    signal = size - float(np.trace(moment)) ** 2 / d
+    share = min(max(noise / max(signal, _TINY * size, 1e-300), 0.0), _MOST_NOISE)
+    return share / (1 - share)
 
 
 def sensitivities(

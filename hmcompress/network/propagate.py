@@ -20,7 +20,7 @@ from hmcompress.network.gradients import Metric
 from hmcompress.network.inputs import Points
 from hmcompress.network.low_rank import as_product
 from hmcompress.network.model import DenseLayer, Network, replaced
-from hmcompress.network.moments import regularised, ridge_target, second_moment, with_column
+from hmcompress.network.moments import regularised, ridge_target, sampling_noise, second_moment, with_column
 from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
@@ -35,6 +35,7 @@ class Knobs:
     mu: float = 1e-2  # share of mean diagonal added to G
     ridge: float = 1e-9  # share of mean diagonal added to C in the target
     floor: float = 0.0  # share of mean diagonal added to C in the metric
+    shrinkage: float = 0.0  # the same, in units of the sampling noise of C
     growth: float = 1.0  # later layers have finer steps by this factor each
     variance: float = 0.3  # its share in the order of the columns, against what they explain
     structured: frozenset[str] = frozenset()  # layers that the engine codes
@@ -129,7 +130,10 @@ def _coded(
     if layer.weight in knobs.structured:
         tol = delta * _relative_level(target, moment, sensitivity)
         return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
-    sensitivity, moment = regularised(sensitivity, knobs.mu), regularised(moment, max(knobs.floor, _LEAST_FLOOR))
+    floor = max(knobs.floor, _LEAST_FLOOR)
+    if knobs.shrinkage:
+        floor = max(floor, knobs.shrinkage * sampling_noise(with_column(xs[0], layer, True), len(xs[0])))
+    sensitivity, moment = regularised(sensitivity, knobs.mu), regularised(moment, floor)
     if layer.weight in knobs.factored:
         return as_product(target, moment, sensitivity, delta, knobs.dead_zone, knobs.prior)
     rows = factorise(sensitivity)

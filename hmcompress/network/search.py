@@ -21,6 +21,7 @@ _WILD = 2.0  # times the tolerance
 _LEAST_SHARE = 0.1  # of the gap to the tolerance
 _WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
+_ENOUGH = 20  # passes for two knobs
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
 START = 0.15  # water level over tolerance
 Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
@@ -32,6 +33,16 @@ LADDERS: tuple[Ladder, ...] = (
     (("ridge",), (1e-7, 1e-5, 1e-4)),
     (("dead_zone",), (0.0, 0.2)),
 )
+_NOISY: dict[str, Any] = {"ridge": 0.1, "shrinkage": 5.0}  # where few samples begin: no refit to each of them
+NOISY_LADDERS: tuple[Ladder, ...] = (
+    (("shrinkage",), (15.0, 1.5)),
+    (("ridge",), (1.0, 1e-2, 1e-3)),
+    (("mu",), (1e-1, 1e-3)),
+    (("variance",), (0.0, 0.6)),
+    (("growth",), (1.2, 1.4)),
+    (("dead_zone",), (0.0, 0.2)),
+)
+OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.0, 0.2)),)  # where there are no dense layers
 KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
     (("variance",), (0.0, 1.0)),
     (("floor",), (1e-3, 3e-3, 1e-2, 3e-2)),
@@ -44,6 +55,9 @@ KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded to
 _FIRM: dict[str, Any] = {"mu": 0.1, "ridge": 1e-4, "floor": 3e-4}  # where firm ones begin
 _FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
+_SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
+_HOPELESS = 1.5  # times the score of another way, after one pass
+_SPREAD_SHRINKAGE = 0.3  # of its logarithm
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ class Search:
     def __init__(
         self, run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None], slim: bool = False
     ) -> None:
-        self._run, self._measure, self._tol = run, measure, tol
+        self._run, self._measure, self.tol = run, measure, tol
         self._budget, self._tick, self._slim = budget, tick, slim
         self.trials: dict[Knobs, Trial] = {}
 
@@ -98,12 +112,12 @@ class Search:
 
     def holding(self) -> list[Trial]:
         """The trials that hold, smallest first."""
-        return sorted((t for t in self.trials.values() if t.error <= LIMIT * self._tol), key=lambda t: t.cost)
+        return sorted((t for t in self.trials.values() if t.error <= LIMIT * self.tol), key=lambda t: t.cost)
 
     def leading(self) -> Trial:
         """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
         near = [t for t in self.trials.values() if abs(self._gap(t)) < _NEAR]
-        return min(near or self.trials.values(), key=lambda t: t.score(self._tol))
+        return min(near or self.trials.values(), key=lambda t: t.score(self.tol))
 
     def _forget(self) -> None:
         """Keep the parts of the best trials only."""
@@ -130,7 +144,7 @@ class Search:
         """Logarithm of how far the error is below the tolerance."""
         if not math.isfinite(trial.error):
             return -2.5
-        return max(-2.5, min(math.log(self._tol * _AIM / max(trial.error, 1e-300)), 2.5))
+        return max(-2.5, min(math.log(self.tol * _AIM / max(trial.error, 1e-300)), 2.5))
 
     def turn(self, trial: Trial, ladders: tuple[Ladder, ...]) -> Trial:
         """Coordinate descent over the other knobs."""
@@ -142,30 +156,38 @@ class Search:
                 turned: dict[str, Any] = dict.fromkeys(names, value)
                 knobs = replace(trial.knobs, **turned)
                 other = trial if knobs == trial.knobs else self.settle(knobs, passes=2)
-                gained = other.score(self._tol) < 0.997 * trial.score(self._tol)
+                gained = other.score(self.tol) < 0.997 * trial.score(self.tol)
                 trial, idle = (other, 0) if gained else (trial, idle + 1)
         return trial
 
-    def scatter(self) -> None:
+    def scatter(self, dense: bool = True) -> None:
         """Random trials around the best: the error is not monotone in any knob, and each draw may be lucky."""
         rng = np.random.default_rng(len(self.trials))
+        spread = _SPREAD if dense else _SPREAD_OTHERS
         while self.left() > 0:
             base = self.leading()
             draws: dict[str, Any] = {
-                name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in _SPREAD.items()
+                name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in spread.items()
             }
             draws["delta"] *= math.exp(self._gap(base))
             zone = min(max(base.knobs.dead_zone + 0.04 * rng.standard_normal(), 0.0), 0.4)
+            if not dense:
+                self.trial(replace(base.knobs, dead_zone=zone, **draws))
+                continue
             share = min(max(base.knobs.variance + 0.1 * rng.standard_normal(), 0.0), 1.0)
             growth = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
+            if base.knobs.shrinkage:
+                draws["shrinkage"] = base.knobs.shrinkage * math.exp(_SPREAD_SHRINKAGE * rng.standard_normal())
             self.trial(replace(base.knobs, dead_zone=zone, growth=growth, variance=share, **draws))
 
-    def refine(self) -> None:
+    def refine(
+        self,
+    ) -> None:
         """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""
         share = 0.6
         for _ in range(12):
             held = self.holding()
-            if held and (held[0].error >= _UNUSED * self._tol or share < _LEAST_SHARE):
+            if held and (held[0].error >= _UNUSED * self.tol or share < _LEAST_SHARE):
                 return
             base = held[0] if held else min(self.trials.values(), key=lambda t: t.error)
             factor = share * self._gap(base) if held else min(self._gap(base), -0.3)
@@ -189,6 +211,27 @@ def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factor
     return others
 
 
+def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
+    """Near the tolerance: refitted to the samples, near the original weights, or (None) whichever is smaller."""
+    firm = replace(start, floor=0.0, **_NOISY)
+    trial = found.settle(firm if near else start, passes)
+    if near is not None:
+        return trial
+    firm = replace(firm, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
+    if found.trial(firm).score(found.tol) > _HOPELESS * trial.score(found.tol):
+        return trial
+    return min(trial, found.settle(firm, passes // 2), key=lambda t: t.score(found.tol))
+
+
+def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
+    """Where the first knobs do not lead to the tolerance: the weights of some networks grow without bound."""
+    for ridge in _FIRMER:
+        if trial.error > _WILD * found.tol:
+            firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
+            trial = min(trial, firmer, key=lambda t: t.score(found.tol))
+    return trial
+
+
 def search(
     run: Pass,
     measure: Measure,
@@ -199,35 +242,45 @@ def search(
     firm: bool = False,
     worth: float = math.inf,
     few: bool = False,
+    near: bool | None = False,
     structured: frozenset[str] = frozenset(),
     factored: frozenset[str] = frozenset(),
     slim: bool = False,
+    dense: bool = True,
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
     firm: the regularisers begin and turn as a bound on the tangent kernel asks for. worth: bytes above which that is
     given up after the first passes. few: fewer samples than the widest layer needs.
+    near: whether weights stay near the original ones, with regularisers for few samples. None: both ways are begun.
     structured: layers that the engine may code. factored: layers that may be products of two factors.
-    slim: living neurons count beside bytes.
+    slim: living neurons count beside bytes. dense: whether there are dense layers; without, nothing but the water level
+    and the dead zone changes a pass, and few passes are enough.
     """
-    found = Search(run, measure, tol, budget, tick, slim)
+    found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
     start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     others = _other_forms(found, start, structured, factored)
-    trial = found.settle(start, passes=3 if others else 8)
-    for ridge in () if firm or others else _FIRMER:  # without, the weights of some networks grow without bound
-        if trial.error > _WILD * tol:
-            firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
-            trial = min(trial, firmer, key=lambda t: t.score(tol))
+    trial = _first(found, start, near, passes=3 if others else 8)
+    if dense and not firm and not others and not near:
+        trial = _firmer(found, trial, start)
     if trial.score(tol) > worth:
         return None
     best = min(others, key=lambda other: other.score(tol), default=trial)
     if trial.score(tol) < 1.5 * best.score(tol):
-        ladders = KERNEL_LADDERS if firm else LADDERS
-        found.turn(trial, (FLOORS, *ladders) if few else ladders)
+        ladders = (
+            OTHER_LADDERS
+            if not dense
+            else KERNEL_LADDERS
+            if firm
+            else NOISY_LADDERS
+            if trial.knobs.shrinkage
+            else LADDERS
+        )
+        found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
         best = trial
     if not best.knobs.structured:  # the engine searches by itself
-        found.scatter()
+        found.scatter(dense)
     found.refine()
     held = found.holding()
     return held[0] if held else None

@@ -87,7 +87,12 @@ def load(
 def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
     """The network that the settings describe, without memory for the coded layers."""
     settings = Settings.from_json(compressed.index.info.settings)
-    if not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
+    if settings.network is not None and not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
+        raise NetworkError(
+            f"{compressed.path} holds a network of your own (factory or torchscript), which has no built-in slim form: "
+            "give the module to load_model, or decompress without --slim"
+        )
+    if settings.network is None:
         raise NetworkError(
             f"{compressed.path} does not say which network it holds: compress with network: mlp, deeponet or linear in "
             "the settings, or give the module to load_model"

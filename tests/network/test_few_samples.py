@@ -1,0 +1,123 @@
+"""Few samples: the metric allows for what they do not say, and the file is not tied to the ones that were seen."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign_networks import Convolutions, Residual
+from small_networks import outputs_settings, saved
+from torch import Tensor
+
+import hmcompress.network.driver as driver
+from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.moments import regularised, sampling_noise, second_moment
+from hmcompress.network.propagate import Knobs
+from hmcompress.network.search import Trial, search
+
+FOREIGN = Path(__file__).parent / "foreign_networks.py"
+
+
+def layer_bytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def samples_of(covariance: np.ndarray, count: int, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.multivariate_normal(np.zeros(len(covariance)), covariance, count))
+
+
+def distance(moment: np.ndarray, share: float, truth: np.ndarray) -> float:
+    return float(np.linalg.norm(regularised(moment, share) / (1 + share) - truth))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
+def test_sampling_noise_is_about_the_share_that_fits_further_samples_best(decay: float) -> None:
+    truth = np.diag(np.arange(1.0, 101.0) ** -decay)
+    x = samples_of(truth, 60)
+    moment = second_moment(x, len(x))
+    best = min(distance(moment, share, truth) for share in np.geomspace(1e-3, 1e2, 100))
+    assert distance(moment, sampling_noise(x, len(x)), truth) < min(1.05 * best, distance(moment, 0.0, truth))
+
+
+def test_rows_of_one_sample_are_not_further_samples() -> None:
+    x = samples_of(np.eye(20), 30)
+    repeated = x.repeat_interleave(4, 0)
+    assert sampling_noise(repeated, len(x)) == pytest.approx(sampling_noise(x, len(x)))
+    assert sampling_noise(repeated, len(repeated)) < 0.5 * sampling_noise(x, len(x))
+
+
+def test_equal_inputs_have_no_sampling_noise() -> None:
+    assert sampling_noise(torch.ones(10, 4, dtype=torch.float64), 10) < 1e-12
+
+
+def test_few_samples_do_not_tie_the_file_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((200, 8, 16), np.float32))
+    checkpoint = saved(tmp_path, Residual().state_dict())
+    calibration = {"inputs": str(tmp_path / "x.npy"), "samples": 32, "held_out": 64}
+    settings = outputs_settings(network={"factory": f"{FOREIGN}:Residual"}, calibration=calibration, tol=0.1)
+    result = compress_network(checkpoint, settings)
+
+    def refitted(*args: Any, near: bool | None, **options: Any) -> Trial | None:
+        return None if near else search(*args, near=False, **options)
+
+    monkeypatch.setattr(driver, "search", refitted)
+    other = compress_network(checkpoint, settings)
+    assert result.record.error <= 0.1 and other.record.error <= 0.1
+    assert layer_bytes(result) < 0.8 * layer_bytes(other)
+    assert result.record.calibration_error / result.record.error > other.record.calibration_error / other.record.error
+
+
+class Bytes:
+    """Stands for a coded part."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+    def payload(self, thorough: bool) -> bytes:
+        return bytes(self.nbytes)
+
+
+def passes_of(**options: Any) -> list[Knobs]:
+    """The knobs of every pass where finer steps cost bytes and firmer ridges save some."""
+    tried: list[Knobs] = []
+
+    def run(knobs: Knobs) -> dict[str, Any]:
+        tried.append(knobs)
+        return {"w": Bytes(int((500 if knobs.shrinkage else 1000) / knobs.delta**0.3))}
+
+    search(run, lambda parts: 2 * tried[-1].delta, 1e-2, 60, lambda done: None, **options)
+    return tried
+
+
+def test_few_samples_are_searched_near_the_original_weights_where_that_is_smaller() -> None:
+    tried = passes_of(few=True, near=None)
+    assert tried[0].shrinkage == 0.0 and all(knobs.shrinkage for knobs in tried[10:])
+    assert len({knobs.shrinkage for knobs in tried}) > 3
+    assert not any(knobs.shrinkage for knobs in passes_of())
+
+
+def test_without_dense_layers_only_what_changes_a_pass_is_turned() -> None:
+    tried = passes_of(dense=False)
+    assert len(tried) <= 20 < len(passes_of())
+    assert {replace(knobs, delta=1.0, dead_zone=0.0) for knobs in tried} == {Knobs(1.0, 0.0)}
+
+
+def test_a_network_of_convolutions_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def noted(*args: Any, **options: Any) -> Trial | None:
+        calls.append(options)
+        return search(*args, **options)
+
+    monkeypatch.setattr(driver, "search", noted)
+    torch.manual_seed(0)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 1, 8, 8), np.float32))
+    calibration = {"inputs": str(tmp_path / "x.npy"), "samples": 64, "held_out": 32}
+    settings = outputs_settings(network={"factory": f"{FOREIGN}:Convolutions"}, calibration=calibration)
+    result = compress_network(saved(tmp_path, Convolutions().state_dict()), settings)
+    assert result.record.error <= 1e-2
+    assert [(call["dense"], call["firm"]) for call in calls] == [(False, False)]
