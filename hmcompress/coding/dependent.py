@@ -15,7 +15,7 @@ import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.pool import CLASSES_PER_OCTAVE
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError

@@ -1,53 +1,44 @@
-"""Many integers of known scale, coded together against one shape.
+"""Many integers of known scale, coded together: against one shape, by their places or by a general coder.
 
 Every integer q comes with a class e: its standard deviation is about 2 ** (e / 4). The classes share one shape, so a
-class costs nothing to describe. Integers that need more than about 300 values are split: the high part is range coded,
-the low bits, uniform within such narrow bins, are stored as they are.
+class costs nothing to describe.
 """
 
 from collections.abc import Callable
 
-import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.classes import (
+    CLASSES_PER_OCTAVE,
+    MAX_CLASS,
+    ZERO_CLASS,
+    Group,
+    class_of,
+    gather,
+    groups_of,
+    scales_of,
+    scatter,
+)
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
-from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
+from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
 from hmcompress.coding.sample import jittered
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 
-CLASSES_PER_OCTAVE = 4
-ZERO_CLASS = -20  # and below: all zero, not coded
-MAX_CLASS = 160
-_SPLIT = 4  # high parts keep a standard deviation of 16 to 32
-_LARGEST = 2048  # high parts beyond are escaped
 _SAMPLE = 1 << 16
 _SHAPE_BITS = 512.0  # four times what a shape takes to store: divergences are judged coarsely
 _HIGH_RATE = 4  # the class from which integers spread over so many values that their shape shows
-_RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
-_UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
 _QUICK_MAY_COST = 1.005
 _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has a pattern that range coding misses
-_MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS = range(7)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
-Group = tuple[int, np.ndarray | None, int]  # class, positions or None for all, size; in ascending order of class
-
-
-def class_of(rms: np.ndarray | float) -> np.ndarray:
-    """The class of integers with the given root mean square, in steps."""
-    with np.errstate(divide="ignore"):
-        e = np.rint(CLASSES_PER_OCTAVE * np.log2(rms))
-    return np.clip(np.nan_to_num(e, neginf=ZERO_CLASS), ZERO_CLASS, MAX_CLASS).astype(np.int16)
 
 
 def encode_pool(
@@ -61,11 +52,11 @@ def encode_pool(
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
     if is_sparse(q) and e.max(initial=ZERO_CLASS) > ZERO_CLASS:
         return _smallest_sparse(q, e, x, width)
-    groups = _groups(e, q.size)
+    groups = groups_of(e, q.size)
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
-        return bytes([PCODEC]) + encode_ints(_gather(q, groups))
+        return bytes([PCODEC]) + encode_ints(gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
     if _has_many_zeros(q, e):
         best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)
@@ -84,7 +75,7 @@ def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, width: 
             found.append(bytes([sparse]) + _encode_sparse(flat, _by_columns(e, width)))
         found += [bytes([general]) + encode_ints(flat, "max")] if q.size <= FEW else []
     if min(map(len, found)) > _PATTERN * np.count_nonzero(q):
-        found.append(_smallest(q, e, x, _groups(e, q.size), False))
+        found.append(_smallest(q, e, x, groups_of(e, q.size), False))
     return min(found, key=len)
 
 
@@ -140,7 +131,7 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     if fast is not None and e.size == 1:
         return fast
     shapes = _candidate_shapes(q, e, x, groups)
-    best = min((bytes([ANS]) + _encode_ans(q, groups, shape) for shape in shapes), key=len)
+    best = min((bytes([ANS]) + encode_ranged(q, groups, shape) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
 
@@ -159,11 +150,11 @@ def decode_pool(
         return _decode_sparse(body, e, count)
     if kind == SPARSE_BY_COLUMNS and width:
         return _decode_sparse(body, _by_columns(e, width), count).reshape(width, -1).T.reshape(-1)
-    groups = _groups(e, count)
+    groups = groups_of(e, count)
     if kind == PCODEC:
-        return _scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
+        return scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
     if kind == ANS and groups:
-        return _decode_ans(body, groups, count)
+        return decode_ranged(body, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
@@ -189,39 +180,6 @@ def decode_pool_places(
     places = np.flatnonzero(q)
     skipped = (np.cumsum(sizes) - sizes)[~silent] - (np.cumsum(some) - some)
     return places + np.repeat(skipped, some)[places], q[places]
-
-
-def _groups(e: np.ndarray, count: int) -> list[Group]:
-    if e.size and e.max(initial=ZERO_CLASS) > MAX_CLASS:
-        raise FormatError("a scale is out of range: the file is damaged")
-    if count == 0:
-        return []
-    if e.size == 1 or (e == e[0]).all():
-        return [(int(e[0]), None, count)] if e[0] > ZERO_CLASS else []
-    if e.size != count:
-        raise FormatError("scales and integers differ in number: the file is damaged")
-    small = np.clip(e, ZERO_CLASS, None) - ZERO_CLASS
-    order = np.argsort(small.astype(np.uint8), kind="stable")
-    sizes = np.bincount(small)
-    ends = np.cumsum(sizes)
-    return [
-        (c + ZERO_CLASS, order[ends[c] - sizes[c] : ends[c]], int(sizes[c])) for c in range(1, len(sizes)) if sizes[c]
-    ]
-
-
-def _gather(q: np.ndarray, groups: list[Group]) -> np.ndarray:
-    return np.concatenate([q if where is None else q[where] for _, where, _ in groups])
-
-
-def _scatter(values: np.ndarray, groups: list[Group], count: int) -> np.ndarray:
-    if len(groups) == 1 and groups[0][1] is None:
-        return values
-    q = np.zeros(count, values.dtype)
-    start = 0
-    for _, where, size in groups:
-        q[where] = values[start : start + size]
-        start += size
-    return q
 
 
 def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
@@ -256,12 +214,12 @@ def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
 def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     """Bits that the rounded values x (n,), in steps, of classes e (n,) or (1,) take, without encoding them."""
     q = np.rint(x).astype(np.int64)
-    groups = _groups(e, q.size)
+    groups = groups_of(e, q.size)
     if not groups:
         return 0.0
     shape = _with_support(_own_shape(q, e, x), _support(q, groups))
     total = 0.0
-    for (_, where, size), (low, largest, p) in zip(groups, _tables(groups, shape), strict=True):
+    for (_, where, size), (low, largest, p) in zip(groups, class_tables(groups, shape), strict=True):
         high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest
         total += low * size - float(np.sum(np.bincount(high, minlength=len(p)) * np.log2(p)))
     return total
@@ -271,12 +229,7 @@ def _support(q: np.ndarray, groups: list[Group]) -> float:
     """Largest |q| + 1 over the scale of its class."""
     parts = (q if where is None else q[where] for _, where, _ in groups)
     magnitudes = np.array([max(int(values.max()), -int(values.min())) + 1.0 for values in parts])
-    return max(1.0, float((magnitudes / _scales(groups)).max()))
-
-
-def _scales(groups: list[Group]) -> np.ndarray:
-    """The standard deviation of each group's integers."""
-    return octaves(np.array([e for e, _, _ in groups]), CLASSES_PER_OCTAVE)
+    return max(1.0, float((magnitudes / scales_of(groups)).max()))
 
 
 def _with_support(shape: Shape, support: float) -> Shape:
@@ -284,110 +237,3 @@ def _with_support(shape: Shape, support: float) -> Shape:
     return Shape((*shape.knots[:-1], min(last, shape.knots[-2] + 1024)))
 
 
-def _tables(groups: list[Group], shape: Shape) -> list[tuple[int, int, np.ndarray]]:
-    """(bits to split off, largest high part, probabilities of the high parts) for each group."""
-    splits, edges = [], []
-    for (e, _, _), scale in zip(groups, _scales(groups).tolist(), strict=True):
-        low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
-        largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
-        splits.append((low, largest))
-        edges.append((np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
-    return [(*split, p) for split, p in zip(splits, shape.probabilities(edges), strict=True)]
-
-
-def _encode_ans(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
-    coder, raw_lows, escapes = _ans(), [], []
-    tables = _tables(groups, shape)
-    for (_, where, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
-        # A stack: the decoder meets the classes in ascending order.
-        values = q if where is None else q[where]
-        if low:
-            values = values.astype(np.int64) if low > _MAX_NARROW else values
-            rest = values & ((1 << low) - 1)
-            if size < _RAW_LOW_BITS:
-                _push_bits(coder, rest, low)
-            else:
-                raw_lows.append(pcodec_encode(rest.astype(_carrier(low)), 1))
-            values = values >> low
-        if max(int(values.max()), -int(values.min())) >= largest:
-            escapes.append(_cut(values, largest))
-            values = np.clip(values, -largest, largest)
-        else:
-            escapes.append(np.zeros(0, np.int64))
-        coder.encode_reverse(np.add(values, largest, dtype=np.int32), _model.Categorical(p, perfect=False))
-    out = Writer()
-    write_shape(out, shape)
-    for data in reversed(raw_lows):
-        out.section(data)
-    out.section(_encode_escapes(np.concatenate(escapes[::-1])))
-    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
-
-
-def _cut(high: np.ndarray, largest: int) -> np.ndarray:
-    """What clipping takes off each value that it brings to the edge, in order."""
-    high = high.astype(np.int64)
-    outside = np.abs(high) >= largest
-    return (high - np.clip(high, -largest, largest))[outside]
-
-
-def _decode_ans(data: bytes | memoryview, groups: list[Group], count: int) -> np.ndarray:
-    stream = Reader(data)
-    shape = read_shape(stream)
-    tables = _tables(groups, shape)
-    raw_lows = [
-        pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
-        for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
-    ]
-    escapes, words = stream.section(), stream.rest()
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
-    parts = []
-    for (low, largest, p), (_, _, size), rest in zip(tables, groups, raw_lows, strict=True):
-        high = coder.decode(_model.Categorical(p, perfect=False), size)
-        high -= np.int32(largest)
-        if low and rest is None:
-            rest = _pop_bits(coder, low, size)
-        parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
-    if escapes:
-        _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
-    return _scatter(_join(parts), groups, count)
-
-
-def _carrier(low: int) -> np.dtype:
-    """The type that holds `low` bits in a run of their own."""
-    return np.dtype(np.uint32 if low <= 32 else np.uint64)
-
-
-def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
-    """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
-    for start in reversed(range(0, low, _UNIFORM_BITS)):
-        bits = min(_UNIFORM_BITS, low - start)
-        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
-
-
-def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -> np.ndarray:
-    """Inverse of _push_bits."""
-    if low <= _UNIFORM_BITS:
-        return coder.decode(_model.Uniform(1 << low), count)
-    lowest = coder.decode(_model.Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
-    return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
-
-
-def _join(parts: list) -> np.ndarray:
-    joined = [(high << low) | rest.astype(high.dtype) if low else high for high, low, rest in parts]
-    return joined[0] if len(joined) == 1 else np.concatenate(joined)
-
-
-def _encode_escapes(escapes: np.ndarray) -> bytes:
-    return encode_ints(escapes) if escapes.any() else b""
-
-
-def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
-    counts = [int(o.sum()) for o in outside]
-    values = decode_ints(data, sum(counts), np.int64)
-    for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):
-        high, low, rest = parts[i]
-        high = high.astype(np.int64)
-        high[outside[i]] += values[start:stop]
-        parts[i] = (high, low, rest)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, encode_pool
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 

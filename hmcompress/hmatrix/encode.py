@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, decode_pool_places, encode_pool
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.pool import decode_pool, decode_pool_places, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.bodies import QuantizedBody

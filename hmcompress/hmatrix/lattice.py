@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.classes import ZERO_CLASS
 from hmcompress.coding.lossless import decode_array, encode_array
-from hmcompress.coding.pool import ZERO_CLASS
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import exact

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from hmcompress.coding.pool import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of, price_pool
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.pool import price_pool
 from hmcompress.coding.sample import jittered
 from hmcompress.hmatrix import price
 

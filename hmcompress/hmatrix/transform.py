@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from scipy.fft import dct, dst, idct, idst
 
-from hmcompress.coding.pool import class_of
+from hmcompress.coding.classes import class_of
 from hmcompress.hmatrix import price
 
 Array = np.ndarray

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.lossless import zstd_compress, zstd_decompress
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, decode_pool, encode_pool
+from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basis import BASES, PLAIN

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.dependent import (
     DISTORTION,
     SILENT_CLASS,
@@ -19,7 +20,6 @@ from hmcompress.coding.dependent import (
     own_shape,
     quantize,
 )
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.coding.trellis import Trellis
 from hmcompress.errors import FormatError

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from coding_integers import damaged, integers
 
+from hmcompress.coding.classes import class_of
 from hmcompress.coding.lossless import decode_array, encode_array
-from hmcompress.coding.pool import class_of, decode_pool, encode_pool
+from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from coding_integers import damaged
 
+from hmcompress.coding.classes import class_of
 from hmcompress.coding.dependent import (
     DISTORTION,
     SILENT_CLASS,
@@ -16,7 +17,6 @@ from hmcompress.coding.dependent import (
     own_shape,
     quantize,
 )
-from hmcompress.coding.pool import class_of
 from hmcompress.coding.trellis import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 

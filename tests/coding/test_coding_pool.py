@@ -6,7 +6,8 @@ from coding_integers import SETTINGS, integer_arrays, integers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmcompress.coding.pool import MAX_CLASS, ZERO_CLASS, class_of, decode_pool, encode_pool, price_pool
+from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.pool import decode_pool, encode_pool, price_pool
 from hmcompress.errors import FormatError
 
 EFFORTS = ("fast", "default", "max")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hmcompress.coding.buffer import Writer
-from hmcompress.coding.pool import class_of, decode_pool, encode_pool
+from hmcompress.coding.classes import class_of
+from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import encode_ints
 from hmcompress.errors import FormatError

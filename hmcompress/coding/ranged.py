@@ -1,0 +1,132 @@
+"""Integers of known classes by a range coder (asymmetric numeral systems), against one shape.
+
+Integers that need more than about 300 values are split: the high part is range coded, the low bits, uniform within such
+narrow bins, are stored as they are.
+"""
+
+import constriction
+import numpy as np
+
+from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of, scatter
+from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
+from hmcompress.coding.shape import Shape, read_shape, write_shape
+from hmcompress.coding.streams import decode_ints, encode_ints
+from hmcompress.errors import FormatError
+
+_SPLIT = 4  # high parts keep a standard deviation of 16 to 32
+_LARGEST = 2048  # high parts beyond are escaped
+_RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
+_UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
+_MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
+_ans = constriction.stream.stack.AnsCoder
+_model = constriction.stream.model
+
+
+def class_tables(groups: list[Group], shape: Shape) -> list[tuple[int, int, np.ndarray]]:
+    """(bits to split off, largest high part, probabilities of the high parts) for each group."""
+    splits, edges = [], []
+    for (e, _, _), scale in zip(groups, scales_of(groups).tolist(), strict=True):
+        low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
+        largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
+        splits.append((low, largest))
+        edges.append((np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
+    return [(*split, p) for split, p in zip(splits, shape.probabilities(edges), strict=True)]
+
+
+def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
+    coder, raw_lows, escapes = _ans(), [], []
+    tables = class_tables(groups, shape)
+    for (_, where, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
+        # A stack: the decoder meets the classes in ascending order.
+        values = q if where is None else q[where]
+        if low:
+            values = values.astype(np.int64) if low > _MAX_NARROW else values
+            rest = values & ((1 << low) - 1)
+            if size < _RAW_LOW_BITS:
+                _push_bits(coder, rest, low)
+            else:
+                raw_lows.append(pcodec_encode(rest.astype(_carrier(low)), 1))
+            values = values >> low
+        if max(int(values.max()), -int(values.min())) >= largest:
+            escapes.append(_cut(values, largest))
+            values = np.clip(values, -largest, largest)
+        else:
+            escapes.append(np.zeros(0, np.int64))
+        coder.encode_reverse(np.add(values, largest, dtype=np.int32), _model.Categorical(p, perfect=False))
+    out = Writer()
+    write_shape(out, shape)
+    for data in reversed(raw_lows):
+        out.section(data)
+    out.section(_encode_escapes(np.concatenate(escapes[::-1])))
+    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+
+
+def _cut(high: np.ndarray, largest: int) -> np.ndarray:
+    """What clipping takes off each value that it brings to the edge, in order."""
+    high = high.astype(np.int64)
+    outside = np.abs(high) >= largest
+    return (high - np.clip(high, -largest, largest))[outside]
+
+
+def decode_ranged(data: bytes | memoryview, groups: list[Group], count: int) -> np.ndarray:
+    stream = Reader(data)
+    shape = read_shape(stream)
+    tables = class_tables(groups, shape)
+    raw_lows = [
+        pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
+        for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
+    ]
+    escapes, words = stream.section(), stream.rest()
+    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
+        raise FormatError("a range-coded stream is cut: the file is damaged")
+    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    parts = []
+    for (low, largest, p), (_, _, size), rest in zip(tables, groups, raw_lows, strict=True):
+        high = coder.decode(_model.Categorical(p, perfect=False), size)
+        high -= np.int32(largest)
+        if low and rest is None:
+            rest = _pop_bits(coder, low, size)
+        parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
+    if escapes:
+        _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
+    return scatter(_join(parts), groups, count)
+
+
+def _carrier(low: int) -> np.dtype:
+    """The type that holds `low` bits in a run of their own."""
+    return np.dtype(np.uint32 if low <= 32 else np.uint64)
+
+
+def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
+    """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
+    for start in reversed(range(0, low, _UNIFORM_BITS)):
+        bits = min(_UNIFORM_BITS, low - start)
+        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
+
+
+def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -> np.ndarray:
+    """Inverse of _push_bits."""
+    if low <= _UNIFORM_BITS:
+        return coder.decode(_model.Uniform(1 << low), count)
+    lowest = coder.decode(_model.Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
+    return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
+
+
+def _join(parts: list) -> np.ndarray:
+    joined = [(high << low) | rest.astype(high.dtype) if low else high for high, low, rest in parts]
+    return joined[0] if len(joined) == 1 else np.concatenate(joined)
+
+
+def _encode_escapes(escapes: np.ndarray) -> bytes:
+    return encode_ints(escapes) if escapes.any() else b""
+
+
+def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
+    counts = [int(o.sum()) for o in outside]
+    values = decode_ints(data, sum(counts), np.int64)
+    for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):
+        high, low, rest = parts[i]
+        high = high.astype(np.int64)
+        high[outside[i]] += values[start:stop]
+        parts[i] = (high, low, rest)
