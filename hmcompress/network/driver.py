@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -16,21 +15,18 @@ from hmcompress.errors import BoundError
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
-from hmcompress.network.error import Reference
 from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.gradients import work_of_others
-from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
-from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
-from hmcompress.network.problem import Problem, pose, prepare, reference_error
+from hmcompress.network.outcome import measure, slim_sizes, too_few_samples
+from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.rules import rule_for
 
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
@@ -42,7 +38,6 @@ _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 _WORTH = 1.2  # times the bytes of one way to search, up to which the first passes of another are worth the others
-_TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
 def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progress = silent) -> NetworkResult:
@@ -256,59 +251,3 @@ def _encode(
     for name in problem.network.others:
         layers[name], matrices[name] = encoded_tensor(name, trial.parts[name].payload(True), tensors[name], share)
     return layers, tensors_of(problem.network, matrices)
-
-
-def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor]) -> NetworkRecord:
-    """Everything the report says about the network with decoded tensors in it."""
-    calibration = problem.errors(problem.calibration, decoded)
-    held_out = problem.errors(problem.held_out, decoded)
-    record = NetworkRecord(
-        tol=settings.tol,
-        error=max(held_out),
-        calibration_error=max(calibration),
-        samples=len(problem.calibration.points),
-        seed=problem.settings.seed,
-        derivative_errors=tuple(held_out[1:]),
-        layers=growth_of_layers(problem, decoded),
-    )
-    if settings.ntk_bound is not None:
-        record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
-    if problem.network.built_in:
-        points = problem.calibration.points.pairs(LIMIT_ROWS)
-        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
-    wide, noisy = problem.reference_widened(), problem.reference_noisy()
-    if wide is not None:
-        record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
-    if noisy is not None:
-        record = replace(record, noisy_error=_changed_inputs(problem, decoded, noisy))
-    if settings.reference is not None:
-        before = reference_error(problem, settings.reference, {})
-        after = reference_error(problem, settings.reference, decoded)
-        record = replace(record, reference=ReferenceRecord(before, after))
-    return record
-
-
-def _changed_inputs(problem: Problem, decoded: Mapping[str, Tensor], ref: Reference) -> float:
-    return problem.errors(ref, decoded)[0]
-
-
-def too_few_samples(record: NetworkRecord) -> str | None:
-    """One line where the calibration points do not stand for the others."""
-    if record.error <= _TOO_FEW * record.calibration_error:
-        return None
-    return (
-        f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
-        f"error: raise calibration samples above {record.samples} for a smaller file"
-    )
-
-
-def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
-    """One line: neurons of each layer and multiplications per sample, before and after; None without known stacks."""
-    dead = {layer.name: layer.dead_rows for layer in record.layers}
-    before = [(network.shape(s[0])[1], *(network.shape(layer)[0] for layer in s)) for s in network.stacks if s]
-    after = [(network.shape(s[0])[1], *(network.shape(x)[0] - dead[x.weight] for x in s)) for s in network.stacks if s]
-    if not before:
-        return None
-    shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
-    counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
-    return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"

@@ -1,0 +1,74 @@
+"""What the report says about the network once its decoded tensors are in it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+from torch import Tensor
+
+from hmcompress.config import Settings
+from hmcompress.network.error import Reference
+from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.kernel_bound import TangentBound
+from hmcompress.network.model import Network
+from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
+from hmcompress.network.problem import Problem, reference_error
+from hmcompress.report.records import NetworkRecord, ReferenceRecord
+
+_TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
+
+
+def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor]) -> NetworkRecord:
+    """Everything the report says about the network with decoded tensors in it."""
+    calibration = problem.errors(problem.calibration, decoded)
+    held_out = problem.errors(problem.held_out, decoded)
+    record = NetworkRecord(
+        tol=settings.tol,
+        error=max(held_out),
+        calibration_error=max(calibration),
+        samples=len(problem.calibration.points),
+        seed=problem.settings.seed,
+        derivative_errors=tuple(held_out[1:]),
+        layers=growth_of_layers(problem, decoded),
+    )
+    if settings.ntk_bound is not None:
+        record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
+    if problem.network.built_in:
+        points = problem.calibration.points.pairs(LIMIT_ROWS)
+        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
+    wide, noisy = problem.reference_widened(), problem.reference_noisy()
+    if wide is not None:
+        record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
+    if noisy is not None:
+        record = replace(record, noisy_error=_changed_inputs(problem, decoded, noisy))
+    if settings.reference is not None:
+        before = reference_error(problem, settings.reference, {})
+        after = reference_error(problem, settings.reference, decoded)
+        record = replace(record, reference=ReferenceRecord(before, after))
+    return record
+
+
+def _changed_inputs(problem: Problem, decoded: Mapping[str, Tensor], ref: Reference) -> float:
+    return problem.errors(ref, decoded)[0]
+
+
+def too_few_samples(record: NetworkRecord) -> str | None:
+    """One line where the calibration points do not stand for the others."""
+    if record.error <= _TOO_FEW * record.calibration_error:
+        return None
+    return (
+        f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
+        f"error: raise calibration samples above {record.samples} for a smaller file"
+    )
+
+
+def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
+    """One line: neurons of each layer and multiplications per sample, before and after; None without known stacks."""
+    dead = {layer.name: layer.dead_rows for layer in record.layers}
+    before = [(network.shape(s[0])[1], *(network.shape(layer)[0] for layer in s)) for s in network.stacks if s]
+    after = [(network.shape(s[0])[1], *(network.shape(x)[0] - dead[x.weight] for x in s)) for s in network.stacks if s]
+    if not before:
+        return None
+    shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
+    counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
+    return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"
