@@ -1,4 +1,4 @@
-"""Writes golden/payloads_1.npz, one payload for each codec and part: `python tests/hmatrix/make_golden_payloads.py`.
+"""Adds to golden/payloads_1.npz, one payload for each codec and part: `python tests/hmatrix/make_golden_payloads.py`.
 
 Frozen once its format version is released: every later release must decode these payloads to the same values.
 """
@@ -21,6 +21,7 @@ def matrices() -> dict[str, HMatrix]:
     kernel = 1 / ((x[:, None] - x[None]).abs() + 1 / 96)
     shuffled = kernel[torch.randperm(96, generator=generator)][:, torch.randperm(96, generator=generator)]
     whole = torch.round(torch.randn(40, 64, generator=generator) * 30)
+    band = torch.randn(96, 128, generator=torch.Generator().manual_seed(5)).tril(1).triu(-1)
     smooth = torch.cumsum(torch.randn(80, 24, generator=generator), 0)
     return {
         "plain": compress_matrix(noise, 1e-2),
@@ -38,13 +39,17 @@ def matrices() -> dict[str, HMatrix]:
         "narrow": compress_matrix(noise.bfloat16().float(), 1e-6),
         "lossless": compress_matrix(noise.half(), 1e-5),
         "zero": compress_matrix(torch.zeros(16, 20), 1e-2),
+        "places_by_rows": compress_matrix(noise * (torch.rand(48, 64, generator=generator) < 0.05), 1e-3),
+        "places_by_columns": compress_matrix(band, 1e-2),
     }
 
 
 def main() -> None:
     GOLDEN.parent.mkdir(exist_ok=True)
-    arrays = {}
+    arrays = dict(np.load(GOLDEN)) if GOLDEN.exists() else {}
     for name, matrix in matrices().items():
+        if f"{name}.payload" in arrays:
+            continue
         arrays[f"{name}.payload"] = np.frombuffer(matrix.payload, np.uint8)
         arrays[f"{name}.decoded"] = matrix.to_dense().double().numpy()
         arrays[f"{name}.dtype"] = np.array(str(matrix.dtype).removeprefix("torch."))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hmcompress.hmatrix import HMatrix
+from hmcompress.coding import pool
+from hmcompress.hmatrix import HMatrix, treestream
 
 with np.load(Path(__file__).parent / "golden" / "payloads_1.npz") as stored:
     ARRAYS = dict(stored)
@@ -25,3 +26,12 @@ def test_a_payload_of_version_1_decodes_to_its_values(name: str) -> None:
 
 def test_every_codec_of_a_matrix_has_a_golden_payload() -> None:
     assert {int(ARRAYS[f"{name}.payload"][0]) for name in NAMES} == {0, 1, 3, 4, 6}  # 2 and 5: see tests/network
+
+
+def test_every_kind_of_pool_has_a_golden_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, decode_pool = set(), pool.decode_pool
+    monkeypatch.setattr(treestream, "decode_pool", lambda data, *how: kinds.add(data[0]) or decode_pool(data, *how))
+    for name in NAMES:
+        dtype = getattr(torch, str(ARRAYS[f"{name}.dtype"]))
+        HMatrix.from_payload(ARRAYS[f"{name}.payload"].tobytes(), ARRAYS[f"{name}.decoded"].shape, dtype)
+    assert kinds >= {pool.ANS, pool.PCODEC, pool.BY_ROWS, pool.BY_COLUMNS, pool.SPARSE, pool.SPARSE_BY_COLUMNS}
