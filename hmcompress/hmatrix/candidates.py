@@ -52,15 +52,16 @@ def candidates(
         quick = task.effort == "default" and values.size >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
     leaves: list[tuple[Leaf, float]] = []
-    if values.size <= _WHOLE:
-        leaves = whole_leaves(values / values.dtype.type(step), structure.may_be_smooth(task.effort))
+    in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
+    if in_steps is not None:
+        leaves = whole_leaves(in_steps, structure.may_be_smooth(task.effort))
     found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
-    if structure.is_smooth() and values.size <= _WHOLE:
-        worth += _concentrated(values, step, best, task)
+    if in_steps is not None and structure.is_smooth():
+        worth += _concentrated(in_steps, best, task)
     if known < np.inf:
         return list(dict.fromkeys(worth))
     if not worth or values.size <= (_WHOLE if structure.repeats or _is_pruned(values, step) else _FEW):
@@ -68,9 +69,9 @@ def candidates(
     return list(dict.fromkeys(worth))
 
 
-def _concentrated(values: Array, step: float, best: float, task: Task) -> list[Candidate]:
+def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
     """One leaf in a basis where few entries matter: a model of smooth shapes asks far too high a price for those."""
-    leaf, bits = sparse_leaf(values / values.dtype.type(step))
+    leaf, bits = sparse_leaf(in_steps)
     return [Candidate(leaf)] if bits < best and _serves(leaf, task.norm) else []
 
 

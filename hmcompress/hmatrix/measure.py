@@ -73,6 +73,8 @@ def _difference(original: Tensor, decoded: Iterable[Tensor]) -> tuple[float, flo
             squares += float(np.dot(x, x))
             largest = _larger(largest, x)
         start += block.numel()
+    if start != flat.numel():  # what is missing would count as without error
+        raise ValueError(f"{start} decoded entries for a matrix of {flat.numel()}")
     return squares, largest
 
 

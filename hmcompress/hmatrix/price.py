@@ -65,10 +65,11 @@ def places(x: np.ndarray) -> float:
     Nearly all round to zero and make most of the error, so the step is as much larger as leaves it that. Each of the
     rest costs its place among all, its sign and its digits.
     """
-    octave = np.log2(np.maximum(np.square(x, dtype=np.float32).ravel(), np.float32(_TINY)))
+    square = np.maximum(np.square(x, dtype=np.float32).ravel(), np.float32(_TINY))
+    octave = np.log2(square)
     k = np.clip(np.floor(2 * octave), _SMALLEST, _LARGEST).astype(np.int64) - _SMALLEST
     bins, size = _LARGEST - _SMALLEST + 1, x.size
-    count, squares, digits = (np.bincount(k, weights, bins) for weights in (None, np.exp2(octave), octave / 2))
+    count, squares, digits = (np.bincount(k, weights, bins) for weights in (None, square, octave / 2))
     bound = _SMALLEST + np.arange(bins)  # the step is twice the root of 2^(bound / 2): it rounds less to zero
     coded = count[::-1].cumsum()[::-1]
     error = squares.cumsum() - squares + coded * np.exp2(bound / 2) / 3

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+from hmcompress.hmatrix import HMatrix, compress_matrix, measure, measure_error
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 NORMS = ("fro", "spectral", "max")
@@ -183,3 +183,11 @@ def test_a_decoded_nan_never_passes_for_a_small_error(norm):
     w, decoded = torch.ones(300, 300), torch.ones(300, 300)
     decoded[0, 0] = float("nan")
     assert not measure_error(w, decoded, norm)[0] <= 0.5
+
+
+def test_rows_that_are_not_decoded_are_no_rows_without_error():
+    w = torch.ones(4, 6)
+    assert measure.relative_error(w, [w[:3], w[3:]], "fro", 1.0) == (0.0, 0.0)
+    for some in ([w[:3]], [w, w[:1]], []):
+        with pytest.raises(ValueError, match=r"entries|argument"):
+            measure.relative_error(w, some, "fro", 1.0)
