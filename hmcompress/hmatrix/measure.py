@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import SettingsError
+from hmcompress.hmatrix.eigen import eigenvalues
 
 Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
@@ -60,7 +61,7 @@ def spectral_norm(a: Tensor) -> float:
         return scale
     a = a / scale
     gram = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
-    return scale * math.sqrt(max(float(torch.linalg.eigvalsh(gram)[-1]), 0.0))
+    return scale * math.sqrt(max(float(eigenvalues(gram)[-1]), 0.0))
 
 
 def _difference(original: Tensor, decoded: Iterable[Tensor]) -> tuple[float, float]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hmcompress.hmatrix.eigen import eigenvalues, eigenvectors
+
 Array = np.ndarray
 _EXACT = 256  # the smaller side up to which the Gram matrix is decomposed
 _SKETCH = 64
@@ -49,10 +51,10 @@ def singular_values(stack: Array) -> Array:
     a = _rough(stack)
     a = a.mT if a.shape[1] < a.shape[2] else a
     if a.shape[2] <= _EXACT:
-        squares, count = torch.linalg.eigvalsh(a.mT @ a), max(1, a.shape[2] // 2)
+        squares, count = eigenvalues(a.mT @ a), max(1, a.shape[2] // 2)
     else:
         small = a @ _sketch_basis(a)
-        squares, count = torch.linalg.eigvalsh(small.mT @ small), _SKETCH
+        squares, count = eigenvalues(small.mT @ small), _SKETCH
     return squares.flip(-1)[:, :count].clamp_min(0).sqrt().double().numpy()
 
 
@@ -77,7 +79,7 @@ def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
 
 def _gram_basis(a: torch.Tensor) -> torch.Tensor:
     """Right singular vectors (b, n, n), descending."""
-    return torch.linalg.eigh(a.mT @ a)[1].flip(-1)
+    return eigenvectors(a.mT @ a).flip(-1)
 
 
 def _sketch_basis(a: torch.Tensor, sketch: int = _SKETCH) -> torch.Tensor:
@@ -88,7 +90,7 @@ def _sketch_basis(a: torch.Tensor, sketch: int = _SKETCH) -> torch.Tensor:
     q = torch.linalg.qr(a @ probe)[0]
     q = torch.linalg.qr(a @ (a.mT @ q))[0]
     small = q.mT @ a
-    left = torch.linalg.eigh(small @ small.mT)[1].flip(-1)[..., : min(sketch, width)]
+    left = eigenvectors(small @ small.mT).flip(-1)[..., : min(sketch, width)]
     return torch.linalg.qr(small.mT @ left)[0]
 
 

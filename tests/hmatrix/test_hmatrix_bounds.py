@@ -54,6 +54,14 @@ def test_error_is_below_tol_in_every_dtype(name, dtype):
         assert_bound_holds(matrix(name, dtype), tol, "fro", "fast" if tol == 1e-2 else "default")
 
 
+@pytest.mark.parametrize("tol", [1e-1, 1e-2])
+def test_error_is_below_tol_where_most_columns_are_pruned(tol):
+    """Gram matrices of mostly zero rows: not every build of LAPACK finds their eigenvalues."""
+    random = np.random.default_rng
+    w = random(1).standard_normal((256, 256)) * (random(2).random(256) < 0.12)
+    assert_bound_holds(torch.from_numpy(w).float(), tol, "fro")
+
+
 @pytest.mark.parametrize("tol", [1e-6, 1e-8, 1e-10, 1e-13])
 @pytest.mark.parametrize("name", ["noise", "constant", "geometric spectrum", "toeplitz", "row scales"])
 def test_error_is_below_fine_tolerances_in_float64(name, tol):
