@@ -34,14 +34,13 @@ Priced = tuple[float, Candidate]
 
 
 def candidates(
-    values: Array,
     step: float,
     task: Task,
     grid: tuple[int, int] | None,
     structure: Structure | None,
     known: float = np.inf,
 ) -> list[Candidate]:
-    """Plain quantisation and, where a cheap look found structure, what may be smaller. values: (m, n).
+    """Plain quantisation and, where a cheap look found structure, what may be smaller.
 
     known: bits of a form in which nearly all is zero, where there is one.
     """
@@ -49,8 +48,9 @@ def candidates(
     if structure is None:
         return [plain]
     if not (structure.is_global(task.effort) or grid):
-        quick = task.effort == "default" and values.size >= LONG
+        quick = task.effort == "default" and task.w.numel() >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
+    values = task.values
     leaves: list[tuple[Leaf, float]] = []
     in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
     if in_steps is not None:

@@ -98,33 +98,32 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     """The smallest lossy form that keeps the bound, or None."""
     if task.size == 0:
         return task.measured(zero_payload())
-    values = task.w.numpy() if task.w.dtype in (torch.float32, torch.float64) else task.w.float().numpy()
     step = first_step(task)
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
-    structure = find_structure(values, step) if task.effort != "fast" else None
+    structure = find_structure(task.w, step) if task.effort != "fast" else None
     smooth = structure is not None and structure.is_smooth() and _may_be_grid(task.w)
-    along_grid = tune_interpolated(task, values, step, task.w.nbytes, sparse=True) if smooth else None
+    along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
-    worth = _worth(values, step, task, grid, structure, known)
-    tuned = {candidate: tune(task, values, candidate, step) for candidate in worth}
+    worth = _worth(step, task, grid, structure, known)
+    tuned = {candidate: tune(task, candidate, step) for candidate in worth}
     found = [m for m in tuned.values() if m is not None]
     if smooth and along_grid is None:
-        along_grid = tune_interpolated(task, values, step, min((m.nbytes for m in found), default=task.w.nbytes))
+        along_grid = tune_interpolated(task, step, min((m.nbytes for m in found), default=task.w.nbytes))
     found += [along_grid] if along_grid is not None else []
     if _suits_trellis(task, tuned.get(_PLAIN), found):
-        along_trellis = tune_trellis(task, values, step)
+        along_trellis = tune_trellis(task, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
 
 
 def _worth(
-    values: Array, step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None, known: float
+    step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None, known: float
 ) -> list[Candidate]:
     """What is worth coding where `known` bits are reached; at max what default would code too: prices may mislead."""
-    found = candidates(values, step, task, grid, structure, known)
+    found = candidates(step, task, grid, structure, known)
     if task.effort == "max":
-        usual = candidates(values, step, replace(task, effort="default"), grid, structure, known)
+        usual = candidates(step, replace(task, effort="default"), grid, structure, known)
         found += [replace(candidate, scaled=True) for candidate in usual]
     return list(dict.fromkeys(found))
 

@@ -15,8 +15,6 @@ from hmcompress.hmatrix.transform import encode_columns
 
 Array = np.ndarray
 _RIDGE = 1e-12
-_ROWS = 1 << 16  # entries that are rounded at a time
-_NARROW = (1 << 15) - 1
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,12 @@ class Options:
     """How leaves are quantised.
 
     every: no entry may be rounded by more than half a step (norm max). alone: there is one leaf only.
-    quick: plain integers alone are coded, so that nothing but their size is worth a look at the values.
     """
 
     every: bool = False
     alone: bool = False
     smooth: bool = True
     scales: bool = True
-    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,6 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
 
 def encode_leaf(prepared: PreparedLeaf, step: float, options: Options, final: bool = True) -> CodedLeaf:
     """Code one leaf. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
-    if options.quick and prepared.leaf == Leaf(0, True):
-        rounded = _rounded(prepared.block, step)
-        if rounded is not None:
-            return CodedLeaf(prepared.block.shape, (rounded,))
     parts: list[CodedFactors | CodedRemainder] = []
     block = prepared.block if prepared.leaf == Leaf(0, True) else prepared.block.astype(np.float64)
     rest = block / block.dtype.type(step)
@@ -91,21 +83,6 @@ def encode_leaf(prepared: PreparedLeaf, step: float, options: Options, final: bo
     if prepared.leaf.remainder:
         parts.append(_encode_remainder(rest, prepared.leaf.basis, options, final))
     return CodedLeaf(rest.shape, tuple(parts))
-
-
-def _rounded(block: Array, step: float) -> CodedRemainder | None:
-    """The entries of a block (m, n) as whole numbers of steps, a cacheful of rows at a time; None where many vanish."""
-    q, squares = np.empty(block.shape, np.int16), 0.0
-    count = max(1, _ROWS // block.shape[1])
-    for start in range(0, len(block), count):
-        x = block[start : start + count] / block.dtype.type(step)
-        if max(x.max(), -x.min()) > _NARROW:
-            return None
-        squares += float(np.vdot(x, x))
-        np.rint(x, out=x)
-        q[start : start + count] = x
-    scale = int(class_of(np.sqrt(squares / block.size)))
-    return CodedRemainder(q, Scales(scale)) if scale > ZERO_CLASS else None
 
 
 def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Options) -> CodedFactors | None:

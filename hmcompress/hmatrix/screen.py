@@ -8,6 +8,8 @@ unequal energy, or as blocks that repeat.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hmcompress.hmatrix.rank_one import rank_one_scales
 from hmcompress.hmatrix.repeats import find_repeats
@@ -101,14 +103,21 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-def find_structure(w: Array, step: float) -> Structure:
+def find_structure(w: Array | Tensor, step: float) -> Structure:
     """Look for structure in w (m, n) that matters at this step."""
     if min(w.shape) < LEAST_LOOK:
         return Structure(1.0, 1.0, 100.0, False, 1.0)
     row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
-    x = _whitened(w[::row_stride, ::column_stride], step)
-    part = _whitened(w[:_PART, :_PART], step) if max(row_stride, column_stride) > 1 else x
+    x = _whitened(_array(w[::row_stride, ::column_stride]), step)
+    part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     return Structure(_spike(x), _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
+
+
+def _array(w: Array | Tensor) -> Array:
+    """As an array; some of a matrix of 16-bit numbers is widened, not all of it."""
+    if isinstance(w, np.ndarray):
+        return w
+    return (w if w.dtype in (torch.float32, torch.float64) else w.float()).numpy()
 
 
 def _whitened(a: Array, step: float) -> _Whitened:
@@ -181,7 +190,7 @@ def _repeats(blocks: list[Array], step: float) -> bool:
     return int(near.sum()) > len(blocks) and any(r is not None for r in find_repeats(blocks, step))
 
 
-def _samples(a: Array) -> list[Array]:
+def _samples(a: Array | Tensor) -> list[Array]:
     rows = np.linspace(0, a.shape[0] - _PROBE, 4).astype(int) // _PROBE * _PROBE
     columns = np.linspace(0, a.shape[1] - _PROBE, 4).astype(int) // _PROBE * _PROBE
-    return [a[r : r + _PROBE, c : c + _PROBE] for r in rows for c in columns]
+    return [_array(a[r : r + _PROBE, c : c + _PROBE]) for r in rows for c in columns]

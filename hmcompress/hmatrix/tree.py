@@ -59,15 +59,21 @@ class TreeBody(Body):
                 leaf.block.of(values)[...] = self._scaled(leaf.dense())
         return torch.from_numpy(self.columns.restore(self.rows.restore(values, 0), 1))
 
-    def blocks(self) -> Iterator[Tensor]:
+    def integers(self) -> Array | None:
+        """The matrix in steps, (m, n), where it is whole numbers of them as they stand."""
         parts = self.leaves[0].parts if len(self.leaves) == 1 else ()
         as_stored = isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
         if len(parts) == 1 and isinstance(parts[0], Remainder) and parts[0].basis == PLAIN and as_stored:
-            q, count = parts[0].q, max(1, _BLOCK // self.shape[1])
-            for start in range(0, self.shape[0], count):
-                yield torch.from_numpy(self._scaled(q[start : start + count]))
-        else:
+            return parts[0].q
+        return None
+
+    def blocks(self) -> Iterator[Tensor]:
+        q, count = self.integers(), max(1, _BLOCK // self.shape[1])
+        if q is None:
             yield self.to_dense()
+            return
+        for start in range(0, self.shape[0], count):
+            yield torch.from_numpy(self._scaled(q[start : start + count]))
 
     def _scaled(self, x: Array) -> Array:
         if self.wide or x.dtype == np.float64 or x.dtype == np.int64:

@@ -3,22 +3,26 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
 from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
-from hmcompress.hmatrix.blocks import Leaf, Plan
+from hmcompress.hmatrix.basis import BASES
+from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
 from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import Norm, relative_error
+from hmcompress.hmatrix.measure import Norm, reference, relative_error
 from hmcompress.hmatrix.order import Natural, Order
 from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
+from hmcompress.hmatrix.rank_one import Scales
+from hmcompress.hmatrix.rounding import Rounding
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
@@ -30,7 +34,6 @@ _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
-_CHUNK = 1 << 15  # entries: they and their errors fit into the cache
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Task:
     norm: Norm
     effort: str
     size: float  # of w, in `norm`
+
+    @cached_property
+    def values(self) -> Array:
+        """w as an array, in float32 where it has fewer bits."""
+        return (self.w if self.w.dtype in (torch.float32, torch.float64) else self.w.float()).numpy()
 
     def exact(self) -> HMatrix:
         """The matrix without loss."""
@@ -92,12 +100,58 @@ class Candidate:
         return self.columns.apply(self.rows.apply(values, 0), 1)
 
 
-def tune(task: Task, values: Array, candidate: Candidate, step: float) -> HMatrix | None:
-    """Code `values` (m, n) with the largest step whose measured error keeps the tolerance, or None."""
-    prepared = prepare(candidate.ordered(values), candidate.plan, step)
-    start = step * _aim(values.size) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
-    step = _search(task, partial(_error, task, prepared, candidate), start, _ENOUGH)
+def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
+    """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
+    rounding = Rounding(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
+    start = step * _aim(task.w.numel()) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
+    if rounding is not None and _is_quick(task, candidate):
+        step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
+        found = _rounded(task, candidate, rounding, step) if step else None
+        if found is not None:
+            return found
+    prepared = prepare(candidate.ordered(task.values), candidate.plan, step)
+    error = partial(_error, task, prepared, candidate) if rounding is None else partial(_rounding_error, task, rounding)
+    step = _search(task, error, start, _ENOUGH)
     return _largest(task, partial(_payload, task, prepared, candidate), step)
+
+
+def _may_round(task: Task) -> bool:
+    return task.norm != "spectral" and task.w.dtype != torch.float64
+
+
+def _only_rounds(plan: Plan) -> bool:
+    """Whether every entry is rounded by itself, so that only the step says what errors there are."""
+    if isinstance(plan, Split):
+        return all(map(_only_rounds, plan.children))
+    return isinstance(plan, Leaf) and plan.remainder and not plan.rank and BASES[plan.basis].keeps_entries
+
+
+def _is_quick(task: Task, candidate: Candidate) -> bool:
+    """Whether plain integers are coded under one scale, with nothing else to try."""
+    if candidate.plan != Leaf(0, True) or task.effort == "max" or task.w.numel() <= _SMALL:
+        return False
+    return not (task.options.scales and candidate.scaled)
+
+
+def _rounding_error(task: Task, rounding: Rounding, step: float) -> float:
+    return rounding.errors(step)[task.norm == "max"] / task.size
+
+
+def _rounded(task: Task, candidate: Candidate, rounding: Rounding, step: float) -> HMatrix | None:
+    """The matrix as plain integers at this step, or None where that does not serve."""
+    norm, largest = rounding.errors(step)
+    size = task.size if task.norm == "fro" else reference(task.w, "fro")
+    scale = int(class_of(size / math.sqrt(task.w.numel()) / step))
+    if not math.isfinite(norm) or scale <= ZERO_CLASS:  # too large for 32 bits, or hardly any is not zero
+        return None
+    shape = (task.w.shape[0], task.w.shape[1])
+    q = rounding.integers(step).reshape(shape)
+    payload = _encoded([CodedLeaf(shape, (CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
+    matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
+    decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
+    if decoded is None or not np.array_equal(decoded, q):
+        return None
+    return matrix.with_error((largest if task.norm == "max" else norm) / task.size, largest)  # what rounding made
 
 
 def _aim(entries: int) -> float:
@@ -105,19 +159,19 @@ def _aim(entries: int) -> float:
     return 1 - _LIKELY * math.sqrt(0.2 / entries) if entries >= LONG else 1.0
 
 
-def tune_trellis(task: Task, values: Array, step: float) -> HMatrix | None:
+def tune_trellis(task: Task, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
-    quantizer = trellis.TrellisQuantizer(values, task.w.dtype)
+    quantizer = trellis.TrellisQuantizer(task.values, task.w.dtype)
     step = _search(task, partial(_trellis_error, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
     return _largest(task, partial(_trellis_payload, quantizer), step)
 
 
-def tune_interpolated(task: Task, values: Array, step: float, size: int, sparse: bool = False) -> HMatrix | None:
+def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) -> HMatrix | None:
     """As tune, every point predicted from its neighbours, where that may stay below `size` bytes.
 
     sparse: only where nearly all of the matrix follows from its neighbours.
     """
-    coder = interpolated.interpolator(values, task.w.dtype, step, size)
+    coder = interpolated.interpolator(task.values, task.w.dtype, step, size)
     if coder is None or (sparse and not coder.is_sparse):
         return None
     enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
@@ -171,8 +225,7 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
     scales = task.options.scales and candidate.scaled
-    quick = not scales and task.w.numel() > _SMALL and task.effort != "max"
-    options = replace(task.options, alone=len(prepared) == 1, scales=scales, quick=quick)
+    options = replace(task.options, alone=len(prepared) == 1, scales=scales)
     leaves = [encode_leaf(p, step, options) for p in prepared]
     pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
     if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
@@ -216,33 +269,12 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
 
 
 def _error(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
-    if candidate.plan == Leaf(0, True) and task.norm != "spectral" and task.w.dtype != torch.float64:
-        return _rounding_error(task, prepared[0].block, step)
     parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
     shape = (task.w.shape[0], task.w.shape[1])
     wide = task.w.dtype == torch.float64
     leaves = tree.place(candidate.plan, parts, shape)
     body = tree.TreeBody(shape, step, leaves, candidate.rows, candidate.columns, wide)
     return relative_error(task.w, [body.to_dense().to(task.w.dtype)], task.norm, task.size)[0]
-
-
-def _rounding_error(task: Task, values: Array, step: float) -> float:
-    """The error of rounding every entry of values (m, n), a cacheful at a time."""
-    flat, squares, largest = values.reshape(-1), 0.0, 0.0
-    narrow = None if task.w.dtype == torch.float32 else task.w.dtype
-    for start in range(0, flat.size, _CHUNK):
-        x = flat[start : start + _CHUNK]
-        e = x / np.float32(step)
-        np.rint(e, out=e)
-        e *= np.float32(step)
-        if narrow is not None:
-            e = torch.from_numpy(e).to(narrow).float().numpy()
-        e -= x
-        e /= np.float32(step)  # in steps, whose squares neither overflow nor vanish
-        squares += float(np.dot(e, e))
-        if task.norm == "max":
-            largest = max(largest, float(e.max()), -float(e.min()))
-    return (largest if task.norm == "max" else math.sqrt(squares)) * step / task.size
 
 
 def _next(step: float, ratio: float, low: float, high: float) -> float:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from hmcompress.coding import streams
+from hmcompress.coding.lossless import pcodec_encode
 from hmcompress.hmatrix import compress_matrix
-from hmcompress.hmatrix.blocks import Leaf
-from hmcompress.hmatrix.encode import Options, encode_leaf, prepare
+from hmcompress.hmatrix.measure import measure_error
 from hmcompress.hmatrix.price import cost, product_cost
+from hmcompress.hmatrix.rounding import Rounding
 from hmcompress.hmatrix.screen import find_structure
 
 SIDE = 512
@@ -27,12 +29,34 @@ def test_a_large_matrix_of_noise_comes_in_several_blocks() -> None:
     assert len(list(compress_matrix(noise(), 1e-2).blocks())) > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("step", [0.3, 1e-2, 1e-5, 40.0])
-def test_quick_integers_are_those_of_the_full_way(step: float) -> None:
-    leaf, w = Leaf(0, True), noise().numpy()
-    (prepared,) = prepare(w, leaf, step)
-    quick, full = (encode_leaf(prepared, step, Options(scales=False, quick=q)).parts[0] for q in (True, False))
-    assert (quick.q == full.q).all() and abs(quick.scales.block - full.scales.block) <= 1
+def test_rounding_knows_the_integers_and_exactly_the_errors_of_what_is_decoded(step: float, dtype: torch.dtype) -> None:
+    w, step = noise().to(dtype), float(np.float32(step))
+    rounding = Rounding(w)
+    q = torch.from_numpy(rounding.integers(step)).reshape(w.shape)
+    assert torch.equal(q.double(), torch.round(w.float() / step).double())
+    e = ((q.float() * step).to(dtype).double() - w.double()).abs()
+    assert rounding.errors(step) == pytest.approx((float(e.norm()), float(e.max())), rel=1e-12)
+
+
+def test_rounding_tells_integers_that_are_too_large() -> None:
+    assert Rounding(noise()).errors(1e-12) == (np.inf, np.inf)
+
+
+@pytest.mark.parametrize("norm", ["fro", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_quick_way_states_the_error_of_its_decoded_values(norm: str, dtype: torch.dtype) -> None:
+    w = noise().to(dtype)
+    matrix = compress_matrix(w, 3e-2, norm, effort="fast")
+    error, largest = measure_error(w, matrix.to_dense(), norm)
+    assert (matrix.error, matrix.max_abs_error) == pytest.approx((error, largest), rel=1e-12)
+
+
+def test_the_quick_way_does_not_trust_a_coder_that_loses_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "pcodec_encode", lambda q, *_, **__: pcodec_encode(q // 2 * 2, 8))
+    matrix = compress_matrix(noise(), 1e-2, effort="fast")
+    assert matrix.method != "hmatrix" or matrix.error <= 1e-2
 
 
 def test_the_first_step_of_a_large_matrix_is_near_enough() -> None:

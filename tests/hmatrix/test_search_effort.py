@@ -51,7 +51,7 @@ def test_what_is_left_out_costs_a_kernel_hardly_a_byte(name, tol, monkeypatch):
 def test_a_large_matrix_that_repeats_is_not_coded_entry_by_entry(large, monkeypatch):
     """Every entry as an integer takes many times the memory of a tree that copies its blocks."""
     plans, tune = [], compress.tune
-    monkeypatch.setattr(compress, "tune", lambda task, v, c, step: plans.append(c.plan) or tune(task, v, c, step))
+    monkeypatch.setattr(compress, "tune", lambda task, c, step: plans.append(c.plan) or tune(task, c, step))
     w = kernel("distance", 256)
     monkeypatch.setattr(candidates, "_WHOLE", w.numel() - large)
     compress_matrix(w, 1e-4)

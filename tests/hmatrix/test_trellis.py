@@ -31,7 +31,7 @@ def scaled(m: int = 96, n: int = 80) -> torch.Tensor:
 
 def along_trellis(w: torch.Tensor, tol: float, norm: str = "fro") -> HMatrix | None:
     task = Task(w, tol, norm, "max", reference(w, norm))
-    return tune_trellis(task, w.float().numpy() if w.itemsize < 4 else w.numpy(), first_step(task))
+    return tune_trellis(task, first_step(task))
 
 
 def is_trellis(h: HMatrix) -> bool:
