@@ -21,6 +21,7 @@ from hmcompress.coding.classes import (
     scatter,
 )
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
+from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
@@ -37,7 +38,7 @@ _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has 
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
-ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS = range(7)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM = range(8)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 
 
@@ -60,6 +61,8 @@ def encode_pool(
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
     if _has_many_zeros(q, e):
         best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)
+    histogram = smallest_histogram(q, len(best))
+    best = best if histogram is None else min(best, bytes([HISTOGRAM]) + histogram, key=len)
     for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
         general = smallest_general(rows, len(best), effort == "max")
         best = best if general is None else min(best, bytes([kind]) + general, key=len)
@@ -158,6 +161,8 @@ def decode_pool(
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
+    if kind == HISTOGRAM and count:
+        return decode_histogram(body, count)
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
