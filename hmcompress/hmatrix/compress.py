@@ -101,7 +101,7 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     step = first_step(task)
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
-    structure = find_structure(task.w, step) if task.effort != "fast" else None
+    structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
     smooth = structure is not None and structure.is_smooth() and _may_be_grid(task.w)
     along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf

@@ -6,6 +6,7 @@ unequal energy, or as blocks that repeat.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from hmcompress.hmatrix.repeats import find_repeats
 Array = np.ndarray
 _PROBE = 16
 LEAST_LOOK = 32  # rows and columns below which a look tells nothing
+_LEAST_SHARE = 1e-9  # of the energy, that directions leave
+_DEPENDENT = 1e-12  # of the largest eigenvalue of a Gram matrix: what is below is rounding
 _POWERS, _HOPELESS = 2, 0.5  # iterations; the share of its cost that a direction must save after the first
 _FACTOR_BITS = 3.0  # an entry of a factor
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
@@ -29,7 +32,8 @@ _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another ord
 # Share of the bits. Without scales a general coder serves, which decodes many times faster.
 _SCALES = 0.005
 _NORMAL = (2.0**-100, 2.0**100)
-_LOOK = 512  # rows and columns looked at, at most
+_GLANCE, _LOOK = 256, 512  # rows and columns looked at, at most, first and then
+_NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most where many show nothing
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
@@ -50,6 +54,11 @@ class Structure:
     unevenness: float
     repeats: bool
     scales: float
+
+    def is_nothing(self) -> bool:
+        """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""
+        small = self.spike < _NO_SPIKE and self.unevenness < _EVEN and self.scales < _UNSCALED
+        return small and not self.repeats and self.smoothness < _ROUGH
 
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
@@ -98,19 +107,36 @@ class _Whitened:
     columns: Array
     saved: float
 
+    def times(self, x: Array) -> Array:
+        """x (k, m) times the matrix. Few rows from the left are what torch multiplies in a fraction of numpy's time."""
+        return (torch.from_numpy(x * self.rows) @ torch.from_numpy(self.entries)).numpy() * self.columns
+
+    def times_transpose(self, x: Array) -> Array:
+        """x (k, n) times the transpose."""
+        return (torch.from_numpy(x * self.columns) @ torch.from_numpy(self.entries).T).numpy() * self.rows
+
     def corner(self) -> Array:
         """Its first rows and columns."""
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-def find_structure(w: Array | Tensor, step: float) -> Structure:
-    """Look for structure in w (m, n) that matters at this step."""
+def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
+    """Look for structure in w (m, n) that matters at this step: unless `thorough`, at few rows and columns first."""
     if min(w.shape) < LEAST_LOOK:
         return Structure(1.0, 1.0, 100.0, False, 1.0)
-    row_stride, column_stride = (-(-s // _LOOK) for s in w.shape)
+    if thorough or max(w.shape) <= _GLANCE:
+        return _look(w, step, _LOOK)
+    found = _look(w, step, _GLANCE)
+    return found if found.is_nothing() else _look(w, step, _LOOK)
+
+
+def _look(w: Array | Tensor, step: float, most: int) -> Structure:
+    """What `most` rows and columns show, spread over the matrix."""
+    row_stride, column_stride = (-(-s // most) for s in w.shape)
     x = _whitened(_array(w[::row_stride, ::column_stride]), step)
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
-    return Structure(_spike(x), _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
+    spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
+    return Structure(spike, _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
 
 
 def _array(w: Array | Tensor) -> Array:
@@ -121,8 +147,7 @@ def _array(w: Array | Tensor) -> Array:
 
 
 def _whitened(a: Array, step: float) -> _Whitened:
-    largest = np.float64(max(a.max(initial=0), -a.min(initial=0)) or 1.0)
-    x = np.ascontiguousarray(_unit(a, largest))
+    x, largest = _unit(a)
     square = np.square(x)
     rows, columns = rank_one_scales(square)
     rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
@@ -132,30 +157,55 @@ def _whitened(a: Array, step: float) -> _Whitened:
     return _Whitened(x, square, 1 / rows, 1 / columns, saved / bits)
 
 
-def _unit(a: Array, largest: float) -> Array:
-    """a over its largest magnitude, float32: squares neither overflow nor vanish."""
-    if a.dtype == np.float32 and _NORMAL[0] < largest < _NORMAL[1]:
-        return a * np.float32(1 / largest)
-    return (a / largest).astype(np.float32)
+def _unit(a: Array) -> tuple[Array, np.float64]:
+    """a over its largest magnitude, float32, whose squares neither overflow nor vanish; and that magnitude."""
+    x = np.array(a, order="C")
+    largest = np.float64(max(x.max(initial=0), -x.min(initial=0)) or 1.0)
+    if x.dtype == np.float32 and _NORMAL[0] < largest < _NORMAL[1]:
+        x *= np.float32(1 / largest)
+        return x, largest
+    return (x / largest).astype(np.float32), largest
 
 
-def _spike(x: _Whitened) -> float:
-    """Bits an entry that leading singular directions take out of the entries, less what their factors need."""
-    m, n = x.entries.shape
-    rows, columns = x.rows[:, None], x.columns[:, None]
+def _spike(x: _Whitened, shape: tuple[int, int]) -> float:
+    """Bits an entry that leading singular directions take out of a matrix of this shape, less what their factors need.
+
+    x: its entries, or some of its rows and columns, of which noise takes a larger share into its leading directions.
+    """
     energy = _sum(x.square, x.rows**2, x.columns**2)
-    probe = np.modf(np.outer(np.arange(n) + 1, [0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625]))[0]
-    q = np.linalg.qr((probe - 0.5).astype(np.float32))[0]
-    image = rows * (x.entries @ (columns * q))
-    gains, cost = np.zeros(1), _FACTOR_BITS * (m + n)
+    image = x.times_transpose(_directions(x.entries.shape[1]))
+    cost = _FACTOR_BITS * (1 / shape[0] + 1 / shape[1]) + _noise_gain(x.entries.shape) - _noise_gain(shape)
+    gains = np.zeros(1)
     for _ in range(_POWERS):
-        q = np.linalg.qr(columns * (x.entries.T @ (rows * image)))[0]
-        image = rows * (x.entries @ (columns * q))
-        values = np.linalg.svd(image, compute_uv=False)
-        gains = -0.5 * m * n * np.log2(np.maximum(1 - values**2 / energy, 1e-9))
-        if gains[0] < _HOPELESS * cost:  # as of noise: no further power can bring out what pays
+        image = x.times_transpose(_orthonormal(x.times(image)))
+        gains = -0.5 * np.log2(np.maximum(1 - np.linalg.eigvalsh(_gram(image)) / energy, _LEAST_SHARE))
+        if gains.max() < _HOPELESS * cost:  # as of noise: no further power can bring out what pays
             return 0.0
-    return float(np.sum(np.maximum(gains - cost, 0))) / (m * n)
+    return float(np.sum(np.maximum(gains - cost, 0)))
+
+
+def _noise_gain(shape: tuple[int, ...]) -> float:
+    """Bits an entry that the leading direction of noise takes: its singular value is about sqrt(m) + sqrt(n)."""
+    return -0.5 * float(np.log2(max(1 - sum(n**-0.5 for n in shape) ** 2, _LEAST_SHARE)))
+
+
+@cache
+def _directions(n: int) -> Array:
+    """Six quasi-random directions (6, n)."""
+    x = np.outer([0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625], np.arange(n) + 1)
+    return (np.modf(x)[0] - 0.5).astype(np.float32)
+
+
+def _gram(x: Array) -> Array:
+    wide = x.astype(np.float64)
+    return wide @ wide.T
+
+
+def _orthonormal(x: Array) -> Array:
+    """An orthonormal basis of the rows of x (k, n), by its Gram matrix; zeros in place of what depends on others."""
+    values, vectors = np.linalg.eigh(_gram(x))
+    scales = np.where(values > _DEPENDENT * values[-1], values, np.inf) ** -0.5
+    return (vectors * scales).T.astype(np.float32) @ x
 
 
 def _sum(a: Array, rows: Array, columns: Array) -> float:
@@ -164,16 +214,16 @@ def _sum(a: Array, rows: Array, columns: Array) -> float:
 
 
 def _smoothness(part: Array) -> float:
-    power = 2 * float(np.mean(np.square(part)))
-    return max(1 - float(np.mean(np.square(np.diff(part, axis=axis)))) / power for axis in (0, 1))
+    power = 2 * float(np.vdot(part, part)) / part.size
+    differences = (part[1:] - part[:-1], part[:, 1:] - part[:, :-1])
+    return max(1 - float(np.vdot(d, d)) / d.size / power for d in differences)
 
 
 def _unevenness(x: _Whitened) -> float:
     m, n = (s // _CELLS * _CELLS for s in x.square.shape)
     square, rows, columns = x.square[:m, :n], x.rows[:m] ** 2, x.columns[:n] ** 2
-    cells = np.zeros((n, _CELLS), np.float32)  # which columns make up a cell, with their weights
-    cells[np.arange(n), np.arange(n) // (n // _CELLS)] = columns
-    energy = (rows[:, None] * (square @ cells)).reshape(_CELLS, m // _CELLS, _CELLS).sum(1) * (_CELLS**2 / (m * n))
+    cells = square.reshape(m, _CELLS, -1).transpose(1, 0, 2) @ columns.reshape(_CELLS, -1, 1)  # of each row, by columns
+    energy = (rows[:, None] * cells[..., 0].T).reshape(_CELLS, -1, _CELLS).sum(1) * (_CELLS**2 / (m * n))
     mean = float(energy.mean())
     kurtosis = min(_sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30), _HEAVY)
     expected = (kurtosis - 1) * _CELLS**2 / (m * n) * mean**2
