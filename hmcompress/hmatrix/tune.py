@@ -58,8 +58,8 @@ class Task:
 
     def lattice(self) -> HMatrix | None:
         """The matrix as the lattice that its weights lie on, if they do."""
-        body = lattice.find(self.w, self.effort)
-        return None if body is None else self.measured(bytes([LATTICE]) + body)
+        forms = (self.measured(bytes([LATTICE]) + body) for body in lattice.find(self.w, self.effort))
+        return next((form for form in forms if form.error <= self.tol), None)
 
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
