@@ -2,32 +2,27 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.progress import Task as ProgressTask
-from rich.text import Text
 
 from hmcompress.config import EFFORTS, METRICS, NORMS, load_settings
 from hmcompress.errors import HMCompressError
-from hmcompress.progress import Progress as Tell
-from hmcompress.progress import silent
-from hmcompress.report.files import write_text
-from hmcompress.report.format import abbreviate, format_bytes, format_seconds, one_line
+from hmcompress.report.files import check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
 from hmcompress.report.junit import render_junit
-from hmcompress.report.plot import write_plot
+from hmcompress.report.plot import check_plot, write_plot
 from hmcompress.report.select import find_layer
 from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, verify_view
+from hmcompress.report.terminal import draw, progress_bar, put, put_line, width_of_terminal
 
 COMPARE_TOLERANCES = (1e-2, 1e-3, 1e-4)
 INTERRUPTED = 130  # 128 + SIGINT
+_OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -45,20 +40,24 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        return _fail(_system_message(error), 2)
-    except MemoryError:
-        return _fail("not enough memory; --jobs 1 needs the least", 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        return _fail(_system_message(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail("not enough memory; --jobs 1 needs the least", 2)
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"hmcompress: {one_line(message)}", err=True)
+    put_line(f"hmcompress: {message}", sys.stderr)
     return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch tells it as a RuntimeError of its allocator."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _system_message(error: OSError) -> str:
@@ -139,12 +138,13 @@ def compress(
 ) -> int:  # fmt: skip
     """Compress SOURCE: .pt .pth .bin .ckpt, TorchScript, .safetensors, or a folder of shards."""
     settings = load_settings(config, _overrides(options))
-    with _progress(quiet) as tell:
+    _check_pages((source,), html)
+    with progress_bar(quiet) as tell:
         report = _pipeline().compress(
             source, output, settings=settings, force=force, dry_run=dry_run, progress=tell
         )  # fmt: skip
     if html is not None:  # spectra and loss curves are drawn here only: the file does not keep them
-        write_text(html, render_report_html(report))
+        write_page(html, render_report_html(report))
     _show(report, as_json, quiet, lambda width: report_view(report, width))
     return 0 if report.passed else 1
 
@@ -157,7 +157,7 @@ def compress(
 @_quiet
 def decompress(file: str, output: str, slim: bool, force: bool, quiet: bool) -> int:
     """Restore an ordinary checkpoint from the compressed FILE."""
-    with _progress(quiet) as tell:
+    with progress_bar(quiet) as tell:
         lacking = _pipeline().decompress(file, output, force=force, progress=tell, **({"slim": True} if slim else {}))
     for line in (f"{file} -> {output}", *lacking):
         _say(line, quiet)
@@ -187,7 +187,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
 @_quiet
 def bench(file: str, batch: tuple[int, ...], as_json: bool, quiet: bool) -> int:
     """Latency and memory of the compressed form against dense, in the same run."""
-    with _progress(quiet) as tell:
+    with progress_bar(quiet) as tell:
         report = _pipeline().bench(file, batches=batch or (1, 16, 256), progress=tell)
     _show(report, as_json, quiet, lambda width: bench_view(report, width))
     return 0
@@ -202,9 +202,10 @@ def report(file: str, layer: str | None, as_json: bool, html: str | None) -> int
     """What FILE holds: every layer, its bytes and its measured error."""
     result = _pipeline().report(file)
     chosen = None if layer is None else find_layer(result, layer)
+    _check_pages((file,), html)
     if html is not None:
-        write_text(html, render_report_html(result))
-    shown = result if chosen is None else chosen
+        write_page(html, render_report_html(result))
+    shown = result if chosen is None else replace(result, layers=(chosen,))
     view = (lambda width: report_view(result, width)) if chosen is None else (lambda _: layer_view(chosen, result))
     _show(shown, as_json, False, view)
     return 0 if result.passed else 1
@@ -225,10 +226,11 @@ def verify(
 ) -> int:  # fmt: skip
     """Check FILE: structure, checksums, and that every bound holds."""
     load_settings(None, {"tol": tol})  # a wrong tolerance is told before anything is read
-    with _progress(quiet) as tell:
+    _check_pages((file, against or file), junit)
+    with progress_bar(quiet) as tell:
         result = _pipeline().verify(file, against, tol=tol, network=network, inputs=inputs, progress=tell)
     if junit is not None:
-        write_text(junit, render_junit(result, file))
+        write_page(junit, render_junit(result, file))
     _show(result, as_json, quiet, lambda width: verify_view(result, file, width))
     return 0 if result.passed else 1
 
@@ -251,83 +253,37 @@ def compare(
     """Ours beside SVD, quantisation, pruning and entropy-coded quantisation at the same measured error."""
     tols = tols or ((load_settings(config).tol,) if config else COMPARE_TOLERANCES)
     settings = [load_settings(config, {**_overrides(dict(options)), "tol": tol}) for tol in tols]
-    with _progress(quiet) as tell:
+    _check_pages((source,), html)
+    if plot is not None:
+        check_plot(plot, (source,))
+    with progress_bar(quiet) as tell:
         result = _pipeline().compare(source, tols=tols, settings=settings[0], progress=tell)
     if html is not None:
-        write_text(html, render_compare_html(result, source))
+        write_page(html, render_compare_html(result, source))
     if plot is not None:
         write_plot(plot, result, source)
     _show(result, as_json, quiet, lambda _: compare_view(result))
     return 0
 
 
-# ---- what the user sees ----
+def _check_pages(inputs: Sequence[str], *pages: str | None) -> None:
+    """Before minutes of work: can the pages be written, and are they none of the command's inputs?"""
+    for page in pages:
+        if page is not None:
+            check_page(page, inputs)
 
 
 def _show(record: Any, as_json: bool, quiet: bool, view: Callable[[int], Any]) -> None:
     """The JSON document, or the drawing for this terminal's width, or nothing."""
     if as_json:
-        click.echo(render_json(record), nl=False)
+        put(render_json(record), sys.stdout)
     elif not quiet:
-        console = Console(highlight=False)
-        console.print(view(console.width))
+        draw(view(width_of_terminal()))
 
 
 def _say(message: str, quiet: bool) -> None:
     if not quiet:
-        click.echo(one_line(message))
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Tell]:
-    """A bar with bytes and time left on stderr; silent where nobody watches.
-
-    What a user's own module prints goes to stderr too: stdout is for our result.
-    """
-    with redirect_stdout(sys.stderr), _bar(Console(stderr=True, highlight=False), quiet) as tell:
-        yield tell
-
-
-@contextmanager
-def _bar(console: Console, quiet: bool) -> Iterator[Tell]:
-    if quiet or not console.is_terminal:
-        yield silent
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), _Left())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(task, description=abbreviate(one_line(what), 30), completed=done, total=total)
-
-        yield tell
-
-
-class _Left(TextColumn):
-    """`12.3 MB of 104 MB, 8 s left`; no time before there is something to judge by."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: ProgressTask) -> Text:
-        if task.total is None:
-            return Text("")
-        left = time_left(task.completed, task.total, task.elapsed or 0.0)
-        return Text(so_far(task.completed, task.total) + ("" if left is None else f", {format_seconds(left)} left"))
-
-
-def so_far(done: float, total: float) -> str:
-    """Bytes, or per cent where the total is too small to be bytes that anybody waits for: the trials of a search."""
-    if total < 10_000:
-        return f"{done / total:.0%}" if total else ""
-    return f"{format_bytes(int(done))} of {format_bytes(int(total))}"
-
-
-def time_left(done: float, total: float, elapsed: float) -> float | None:
-    """Seconds left at the speed so far; None in the first second and the first two per cent of the work."""
-    if elapsed < 1 or done <= 0.02 * total:
-        return None
-    return elapsed * max(0.0, total - done) / done
+        put_line(message, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ def export(
     targets = [check_output(path, force, source=file) for path in (onnx, torch) if path is not None]
     loaded = load(file)
     module, inputs = loaded.module.eval().requires_grad_(False), held_out_inputs(file, loaded)
-    if onnx is not None:
-        _write(onnx, force, _onnx_bytes(module, inputs))
-    if torch is not None:
-        _write(torch, force, _program_bytes(module, inputs))
+    made = [_onnx_bytes(module, inputs)] if onnx is not None else []
+    made += [_program_bytes(module, inputs)] if torch is not None else []
+    for path, program in zip(targets, made, strict=True):  # both or, where one cannot be made, none
+        _write(path, force, program)
     return tuple(targets)
 
 

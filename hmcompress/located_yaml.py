@@ -14,11 +14,13 @@ from hmcompress.errors import SettingsError
 Location = tuple[str | int, ...]
 
 _MAX_BYTES = 1_000_000  # a settings file is a page of text; anything larger is some other file
+_TOO_MUCH = "nested too deep or too long for a settings file"
 _MAX_DEPTH = 20
 _MAX_NODES = 10_000  # an alias counts each time it is expanded
 _PLAIN_TAGS = tuple(
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
 )
+_MERGE = "tag:yaml.org,2002:merge"
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 
 
@@ -48,19 +50,25 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 def read_yaml(path: str | os.PathLike[str]) -> LocatedYaml:
     """Read a YAML file whose root is a mapping. Raises SettingsError that names file and line."""
     path = Path(path)
-    text = _read_text(path)
-    loader = _Loader(text)
+    walk = _Walk(path, _loader(path, _read_text(path)))
     try:
-        node = loader.get_single_node()
-        walk = _Walk(path, loader)
-        data = {} if node is None else walk.build(node, ())
+        data = walk.document()
     except yaml.YAMLError as error:
         raise SettingsError(_syntax_message(path, error)) from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: {_TOO_MUCH}") from error
     finally:
-        loader.dispose()
+        walk.loader.dispose()
     if not isinstance(data, dict):
         raise SettingsError(f"{path}: settings are written as 'key: value' lines, found a {_kind(data)}")
     return LocatedYaml(path, data, walk.lines)
+
+
+def _loader(path: Path, text: str) -> _Loader:
+    try:
+        return _Loader(text)
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise SettingsError(f"{path}: not a text file; is this the model? Settings are YAML") from error
 
 
 def _read_text(path: Path) -> str:
@@ -95,10 +103,15 @@ class _Walk:
         self.lines: dict[Location, int] = {}
         self._nodes = 0
 
+    def document(self) -> Any:
+        """The data of the only document in the text."""
+        node = self.loader.get_single_node()
+        return {} if node is None else self.build(node, ())
+
     def build(self, node: yaml.Node, location: Location) -> Any:
         self._nodes += 1
         if len(location) > _MAX_DEPTH or self._nodes > _MAX_NODES:
-            raise SettingsError(f"{self._at(node)}: nested too deep or too long for a settings file")
+            raise SettingsError(f"{self._at(node)}: {_TOO_MUCH}")
         if not node.tag.startswith(_PLAIN_TAGS):
             raise SettingsError(f"{self._at(node)}: the tag {node.tag} is not allowed, settings are plain values")
         if isinstance(node, yaml.MappingNode):
@@ -108,10 +121,11 @@ class _Walk:
         return self._scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
-        self.loader.flatten_mapping(node)
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)  # not constructed: a key `on` or `y` stays text
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
+                raise SettingsError(f"{self._at(key_node)}: a key is one word, and << is not supported")
+            key = key_node.value  # not constructed: a key `on` or `y` stays text
             if key in data:
                 raise SettingsError(f"{self._at(key_node)}: '{key}' is given twice")
             self.lines[(*location, key)] = key_node.start_mark.line + 1
@@ -125,8 +139,8 @@ class _Walk:
     def _scalar(self, node: yaml.Node) -> Any:
         try:
             return self.loader.construct_object(node)
-        except ValueError as error:  # a date such as 2024-99-99
-            raise SettingsError(f"{self._at(node)}: {error}") from error
+        except ValueError as error:  # a date such as 2024-99-99, a number of 5,000 digits
+            raise SettingsError(f"{self._at(node)}: {node.value[:40]} is no value: {str(error)[:60]}") from error
 
     def _at(self, node: yaml.Node) -> str:
         return f"{self.path} line {node.start_mark.line + 1}"

@@ -27,7 +27,7 @@ from hmcompress.progress import Progress, silent
 from hmcompress.report.records import CompareReport, Report, VerifyReport
 from hmcompress.reporting import Tally, mostly_kept, peak_rss_bytes, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
-from hmcompress.rules import check_patterns, dropped
+from hmcompress.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.target import tolerance_for_ratio
 from hmcompress.verifying import check_layers, check_network, network_settings, views_of
 
@@ -81,10 +81,10 @@ def compress(
     """
     start = time.perf_counter()
     settings = _settings(settings, config, options)
-    target = Path(output or default_output(source))
+    checkpoint, settings = _opened(source, settings)
+    target = default_output(source) if output is None else Path(output)
     if not dry_run:
         check_output(target, force, source)
-    checkpoint = _opened(source, settings)
     settings = _with_tolerance(checkpoint, settings, progress)
     tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
     return Report(
@@ -148,7 +148,7 @@ def verify(
     Raises FormatError for a damaged file, SourceError, NetworkError.
     """
     compressed = CompressedFile.open(file)
-    settings = network_settings(compressed, tol, network, inputs)
+    settings = network_settings(compressed, against, tol, network, inputs)
     layers = tuple(check_layers(compressed, against, None if settings else tol, progress))
     if settings is None:
         return VerifyReport(layers)
@@ -169,7 +169,7 @@ def compare(
     Settings as for `compress`; `tols` beats their tolerances. Raises HMCompressError.
     """
     settings = _settings(settings, config, options)
-    checkpoint = _opened(source, settings)
+    checkpoint, settings = _opened(source, settings)
     if settings.metric == "outputs":
         from hmcompress.compare_outputs import compare_outputs
 
@@ -208,13 +208,14 @@ def _has_device(name: str) -> bool:
     return module.is_available() and (device.index or 0) < module.device_count()
 
 
-def _opened(source: str | os.PathLike, settings: Settings) -> Checkpoint:
-    """The checkpoint without what `drop` names."""
+def _opened(source: str | os.PathLike, settings: Settings) -> tuple[Checkpoint, Settings]:
+    """The checkpoint without what `drop` names, and the settings without patterns that are slow to match again."""
     if is_compressed(source):
         raise SourceError(f"{source} is compressed already: decompress it first, or name the original")
     checkpoint = open_checkpoint(source)
     check_patterns(checkpoint.names, settings)
-    return without(checkpoint, dropped(checkpoint.names, settings))
+    left = without(checkpoint, dropped(checkpoint.names, settings))
+    return left, with_quick_patterns(settings, checkpoint.names)
 
 
 def without(checkpoint: Checkpoint, names: tuple[str, ...]) -> Checkpoint:

@@ -6,19 +6,22 @@ from collections.abc import Iterable, Sequence
 
 from hmcompress.config import LayerRule, Settings
 from hmcompress.errors import SettingsError
+from hmcompress.patterns import matches, quick_patterns
 from hmcompress.settings_errors import did_you_mean
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a glob, or `re:` and a regular expression, matches the whole name."""
-    if pattern.startswith("re:"):
-        return re.fullmatch(pattern[3:], name) is not None
-    return fnmatch.fnmatchcase(name, pattern)
 
 
 def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
     """The names that `drop` leaves out of the file, in order."""
     return tuple(name for name in names if any(matches(pattern, name) for pattern in settings.drop))
+
+
+def with_quick_patterns(settings: Settings, names: Sequence[str]) -> Settings:
+    """The same choices by patterns that a reader of the file may run, and by names where they are too slow."""
+    data = settings.to_json()
+    quick = quick_patterns(data, names)
+    if quick == data:
+        return settings
+    return Settings.from_json(quick).model_copy(update={"jobs": settings.jobs, "device": settings.device})
 
 
 def check_patterns(names: Sequence[str], settings: Settings) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import Settings
+from hmcompress.config import FactoryNetwork, Settings
 from hmcompress.container import CompressedFile, LayerRow, View
 from hmcompress.container.dtypes import to_words
+from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
 from hmcompress.progress import Progress, silent
@@ -20,6 +21,7 @@ from hmcompress.report.records import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json
 from hmcompress.restoring import load_named, stored_parts
 from hmcompress.rules import dropped
+from hmcompress.trust import check_code
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,21 @@ def check_layers(
 
 
 def network_settings(
-    compressed: CompressedFile, tol: float | None, factory: str | None, inputs: str | None
+    compressed: CompressedFile,
+    against: str | os.PathLike | None,
+    tol: float | None,
+    factory: str | None,
+    inputs: str | None,
 ) -> Settings | None:
     """The settings under which a file's network is checked; None where the file bounds weights and no network is named.
 
-    Raises SettingsError where the network or its inputs are not known.
+    Raises SettingsError where the network or its inputs are not known, or where the file names code of others.
     """
     settings = Settings.from_json(compressed.index.info.settings)
     if settings.metric != "outputs" and factory is None:
         return None
+    if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
+        check_code(settings.network.factory, against)
     given = {
         "metric": "outputs",
         "tol": tol or settings.tol,
@@ -87,14 +95,19 @@ def network_settings(
 
 def check_network(
     compressed: CompressedFile, settings: Settings, against: str | os.PathLike | None, progress: Progress = silent
-) -> VerifyNetwork | None:
-    """The network's bound, recomputed where the source is given, else as stored. Raises NetworkError."""
+) -> VerifyNetwork:
+    """The network's bound, recomputed where the source is given, else as stored.
+
+    Raises NetworkError, and SettingsError where there is neither a source nor a record.
+    """
     from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
     from hmcompress.network.checks import as_stored, recheck
 
     record = network_from_json(compressed.index.info.network)
     if against is None:
-        return None if record is None else as_stored(record, settings.tol)
+        if record is None:
+            raise SettingsError(f"{compressed.path} has no record of its network's error: give --against SOURCE too")
+        return as_stored(record, settings.tol)
     checkpoint = open_checkpoint(against)
     original = load_tensors(checkpoint)
     return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
@@ -140,7 +153,8 @@ def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLaye
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
     views, ties = compressed.index.info.views, original.views()
     left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
+    stored = set(compressed.names)
     for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):
-        absent = name not in compressed.names and name not in left_out
-        if absent or (name in compressed.names and views.get(name) != ties.get(name)):
+        absent = name not in stored and name not in left_out
+        if absent or (name in stored and views.get(name) != ties.get(name)):
             yield VerifyLayer(name, 0.0, math.inf)

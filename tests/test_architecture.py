@@ -15,11 +15,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = (
     {"errors"},
-    {"progress", "parallel", "located_yaml", "settings_errors", "problem_settings", "config", "rules", "coding"},
+    {"progress", "parallel", "located_yaml", "settings_errors", "problem_settings", "patterns", "config", "rules",
+     "coding"},
     {"hmatrix"},
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},
-    {"encoding", "restoring", "verifying", "reporting", "target", "compare", "compare_outputs", "slimming",
+    {"encoding", "restoring", "verifying", "trust", "reporting", "target", "compare", "compare_outputs", "slimming",
      "exporting", "timing"},
     {"pipeline"},
     {"cli"},
@@ -33,7 +34,7 @@ LATE = {  # what takes up to a second to import, and few commands need
     "network/inputs.py": {"scipy.stats"},
 }
 
-FOREIGN = {"rich": {"cli.py", "report/table.py"}, "click": {"cli.py"}}
+FOREIGN = {"rich": {"report/table.py", "report/terminal.py"}, "click": {"cli.py"}}
 HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
 
 

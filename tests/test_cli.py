@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from hmcompress import cli
 from hmcompress.errors import BoundError, FormatError, NetworkError, OutputError, SourceError
+from hmcompress.report.terminal import so_far, time_left
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
 import samples
@@ -122,6 +124,7 @@ ERRORS = [
     (OSError(28, "No space left on device"), 2, "No space left on device"),
     (FileNotFoundError(2, "No such file or directory", "m.pt"), 2, "m.pt: No such file"),
     (MemoryError(), 2, "not enough memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 2, "not enough memory"),
     (KeyboardInterrupt(), 130, "interrupted"),
 ]
 
@@ -137,10 +140,69 @@ def test_every_error_is_one_line_on_stderr(pipeline, capsys, error, code, told, 
     assert line.startswith("hmcompress: ") and told in line and line.count("\n") == 1
 
 
-def test_a_closed_pipe_is_no_error(pipeline, monkeypatch):
-    pipeline(report=BrokenPipeError())
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert cli.run(["report", "f"]) == 0
+@pytest.fixture
+def closed_pipe(tmp_path):
+    """A stream whose reader, `head` say, has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@pytest.mark.parametrize("arguments", [["verify", "f"], ["verify", "f", "--json"]])
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_reader_that_has_gone_does_not_change_the_exit_code(pipeline, monkeypatch, closed_pipe, arguments, passed):
+    pipeline(verify=samples.verified(passed))
+    monkeypatch.setattr(sys, "stdout", closed_pipe)
+    assert cli.run(arguments) == (0 if passed else 1)
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code(pipeline, monkeypatch, closed_pipe):
+    pipeline(compress=BoundError("cannot be met"))
+    monkeypatch.setattr(sys, "stderr", closed_pipe)
+    assert cli.run(["compress", "m.pt"]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("arguments", [["report", "f"], ["report", "f", "--json"], ["report", "nope"]])
+def test_a_terminal_that_lacks_characters_gets_escapes(pipeline, monkeypatch, encoding, arguments):
+    failing = "nope" in arguments[1]
+    stand_in = SourceError("nope\u6a21: no such file") if failing else samples.unicode()
+    pipeline(report=stand_in)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert cli.run(arguments) == (2 if failing else 0)
+    printed = (sys.stderr if failing else sys.stdout).buffer.getvalue().decode(encoding)
+    if "--json" in arguments:
+        assert json.loads(printed)["source"] == samples.unicode().source
+    else:
+        assert "\\u6a21" in printed
+
+
+def test_pages_are_refused_before_the_work(pipeline, tmp_path, capsys):
+    stand_in = pipeline(compress=samples.small(), verify=samples.verified(), compare=samples.compared())
+    model = tmp_path / "m.pt"
+    model.write_bytes(b"weights")
+    for command, option in (("compress", "--html"), ("verify", "--junit"), ("compare", "--html")):
+        assert cli.run([command, str(model), option, str(tmp_path / "no" / "page")]) == 2
+        assert "does not exist" in capsys.readouterr().err
+        assert cli.run([command, str(model), option, str(model)]) == 2
+        assert "is the model itself" in capsys.readouterr().err
+    assert stand_in.calls == [] and model.read_bytes() == b"weights"
+
+
+def test_one_layer_as_json_is_the_report_with_that_layer(pipeline, capsys):
+    pipeline(report=samples.small())
+    assert cli.run(["report", "f", "--layer", "net.4.weight", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == 1 and [layer["name"] for layer in document["layers"]] == ["net.4.weight"]
+    assert document["source_bytes"] == samples.small().source_bytes
+
+
+def test_other_faults_than_a_lack_of_memory_are_not_hidden(pipeline):
+    pipeline(compress=RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.run(["compress", "m.pt"])
 
 
 USAGE = [
@@ -255,12 +317,12 @@ def test_no_command_shows_the_help_and_is_no_success(capsys):
     ],
 )
 def test_time_left_waits_until_there_is_something_to_judge_by(done, total, elapsed, left):
-    assert cli.time_left(done, total, elapsed) == left
+    assert time_left(done, total, elapsed) == left
 
 
 def test_progress_is_told_in_bytes_or_in_per_cent():
-    assert cli.so_far(12_345_678, 104_000_000) == "12.3 MB of 104 MB"
-    assert cli.so_far(3, 40) == "8%" and cli.so_far(0, 0) == ""
+    assert so_far(12_345_678, 104_000_000) == "12.3 MB of 104 MB"
+    assert so_far(3, 40) == "8%" and so_far(0, 0) == ""
 
 
 def test_progress_is_silent_where_nobody_watches(pipeline, capsys):

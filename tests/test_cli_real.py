@@ -175,7 +175,7 @@ def test_an_interrupt_is_exit_code_130_and_leaves_nothing(tmp_path, monkeypatch,
         if done > 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_progress", lambda quiet: nullcontext(interrupt))
+    monkeypatch.setattr(cli, "progress_bar", lambda quiet: nullcontext(interrupt))
     target = tmp_path / "x.hmc.safetensors"
     assert cli.run(["compress", str(SAMPLE), "-o", str(target), "--jobs", jobs]) == 130
     assert capsys.readouterr().err.strip() == "hmcompress: interrupted"

@@ -17,7 +17,8 @@ from hmcompress.config import (
     load_settings,
 )
 from hmcompress.errors import SettingsError
-from hmcompress.rules import check_patterns, dropped, matches, rule_for
+from hmcompress.patterns import is_quick, matches
+from hmcompress.rules import check_patterns, dropped, rule_for, with_quick_patterns
 
 INTERFACE = """\
 tol: 1.0e-4
@@ -269,7 +270,13 @@ WRONG = [
     ("just text", "settings are written as 'key: value' lines, found a text"),
     ("tol: !!python/object/apply:os.system ['true']", "line 1: the tag tag:yaml.org,2002:python/object/"),
     ("layers: &a [*a]", "line 1: nested too deep"),
-    ("device: 2024-99-99", "line 1: month must be in 1..12"),
+    ("device: 2024-99-99", "line 1: 2024-99-99 is no value: month must be in 1..12"),
+    ("jobs: " + "9" * 5000, "line 1: 9999"),
+    ("tol: " + "[" * 3000 + "]" * 3000, "nested too deep or too long"),
+    ("tol: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deep or too long"),
+    ("[a, b]: 1", "line 1: a key is one word"),
+    ("ntk: &a {tol: 1}\ncalibration: {<<: *a}", "line 2: a key is one word, and << is not supported"),
+    ("tol: 1e-3\0", "not a text file"),
     ("a: *b", "line 1: not valid YAML: found undefined alias"),
 ]  # fmt: skip
 
@@ -350,3 +357,48 @@ def test_a_pattern_that_matches_nothing_is_told_with_its_line(yaml, text, expect
 def test_a_pattern_of_the_command_line_is_told_by_its_option():
     with pytest.raises(SettingsError, match=r"^exclude: 'foo' matches no tensor"):
         check_patterns(NAMES, load_settings(None, {"exclude": ("foo",)}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "quick"),
+    [
+        ("*" * 50 + "b", True),
+        ("optimizer*", True),
+        ("re:.*embed.*", True),
+        (r"re:model\.layers\.\d+\..*", True),
+        ("re:(a*)*b", False),
+        ("re:(a|a)(a|a)(a|a)(a|a)b", False),
+        ("re:.*.*.*.*b", False),
+        ("re:(?:a+){9}", False),
+        ("re:(", False),
+    ],
+)
+def test_only_patterns_that_cannot_take_for_ever_are_quick(pattern, quick):
+    assert is_quick(pattern) == quick
+    if quick:  # against a name made to be slow
+        assert not matches(pattern, "a" * 500)
+
+
+def test_a_slow_pattern_is_stored_as_the_names_that_it_matches():
+    names = ("a[0].x", "aax", "b")
+    slow = "re:(a|a)+x|a.0..x"
+    settings = load_settings(None, {"drop": [slow, "b*"], "layers": [{"match": slow}], "jobs": 3})
+    stored = with_quick_patterns(settings, names)
+    assert stored.drop == ("a[[]0].x", "aax", "b*") and stored.jobs == 3
+    assert dropped(names, stored) == dropped(names, settings) == names
+    assert stored.layers == settings.layers  # matched once, not again
+    quick = load_settings(None, {"drop": ["re:a.*", "b"]})
+    assert with_quick_patterns(quick, names) is quick
+
+
+def test_layers_of_a_network_are_stored_by_names_where_their_pattern_is_slow(yaml):
+    branch, trunk = "{activation: relu, layers: 're:(a+)+'}", "{activation: relu, slopes: s*}"
+    text = f"network: {{deeponet: {{branch: {branch}, trunk: {trunk}}}}}"
+    stored = with_quick_patterns(load_settings(yaml(text)), ("a", "aa", "s"))
+    assert stored.network.deeponet.branch.layers == ("a", "aa") and stored.network.deeponet.trunk.slopes == ("s*",)
+
+
+def test_settings_of_a_file_never_bring_a_slow_pattern():
+    for settings in ({"drop": ["re:(a+)+b"]}, {"network": {"mlp": {"activation": "tanh", "layers": ["re:(a+)+b"]}}}):
+        with pytest.raises(SettingsError, match=r"pattern 're:\(a\+\)\+b' is not run"):
+            Settings.from_json(settings)

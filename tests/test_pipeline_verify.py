@@ -1,10 +1,14 @@
 """verify finds what is wrong, and names it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import hmcompress
+from hmcompress.container import CompressedFile
 from hmcompress.errors import FormatError
+from hmcompress.verifying import check_layers
 
 
 @pytest.fixture
@@ -84,3 +88,24 @@ def test_damaged_file_is_an_error_and_no_verdict(file):
     file.write_bytes(data)
     with pytest.raises(FormatError, match="damaged"):
         hmcompress.verify(file)
+
+
+def test_a_file_with_thousands_of_tensors_is_compared_in_linear_time(tmp_path):
+    """Names are looked up, not searched for: each comparison of two names counts."""
+
+    class Counted(str):
+        compared = 0
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+    torch.save({f"b{i}": torch.tensor(float(i)) for i in range(300)}, tmp_path / "m.pt")
+    hmcompress.compress(tmp_path / "m.pt")
+    compressed = CompressedFile.open(tmp_path / "m.hmc.safetensors")
+    info = replace(compressed.index.info, names=tuple(map(Counted, compressed.names)))
+    compressed.index = replace(compressed.index, info=info)
+    assert list(check_layers(compressed, tmp_path / "m.pt", None)) == []
+    assert Counted.compared < 30 * 300

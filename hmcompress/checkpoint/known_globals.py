@@ -90,6 +90,12 @@ def _first(data: Any = None, *_: Any) -> Any:
     return data
 
 
+def _parameter_with_state(data: Any = None, grad: Any = None, hooks: Any = None, state: Any = None, *_: Any) -> Any:
+    """A parameter that somebody put attributes on."""
+    told = bool(state) and isinstance(data, LazyTensor)
+    return Converted(data, "attributes of a parameter; its values are kept") if told else data
+
+
 def _from_numpy(data: Any = None, *_: Any) -> Any:
     content = data.content if isinstance(data, ArrayInPickle) else data
     return content.tensor if isinstance(content, NumpyArray) else content
@@ -107,8 +113,8 @@ def _from_type(function: Any, kind: Any = None, arguments: Any = (), state: Any 
 
 
 def _sparse(layout: Any, data: Any) -> Any:
-    parts = data if isinstance(data, tuple) else ()
-    names = _LAYOUT_PARTS.get(layout if isinstance(layout, str) else "", ())
+    parts, layout = data if isinstance(data, tuple) else (), layout.value if isinstance(layout, Converted) else ""
+    names = _LAYOUT_PARTS.get(layout, ())
     tensors = parts[: len(names)]
     if not names or len(parts) <= len(names) or not all(isinstance(t, LazyTensor) for t in tensors):
         return LeftBehind("a sparse tensor of an unknown layout")
@@ -118,7 +124,8 @@ def _sparse(layout: Any, data: Any) -> Any:
 
 
 def _layout(text: Any) -> Any:
-    return text.removeprefix("torch.") if isinstance(text, str) else LeftBehind("a tensor layout")
+    name = text.removeprefix("torch.") if isinstance(text, str) else "unknown"
+    return Converted(name, "a torch.layout, kept as text")
 
 
 def _device(*arguments: Any) -> torch.device:
@@ -218,7 +225,7 @@ _TABLE: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
     "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_sparse_csr_tensor": _sparse,

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from hmcompress.errors import SourceError
 
 _HEAD = 4096
 _ZIP = b"PK\3\4"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
 
 # The first that recognises the archive reads it.
 _ARCHIVES: tuple[tuple[Callable[[Archive], bool], Callable[[Archive], Opened]], ...] = (
@@ -38,6 +40,8 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     Takes files of torch.save (zip and legacy), TorchScript, torch.package, pickles, safetensors, .npz, and folders or
     index files of shards. Raises SourceError, one line, where it cannot be read.
     """
+    if not os.fspath(path):
+        raise SourceError("the name of the model is empty: name a file or a folder")
     source = Path(path)
     shown = one_line(str(source), 1000)
     try:
@@ -67,6 +71,10 @@ def _open(source: Path) -> Opened:
 
 
 def _similar(source: Path) -> str:
+    if _URL.match(str(source)):
+        return ": download it first, an address is not read"
+    if str(source) == "-":
+        return ": standard input is not read, save the model to a file first"
     try:
         names = [entry.name for entry in source.parent.iterdir()]
     except OSError:

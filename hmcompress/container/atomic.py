@@ -24,7 +24,9 @@ def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike
     """Say early, before minutes of work, why `path` cannot be written; raises OutputError."""
     path = Path(path)
     if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file")
+        raise OutputError(f"{path} is a folder: name a file with -o")
+    if str(path) == "-":  # what many tools take for standard output
+        raise OutputError("- is no file name here: nothing is written to standard output, name a file with -o")
     folder = place_of(path).parent
     if not folder.is_dir():
         raise OutputError(f"{folder} is no folder: make it first, or write elsewhere with -o")

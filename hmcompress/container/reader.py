@@ -203,7 +203,9 @@ def _memory() -> int:
 
 
 def _map(path: Path) -> memoryview:
-    if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for its writer
+    if path.is_dir():
+        raise FormatError("cannot be read, it is a folder: name a compressed file")
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for its writer
         raise FormatError("is a device or a pipe, not a file: save the compressed model to a file first")
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size < 8:

@@ -12,7 +12,7 @@ from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.factory import build_foreign
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.modules import Activation, Features, OperatorNetwork, Stack
-from hmcompress.rules import matches
+from hmcompress.patterns import matches
 
 _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32
 

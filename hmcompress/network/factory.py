@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -131,16 +134,28 @@ def _called(spec: str) -> nn.Module:
     where, colon, function = spec.rpartition(":")
     if not colon:
         raise NetworkError(f"factory {spec}: give package.module:function or path/to/file.py:function")
-    factory = getattr(_imported(where), function, None)
-    if factory is None or not callable(factory):
-        raise NetworkError(f"factory {spec}: {where} has no function {function}")
-    try:
-        module = factory()
-    except Exception as error:
-        raise NetworkError(f"factory {spec} raises {type(error).__name__}: {error}") from error
+    with _found_beside(where):
+        factory = getattr(_imported(where), function, None)
+        if factory is None or not callable(factory):
+            raise NetworkError(f"factory {spec}: {where} has no function {function}")
+        try:
+            module = factory()
+        except Exception as error:
+            raise NetworkError(f"factory {spec} raises {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"factory {spec} returns a {type(module).__name__}, not an nn.Module")
     return module
+
+
+@contextmanager
+def _found_beside(where: str) -> Iterator[None]:
+    """Modules beside the named file, or in the working directory, are found too, after all that is installed."""
+    folder = str(Path(where).resolve().parent) if where.endswith(".py") else os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _imported(where: str) -> ModuleType:

@@ -1,39 +1,60 @@
 """Write a rendered report: whole, by rename, or not at all."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from hmcompress.errors import OutputError
 
+Name = str | os.PathLike[str]
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace `path` by this text in UTF-8; a device or a pipe is written to.
 
-    Raises OutputError where it cannot be written.
+def check_page(path: Name, inputs: Iterable[Name] = ()) -> Path:
+    """Say early, before minutes of work, why a report cannot be written here; `inputs` must not be overwritten.
+
+    Raises OutputError.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, a file name was expected")
+    if any(path.exists() and os.path.exists(name) and os.path.samefile(path, name) for name in inputs):
+        raise OutputError(f"{path}: is the model itself, name another file")
+    if not os.access(Path(os.path.realpath(path)).parent, os.W_OK) and not _is_device(path):
+        raise OutputError(f"{path} cannot be written: its folder is not writable")
+    return path
+
+
+def write_page(path: Name, content: str | bytes) -> None:
+    """Replace `path` by this text in UTF-8, or these bytes; a device or a pipe is written to.
+
+    Raises OutputError where it cannot be written.
+    """
+    path = check_page(path)
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", errors="replace")
+        if _is_device(path):
+            with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+                path.write_bytes(data)
         else:
-            _replace(path, text)
-    except BrokenPipeError:  # the reader has seen enough
-        raise
+            _replace(path, data)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _replace(path: Path, text: str) -> None:
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, data: bytes) -> None:
     path = Path(os.path.realpath(path))  # a link stays, /dev/stdout too
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:

@@ -1,4 +1,4 @@
-"""JSON of a record: one document, no nan, the same bytes for the same record."""
+"""JSON of a record: one document in ASCII, whatever the terminal takes; no nan, the same bytes for the same record."""
 
 import json
 from typing import Any, Protocol
@@ -10,4 +10,4 @@ class HasJson(Protocol):
 
 def render_json(record: HasJson) -> str:
     """The record as one indented JSON document that ends in a newline."""
-    return json.dumps(record.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(record.to_json(), indent=2, allow_nan=False) + "\n"

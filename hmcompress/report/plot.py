@@ -1,13 +1,15 @@
 """Rate against error as a picture, drawn by matplotlib (extra `plot`): all layers together, then the largest ones."""
 
 import importlib
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hmcompress.errors import OutputError, SettingsError
+from hmcompress.errors import SettingsError
+from hmcompress.report.files import Name, check_page, write_page
 from hmcompress.report.format import abbreviate, format_bytes, printable
 from hmcompress.report.lines import METHODS
 from hmcompress.report.records import CompareReport, CompareRow, CompareTotal
@@ -17,15 +19,25 @@ _COLUMNS = 4
 Points = Sequence[CompareRow] | Sequence[CompareTotal]
 
 
+def check_plot(path: str, inputs: Iterable[Name] = ()) -> None:
+    """Say early why no picture can be drawn here.
+
+    Raises SettingsError for a missing matplotlib and an ending that it does not know, OutputError.
+    """
+    _pyplot()
+    known = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    if _format(path) not in known:
+        raise SettingsError(f"--plot {path}: the ending says the format, one of {', '.join(sorted(known))}")
+    check_page(path, inputs)
+
+
 def write_plot(path: str, report: CompareReport, title: str) -> None:
     """Draw error against bytes, in all and layer by layer, to a file whose ending says the format.
 
-    Raises SettingsError for an ending that matplotlib does not know, OutputError for a missing folder.
+    Raises SettingsError, OutputError.
     """
+    check_plot(path)
     pyplot = _pyplot()
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise OutputError(f"{path}: the folder {target.parent} does not exist")
     layers = _largest_layers(report)
     figure, whole, panels = _canvas(pyplot, len(layers))
     _draw(whole, report.totals)
@@ -36,12 +48,15 @@ def write_plot(path: str, report: CompareReport, title: str) -> None:
         _draw(axes, rows)
         axes.set_title(_plain(name, 34), fontsize="small")
         _label_ends(axes, [row.bytes for row in rows if row.bytes])
-    try:
-        figure.savefig(target)
-    except ValueError as error:  # an ending that matplotlib does not know
-        raise SettingsError(f"--plot {path}: {str(error).splitlines()[0]}") from None
-    finally:
-        pyplot.close(figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=_format(path))
+    pyplot.close(figure)
+    write_page(path, picture.getvalue())
+
+
+def _format(path: str) -> str:
+    """The ending without its dot; png where there is none."""
+    return Path(path).suffix[1:].lower() or "png"
 
 
 def _largest_layers(report: CompareReport) -> list[str]:

@@ -153,3 +153,19 @@ def test_types_of_torch_are_kept_as_keys(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "model.pt")
     assert checkpoint.left_behind == ()
     assert_same(restored(checkpoint), saved)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_attributes_of_a_parameter_and_layouts_are_named(tmp_path, zipped):
+    weight = nn.Parameter(torch.ones(3))
+    weight.origin = "elsewhere"
+    saved = {"w": weight, "layout": torch.strided, "sparse": torch.eye(2).to_sparse()}
+    torch.save(saved, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.left_behind == (
+        "w: attributes of a parameter; its values are kept",
+        "layout: a torch.layout, kept as text",
+    )
+    found = restored(checkpoint)
+    assert torch.equal(found["w"], weight) and found["layout"] == "strided"
+    assert torch.equal(found["sparse"].to_dense(), torch.eye(2))

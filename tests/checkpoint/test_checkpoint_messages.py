@@ -36,6 +36,15 @@ def test_a_wrong_path_suggests_the_right_one(tmp_path):
     assert "null character" in message("a\0b")
 
 
+def test_what_is_no_path_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message("https:/host/model.pt") == "no such file: download it first, an address is not read"
+    assert message("-") == "no such file: standard input is not read, save the model to a file first"
+    torch.save(small_state(), tmp_path / "model.pt")
+    with pytest.raises(SourceError, match="the name of the model is empty"):  # and the folder is not taken in its place
+        open_checkpoint("")
+
+
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [

@@ -48,6 +48,11 @@ def small() -> Report:
     )  # fmt: skip
 
 
+def unicode() -> Report:
+    """Names that few encodings have."""
+    return dataclasses.replace(small(), source="m\u00f6del \u6a21\u578b.pt", output="\u6a21.hmc.safetensors")
+
+
 def network() -> Report:
     """A PINN bounded on its outputs."""
     names = [f"net.{i}.weight" for i in (0, 2, 4)]

@@ -11,10 +11,10 @@ import pytest
 import samples
 
 from hmcompress.errors import OutputError, SettingsError
-from hmcompress.report.files import write_text
+from hmcompress.report.files import check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.junit import render_junit
-from hmcompress.report.plot import write_plot
+from hmcompress.report.plot import check_plot, write_plot
 from hmcompress.report.select import find_layer
 from hmcompress.report.svg import Axis, Series, line_chart
 
@@ -139,8 +139,8 @@ def test_junit_survives_hostile_names():
 
 def test_files_are_replaced_whole(tmp_path):
     path = tmp_path / "a.html"
-    write_text(path, "one")
-    write_text(path, "two\n")
+    write_page(path, "one")
+    write_page(path, "two\n")
     assert path.read_text() == "two\n" and os.listdir(tmp_path) == ["a.html"]
 
 
@@ -148,14 +148,14 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    write_text(path, "text")
+    write_page(path, "text")
     assert os.read(reader, 10) == b"text" and path.is_fifo()
     os.close(reader)
 
 
 def test_the_file_behind_a_link_is_written(tmp_path):
     (tmp_path / "link").symlink_to("page.html")
-    write_text(tmp_path / "link", "text")
+    write_page(tmp_path / "link", "text")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "page.html").read_text() == "text"
 
 
@@ -165,15 +165,25 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match=r"a\.html cannot be written: No space"):
-        write_text(tmp_path / "a.html", "text")
+        write_page(tmp_path / "a.html", "text")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(OutputError, match=r"the folder .* does not exist"):
-        write_text(tmp_path / "no" / "a.html", "")
+        write_page(tmp_path / "no" / "a.html", "")
     with pytest.raises(OutputError, match="is a folder"):
-        write_text(tmp_path, "")
+        write_page(tmp_path, "")
+
+
+def test_a_page_never_replaces_the_model(tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    (tmp_path / "link").symlink_to("model.pt")
+    for name in ("model.pt", "link"):
+        with pytest.raises(OutputError, match="is the model itself, name another file"):
+            check_page(tmp_path / name, (model,))
+    assert check_page(tmp_path / "page.html", (model,)) == tmp_path / "page.html"
 
 
 def test_a_layer_is_found_by_name_and_the_nearest_is_named():
@@ -192,3 +202,5 @@ def test_a_plot_is_drawn_or_the_extra_is_named(tmp_path):
         assert "pip install 'hmcompress[plot]'" in str(error)
     else:
         assert path.read_bytes().startswith(b"\x89PNG")
+        with pytest.raises(SettingsError, match=r"the ending says the format, one of .*png"):
+            check_plot(str(tmp_path / "plot.doc"))
