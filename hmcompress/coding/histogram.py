@@ -23,7 +23,7 @@ _model = constriction.stream.model
 
 def smallest_histogram(q: np.ndarray, size: int) -> bytes | None:
     """Integers q (n,) under the best of their histograms; None where a look at some says not below `size` bytes."""
-    if q.size == 0 or not _promises(q, size):
+    if q.size == 0 or not histogram_promises(q, size):
         return None
     some = q[jittered(q.size, max(1, q.size // _SAMPLE))].astype(np.int64)
     prices = [_price(some, bits, q.size) for bits in _BITS]
@@ -31,7 +31,7 @@ def smallest_histogram(q: np.ndarray, size: int) -> bytes | None:
     return _encode(q.astype(np.int64), _BITS[best]) if prices[best] * q.size < 8 * _GAIN * size else None
 
 
-def _promises(q: np.ndarray, size: int) -> bool:
+def histogram_promises(q: np.ndarray, size: float) -> bool:
     """Whether the entropy of few, single values or coarse bins, less what so few tell too much, stays below `size`."""
     some = np.sort(q[jittered(q.size, max(1, q.size // _LOOK))])
     bins, low = _bins(some, _BITS[-1])

@@ -20,6 +20,7 @@ from hmcompress.coding.classes import (
     scales_of,
     scatter,
 )
+from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
@@ -38,7 +39,7 @@ _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has 
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
-ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM = range(8)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 
 
@@ -66,7 +67,28 @@ def encode_pool(
     for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
         general = smallest_general(rows, len(best), effort == "max")
         best = best if general is None else min(best, bytes([kind]) + general, key=len)
+    if width is not None:
+        matrix = q.reshape(-1, width)
+        best = min([best, *(_encode_diagonals(matrix, way) for way in promising(matrix))], key=len)
     return best
+
+
+def _encode_diagonals(q: np.ndarray, way: Way) -> bytes:
+    """Integers (m, n) less what their diagonals tell, under one class of their own."""
+    rest = differences(q, way)
+    scale = max(int(class_of(np.sqrt(np.mean(np.square(rest, dtype=np.float64))))), ZERO_CLASS + 1)
+    out = way.write(Writer().raw(bytes([DIAGONALS]))).sint(scale)
+    width = rest.shape[1] if not any(True for _ in promising(rest)) else None  # once is enough
+    return out.raw(encode_pool(rest, np.array([scale]), width=width)).getvalue()
+
+
+def _decode_diagonals(data: bytes | memoryview, count: int, width: int) -> np.ndarray:
+    stream = Reader(data)
+    way, scale, body = Way.read(stream, width), stream.sint(), stream.rest()
+    if body[:1] == bytes([DIAGONALS]) or not ZERO_CLASS < scale <= MAX_CLASS:
+        raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
+    rest = decode_pool(body, np.array([scale]), count, width)
+    return restored(rest.reshape(-1, width), way).reshape(-1)
 
 
 def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, width: int | None) -> bytes:
@@ -161,6 +183,8 @@ def decode_pool(
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
+    if kind == DIAGONALS and width:
+        return _decode_diagonals(body, count, width)
     if kind == HISTOGRAM and count:
         return decode_histogram(body, count)
     if kind == EMPTY and not groups:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from hmcompress.coding.diagonals import promising
+from hmcompress.coding.histogram import histogram_promises
 from hmcompress.coding.pool import LONG
-from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
@@ -26,7 +27,7 @@ _SPARSE_MAY_SHRINK = 48.0  # how much less than its price a form may take where 
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
 _ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
-_PRUNED, _CLEAR, _ROWS = 0.3, 4.0, 256  # a share of zeros; steps; rows looked at
+_BAND = 128  # rows looked at
 _REWEIGHTED_SPIKE = 0.03
 _COARSE_CLUSTER, _CLUSTER = 32, 4  # rows or columns that a coarse order, and a fine one, leave together
 _HINT = 0.6  # of the structure that a fine order must bring into place: what a coarse one must
@@ -64,7 +65,7 @@ def candidates(
         worth += _concentrated(in_steps, best, task)
     if known < np.inf:
         return list(dict.fromkeys(worth))
-    if not worth or values.size <= (_WHOLE if structure.repeats or _is_pruned(values, step) else _FEW):
+    if not worth or values.size <= (_WHOLE if structure.repeats else _FEW) or _coders_may_find_more(in_steps, best):
         worth.append(plain)
     return list(dict.fromkeys(worth))
 
@@ -75,11 +76,15 @@ def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
     return [Candidate(leaf)] if bits < best and _serves(leaf, task.norm) else []
 
 
-def _is_pruned(values: Array, step: float) -> bool:
-    """Whether many of the entries are zero though most of the rest are not small: prices know smooth shapes only."""
-    some = np.abs(values[jittered(len(values), max(1, len(values) // _ROWS))])
-    zero = some < step / 2
-    return bool(zero.mean() > _PRUNED and (some > _CLEAR * step).sum() > 0.5 * (~zero).sum())
+def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
+    """Whether the entries (m, n), in steps, may cost less than `best` bits as they are, where prices see no reason:
+    many are zero, they mix small and large ones or repeat along diagonals."""
+    if in_steps is None:
+        return False
+    first = max(0, (len(in_steps) - _BAND) // 2)
+    band = np.rint(in_steps[first : first + _BAND]).astype(np.int64)
+    share = band.size / in_steps.size
+    return any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), best * share / 8)
 
 
 def _is_reweighted(candidate: Candidate) -> bool:
