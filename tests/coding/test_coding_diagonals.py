@@ -71,4 +71,4 @@ def test_damage_is_a_format_error_or_harmless():
         with contextlib.suppress(FormatError):
             assert decode_pool(bad, e, q.size, N).shape == (q.size,)
     with pytest.raises(FormatError, match="unknown or impossible kind"):
-        decode_pool(data[:5] + data, e, q.size, N)
+        decode_pool(data[:4] + data, e, q.size, N)
