@@ -64,7 +64,7 @@ def _open(source: Path) -> Opened:
     except ValueError:
         raise SourceError("no such file (its name holds a null character)") from None
     if stat.S_ISDIR(mode):
-        return open_folder(source, _open_file)
+        return open_folder(source, _open_weights)
     if not stat.S_ISREG(mode):
         raise SourceError("is a device or a pipe, not a file; save the model to a file first")
     return _open_file(source)
@@ -84,19 +84,28 @@ def _similar(source: Path) -> str:
 
 
 def _open_file(path: Path) -> Opened:
-    size = path.stat().st_size
+    """A file of weights, or the index of several; an index names weights only, never another index."""
+    head = _head(path)
+    if head.lstrip()[:1] == b"{" and is_text(head):
+        return _open_json(path, head)
+    return _open_weights(path)
+
+
+def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        head = file.read(_HEAD)
+        return file.read(_HEAD)
+
+
+def _open_weights(path: Path) -> Opened:
+    head = _head(path)
     if not head:
         raise SourceError("is an empty file; save or download it again")
     if head.startswith(_ZIP):
         return _open_archive(Archive(path))
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
-    if looks_like_safetensors(head, size):
+    if looks_like_safetensors(head, path.stat().st_size):
         return open_safetensors(path)
-    if head.lstrip()[:1] == b"{" and is_text(head):
-        return _open_json(path, head)
     return _open_pickle(path, head)
 
 
@@ -117,7 +126,7 @@ def _open_archive(archive: Archive) -> Opened:
 
 def _open_json(path: Path, head: bytes) -> Opened:
     if is_index(head if path.stat().st_size > MAX_INDEX else path.read_bytes()):
-        return open_index(path, _open_file)
+        return open_index(path, _open_weights)
     raise SourceError(
         f"is a JSON file, no index of shards (it begins {_beginning(head)}); name the weights file instead"
     )

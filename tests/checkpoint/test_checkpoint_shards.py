@@ -162,3 +162,11 @@ def test_the_texts_of_shards_are_joined_and_those_that_differ_are_told(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.metadata == {"a": "1", "b": "2"}
     assert len(checkpoint.left_behind) == 1 and "differ from the first shard" in checkpoint.left_behind[0]
+
+
+@pytest.mark.parametrize("names", [["model.safetensors.index.json"], ["a.index.json", "b.index.json"]])
+def test_an_index_that_names_an_index_is_refused(tmp_path, names):
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        (tmp_path / name).write_text(json.dumps({"weight_map": {"w": other}}))
+    with pytest.raises(SourceError, match=r"index\.json: is a text file, not a saved model"):
+        open_checkpoint(tmp_path / names[0])
