@@ -14,7 +14,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.sample import jittered
 
 Array = np.ndarray
-_ROWS = 64
+_ROWS = 24
 _BITS, _LESS_THAN_ALONG = 0.5, 0.2  # an entry that neighbours on a diagonal save at least; more than those in a row do
 _EDGE = 4.0  # times what entries differ by: what they do at the edges of blocks
 
@@ -43,13 +43,18 @@ def promising(q: Array) -> Iterator[Way]:
         return
     rows = jittered(len(q) - 1, max(1, (len(q) - 1) // _ROWS))
     above, below = q[rows].astype(np.float64), q[rows + 1].astype(np.float64)
-    limit = min(_digits(below), _digits(below - above[:, ::-1])) - _BITS
-    limit = min(limit, _digits(np.diff(below, axis=1)) - _LESS_THAN_ALONG)
+    limit = _digits(below) - _BITS
     for turned in (False, True):
         left = below[:, ::-1] - np.roll(above[:, ::-1], 1, 1) if turned else below - np.roll(above, 1, 1)
-        if _digits(left[:, 1:]) < limit:
+        digits = _digits(left[:, 1:])
+        if digits < limit and digits < _digits_of_others(above, below):
             period = _period(np.abs(left).mean(0))
             yield from (Way(mean, turned, period) for mean in (False, True))
+
+
+def _digits_of_others(above: Array, below: Array) -> float:
+    """What is left where strangers, or neighbours in a row, predict each other."""
+    return min(_digits(below - above[:, ::-1]) - _BITS, _digits(np.diff(below, axis=1)) - _LESS_THAN_ALONG)
 
 
 def _digits(x: Array) -> float:

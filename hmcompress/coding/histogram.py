@@ -14,6 +14,7 @@ from hmcompress.errors import FormatError
 
 _BITS = (62, 4, 2)  # leading bits that a bin fixes; with the first all values are bins of their own
 _MOST = 1 << 16  # bins
+_LEAST = 1 << 8  # integers below which a list of bins does not pay
 _LOOK, _SAMPLE = 1 << 12, 1 << 14
 _GAIN = 0.99  # of a size to beat: what promises more is not worth the slower decoding
 _UNIFORM_BITS = 24
@@ -23,7 +24,7 @@ _model = constriction.stream.model
 
 def smallest_histogram(q: np.ndarray, size: int) -> bytes | None:
     """Integers q (n,) under the best of their histograms; None where a look at some says not below `size` bytes."""
-    if q.size == 0 or not histogram_promises(q, size):
+    if q.size < _LEAST or not histogram_promises(q, size):
         return None
     some = q[jittered(q.size, max(1, q.size // _SAMPLE))].astype(np.int64)
     prices = [_price(some, bits, q.size) for bits in _BITS]

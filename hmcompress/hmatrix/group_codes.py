@@ -98,8 +98,14 @@ def find(w: Tensor, effort: str = "default") -> list[tuple[bytes, bool]]:
 
 def _repeats(w: Tensor) -> bool:
     """Whether neighbours that are not zero take equal magnitudes so often that there may be few codes."""
-    lines = (line[line != 0].abs() for line in (*w[:_LINES, :_LOOK], *w[:_LOOK, :_LINES].T))
-    return any(0 < len(torch.unique(line)) <= _REPEATED * len(line) for line in lines)
+    return any(_repeat(lines) for lines in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T))
+
+
+def _repeat(lines: Tensor) -> bool:
+    """Whether magnitudes other than zero come again often in one of the lines (k, n)."""
+    ordered = np.sort(lines.abs().float().numpy(), axis=1)
+    different = np.count_nonzero(np.diff(ordered, axis=1, prepend=0), axis=1)
+    return bool((different <= _REPEATED * np.count_nonzero(ordered, axis=1))[different > 0].any())
 
 
 def _tiles(shape: tuple[int, int]) -> Iterator[Tile]:

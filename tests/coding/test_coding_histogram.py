@@ -23,7 +23,7 @@ def integers() -> dict[str, np.ndarray]:
         "mixture": np.rint(noise * np.where(small, 3, 3000)).astype(np.int32),
         "large": np.rint(noise * np.where(small, 300, 1e7)).astype(np.int64),
         "one": np.full(N, -7),
-        "few": np.array([5, 5, -5, 5]),
+        "few": np.tile([5, 5, -5, 5], 200),
     }
 
 
