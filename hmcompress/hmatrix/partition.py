@@ -14,6 +14,7 @@ import numpy as np
 from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES, PLAIN
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
+from hmcompress.hmatrix.correlation import coloured, possible_bases
 from hmcompress.hmatrix.rank_one import price_quantized
 from hmcompress.hmatrix.ranks import COARSE, worthwhile_ranks
 from hmcompress.hmatrix.repeats import Repeat, find_repeats
@@ -26,6 +27,7 @@ _LEAF_BITS = 16.0
 _COPY_BITS = 16.0
 _TIE = 1 + 1e-5  # a part that changes nothing is left out, whatever the last bits of its price
 _BATCH = 1 << 22
+_NARROWEST = 8  # rows and columns below which a basis has nothing to work on
 _LARGEST_LEAF = 1 << 22  # entries: larger blocks only split
 
 
@@ -64,9 +66,10 @@ def plan_matrix(
 def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     """Plain quantisation, the best leaf without a low-rank part and the best one of all for a (m, n), in steps."""
     stack = a[None]
-    costs = _price_bases(stack, smooth)
+    colours = _colours(stack, smooth)
+    costs = _price_bases(stack, colours)
     quantized = _best_bases(costs)
-    return [(Leaf(0, True), float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, smooth)]
+    return [(Leaf(0, True), float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, colours)]
 
 
 def sparse_leaf(a: Array) -> tuple[Leaf, float]:
@@ -81,28 +84,39 @@ def sparse_leaf(a: Array) -> tuple[Leaf, float]:
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     """The best leaf of every block of a stack (b, m, n), in steps, and its price."""
-    return _with_low_rank(stack, _best_bases(_price_bases(stack, smooth)), smooth)
+    colours = _colours(stack, smooth)
+    return _with_low_rank(stack, _best_bases(_price_bases(stack, colours)), colours)
 
 
-def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], smooth: bool) -> list[tuple[Leaf, float]]:
+def _colours(stack: Array, smooth: bool) -> Array:
+    """Whether neighbours may resemble each other down and along, for each block: (2, b)."""
+    may_be = smooth and min(stack.shape[1:]) >= _NARROWEST
+    return coloured(stack) if may_be else np.zeros((2, len(stack)), bool)
+
+
+def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], colours: Array) -> list[tuple[Leaf, float]]:
     """The best leaves, where the best ones without a low-rank part are known."""
     squares = np.einsum("bij,bij->b", stack, stack, dtype=np.float64)
     zero = [(Leaf(), price.SLOPE * float(s)) for s in squares]
     best = [_cheaper(*pair) for pair in zip(zero, quantized, strict=True)]
-    ranks = worthwhile_ranks(stack, squares, np.array([cost for _, cost in best]))
+    ranks = worthwhile_ranks(stack, squares, np.array([cost for _, cost in best]), colours)
     worth = np.flatnonzero(ranks)
     if len(worth):
         triplets = spectra(stack[worth], rough=True).take(int(ranks.max()))
-        for found in _price_spectra(triplets, stack.shape[1:], squares[worth], smooth):
+        for found in _price_spectra(triplets, stack.shape[1:], squares[worth], bool(colours[:, worth].any())):
             for i, option in zip(worth, found, strict=True):
                 best[i] = _cheaper(best[i], option)
     return [(leaf, cost + _LEAF_BITS) for leaf, cost in best]
 
 
-def _price_bases(stack: Array, smooth: bool) -> Array:
-    """What every block costs without a low-rank part in every basis, (bases, b)."""
-    bases = BASES if smooth and min(stack.shape[1:]) >= 8 else BASES[:1]
-    return np.stack([price_quantized(basis.spread(stack), 1 / 6 * basis.difference) for basis in bases])
+def _price_bases(stack: Array, colours: Array) -> Array:
+    """What every block costs without a low-rank part in every basis, (bases, b); inf where white entries tell."""
+    costs = np.full((len(BASES), len(stack)), np.inf)
+    for i, possible in enumerate(possible_bases(colours)):
+        if possible.any():
+            part = stack if possible.all() else stack[possible]
+            costs[i, possible] = price_quantized(BASES[i].spread(part), 1 / 6 * BASES[i].difference)
+    return costs
 
 
 def _best_bases(costs: Array) -> list[tuple[Leaf, float]]:

@@ -1,6 +1,7 @@
 """Leading singular triplets of many blocks at once, exact for small blocks and sketched for large ones."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ Array = np.ndarray
 _EXACT = 256  # the smaller side up to which the Gram matrix is decomposed
 _SKETCH = 64
 _OVERSAMPLING = 8
+_LEADING, _DEPENDENT = 6, 1e-12
 _FLAT = 1e4  # mean square up to which values in float32 are right to well below a step
 _NEGLIGIBLE = 0.3  # singular values below this times the norm of a column of steps cannot pay
 
@@ -56,6 +58,30 @@ def singular_values(stack: Array) -> Array:
         small = a @ _sketch_basis(a)
         squares, count = eigenvalues(small.mT @ small), _SKETCH
     return squares.flip(-1)[:, :count].clamp_min(0).sqrt().double().numpy()
+
+
+def leading_values(stack: Array) -> Array:
+    """The few largest singular values of every block of a stack (b, m, n), descending, a few per cent too small.
+
+    By subspace iteration: in a fraction of the time that all values take.
+    """
+    a = _rough(stack)
+    count = min(_LEADING, *a.shape[1:])
+    x = torch.from_numpy(_directions(a.shape[2], count)).to(a.dtype).expand(len(a), -1, -1)
+    x = a.mT @ (a @ (a.mT @ (a @ x)))  # where a large one outgrows the others, it alone tells enough
+    wide = x.double()
+    squares, vectors = torch.linalg.eigh(wide.mT @ wide)
+    scales = squares.clamp_min(_DEPENDENT * squares[:, -1:].clamp_min(_DEPENDENT)).rsqrt()
+    x = (wide @ (vectors * scales[:, None])).to(a.dtype)
+    image = a @ x
+    return eigenvalues((image.mT @ image).double()).flip(-1).clamp_min(0).sqrt().numpy()
+
+
+@cache
+def _directions(n: int, count: int) -> Array:
+    """Fixed quasi-random directions (n, count)."""
+    slopes = np.modf(np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0])))[0]
+    return np.modf(np.outer(np.arange(n) + 1, slopes[:count]))[0] - 0.5
 
 
 def _rough(stack: Array) -> torch.Tensor:

@@ -9,8 +9,10 @@ from hmcompress.coding import lossless, streams
 from hmcompress.coding.shape import fit_shape
 from hmcompress.hmatrix import candidates, compress, compress_matrix, partition
 from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.correlation import coloured, possible_bases
 from hmcompress.hmatrix.partition import best_leaves
 from hmcompress.hmatrix.ranks import worthwhile_ranks
+from hmcompress.hmatrix.spectra import leading_values
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_singular_vectors_of_noise_are_not_computed_for_a_whole_layer(decomposed
 def test_what_is_left_out_costs_a_kernel_hardly_a_byte(name, tol, monkeypatch):
     w = kernel(name, 128)
     screened = compress_matrix(w, tol).nbytes
-    monkeypatch.setattr(partition, "worthwhile_ranks", lambda stack, squares, best: np.full(len(stack), 64))
+    monkeypatch.setattr(partition, "worthwhile_ranks", lambda stack, *_: np.full(len(stack), 64))
     assert screened <= 1.01 * compress_matrix(w, tol).nbytes + 16
 
 
@@ -60,7 +62,22 @@ def test_a_large_matrix_that_repeats_is_not_coded_entry_by_entry(large, monkeypa
 
 def test_ranks_worth_a_look_cover_those_that_are_there():
     a = with_spectrum(96, 80, np.geomspace(4000, 200, 6))[None] + noise(96, 80, 1)
-    assert worthwhile_ranks(a, np.square(a).sum((1, 2)), np.full(1, 5.0 * a.size))[0] >= 6
+    assert worthwhile_ranks(a, np.square(a).sum((1, 2)), np.full(1, 5.0 * a.size), np.zeros((2, 1), bool))[0] >= 6
+
+
+def test_leading_values_are_those_of_the_matrix_or_a_little_less():
+    a = np.stack([noise(128, 80, seed) + with_spectrum(128, 80, np.geomspace(900, 300, 6)) for seed in range(3)])
+    exact = np.linalg.svd(a, compute_uv=False)[:, :6]
+    assert (np.abs(leading_values(a) / exact - 0.97) <= 0.03001).all()
+
+
+def test_white_blocks_have_no_colour_and_a_large_column_hides_none():
+    white = np.stack([noise(64, 48, seed) for seed in range(40)])
+    assert coloured(white).mean() < 0.05
+    smooth = np.cumsum(white, axis=2)
+    smooth[:, :, 0] *= 1000
+    assert not coloured(smooth)[0].all() and coloured(smooth)[1].all()
+    assert possible_bases(coloured(white[:1])).sum() == 1
 
 
 def test_dictionary_coders_at_high_levels_are_left_out_for_noise(monkeypatch):
