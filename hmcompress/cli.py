@@ -17,8 +17,9 @@ from hmcompress.report.json import render_json
 from hmcompress.report.junit import render_junit
 from hmcompress.report.plot import check_plot, write_plot
 from hmcompress.report.select import find_layer
-from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, verify_view
+from hmcompress.report.table import layer_view, report_view
 from hmcompress.report.terminal import draw, progress_bar, put, put_line, width_of_terminal
+from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
 
 COMPARE_TOLERANCES = (1e-2, 1e-3, 1e-4)
 INTERRUPTED = 130  # 128 + SIGINT

@@ -15,7 +15,7 @@ from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import select, to_matrices
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
 
 Method = Callable[[Matrix, float], Outcome]
 

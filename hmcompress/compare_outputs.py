@@ -19,7 +19,7 @@ from hmcompress.layers import to_matrices
 from hmcompress.network.driver import compress_network, load_tensors
 from hmcompress.network.problem import pose
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
 
 _FAMILIES = ((True, False), (True, True), (False, False))  # bias joined to the weight, same absolute error
 

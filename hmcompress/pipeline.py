@@ -24,7 +24,9 @@ from hmcompress.errors import SettingsError, SourceError
 from hmcompress.layers import select
 from hmcompress.parallel import beside
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import CompareReport, Report, VerifyReport
+from hmcompress.report.comparisons import CompareReport
+from hmcompress.report.records import Report
+from hmcompress.report.verdicts import VerifyReport
 from hmcompress.reporting import Tally, mostly_kept, peak_rss_bytes, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped, with_quick_patterns
@@ -147,6 +149,7 @@ def verify(
     `network` and `inputs` name a factory and a file in place of the stored ones. `tol` replaces the stored bounds.
     Raises FormatError for a damaged file, SourceError, NetworkError.
     """
+    load_settings(None, {"tol": tol})
     compressed = CompressedFile.open(file)
     settings = network_settings(compressed, against, tol, network, inputs)
     layers = tuple(check_layers(compressed, against, None if settings else tol, progress))

@@ -16,7 +16,7 @@ from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load
 from hmcompress.nn.memory import resident_bytes
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import BenchReport, BenchRow
+from hmcompress.report.comparisons import BenchReport, BenchRow
 
 _SLAB = 2**24  # numbers of the dense weight that stands for a larger one: more than a processor's cache holds
 _RUNS_ITSELF = MLPNetwork | DeepONetNetwork | LinearNetwork

@@ -17,7 +17,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
 from hmcompress.progress import Progress, silent
-from hmcompress.report.records import VerifyLayer, VerifyNetwork
+from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json
 from hmcompress.restoring import load_named, stored_parts
 from hmcompress.rules import dropped

@@ -34,7 +34,7 @@ LATE = {  # what takes up to a second to import, and few commands need
     "network/inputs.py": {"scipy.stats"},
 }
 
-FOREIGN = {"rich": {"report/table.py", "report/terminal.py"}, "click": {"cli.py"}}
+FOREIGN = {"rich": {"report/table.py", "report/verdict_table.py", "report/terminal.py"}, "click": {"cli.py"}}
 HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
 
 

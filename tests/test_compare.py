@@ -10,7 +10,7 @@ from hmcompress.compare import score_matrices, summarise
 from hmcompress.compare_outputs import Bench, Ours, compare_network
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.pipeline import compare
-from hmcompress.report.records import COMPARE_METHODS
+from hmcompress.report.comparisons import COMPARE_METHODS
 
 
 def noise(m: int, n: int, seed: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 
 import hmcompress
 from hmcompress.container import CompressedFile
-from hmcompress.errors import FormatError
+from hmcompress.errors import FormatError, SettingsError
 from hmcompress.verifying import check_layers
 
 
@@ -109,3 +109,14 @@ def test_a_file_with_thousands_of_tensors_is_compared_in_linear_time(tmp_path):
     compressed.index = replace(compressed.index, info=info)
     assert list(check_layers(compressed, tmp_path / "m.pt", None)) == []
     assert Counted.compared < 30 * 300
+
+
+@pytest.mark.parametrize("tol", [0, 1, 5.0, float("nan")])
+def test_a_tolerance_that_is_none_is_refused(file, tol):
+    with pytest.raises(SettingsError, match="tol must be"):
+        hmcompress.verify(file, tol=tol)
+
+
+def test_a_network_that_is_nowhere_recorded_needs_the_source(file):
+    with pytest.raises(SettingsError, match="no record of its network's error: give --against SOURCE too"):
+        hmcompress.verify(file, network="a:b", inputs="x.npy")

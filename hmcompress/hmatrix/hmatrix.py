@@ -1,7 +1,7 @@
 """HMatrix: a compressed matrix that knows its bytes and its measured error, and multiplies."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -22,7 +22,7 @@ class HMatrix:
 
     shape: tuple[int, int]
     dtype: torch.dtype
-    payload: bytes
+    payload: bytes = field(repr=False)
     tol: float = float("nan")
     norm: str = "fro"
     error: float = float("nan")

@@ -9,7 +9,8 @@ from hmcompress.config import Settings
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.problem import pose
-from hmcompress.report.records import NetworkRecord, VerifyNetwork
+from hmcompress.report.records import NetworkRecord
+from hmcompress.report.verdicts import VerifyNetwork
 
 
 def recheck(

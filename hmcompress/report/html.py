@@ -1,5 +1,6 @@
 """Records as a self-contained HTML page."""
 
+from hmcompress.report.comparisons import CompareReport, CompareRow, CompareTotal
 from hmcompress.report.format import (
     format_bits,
     format_bytes,
@@ -18,16 +19,7 @@ from hmcompress.report.lines import (
     settings_line,
 )
 from hmcompress.report.page import Cell, facts, page, table, text
-from hmcompress.report.records import (
-    CompareReport,
-    CompareRow,
-    CompareTotal,
-    Curves,
-    LayerRecord,
-    NetworkRecord,
-    NtkRecord,
-    Report,
-)
+from hmcompress.report.records import Curves, LayerRecord, NetworkRecord, NtkRecord, Report
 from hmcompress.report.svg import Axis, Series, line_chart
 
 _LAYER_COLUMNS = (

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from hmcompress.report.format import format_error, format_tolerance, one_line
 from hmcompress.report.lines import violation
-from hmcompress.report.records import VerifyReport
+from hmcompress.report.verdicts import VerifyReport
 
 _Case = tuple[str, str | None]  # name, message of the failure
 

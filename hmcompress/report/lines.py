@@ -10,7 +10,8 @@ from hmcompress.report.format import (
     format_tolerance,
     one_line,
 )
-from hmcompress.report.records import LayerRecord, NetworkRecord, Report, VerifyLayer, VerifyReport
+from hmcompress.report.records import LayerRecord, NetworkRecord, Report
+from hmcompress.report.verdicts import VerifyLayer, VerifyReport
 
 TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
 SHOWN = 10

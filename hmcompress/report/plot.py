@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from hmcompress.errors import SettingsError
+from hmcompress.report.comparisons import CompareReport, CompareRow, CompareTotal
 from hmcompress.report.files import Name, check_page, write_page
 from hmcompress.report.format import abbreviate, format_bytes, printable
 from hmcompress.report.lines import METHODS
-from hmcompress.report.records import CompareReport, CompareRow, CompareTotal
 
 MOST_LAYERS = 12
 _COLUMNS = 4

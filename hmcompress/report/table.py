@@ -1,6 +1,5 @@
 """Records drawn for the terminal. In a narrow one each layer takes two lines: 80 columns hold everything."""
 
-import math
 from collections.abc import Iterable
 
 from rich import box
@@ -23,7 +22,6 @@ from hmcompress.report.format import (
 )
 from hmcompress.report.groups import LayerRow, layer_rows
 from hmcompress.report.lines import (
-    METHODS,
     bound_line,
     cost_line,
     headline,
@@ -32,18 +30,8 @@ from hmcompress.report.lines import (
     network_notes,
     note_lines,
     settings_line,
-    verify_line,
 )
-from hmcompress.report.records import (
-    BenchReport,
-    BenchRow,
-    CompareReport,
-    LayerRecord,
-    Leaves,
-    NetworkRecord,
-    Report,
-    VerifyReport,
-)
+from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
 
 WIDE = 134
 _WIDE_FIGURES = 113  # what the figures of a one-line row take
@@ -55,20 +43,20 @@ _LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r largest rank\nbi
 def report_view(report: Report, width: int) -> RenderableType:
     """The whole report: layers, totals over the whole file, network, what was left behind."""
     title = f"{printable(report.source)} -> {printable(report.output)}"
-    parts: list[RenderableType] = [_line(title, "bold"), _line(f"{headline(report)}; {settings_line(report)}"), _line()]
+    parts: list[RenderableType] = [line(title, "bold"), line(f"{headline(report)}; {settings_line(report)}"), line()]
     if report.layers:
-        parts += [_layers(report, width), _line(_legend(report), "dim"), _line()]
-    parts += [_totals(report), _line(), _bounds(report)]
+        parts += [_layers(report, width), line(_legend(report), "dim"), line()]
+    parts += [_totals(report), line(), _bounds(report)]
     if report.network is not None:
-        parts += [_line(), *_network(report.network, report.layer_stored_bytes, width)]
-    parts += [_line(line, "yellow") for line in note_lines(report) + left_behind_lines(report)]
-    parts += [_line(cost_line(report), "dim")] if cost_line(report) else []
+        parts += [line(), *_network(report.network, report.layer_stored_bytes, width)]
+    parts += [line(said, "yellow") for said in note_lines(report) + left_behind_lines(report)]
+    parts += [line(cost_line(report), "dim")] if cost_line(report) else []
     return Group(*parts)
 
 
 def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
     """Everything about one layer, and about its part in the network."""
-    table = _table("", "")
+    table = plain_table("", "")
     facts = [
         ("layer", printable(layer.name)),
         ("shape, dtype", f"{format_shape(layer.shape)} {layer.dtype}"),
@@ -93,73 +81,15 @@ def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
     return table
 
 
-def verify_view(report: VerifyReport, file: str, width: int) -> RenderableType:
-    """One sentence, and a row for each bound that fails."""
-    failed = [layer for layer in report.layers if not layer.passed]
-    table = _table("layer", ">error", ">tol")
-    for layer in failed:
-        name = abbreviate(printable(layer.name), width - 24)
-        error = "differs" if math.isinf(layer.error) else format_error(layer.error)
-        table.add_row(Text(name), Text(error, "bold red"), format_tolerance(layer.tol))
-    parts: list[RenderableType] = [table] if failed else []
-    parts += [_verify_network(report)] if report.network is not None else []
-    return Group(*parts, _line(verify_line(report, file), "green" if report.passed else "bold red"))
-
-
-def compare_view(report: CompareReport) -> RenderableType:
-    """Totals over all layers: a table a tolerance, the smallest first."""
-    parts: list[RenderableType] = []
-    for tol in dict.fromkeys(total.tol for total in report.totals):
-        table = _table(f"tolerance {format_tolerance(tol)}", ">bytes", ">ratio", ">error")
-        for total in sorted((t for t in report.totals if t.tol == tol), key=lambda t: t.bytes):
-            cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
-            ours = "bold" if total.method == "hmatrix" else None
-            table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
-        parts += [table, _line(), *_at_our_bytes(report, tol)]
-    layers = len(dict.fromkeys(row.layer for row in report.rows))
-    return Group(*parts, _line(f"{layers} layers; --json and --html show each of them", "dim"))
-
-
-def _at_our_bytes(report: CompareReport, tol: float) -> list[RenderableType]:
-    """What each method's network error is within the bytes of ours, the smallest first; outputs metric only."""
-    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
-    if not totals:
-        return []
-    table = _table(f"within our bytes at {format_tolerance(tol)}", ">bytes", ">error")
-    for total in totals:
-        ours = "bold" if total.method == "hmatrix" else None
-        cells = (format_bytes(total.bytes), format_error(total.error))
-        table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
-    return [table, _line()]
-
-
-def bench_view(report: BenchReport, width: int) -> RenderableType:
-    """Latency and resident bytes against dense, layer by layer and in all."""
-    table = _table("layer", ">batch", "form", ">dense", ">ours", ">speed", ">memory")
-    for row in report.rows:
-        table.add_row(*_bench_cells(row, width))
-    if report.rows:
-        table.add_section()
-    for row in report.totals:
-        table.add_row(*_bench_cells(row, width), style="bold")
-    return table
-
-
-def _bench_cells(row: BenchRow, width: int) -> tuple[str, ...]:
-    memory = f"{format_bytes(row.dense_bytes)} -> {format_bytes(row.bytes)}"
-    name = abbreviate(printable(row.layer), max(12, width - 64))
-    times = (f"{row.dense_seconds * 1e3:.3g} ms", f"{row.seconds * 1e3:.3g} ms")
-    return (name, str(row.batch), row.form, *times, format_ratio(row.speedup), memory)
-
-
 # ---- parts ----
 
 
-def _line(text: str = "", style: str = "") -> Text:
+def line(text: str = "", style: str = "") -> Text:
+    """One line of text, not read as markup."""
     return Text(text, style)
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     """A plain table; a leading > aligns a column to the right."""
     table = Table(box=_BOX, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.show_header = any(columns)
@@ -178,7 +108,7 @@ def _layers(report: Report, width: int) -> Table:
 
 def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
     """Two lines a layer (three for a long name): what is stored, then how it is stored and what it must keep."""
-    table = _table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
+    table = plain_table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
     for row in rows:
         name = "\n  ".join(fold(_name(row), max(20, width - 37)))
         how = abbreviate(" ".join(_how(row)), max(18, width - 37))
@@ -192,7 +122,7 @@ def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Tabl
 
 def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
     columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
-    table = _table(*columns, ">error", ">tol")
+    table = plain_table(*columns, ">error", ">tol")
     for row in rows:
         shape, dtype, method, leaves, rank = (*_how(row), "", "", "", "", "")[:5]
         table.add_row(
@@ -249,7 +179,7 @@ def _legend(report: Report) -> str:
 
 def _totals(report: Report) -> Table:
     """Layers, other tensors and the container's own bytes add up to the whole files."""
-    table = _table("", ">count", ">in", ">out", ">ratio")
+    table = plain_table("", ">count", ">in", ">out", ">ratio")
     other = report.other
     overhead = (report.source_overhead, report.stored_overhead)
     _total(table, "layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes)
@@ -266,36 +196,23 @@ def _total(table: Table, name: str, tensors: str, source: int, stored: int, styl
 
 
 def _bounds(report: Report) -> Text:
-    return _line(bound_line(report), "" if report.passed else "bold red")
+    return line(bound_line(report), "" if report.passed else "bold red")
 
 
 def _network(network: NetworkRecord, layer_bytes: int, width: int) -> list[RenderableType]:
-    figures = _table("network outputs", ">error", ">tol")
+    figures = plain_table("network outputs", ">error", ">tol")
     for what, error, tol in network_figures(network):
         figures.add_row(what, error, tol)
-    parts: list[RenderableType] = [figures, _line()]
+    parts: list[RenderableType] = [figures, line()]
     if network.layers:
-        parts += [_network_layers(network, width), _line()]
-    return parts + [_line(note) for note in network_notes(network, layer_bytes)]
+        parts += [_network_layers(network, width), line()]
+    return parts + [line(note) for note in network_notes(network, layer_bytes)]
 
 
 def _network_layers(network: NetworkRecord, width: int) -> Table:
-    table = _table("layer outputs", ">local", ">propagated", ">growth", ">zero cols", ">dead rows")
+    table = plain_table("layer outputs", ">local", ">propagated", ">growth", ">zero cols", ">dead rows")
     for layer in network.layers:
         errors = (format_error(layer.local_error), format_error(layer.propagated_error), f"{layer.growth:.3g}")
         name = abbreviate(printable(layer.name), max(16, width - 60))
         table.add_row(Text(name), *errors, str(layer.zero_columns), str(layer.dead_rows))
-    return table
-
-
-def _verify_network(report: VerifyReport) -> Table:
-    table = _table("network", ">error", ">tol")
-    network = report.network
-    if network is None:
-        return table
-    table.add_row("held-out points of the file", format_error(network.error), format_tolerance(network.tol))
-    if network.fresh_error is not None:
-        table.add_row("fresh points", format_error(network.fresh_error), "")
-    if network.ntk_error is not None:
-        table.add_row("tangent kernel", format_error(network.ntk_error), format_tolerance(network.ntk_tol))
     return table

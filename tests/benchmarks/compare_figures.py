@@ -7,7 +7,7 @@ import sys
 import time
 
 from hmcompress.pipeline import compare
-from hmcompress.report.records import CompareReport
+from hmcompress.report.comparisons import CompareReport
 
 SAMPLES = ("burgers", "helmholtz", "allen_cahn", "deeponet", "greens", "poisson", "fourier")
 CASES = (*SAMPLES, "burgers:kernel", "helmholtz:kernel")

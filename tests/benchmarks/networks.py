@@ -6,7 +6,7 @@ from pathlib import Path
 from parts import METHODS, ratio, size, table
 
 from hmcompress.pipeline import compare
-from hmcompress.report.records import CompareReport
+from hmcompress.report.comparisons import CompareReport
 
 ROOT = Path(__file__).resolve().parents[2]
 _INTRODUCTION = (

@@ -152,3 +152,8 @@ def test_a_payload_of_another_shape_is_a_format_error(shape):
     h = compress_matrix(matrix("lstm gates"), 1e-3)
     with pytest.raises(FormatError, match="damaged"):
         HMatrix.from_payload(h.payload, shape, h.dtype).to_dense()
+
+
+def test_a_matrix_is_shown_in_one_line():
+    h = compress_matrix(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), 1e-2)
+    assert "shape=(64, 64)" in repr(h) and len(repr(h)) < 200

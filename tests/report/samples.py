@@ -2,13 +2,15 @@
 
 import dataclasses
 
-from hmcompress.report.records import (
+from hmcompress.report.comparisons import (
     COMPARE_METHODS,
     BenchReport,
     BenchRow,
     CompareReport,
     CompareRow,
     CompareTotal,
+)
+from hmcompress.report.records import (
     Curves,
     LayerRecord,
     Leaves,
@@ -18,10 +20,8 @@ from hmcompress.report.records import (
     OtherRecord,
     ReferenceRecord,
     Report,
-    VerifyLayer,
-    VerifyNetwork,
-    VerifyReport,
 )
+from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork, VerifyReport
 
 HOSTILE = "a[red]\x1b[31m</td><script>alert(1)</script>\n\u202eb&'\""
 

@@ -9,7 +9,8 @@ import samples
 from rich.console import Console
 
 from hmcompress.report.groups import MAX_ROWS, layer_rows
-from hmcompress.report.table import bench_view, compare_view, layer_view, report_view, verify_view
+from hmcompress.report.table import layer_view, report_view
+from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
 
 GOLDEN = Path(__file__).parent / "golden"
 
