@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from hmcompress.checkpoint.calls import check_key
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
-from hmcompress.checkpoint.machine import check_key
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError

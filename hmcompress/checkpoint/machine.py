@@ -10,20 +10,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-import numpy as np
-import torch
-
-from hmcompress.checkpoint.lazy import LazyTensor
-from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, StandIn
+from hmcompress.checkpoint.calls import call, check_key
+from hmcompress.checkpoint.standins import StandIn
 from hmcompress.errors import SourceError
 
-_MAX_KEY_NODES = 64
 _FAULTS = (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, struct.error)
-# Their hashes are cheap: by content of known length, cached (frozenset, whose items were checked), or by identity.
-_HASHABLE = (
-    str, int, float, complex, bytes, type(None), frozenset, np.generic, torch.dtype, torch.device,
-    StandIn, Global, Constructor, Converted, LeftBehind, LazyTensor,
-)  # fmt: skip
 
 
 class Stream:
@@ -50,46 +41,6 @@ class Stream:
     @property
     def left(self) -> int:
         return self._left
-
-
-def check_key(key: object) -> object:
-    """`key` where hashing it is cheap and calls nothing foreign. Raises SourceError otherwise.
-
-    A tuple of tuples that share their parts takes exponential time to hash.
-    """
-    todo, seen = [key], 0
-    while todo:
-        item = todo.pop()
-        seen += 1
-        if isinstance(item, tuple) and seen + len(item) <= _MAX_KEY_NODES:
-            todo.extend(item)
-        elif not isinstance(item, _HASHABLE):
-            raise SourceError(f"its pickle has a {type(item).__name__} as a key, which is not supported")
-    return key
-
-
-def call(target: object, arguments: tuple, keywords: dict | None = None) -> Any:
-    """What REDUCE, NEWOBJ, OBJ and INST mean here: our constructor, or a stand-in that remembers the arguments."""
-    if isinstance(target, Constructor):
-        return _built(target, arguments, keywords or {})
-    if not isinstance(target, (Global, StandIn)):
-        raise SourceError(f"damaged: its pickle calls a {type(target).__name__}")
-    if not isinstance(arguments, tuple):
-        raise SourceError("damaged: its pickle calls without arguments")
-    made = StandIn(target, arguments)
-    if keywords:
-        made.states.append(keywords)
-    return made
-
-
-def _built(target: Constructor, arguments: tuple, keywords: dict) -> Any:
-    """What a known constructor makes; a plain value in a form that ours does not know is left behind."""
-    try:
-        return target.build(*arguments, **keywords)
-    except (SourceError, TypeError, ValueError, OverflowError):
-        if target.holds_tensors:
-            raise
-        return LeftBehind(f"a {target.name} in an unknown form")
 
 
 class Machine:
