@@ -113,6 +113,8 @@ class Network:
 def _remedy(inputs: Inputs, message: str) -> str:
     if any(not t.is_floating_point() and not t.is_complex() for t in inputs) and "dtype" in message:
         return "some inputs are whole numbers: store them as floats"
+    if "missing" in message and "argument" in message:
+        return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
     return "check network: and calibration:"
 
 

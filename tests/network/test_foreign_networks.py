@@ -1,6 +1,7 @@
 """The outputs metric takes networks of any kind that can be called, and says why where it cannot."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -130,3 +131,25 @@ def test_tokens_that_were_not_seen_keep_their_precision(tmp_path: Path) -> None:
     decoded = decode_layer(payload, [tuple(table.shape)], table.dtype)[0]
     errors = (decoded - table).norm(dim=1) / table.norm(dim=1)
     assert float(errors.max()) < 5 * float(errors.median()) and result.record.error <= 1e-2
+
+
+def test_an_archive_that_takes_more_than_tensors_is_told_how_to_be_called(tmp_path: Path) -> None:
+    class Rated(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 20)
+
+        def forward(self, x: Tensor, rate: int) -> Tensor:
+            return self.layer(x) * rate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, its archives are not gone
+        torch.jit.script(Rated()).save(tmp_path / "model.pt")
+    np.save(tmp_path / "x.npy", points())
+    with pytest.raises(NetworkError, match=r"'rate'.*or give a factory whose module adds the constants"):
+        hmcompress.compress(
+            tmp_path / "model.pt",
+            metric="outputs",
+            network={"torchscript": True},
+            calibration={"inputs": str(tmp_path / "x.npy")},
+        )
