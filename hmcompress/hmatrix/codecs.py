@@ -5,12 +5,21 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import compact, exact, interpolated, lattice, product, tree, trellis, weighted
-from hmcompress.hmatrix.bodies import Body
+from hmcompress.hmatrix import compact, exact, interpolated, lattice, product, tiles, tree, trellis, weighted
+from hmcompress.hmatrix.bodies import Body, QuantizedBody
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT = range(8)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED = range(9)
+
+
+def _decode_tiled(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
+    tile, inner, payload = tiles.read_tile(data, shape)
+    if payload[:1] == bytes([TILED]):
+        raise FormatError("tiles hold tiles: the file is damaged")
+    return QuantizedBody(tiles.from_tiles(decode_payload(payload, inner, dtype).to_dense().to(dtype), shape, tile))
+
+
 CODECS: dict[int, Decoder] = {
     EXACT: exact.decode,
     TREE: tree.decode,
@@ -20,6 +29,7 @@ CODECS: dict[int, Decoder] = {
     COMPACT: compact.decode,
     INTERPOLATED: interpolated.decode,
     PRODUCT: product.decode,
+    TILED: _decode_tiled,
 }
 
 

@@ -11,9 +11,12 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates
+from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.screen import Structure, find_structure
+from hmcompress.hmatrix.tiles import encode as encode_tiled
+from hmcompress.hmatrix.tiles import find_tile, to_tiles
 from hmcompress.hmatrix.tune import (
     Candidate,
     Task,
@@ -34,6 +37,7 @@ _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
 _SOME = 1 << 12  # entries among which values are counted
 _GUESS = 0.8
+_FEW_BYTES = 160  # of a form beside which no other is worth a search
 EFFORTS = ("fast", "default", "max")
 
 
@@ -102,6 +106,13 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
         return None
     structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
+    best = _untiled(task, grid, step, structure)
+    searched = structure is not None and structure.is_global(task.effort) and task.norm != "spectral"
+    return _tiled(task, best) if searched else best
+
+
+def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: Structure | None) -> HMatrix | None:
+    """The smallest lossy form of the matrix as it stands."""
     smooth = structure is not None and structure.is_smooth() and _may_be_grid(task.w)
     along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
@@ -115,6 +126,19 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
         along_trellis = tune_trellis(task, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:
+    """`best`, or the matrix whose rows are the tiles of this one where tiles are much the same and that is smaller."""
+    tile = find_tile(task.w) if best is None or best.nbytes > _FEW_BYTES else None
+    if tile is None:
+        return best
+    rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
+    inner = _untiled(rearranged, None, step, find_structure(rearranged.w, step, task.effort == "max"))
+    if inner is None or (best is not None and inner.nbytes >= best.nbytes):
+        return best
+    found = task.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
+    return found if best is None or found.nbytes < best.nbytes else best
 
 
 def _worth(

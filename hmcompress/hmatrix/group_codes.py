@@ -20,10 +20,10 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.tiles import Tile, from_tiles, to_tiles
 from hmcompress.hmatrix.treestream import read_tree, write_tree
 
 Array = np.ndarray
-Tile = tuple[int, int]  # rows and columns of a group
 _PARTS, _TILES = (256, 128, 64, 32), (128, 64)
 _LARGEST = 1 << 15  # codes beyond are no lattice worth the name
 _LOOK, _REPEATED, _LINES = 128, 0.7, 4  # neighbours, how many of them differ at most, rows and columns looked at
@@ -86,7 +86,7 @@ def find(w: Tensor, effort: str = "default") -> list[tuple[bytes, bool]]:
     if w.dtype not in _HALF or not _repeats(w):
         return []
     for tile in _tiles((w.shape[0], w.shape[1])):
-        groups = _grouped(w, tile)
+        groups = to_tiles(w, tile)
         some = _wide(_beginnings(groups))
         for how in _WAYS:
             if how(some, Rounding.of(w.dtype)) is not None:
@@ -121,17 +121,6 @@ def _tiles(shape: tuple[int, int]) -> Iterator[Tile]:
             yield 1, part
         if m % part == 0 and part < m:
             yield part, 1
-
-
-def _grouped(w: Tensor, tile: Tile) -> Tensor:
-    (m, n), (a, b) = w.shape, tile
-    return w.reshape(m // a, a, n // b, b).permute(0, 2, 1, 3).reshape(-1, a * b)
-
-
-def _placed(x: Tensor, shape: tuple[int, int], tile: Tile) -> Tensor:
-    """Inverse of _grouped."""
-    (m, n), (a, b) = shape, tile
-    return x.reshape(m // a, n // b, a, b).permute(0, 2, 1, 3).reshape(m, n)
 
 
 def _beginnings(groups: Tensor) -> Tensor:
@@ -274,7 +263,7 @@ def _write(w: Tensor, tile: Tile, groups: Tensor, found: _Codes, effort: str) ->
     for numbers in (found.scales, found.offsets):
         if numbers is not None:
             out.section(encode_array(numbers, effort))
-    x = _placed(torch.from_numpy(found.codes - middle), shape, tile).double().numpy()
+    x = from_tiles(torch.from_numpy(found.codes - middle), shape, tile).double().numpy()
     part = CodedRemainder(x.astype(np.int32), _audible(x), 0, x)
     data = out.section(write_tree(Leaf(0, True), [CodedLeaf(shape, (part,))], effort)).getvalue()
     if not left.any():
@@ -299,7 +288,7 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     table, has_offsets = divmod(stream.uint(2 * _INTEGERS + 1), 2)
     middle, count = stream.sint(), shape[0] * shape[1] // (tile[0] * tile[1])
     scales, *offsets = (decode_array(stream.section(), np.float32, count) for _ in range(1 + has_offsets))
-    codes = _grouped(torch.from_numpy(read_integers(Reader(stream.section()), shape)), tile).numpy() + middle
+    codes = to_tiles(torch.from_numpy(read_integers(Reader(stream.section()), shape)), tile).numpy() + middle
     if table != _INTEGERS and (codes.min() < 0 or codes.max() >= len(TABLES[table])):
         raise FormatError("a code is not in its table: the file is damaged")
     x = _times(_values(table, codes), scales, offsets[0] if has_offsets else None, dtype)
@@ -307,7 +296,7 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         scale = min(max(stream.sint(), ZERO_CLASS + 1), MAX_CLASS)
         left = decode_pool(stream.rest(), np.array([scale]), codes.size)
         x = _from_words(_words(x) + left.reshape(codes.shape), dtype)
-    return _placed(x, shape, tile).contiguous()
+    return from_tiles(x, shape, tile).contiguous()
 
 
 def read_integers(stream: Reader, shape: tuple[int, int]) -> Array:
