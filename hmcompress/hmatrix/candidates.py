@@ -106,7 +106,7 @@ def _leaves(
 ) -> list[Priced]:
     """One leaf for the whole matrix."""
     if leaves and structure.spike > _REWEIGHTED_SPIKE:
-        reweighted = best_reweighted_leaf(values.astype(np.float64) / step, leaves[1][1])
+        reweighted = best_reweighted_leaf(values / values.dtype.type(step), leaves[1][1])
         leaves = [*leaves, reweighted] if reweighted is not None else leaves
     return [(price, Candidate(leaf)) for leaf, price in leaves if _serves(leaf, task.norm)]
 

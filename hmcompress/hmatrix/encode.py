@@ -1,5 +1,6 @@
 """A plan and a matrix to coded leaves."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +9,15 @@ from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
-from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.rank_one import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.reweighted import reweighted_triplets
 from hmcompress.hmatrix.spectra import Spectrum, spectra
 from hmcompress.hmatrix.transform import encode_columns
 
 Array = np.ndarray
+Part = CodedFactors | CodedRemainder
 _RIDGE = 1e-12
+_WIDE = 2**31 - 1  # integers beyond take 64 bits
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,46 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
     return PreparedLeaf(block, leaf, spectra(block[None].astype(np.float64) / step).take(leaf.rank).times(step))
 
 
-def encode_leaf(prepared: PreparedLeaf, step: float, options: Options, final: bool = True) -> CodedLeaf:
-    """Code one leaf. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
-    parts: list[CodedFactors | CodedRemainder] = []
-    block = prepared.block if prepared.leaf == Leaf(0, True) else prepared.block.astype(np.float64)
-    rest = block / block.dtype.type(step)
+@dataclass(frozen=True)
+class _Draft:
+    """A leaf (m, n) whose remainder, if it has one, is rounded but has no scales yet.
+
+    q: integers; x: the values before rounding, or once more the integers; both (m, n) in the leaf's basis.
+    """
+
+    shape: tuple[int, int]
+    factors: CodedFactors | None
+    basis: int
+    q: Array | None = None
+    x: Array | None = None
+
+
+def encode_leaves(prepared: list[PreparedLeaf], step: float, options: Options, final: bool = True) -> list[CodedLeaf]:
+    """Code the leaves. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
+    drafts = [_draft(p, step, options) for p in prepared]
+    scales = iter(_scales([d.x for d in drafts if d.x is not None], options, final))
+    return [CodedLeaf(d.shape, (*_some(d.factors), *_some(_remainder(d, scales, options)))) for d in drafts]
+
+
+def _some(part: Part | None) -> tuple[Part, ...]:
+    return () if part is None else (part,)
+
+
+def _draft(prepared: PreparedLeaf, step: float, options: Options) -> _Draft:
+    leaf = prepared.leaf
+    block = prepared.block if leaf == Leaf(0, True) else prepared.block.astype(np.float64)
+    rest, factors = block / block.dtype.type(step), None
     if prepared.spectrum is not None:
         factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), options)
-        if factors is not None:
-            parts.append(factors)
-            rest = rest - factors.decode().dense()
-    if prepared.leaf.remainder:
-        parts.append(_encode_remainder(rest, prepared.leaf.basis, options, final))
-    return CodedLeaf(rest.shape, tuple(parts))
+        rest = rest if factors is None else rest - factors.decode().dense()
+    if not leaf.remainder:
+        return _Draft(rest.shape, factors, leaf.basis)
+    basis = BASES[leaf.basis]
+    x = basis.spread(np.rint(rest) if basis.difference else rest)
+    q = x if basis.difference else np.rint(x)
+    return _Draft(
+        rest.shape, factors, leaf.basis, q.astype(np.int32 if max(q.max(), -q.min()) < _WIDE else np.int64), x
+    )
 
 
 def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Options) -> CodedFactors | None:
@@ -103,23 +133,25 @@ def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Opti
     return CodedFactors(encode_columns(left * scale, smooth), coded_right, coarse)
 
 
-def _scales(x: Array, options: Options, final: bool) -> Scales:
+def _scales(values: list[Array], options: Options, final: bool) -> list[Scales]:
     if not final:
-        return Scales(MAX_CLASS)
-    return fit_scales(x, options.alone) if options.scales else Scales(int(class_of(np.sqrt(np.mean(np.square(x))))))
+        return [Scales(MAX_CLASS)] * len(values)
+    if not options.scales:
+        return [Scales(int(class_of(np.sqrt(np.mean(np.square(x)))))) for x in values]
+    return [fit_scales(values[0], True)] if options.alone and values else fit_scales_of(values)
 
 
-def _encode_remainder(rest: Array, basis: int, options: Options, final: bool) -> CodedRemainder:
-    q = BASES[basis].integers(rest)
-    x = q if BASES[basis].difference else BASES[basis].spread(rest)
-    q = q.astype(np.int32 if max(q.max(), -q.min()) < 2**31 - 1 else np.int64)
-    if final and not q.any():  # under a scale each of these zeros would cost its share of a bit
+def _remainder(draft: _Draft, scales: Iterator[Scales], options: Options) -> CodedRemainder | None:
+    q, x, basis = draft.q, draft.x, draft.basis
+    if q is None or x is None:
+        return None
+    found = next(scales)
+    if found.block < MAX_CLASS and not q.any():  # under a scale each of these zeros would cost its share of a bit
         return CodedRemainder(q, Scales(ZERO_CLASS), basis, x)
-    scales = _scales(x, options, final)
-    silent = scales.classes(x.shape) <= ZERO_CLASS
+    silent = found.classes(q.shape) <= ZERO_CLASS
     if not silent.any():
-        return CodedRemainder(q, scales, basis, x)
+        return CodedRemainder(q, found, basis, x)
     silent = np.broadcast_to(silent, q.size).reshape(q.shape)
     if (options.every or BASES[basis].difference) and (q[silent] != 0).any():
-        return CodedRemainder(q, Scales(max(scales.block, ZERO_CLASS + 1)), basis, x)
-    return CodedRemainder(np.where(silent, 0, q), scales, basis, x)
+        return CodedRemainder(q, Scales(max(found.block, ZERO_CLASS + 1)), basis, x)
+    return CodedRemainder(np.where(silent, 0, q), found, basis, x)

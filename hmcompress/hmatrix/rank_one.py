@@ -4,6 +4,7 @@ Scales are classes, whole quarter octaves of the root mean square in steps. Row 
 block, column scales likewise, so that class(i, j) = block + row(i) + column(j).
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -47,20 +48,54 @@ class Scales:
         return np.clip(e, ZERO_CLASS, MAX_CLASS).reshape(-1)
 
 
+Kind = tuple[Array, Array | None, Array | None]  # of b blocks: classes (b,), differences of rows (b, m), columns (b, n)
+
+
 def fit_scales(x: Array, alone: bool = False) -> Scales:
     """The cheapest scales of a block x (m, n), in steps. alone: it shares its tables with no other block."""
-    square = np.square(x)
-    flat = Scales(int(class_of(np.sqrt(square.mean())))) if x.size else Scales(ZERO_CLASS)
-    if x.size < _SMALL:
-        return flat
-    trials = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
-    plain, *bits = (_class_bits(s, x.shape) for s in (flat, *trials))
-    if min(bits) > _WORTH * plain:
-        return flat
+    flat, *trials, bits = _kinds(x[None])
+    if x.size < _SMALL or bits[1:].min() > _WORTH * bits[0, 0]:
+        return _scales(flat, 0)
     if alone or x.size > _CAREFUL:  # estimates are for Gaussian entries, and may be far off for others
-        return min([flat, *trials], key=lambda s: _price(s, x))
-    estimates = [own + _sides_bits(s) for own, s in zip(bits, trials, strict=True)]
-    return [flat, *trials][int(np.argmin([plain, *estimates]))]
+        return min((_scales(kind, 0) for kind in (flat, *trials)), key=lambda s: _price(s, x))
+    return _cheapest([flat, *trials], bits)[0]
+
+
+def fit_scales_of(blocks: list[Array]) -> list[Scales]:
+    """As fit_scales of each block, but many of one shape take hardly longer than one of them."""
+    found: list[Scales | None] = [None] * len(blocks)
+    by_shape = defaultdict(list)
+    for i, x in enumerate(blocks):
+        by_shape[x.shape].append(i)
+    for shape, places in by_shape.items():
+        if _SMALL <= shape[0] * shape[1] <= _CAREFUL:
+            *kinds, bits = _kinds(np.stack([blocks[i] for i in places]))
+            for i, scales in zip(places, _cheapest(kinds, bits), strict=True):
+                found[i] = scales
+    return [fit_scales(x) if s is None else s for x, s in zip(blocks, found, strict=True)]
+
+
+def _kinds(stack: Array) -> list:
+    """One scale for each block of a stack (b, m, n), the other kinds, and last the bits of the entries, (kinds, b)."""
+    _, m, n = stack.shape
+    square = np.square(stack)
+    flat = class_of(np.sqrt(square.mean(axis=(1, 2)))).astype(np.int64)
+    kinds = [_quantize(rows, columns) for rows, columns in _rank_one(square)]
+    bits = [m * n * _bits_by_class()[flat - ZERO_CLASS], *(_class_bits(*kind, (m, n)) for kind in kinds)]
+    return [(flat, None, None), *kinds, np.stack(bits)]
+
+
+def _cheapest(kinds: list[Kind], bits: Array) -> list[Scales]:
+    """Of each block by estimated bits, those of the scales themselves included, where any promise to pay."""
+    total = bits + np.stack([np.zeros(bits.shape[1])] + [sum(map(_side_bits, kind[1:])) for kind in kinds[1:]])
+    best = np.where(bits[1:].min(axis=0) > _WORTH * bits[0], 0, np.argmin(total, axis=0))
+    return [_scales(kinds[k], i) for i, k in enumerate(best)]
+
+
+def _scales(kind: Kind, i: int) -> Scales:
+    """The scales of one of the blocks."""
+    blocks, rows, columns = kind
+    return Scales(int(blocks[i]), None if rows is None else rows[i], None if columns is None else columns[i])
 
 
 def _price(scales: Scales, x: Array) -> float:
@@ -71,74 +106,88 @@ def _price(scales: Scales, x: Array) -> float:
     rows = None if scales.rows is None else scales.rows[i]
     columns = None if scales.columns is None else scales.columns[j]
     bits = price_pool(sample.reshape(-1), Scales(scales.block, rows, columns).classes(sample.shape))
-    return bits * (x.size / sample.size) + _sides_bits(scales)
+    return bits * (x.size / sample.size) + sum(float(_side_bits(_one(p))[0]) for p in (scales.rows, scales.columns))
 
 
-def _sides_bits(scales: Scales) -> float:
-    return sum(_side_bits(part) for part in (scales.rows, scales.columns) if part is not None)
+def _one(part: Array | None) -> Array | None:
+    return None if part is None else part[None]
 
 
-def _side_bits(part: Array) -> float:
-    """Bits of row or column scales: their empirical entropy and a little for their model."""
-    counts = np.bincount(part - part.min())
-    counts = counts[counts > 0]
-    return float(np.sum(counts * np.log2(len(part) / counts))) + 16.0 * np.log2(1 + len(counts))
+def _side_bits(parts: Array | None) -> Array:
+    """Bits of row or column scales (b, k), each k by itself: their empirical entropy and a little for their model."""
+    if parts is None:
+        return np.zeros(1)
+    counts = _histograms(parts - parts.min(axis=1, keepdims=True))
+    entropy = (counts * np.log2(parts.shape[1] / np.maximum(counts, 1))).sum(axis=1)
+    return entropy + 16.0 * np.log2(1 + (counts > 0).sum(axis=1))
+
+
+def _histograms(x: Array) -> Array:
+    """How often each number from 0 on stands in each row of x (b, k)."""
+    span = int(x.max(initial=0)) + 1
+    places = x + span * np.arange(len(x))[:, None]
+    return np.bincount(places.reshape(-1), minlength=span * len(x)).reshape(len(x), span)
 
 
 def _rank_one(square: Array) -> Iterator[tuple[Array | None, Array | None]]:
-    """Row-only, column-only and joint root mean squares, as pairs (rows or None, columns or None)."""
-    rows, columns = np.sqrt(square.mean(1)), np.sqrt(square.mean(0))
+    """Row-only, column-only and joint root mean squares of blocks (b, m, n): pairs of rows or None, columns or None."""
+    rows, columns = np.sqrt(square.mean(2)), np.sqrt(square.mean(1))
     yield rows, None
     yield None, columns
     yield rank_one_scales(square)
 
 
 def rank_one_scales(square: Array) -> tuple[Array, Array]:
-    """Row scales (m,) and column scales (n,) with square(i, j) about (row(i) * column(j)) ** 2."""
-    columns = np.sqrt(square.mean(0))
+    """Row scales (..., m) and column scales (..., n) with square(..., i, j) about (row(i) * column(j)) ** 2."""
+    columns = np.sqrt(square.mean(-2))
     for _ in range(3):
-        columns = np.maximum(columns, max(_FLOOR * float(columns.max(initial=0)), _TINY))
-        rows = np.sqrt((square @ (1 / columns**2)) / len(columns))
-        rows = np.maximum(rows, max(_FLOOR * float(rows.max(initial=0)), _TINY))
-        columns = np.sqrt(((1 / rows**2) @ square) / len(rows))
+        columns = _not_tiny(columns)
+        rows = _not_tiny(np.sqrt((square @ (1 / columns**2)[..., None])[..., 0] / columns.shape[-1]))
+        columns = np.sqrt(((1 / rows**2)[..., None, :] @ square)[..., 0, :] / rows.shape[-1])
     return rows, columns
 
 
-def _quantize(rows: Array | None, columns: Array | None) -> Scales:
-    """Move the middle of the row and column scales into the block's class, so that differences stay small."""
-    block = 0.0
-    parts: list[Array | None] = []
-    for scale in (rows, columns):
-        if scale is None:
-            parts.append(None)
-            continue
-        e = np.maximum(CLASSES_PER_OCTAVE * np.log2(np.maximum(scale, _LEAST)), _LOWEST)
-        middle = _median(e[e > _LOWEST])
-        block += middle
-        parts.append(np.maximum(e - middle, _LOWEST))
-    whole = int(np.clip(np.rint(block), ZERO_CLASS, MAX_CLASS))
+def _not_tiny(scales: Array) -> Array:
+    return np.maximum(scales, np.maximum(_FLOOR * scales.max(axis=-1, keepdims=True, initial=0), _TINY))
+
+
+def _quantize(rows: Array | None, columns: Array | None) -> Kind:
+    """Classes of blocks, and how those of rows (b, m) and columns (b, n) differ from them, as little as they can."""
+    parts = [None if scales is None else _octaves(scales) for scales in (rows, columns)]
+    middles = [np.zeros(1) if p is None else _middles(p) for p in parts]
+    blocks = np.clip(np.rint(middles[0] + middles[1]), ZERO_CLASS, MAX_CLASS).astype(np.int64)
     # What lies below the zero class on its own needs no exact scale: equal values code better.
-    rounded = [None if p is None else np.maximum(np.rint(p), ZERO_CLASS - 24 - whole).astype(np.int16) for p in parts]
-    return Scales(whole, *rounded)
+    least = ZERO_CLASS - 24 - blocks[:, None]
+    rounded = [
+        None if p is None else np.maximum(np.rint(np.maximum(p - middle[:, None], _LOWEST)), least).astype(np.int16)
+        for p, middle in zip(parts, middles, strict=True)
+    ]
+    return blocks, rounded[0], rounded[1]
 
 
-def _median(values: Array) -> float:
-    """As np.median, in a fraction of its time for few values; 0 for none."""
-    values, n = np.sort(values), len(values)
-    return float((values[(n - 1) // 2] + values[n // 2]) / 2) if n else 0.0
+def _octaves(scales: Array) -> Array:
+    return np.maximum(CLASSES_PER_OCTAVE * np.log2(np.maximum(scales, _LEAST)), _LOWEST)
 
 
-def _class_bits(scales: Scales, shape: tuple[int, int]) -> float:
-    """Bits of the block under these scales: counts of each class by convolution, not entry by entry."""
-    counts, lowest = np.ones(1), scales.block
-    for part, size in ((scales.rows, shape[0]), (scales.columns, shape[1])):
-        if part is None:
-            counts = counts * size
-            continue
-        counts = np.convolve(counts, np.bincount(part - part.min()))
-        lowest += int(part.min())
-    e = np.clip(lowest + np.arange(len(counts)), ZERO_CLASS, MAX_CLASS)
-    return float(counts @ _bits_by_class()[e - ZERO_CLASS])
+def _middles(x: Array) -> Array:
+    """The median of each row of x (b, k), empty ones left out; 0 where all are: (b,)."""
+    x, n = np.sort(x, axis=1), x.shape[1]
+    empty = (x <= _LOWEST).sum(axis=1)
+    some = np.arange(len(x))
+    low, high = (x[some, (empty + n - odd) // 2 - (empty == n)] for odd in (1, 0))
+    return np.where(empty < n, (low + high) / 2, 0.0)
+
+
+def _class_bits(blocks: Array, rows: Array | None, columns: Array | None, shape: tuple[int, ...]) -> Array:
+    """Bits of blocks (b,) of this shape under these scales: by how often classes meet, not entry by entry."""
+    r = blocks[:, None] + (0 if rows is None else rows)
+    c = np.zeros((len(blocks), 1), np.int64) if columns is None else columns.astype(np.int64)
+    low_r, low_c = int(r.min()), int(c.min())
+    counts = _histograms(c - low_c)
+    met = low_r + low_c + np.arange(int(r.max()) - low_r + 1)[:, None] + np.arange(counts.shape[1])
+    of_rows = counts @ _bits_by_class()[np.clip(met, ZERO_CLASS, MAX_CLASS) - ZERO_CLASS].T
+    bits = of_rows[np.arange(len(r))[:, None], r - low_r].sum(axis=1)
+    return bits * (1 if rows is not None else shape[0]) * (1 if columns is not None else shape[1])
 
 
 @cache

@@ -17,6 +17,7 @@ from hmcompress.hmatrix.transform import price_columns
 
 Array = np.ndarray
 _ROUNDS = 3
+_TINY = 1e-30
 _FLOOR = 1e-6  # of the largest row or column scale
 _RANKS = (1, 2, 4)
 _COARSE = -2  # factors are rounded to a quarter step: small rows stand on them too
@@ -34,7 +35,7 @@ class Reweighted:
 
 def reweighted_triplets(a: Array, rank: int) -> Reweighted:
     """`rank` triplets of a (m, n) that leave the smallest remainder relative to its scales."""
-    rest, columns = a, np.ones(a.shape[1])
+    rest, columns = a, np.ones(a.shape[1], a.dtype)
     for _ in range(_ROUNDS):
         rows, columns = (np.maximum(s, _FLOOR * s.max()) for s in rank_one_scales(np.square(rest)))
         s = leading_triplets(torch.from_numpy(a / rows[:, None] / columns), rank)
@@ -42,8 +43,8 @@ def reweighted_triplets(a: Array, rank: int) -> Reweighted:
         rest = a - left @ right.T
         if not rest.any():
             break
-    lengths = np.maximum(np.linalg.norm(right, axis=0), 1e-300)
-    sizes = np.maximum(np.linalg.norm(left * lengths, axis=0), 1e-300)
+    lengths = np.maximum(np.linalg.norm(right, axis=0), _TINY)
+    sizes = np.maximum(np.linalg.norm(left * lengths, axis=0), _TINY)
     spectrum = Spectrum(sizes[None], (left * lengths / sizes)[None], (right / lengths)[None])
     return Reweighted(spectrum, 1 / columns)
 

@@ -99,7 +99,7 @@ def leading_triplets(a: torch.Tensor, rank: int) -> Spectrum:
     basis = _sketch_basis(tall[None], 4 * rank)[0, :, :rank]
     image = tall @ basis
     values = torch.linalg.vector_norm(image, dim=0)
-    left, right = (image / values.clamp_min(1e-300)).numpy(), basis.numpy()
+    left, right = (image / values.clamp_min(1e-30)).numpy(), basis.numpy()
     return Spectrum(values.numpy(), right, left) if wide else Spectrum(values.numpy(), left, right)
 
 

@@ -16,7 +16,7 @@ from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
-from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaf, prepare
+from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaves, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import Norm, reference, relative_error
 from hmcompress.hmatrix.order import Natural, Order
@@ -226,13 +226,13 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
 def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
     scales = task.options.scales and candidate.scaled
     options = replace(task.options, alone=len(prepared) == 1, scales=scales)
-    leaves = [encode_leaf(p, step, options) for p in prepared]
+    leaves = encode_leaves(prepared, step, options)
     pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
     if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
         return _encoded(leaves, candidate, step, task.effort)
     best = _encoded(leaves, candidate, step, task.effort, pruned)
     # A general coder may find what prices do not see, and needs no scales.
-    plain = [encode_leaf(p, step, replace(options, scales=False)) for p in prepared]
+    plain = encode_leaves(prepared, step, replace(options, scales=False))
     integers = [p.q for p in plain[0].parts if isinstance(p, CodedRemainder)]
     if task.effort == "max" or pruned or any(general_promises(q, len(best)) for q in integers):
         return min(best, _encoded(plain, candidate, step, task.effort), key=len)
@@ -269,7 +269,7 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
 
 
 def _error(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
-    parts = [encode_leaf(p, step, task.options, final=False).decode() for p in prepared]
+    parts = [leaf.decode() for leaf in encode_leaves(prepared, step, task.options, final=False)]
     shape = (task.w.shape[0], task.w.shape[1])
     wide = task.w.dtype == torch.float64
     leaves = tree.place(candidate.plan, parts, shape)

@@ -11,7 +11,7 @@ from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES, TRANSPOSED
 from hmcompress.hmatrix.blocks import MIN_LEAF, Block, max_nodes
 from hmcompress.hmatrix.order import Natural, Permuted, morton_order, read_order, write_order
-from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.rank_one import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.repeats import find_repeats
 from hmcompress.hmatrix.spectra import spectra
 from hmcompress.hmatrix.transform import TRANSFORMS, decode_columns, encode_columns
@@ -115,6 +115,16 @@ def test_scales_are_chosen_by_all_of_a_spectrum():
     decay[::2] = 0.01
     scales = fit_scales(noise(256, 256) * np.sqrt(decay[:, None] * decay))
     assert scales.rows is not None and scales.columns is not None
+
+
+def test_scales_of_many_blocks_are_those_of_each():
+    blocks = [noise(m, 40, seed) * np.exp2(noise(m, 1, seed + 50)) for seed, m in enumerate([30, 30, 8, 64, 30, 2])]
+    blocks[1][::3] = 0
+    for single, scales in zip(map(fit_scales, blocks), fit_scales_of(blocks), strict=True):
+        assert (single.classes((1, 1)) if single.rows is None else single.rows).tolist() == (
+            scales.classes((1, 1)) if scales.rows is None else scales.rows
+        ).tolist()
+        assert single.block == scales.block and (single.columns is None) == (scales.columns is None)
 
 
 def test_one_scale_does_for_noise():
