@@ -192,23 +192,27 @@ def decode_pool(
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
 
 
-def decode_pool_places(
+def decode_pool_runs(
     data: bytes | memoryview, classes: np.ndarray, sizes: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The places (k,), ascending, and values (k,) of a pool's integers that are not zero, which stand in runs.
+) -> list[tuple[np.ndarray | None, np.ndarray]]:
+    """The integers of a pool that consists of runs: of each its values (k,) and where in it they stand, all else zero.
 
-    classes, sizes (runs,): of each run. Runs that are all zero take no memory. Raises FormatError.
+    classes, sizes (runs,): of each run; places are None where all values are given. Runs that are all zero take no
+    memory. Raises FormatError.
     """
     classes, count = classes.astype(np.int16), int(sizes.sum())
+    ends = np.cumsum(sizes)
     if data[:1] == bytes([SPARSE]):
-        ends = np.cumsum(sizes)
-        return _sparse_parts(bytes(data[1:]), lambda places: classes[np.searchsorted(ends, places, "right")], count)
+        places, q = _sparse_parts(bytes(data[1:]), lambda at: classes[np.searchsorted(ends, at, "right")], count)
+        cuts = np.searchsorted(places, ends)[:-1]
+        at = np.split(places - np.repeat(ends - sizes, np.diff(cuts, prepend=0, append=len(places))), cuts)
+        return list(zip(at, np.split(q, cuts), strict=True))
     silent = classes <= ZERO_CLASS if data[:1] in (bytes([ANS]), bytes([PCODEC])) else np.zeros(len(classes), np.bool_)
-    some = sizes[~silent]
-    q = decode_pool(data, np.repeat(classes[~silent], some), int(some.sum()), width)
-    places = np.flatnonzero(q)
-    skipped = (np.cumsum(sizes) - sizes)[~silent] - (np.cumsum(some) - some)
-    return places + np.repeat(skipped, some)[places], q[places]
+    some = np.where(silent, 0, sizes)
+    q = decode_pool(data, np.repeat(classes, some), int(some.sum()), width)
+    none = np.zeros(0, np.int64)
+    runs = zip(silent, np.split(q, np.cumsum(some)[:-1]), strict=True)
+    return [(none if is_silent else None, values) for is_silent, values in runs]
 
 
 def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
@@ -264,5 +268,3 @@ def _support(q: np.ndarray, groups: list[Group]) -> float:
 def _with_support(shape: Shape, support: float) -> Shape:
     last = max(int(np.ceil(32 * np.log2(support))), shape.knots[-2] + 1)
     return Shape((*shape.knots[:-1], min(last, shape.knots[-2] + 1024)))
-
-

@@ -47,21 +47,30 @@ class Band:
 
     def predict(self, lines: Array, cubic: bool) -> Array:
         """What the neighbours say about the points, (points, lines)."""
+        return self.predict_some(self.points, lines, np.arange(len(lines)), cubic)
+
+    def predict_some(self, p: Array, lines: Array, at: Array, cubic: bool) -> Array:
+        """The same for some of the points, where row i of the view is row at[i] of `lines`."""
         if not self.stride:
-            return np.zeros((len(self.points), lines.shape[1]))
-        s, p, last = self.stride, self.points, len(lines) - 1
-        left, right = lines[p - s], lines[np.minimum(p + s, last)]
+            return np.zeros((len(p), lines.shape[1]))
+        s, last = self.stride, len(at) - 1
+        left, right = lines[at[p - s]], lines[at[np.minimum(p + s, last)]]
         found = (left + right) / 2
         if cubic:
             inner = (p >= 3 * s) & (p + 3 * s <= last)
-            far = lines[p[inner] - 3 * s] + lines[p[inner] + 3 * s]
+            far = lines[at[p[inner] - 3 * s]] + lines[at[p[inner] + 3 * s]]
             found[inner] = (9 * (left[inner] + right[inner]) - far) / 16
         outside = p + s > last
         if outside.any():  # at most the last point: carried on from the left
-            before = lines[np.maximum(p[outside] - 3 * s, 0)]
+            before = lines[at[np.maximum(p[outside] - 3 * s, 0)]]
             straight = (p[outside] >= 3 * s)[:, None]
             found[outside] = np.where(straight, 1.5 * left[outside] - 0.5 * before, left[outside])
         return found
+
+    def neighbours(self, p: Array, last: int) -> Array:
+        """Every row that predict_some reads for the points p, and perhaps others."""
+        near = (p + far * self.stride for far in (-3, -1, 1, 3))
+        return np.clip(np.concatenate(list(near)), 0, last) if self.stride else p
 
 
 def bands(shape: tuple[int, int], axes: tuple[int, ...]) -> Iterator[Band]:

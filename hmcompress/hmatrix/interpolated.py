@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
-from hmcompress.coding.pool import decode_pool, decode_pool_places, encode_pool
+from hmcompress.coding.pool import decode_pool_runs, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.bodies import QuantizedBody
@@ -23,6 +24,8 @@ _WINDOW = 192  # rows and columns on which schemes are compared
 _SPARSE = 0.5  # bits an entry
 _MAY_SHRINK = 16.0  # how much smaller than its first estimate a sparse form may become
 _FINER_STEPS, _PER_OCTAVE = 8, 4
+_ROWS = 128  # decoded at once
+_FEW = 8  # entries for each that is not zero from which integers are held as a sparse matrix
 
 
 @dataclass(frozen=True)
@@ -107,39 +110,92 @@ def _entropy(integers: list[Array]) -> float:
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of Interpolator.encode. Raises FormatError."""
-    head, stream = _read_head(data, shape)
-    count = shape[0] * shape[1]
-    q = decode_pool(stream.rest(), np.repeat(head.classes, head.sizes), count, width=count)
-    parts = iter(np.split(q, np.cumsum(head.sizes)[:-1]))
-
-    def take(band: Band, prediction: Array) -> Array:
-        return prediction + next(parts).reshape(prediction.shape) * _step(band, head.finer)
-
-    return QuantizedBody(_restore(walk(shape, head.scheme, take), head.step, dtype))
+    found = read(data, shape)
+    values = torch.empty(shape, dtype=dtype)
+    for start in range(0, shape[0], _ROWS):
+        values[start : start + _ROWS] = torch.from_numpy(found.rows(start, min(start + _ROWS, shape[0])))
+    return QuantizedBody(values)
 
 
 @dataclass(frozen=True)
-class Correction:
-    """What a band (points, lines) adds to its prediction: values (k,) at rows (k,) and columns (k,), all else zero."""
+class Predicted:
+    """A decoded matrix (m, n) of which any rows can be had without the others.
 
-    band: Band
-    rows: Array
-    columns: Array
-    values: Array
+    Every band has its integers (lines of the matrix's rows, others), sparse where few are not zero, and the step they
+    count, which is `step` times finer.
+    """
+
+    shape: tuple[int, int]
+    scheme: Scheme
+    step: float
+    bands: tuple[tuple[Band, Array | sparse.csr_array | None, float], ...]
+
+    def rows(self, begin: int, end: int) -> Array:
+        """Rows begin .. end as a decoder gives them, in float64: those that they are predicted from come along."""
+        rows = self._needed(begin, end)
+        at = np.full(self.shape[0], -1)
+        at[rows] = np.arange(len(rows))
+        x = np.zeros((len(rows), self.shape[1]))
+        for band, q, fine in self.bands:
+            if band.axis == 0:
+                few = np.isin(band.points, rows)
+                p, lines = band.points[few], x[:, :: band.spacing]
+                found = band.predict_some(p, lines, at, self.scheme.cubic)
+                lines[at[p]] = found if q is None else found + _dense(q[np.flatnonzero(few)]) * fine
+            else:
+                own = np.flatnonzero(rows % band.spacing == 0)
+                lines = x[own]
+                found = band.predict(lines.T, self.scheme.cubic).T
+                if q is not None:
+                    found = found + _dense(q[rows[own] // band.spacing]) * fine
+                x[own[:, None], band.points] = found
+        return x[at[begin:end]] * self.step
+
+    def column(self, j: int) -> Array:
+        """Column j (m,)."""
+        return np.concatenate(
+            [self.rows(r, min(r + _ROWS, self.shape[0]))[:, j] for r in range(0, self.shape[0], _ROWS)]
+        )
+
+    def _needed(self, begin: int, end: int) -> Array:
+        needed = np.zeros(self.shape[0], np.bool_)
+        needed[begin:end] = True
+        for band, _, _ in reversed(self.bands):
+            if band.axis == 0:
+                needed[band.neighbours(band.points[needed[band.points]], self.shape[0] - 1)] = True
+        return np.flatnonzero(needed)
 
 
-def read_corrections(data: bytes, shape: tuple[int, int]) -> tuple[Scheme, tuple[Correction, ...]]:
-    """The bands of a payload's body, coarsest first, without their zeros: no array of the matrix's size is made
-    where its bands say that they are zero. Raises FormatError."""
+def _dense(q: Array | sparse.csr_array) -> Array:
+    return q.toarray() if isinstance(q, sparse.csr_array) else q
+
+
+def read(data: bytes, shape: tuple[int, int]) -> Predicted:
+    """A payload's body; no array of the matrix's size is made where few integers are not zero. Raises FormatError."""
     head, stream = _read_head(data, shape)
-    places, values = decode_pool_places(stream.rest(), head.classes, head.sizes, shape[0] * shape[1])
-    ends = np.cumsum(head.sizes)
-    cuts = np.searchsorted(places, ends).tolist()
-    found = []
-    for band, end, size, first, last in zip(head.bands, ends, head.sizes, [0, *cuts], cuts, strict=False):
-        rows, columns = np.divmod(places[first:last] - (end - size), size // len(band.points))
-        found.append(Correction(band, rows, columns, values[first:last] * (_step(band, head.finer) * head.step)))
-    return head.scheme, tuple(found)
+    runs = decode_pool_runs(stream.rest(), head.classes, head.sizes, shape[0] * shape[1])
+    found = [
+        (band, _integers(band, *run, shape), _step(band, head.finer))
+        for band, run in zip(head.bands, runs, strict=True)
+    ]
+    return Predicted(shape, head.scheme, head.step, tuple(found))
+
+
+def _integers(
+    band: Band, places: Array | None, values: Array, shape: tuple[int, int]
+) -> Array | sparse.csr_array | None:
+    """A band's integers, one line for each row of the matrix that it has points in."""
+    lines = (len(band.points), band.size(shape) // len(band.points))
+    if places is None:
+        q = values.reshape(lines)
+        q = q if band.axis == 0 else q.T
+        return sparse.csr_array(q) if _FEW * np.count_nonzero(q) < q.size else q
+    if not len(places):
+        return None
+    row, column = np.divmod(places, lines[1])
+    if band.axis == 0:
+        return sparse.csr_array((values, (row, column)), shape=lines)
+    return sparse.csr_array((values, (column, row)), shape=lines[::-1])
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,53 @@
-"""HLinear: a linear layer whose weight is a hierarchy of low-rank blocks; it runs and trains without a dense weight.
+"""HLinear: a linear layer whose weight is a nested hierarchy of low-rank blocks; it runs and trains without another.
 
-The rows and the columns are cut into 2^L ranges of equal size. Of every level the blocks beside the diagonal have low
-rank, the blocks on the diagonal of the last level are dense (a weakly admissible H-matrix, HODLR: Ambikasaran and
-Darve 2013). Since all blocks of a level have one shape and one rank, a product is two batched products in all.
+The rows and the columns are cut into as many ranges of equal size. Blocks on the diagonal are dense; all others of a
+range of rows share one basis, and so do those of a range of columns, so that the rest is a matrix of the products of
+bases, far smaller and of the same kind: cut again, until it is small (hierarchically semiseparable, Chandrasekaran, Gu
+and Pals 2006). All blocks of a level have one shape, and a level is three batched products.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_CACHED = 2**19  # numbers of a batch that a processor's cache holds beside the factors
-_COLUMNS = 48  # samples from which they stand as columns: short rows cost more to join than to transpose
+_CACHED = 2**17  # numbers of a batch: its products stay in the cache, and in memory that the process has already
+
+
+class Level(NamedTuple):
+    """How often a level cuts its matrix, and the size of its bases: of columns (`inward`) and of rows (`outward`)."""
+
+    groups: int
+    inward: int
+    outward: int
 
 
 class HLinear(nn.Module):
     """y = x W^T + b, W (out_features, in_features) hierarchical; a drop-in for nn.Linear.
 
-    ranks: of each level, coarsest first; their number L sets 2^L leaves. rows, columns: permutations, where the
-    hierarchy lives in another order: position i of the ordered matrix is row rows[i] of W.
+    leaf: rows and columns (m, n) of the blocks on the diagonal; those beyond the edge of W are never used. levels:
+    finest first; the groups of each are a multiple of the next one's. rows, columns: permutations, where the hierarchy
+    lives in another order: position i of the ordered matrix is row rows[i] of W.
 
-    Parameters: `right_l` (2^l, n_l, rank) holds for each range of columns of level l = 1, ..., L the factor of the
-    block beside it; `left` (2^L, R + n_L, m_L), R = sum(ranks), for each leaf the other factors of all blocks it has
-    part in, levels one below the other, and in its last rows the leaf on the diagonal; n_l and m_l are the sizes of
-    the ranges, rounded up.
+    Parameters, transposed: of level l = 0, 1, ... with blocks (m, n) `near_l` (groups, n, m), those on the diagonal,
+    `right_l` (groups, n, inward) and `left_l` (groups, outward, m); `top` (inputs, outputs), what the last one leaves.
+    Raises ValueError where the levels do not fit.
     """
 
+    top: nn.Parameter
     bias: nn.Parameter | None
     rows: Tensor | None
     columns: Tensor | None
-    beside: Tensor
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        ranks: Sequence[int],
+        leaf: tuple[int, int],
+        levels: Sequence[Sequence[int]],
         bias: bool = True,
         *,
         rows: Tensor | None = None,
@@ -45,20 +56,26 @@ class HLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.ranks = in_features, out_features, tuple(ranks)
-        leaves = 2 ** len(self.ranks)
-        self._n, self._m = -(-in_features // leaves), -(-out_features // leaves)
-        self._chunk = max(_COLUMNS, _CACHED // (leaves * (sum(self.ranks) + self._n)))
+        self.in_features, self.out_features, self.leaf = in_features, out_features, leaf
+        self.levels = tuple(Level(*level) for level in levels)
+        self._check()
 
-        def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+        def register(name: str, *shape: int) -> None:
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
 
-        self._rights = tuple(f"right_{level}" for level in range(1, len(self.ranks) + 1))
-        for level, (rank, name) in enumerate(zip(self.ranks, self._rights, strict=True), start=1):
-            self.register_parameter(name, zeros(2**level, (leaves >> level) * self._n, rank))
-        self.left = zeros(leaves, sum(self.ranks) + self._n, self._m)
-        self.register_parameter("bias", zeros(out_features) if bias else None)
-        self.register_buffer("beside", torch.arange(leaves, device=device) ^ 1)
+        (m, n), groups = leaf, self.levels[0].groups
+        for k, level in enumerate(self.levels):
+            m, n, groups = m * groups // level.groups, n * groups // level.groups, level.groups
+            register(f"near_{k}", groups, n, m)
+            register(f"right_{k}", groups, n, level.inward)
+            register(f"left_{k}", groups, level.outward, m)
+            m, n = level.outward, level.inward
+        register("top", groups * n, groups * m)
+        self._chunk = max(1, _CACHED // max(in_features, out_features))
+        self._names = tuple((f"near_{k}", f"right_{k}", f"left_{k}") for k in range(len(self.levels)))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        )
         # `rows` is stored the other way round: y in the order of W is y_ordered[rows].
         inverse = None if rows is None else torch.argsort(rows)
         for name, order in (("columns", columns), ("rows", inverse)):
@@ -67,24 +84,19 @@ class HLinear(nn.Module):
             else:
                 self.register_buffer(name, order.to(device))
 
-    def leaves(self) -> Tensor:
-        """The dense leaves (2^L, n, m), transposed; a view."""
-        return self.left[:, sum(self.ranks) :]
+    def _check(self) -> None:
+        counts = [level.groups for level in self.levels]
+        if not counts or any(fine % coarse for fine, coarse in pairwise(counts)):
+            raise ValueError(f"levels of {counts} groups do not nest")
+        if counts[0] * self.leaf[0] < self.out_features or counts[0] * self.leaf[1] < self.in_features:
+            raise ValueError(f"{counts[0]} leaves of {self.leaf} do not cover {(self.out_features, self.in_features)}")
 
-    def by_leaves(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each level, coarsest first: views of the right factors (2^l, leaves of a range, n, rank) and of the left
-        ones (2^l, leaves of a range, rank, m)."""
-        start = 0
-        for right, rank in zip(self._right_factors(), self.ranks, strict=True):
-            part = self.left[:, start : start + rank]
-            yield right.unflatten(1, (-1, self._n)), part.unflatten(0, (len(right), -1))
-            start += rank
-
-    def _right_factors(self) -> list[Tensor]:
-        held = self._parameters  # attributes of a module are looked up slowly
-        if not all(name in held for name in self._rights):  # computed: parametrised, pruned
-            return [getattr(self, name) for name in self._rights]
-        return [held[name] for name in self._rights]  # type: ignore[misc]
+    def factors(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`near`, `right` and `left` of each level, finest first."""
+        held = cast(dict[str, Tensor], self._parameters)  # attributes of a module are looked up slowly
+        for names in self._names:
+            near, right, left = (held[name] if name in held else getattr(self, name) for name in names)
+            yield near, right, left
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -92,68 +104,53 @@ class HLinear(nn.Module):
             raise RuntimeError(f"{x.shape[-1]} inputs for a layer of {self.in_features}")
         flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
         if not torch.compiler.is_compiling() and flat.shape[0] > self._chunk and x.device.type == "cpu":
-            parts = flat.tensor_split(-(-flat.shape[0] // self._chunk))
-            y = torch.cat([self._product(part) for part in parts])
+            y = self._by_parts(flat)
         else:
-            y = self._product(flat)
-        return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
+            y = self._run(flat)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _by_parts(self, x: Tensor) -> Tensor:
+        """The same as _run, some samples at a time."""
+        parts = x.split(self._chunk)
+        if torch.is_grad_enabled():
+            return torch.cat([self._run(part) for part in parts])
+        first = self._run(parts[0])
+        y = first.new_empty((len(x), *first.shape[1:]))  # one by one: all parts at once are memory asked for anew
+        y[: len(first)] = first
+        for k, part in enumerate(parts[1:], start=1):
+            y[k * self._chunk : k * self._chunk + len(part)] = self._run(part)
+        return y
+
+    def _run(self, x: Tensor) -> Tensor:
+        """(batch, in_features) to (batch, out_features), or (batch, leaves, m), which is the same."""
+        columns, rows, bias = self.columns, self.rows, self.bias
+        y = self._product(x if columns is None else x.index_select(1, columns)).transpose(0, 1)
+        if rows is not None:
+            y = y.flatten(1).index_select(1, rows)
+        elif y.shape[1] * y.shape[2] > self.out_features:
+            y = y.flatten(1)[:, : self.out_features]
+        return y if bias is None else y.flatten(1) + bias
 
     def _product(self, x: Tensor) -> Tensor:
-        """(batch, in_features) to (batch, out_features)."""
-        held, bias = self._buffers, self.bias
-        columns, rows = held.get("columns"), held.get("rows")
-        many = not torch.compiler.is_compiling() and x.shape[0] >= _COLUMNS and x.device.type == "cpu"
-        if many:
-            x = x.t().contiguous()
-        if columns is not None:
-            x = x.index_select(0 if many else 1, columns)
-        y = self._of_columns(x) if many else self._of_rows(x)
-        if rows is not None:
-            y = y.index_select(0 if many else 1, rows)
-        if many:
-            y = y.t().contiguous()
-        return y if bias is None else y + bias
-
-    def _of_rows(self, x: Tensor) -> Tensor:
-        """(batch, in_features) to (batch, out_features) without bias, in the order of the hierarchy."""
-        leaves, batch, n, ranges = 2 ** len(self.ranks), x.shape[0], self._n, 1
-        if leaves * n != self.in_features:
-            x = functional.pad(x, (0, leaves * n - self.in_features))
-        received, beside = [], self._beside()
-        for right in self._right_factors():
-            ranges *= 2
-            t = torch.bmm(x.view(batch, ranges, leaves // ranges * n).transpose(0, 1), right)
-            t = t.index_select(0, beside[:ranges])
-            received.append(t if ranges == leaves else _handed_down(t, leaves))
-        received.append(x.view(batch, leaves, n).transpose(0, 1))
-        y = torch.bmm(torch.cat(received, -1), self.left).transpose(0, 1).reshape(batch, leaves * self._m)
-        return y if leaves * self._m == self.out_features else y[:, : self.out_features]
-
-    def _of_columns(self, x: Tensor) -> Tensor:
-        """The same of (in_features, batch) to (out_features, batch)."""
-        leaves, batch, n, ranges = 2 ** len(self.ranks), x.shape[1], self._n, 1
-        if leaves * n != self.in_features:
-            x = functional.pad(x, (0, 0, 0, leaves * n - self.in_features))
-        received, beside = [], self._beside()
-        for right in self._right_factors():
-            ranges *= 2
-            t = torch.bmm(right.transpose(1, 2), x.view(ranges, leaves // ranges * n, batch))
-            t = t.index_select(0, beside[:ranges])
-            received.append(t if ranges == leaves else _handed_down(t, leaves))
-        received.append(x.view(leaves, n, batch))
-        y = torch.bmm(self.left.transpose(1, 2), torch.cat(received, 1)).view(leaves * self._m, batch)
-        return y if leaves * self._m == self.out_features else y[: self.out_features]
-
-    def _beside(self) -> Tensor:
-        """The range beside each."""
-        beside = self._buffers["beside"]
-        assert beside is not None
-        return beside
+        """(batch, in_features) to (leaves, batch, m), in the order of the hierarchy."""
+        groups, n, batch = self.levels[0].groups, self.leaf[1], x.shape[0]
+        if groups * n > self.in_features:
+            x = functional.pad(x, (0, groups * n - self.in_features))
+        own, inputs = x.reshape(batch, groups, n).transpose(0, 1), []
+        for (groups, _, _), (_, right, _) in zip(self.levels, factors := list(self.factors()), strict=True):
+            own = _joined(own, groups)
+            inputs.append(own)
+            own = torch.bmm(own, right)
+        top = self.top
+        y = (own.transpose(0, 1).reshape(batch, len(top)) @ top).unsqueeze(0)
+        for (groups, _, _), (near, _, left) in zip(reversed(self.levels), reversed(factors), strict=True):
+            y = torch.baddbmm(torch.bmm(inputs.pop(), near), _parted(y, groups), left)
+        return y
 
     def to_dense(self) -> Tensor:
         """The weight (out_features, in_features), expanded; differentiable."""
-        leaves = self.leaves()
-        eye = torch.eye(self.in_features, device=leaves.device, dtype=leaves.dtype)
+        top = self.top
+        eye = torch.eye(self.in_features, device=top.device, dtype=top.dtype)
         y = self.forward(eye)
         return (y if self.bias is None else y - self.bias).T
 
@@ -163,17 +160,29 @@ class HLinear(nn.Module):
         return self.to_dense()
 
     def extra_repr(self) -> str:
+        levels = ", ".join(f"{level.groups}: ({level.outward}, {level.inward})" for level in self.levels)
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, ranks={self.ranks}, "
-            f"leaf=({self._m}, {self._n}), permuted=({self.rows is not None}, {self.columns is not None}), "
-            f"bias={self.bias is not None}"
+            f"in_features={self.in_features}, out_features={self.out_features}, leaf={self.leaf}, levels={{{levels}}}, "
+            f"permuted=({self.rows is not None}, {self.columns is not None}), bias={self.bias is not None}"
         )
 
 
-def _handed_down(t: Tensor, leaves: int) -> Tensor:
-    """What each range receives (ranges, p, q) to what each of its leaves does (leaves, p, q)."""
-    ranges, p, q = t.shape
-    return t.unsqueeze(1).expand(ranges, leaves // ranges, p, q).reshape(leaves, p, q)
+def _joined(t: Tensor, groups: int) -> Tensor:
+    """What several ranges hold each (k * groups, batch, size), side by side: (groups, batch, k * size)."""
+    ranges, batch, size = t.shape
+    if ranges == groups:
+        return t
+    k = ranges // groups
+    return t.reshape(groups, k, batch, size).transpose(1, 2).reshape(groups, batch, k * size)
+
+
+def _parted(t: Tensor, groups: int) -> Tensor:
+    """Inverse of _joined: to as many groups."""
+    ranges, batch, size = t.shape
+    if ranges == groups:
+        return t
+    k = groups // ranges
+    return t.reshape(ranges, batch, k, size // k).transpose(1, 2).reshape(groups, batch, size // k)
 
 
 class LowRankLinear(nn.Module):

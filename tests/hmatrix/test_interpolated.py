@@ -11,7 +11,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import INTERPOLATED
 from hmcompress.hmatrix.grid_prediction import SCHEMES, bands, walk
-from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode
+from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode, read
 
 SIDES = st.integers(1, 40)
 
@@ -47,6 +47,17 @@ def test_decoded_values_are_those_that_were_measured(scheme, finer, dtype):
     assert torch.equal(body.to_dense(), coder.decoded(step))
     rounding = torch.finfo(dtype).eps * 2
     assert (body.to_dense().double() - w.double()).abs().max() <= 0.5 * step + rounding
+
+
+@given(SIDES, SIDES, st.sampled_from(SCHEMES), st.sampled_from([0, 1]), st.data())
+def test_any_rows_can_be_had_without_the_others(m, n, scheme, finer, data):
+    """To the bit: what was measured is what is decoded, whichever way."""
+    values = surface(m, n) + np.random.default_rng(0).standard_normal((m, n)) * data.draw(st.sampled_from([0, 0.1]))
+    coder, step = Interpolator(values, torch.float64, scheme, finer), 2.0**-5
+    begin = data.draw(st.integers(0, m - 1))
+    end = data.draw(st.integers(begin, m))
+    rows = read(coder.encode(step), (m, n)).rows(begin, end)
+    assert np.array_equal(rows, coder.decoded(step).numpy()[begin:end])
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])

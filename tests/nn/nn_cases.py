@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from hmcompress import pipeline
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.nn.linear import HLinear
-from hmcompress.nn.rebuild import from_dense, hierarchical
+from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
 
 
 def kernel(n: int = 512) -> Tensor:
-    """1 / (|x - y| + h), float32."""
-    x = np.arange(n) / n
+    """1 / (|x - y| + h), float32, on points that are denser at one end: no two blocks are equal."""
+    x = (np.arange(n) / n) ** 1.2
     return torch.from_numpy((1 / (abs(x[:, None] - x) + 1 / n)).astype(np.float32))
 
 
@@ -25,9 +25,14 @@ def stored(w: Tensor, tol: float = 1e-4) -> HMatrix:
     return HMatrix.from_payload(matrix.payload, (w.shape[0], w.shape[1]), w.dtype)
 
 
-def layer(w: Tensor, tol: float = 1e-5, bias: Tensor | None = None) -> HLinear:
+def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> Form:
     """A matrix as an HLinear."""
-    module = hierarchical(from_dense(w, bias), tol, torch.float32)[0].module
+    return next(form for form in running_forms(matrix, tol, dtype) if isinstance(form.module, HLinear))
+
+
+def layer(w: Tensor, tol: float = 1e-5, bias: Tensor | None = None) -> HLinear:
+    """The same of one that is given by its entries."""
+    module = hierarchy(from_dense(w, bias), tol).module
     assert isinstance(module, HLinear)
     return module
 

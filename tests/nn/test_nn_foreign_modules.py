@@ -111,7 +111,7 @@ def test_a_module_of_another_kind_computes_what_it_did(case, tmp_path, monkeypat
 
 def test_a_form_without_memory_is_filled_from_a_state_dict():
     rows = torch.randperm(N)
-    h = HLinear(N, N, (3, 2), rows=rows, dtype=torch.float64)
+    h = HLinear(N, N, (N // 4, N // 4), ((4, 3, 2),), rows=rows, dtype=torch.float64)
     for p in h.parameters():
         nn.init.normal_(p)
     empty = copy.deepcopy(h).to("meta").to_empty(device="cpu")

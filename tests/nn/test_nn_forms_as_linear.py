@@ -23,14 +23,16 @@ def made(kind: str) -> nn.Module:
     if kind.startswith("pair"):
         module: nn.Module = LowRankLinear(N, M, 4, dtype=torch.float64)
     else:
-        module = HLinear(N, M, (5, 3), **options)
+        module = HLinear(N, M, (13, 19), ((4, 5, 3), (2, 4, 6)), **options)
     for p in module.parameters():
         nn.init.normal_(p)
     return module
 
 
-@pytest.fixture(params=["hierarchy", "hierarchy permuted", "hierarchy of rows", "pair"])
-def form(request):
+@pytest.fixture(params=["hierarchy", "hierarchy permuted", "hierarchy of rows", "hierarchy by parts", "pair"])
+def form(request, monkeypatch):
+    if request.param.endswith("parts"):
+        monkeypatch.setattr("hmcompress.nn.linear._CACHED", 2 * N)  # two samples at once
     return made(request.param)
 
 

@@ -12,6 +12,7 @@ from torch._inductor import config as inductor
 
 from hmcompress.nn import HLinear, LowRankLinear, resident_bytes
 
+SIZES = ((64, 64), ((8, 3, 2), (2, 4, 5)))  # of leaves, and of levels
 SHAPES = [(512, 512), (300, 700), (1000, 130), (203, 131)]
 
 
@@ -56,11 +57,23 @@ def test_padding_never_gets_a_gradient_that_matters():
     """Numbers beyond the matrix's edge change no output, so training cannot use them."""
     h, x = layer(smooth(300, 700)), torch.randn(3, 700)
     before = h(x)
+    edge = h.levels[0].groups * h.leaf[1] - 700
+    assert edge > 0
     with torch.no_grad():
-        for level in range(1, len(h.ranks) + 1):
-            right = h.get_parameter(f"right_{level}")
-            right[-1, 700 - (len(right) - 1) * right.shape[1] :] += 1
+        h.right_0[-1, -edge:] += 1
+        h.near_0[-1, -edge:] += 1
     torch.testing.assert_close(h(x), before)
+
+
+@pytest.mark.parametrize("levels", [((8, 2, 2), (3, 2, 2)), ()])
+def test_levels_that_do_not_nest_are_refused(levels):
+    with pytest.raises(ValueError, match="do not nest"):
+        HLinear(64, 64, (8, 8), levels)
+
+
+def test_leaves_that_do_not_cover_the_matrix_are_refused():
+    with pytest.raises(ValueError, match="do not cover"):
+        HLinear(64, 65, (8, 8), ((8, 2, 2),))
 
 
 def test_bfloat16_is_as_close_as_a_dense_bfloat16_layer():
@@ -82,7 +95,7 @@ def test_state_dict_round_trip():
     buffer = io.BytesIO()
     torch.save(h.state_dict(), buffer)
     buffer.seek(0)
-    other = HLinear(512, 512, h.ranks)
+    other = HLinear(512, 512, h.leaf, h.levels)
     other.load_state_dict(torch.load(buffer, weights_only=True))
     x = torch.randn(4, 512)
     assert torch.equal(h(x), other(x))
@@ -90,10 +103,10 @@ def test_state_dict_round_trip():
 
 def test_permutations_travel_in_the_state_dict():
     rows, columns = torch.randperm(512), torch.randperm(512)
-    h = HLinear(512, 512, (3, 2), rows=rows, columns=columns)
+    h = HLinear(512, 512, *SIZES, rows=rows, columns=columns)
     for p in h.parameters():
         nn.init.normal_(p)
-    other = HLinear(512, 512, (3, 2), rows=torch.arange(512), columns=torch.arange(512))
+    other = HLinear(512, 512, *SIZES, rows=torch.arange(512), columns=torch.arange(512))
     other.load_state_dict(h.state_dict())
     assert torch.equal(h.weight, other.weight)
 
@@ -137,11 +150,12 @@ def test_it_stands_where_a_linear_layer_stood():
     assert (h.bias.shape, h.weight.shape) == ((512,), (512, 512))
     y = copy.deepcopy(model).eval()(torch.randn(3, 8))
     assert tuple(y.shape) == (3, 2) and seen == [(3, 512)]
-    assert {name for name, _ in h.named_parameters()} == {
-        "left",
-        "bias",
-        *(f"right_{k}" for k in range(1, len(h.ranks) + 1)),
-    }
+    assert {name for name, _ in h.named_parameters()} == {"bias", *factors(h)}
+
+
+def factors(h: HLinear) -> set[str]:
+    """Names of all parameters but the bias."""
+    return {"top", *(f"{kind}_{k}" for kind in ("near", "left", "right") for k in range(len(h.levels)))}
 
 
 class Wrapped(nn.Module):
@@ -162,9 +176,8 @@ def test_wrappers_take_it_and_prefix_its_names(wrapper):
     wrapped = wrapper(h)
     torch.testing.assert_close(wrapped(x).cpu(), h(x).cpu())
     state = wrapped.state_dict()
-    factors = {f"module.right_{level}" for level in range(1, len(h.ranks) + 1)}
-    assert set(state) == {"module.left", "module.bias", "module.beside", *factors}
-    other = HLinear(512, 512, h.ranks)
+    assert set(state) == {"module.bias", *(f"module.{name}" for name in factors(h))}
+    other = HLinear(512, 512, h.leaf, h.levels)
     other.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
     assert torch.equal(other.weight.cpu(), h.weight.cpu())
 
@@ -181,7 +194,9 @@ def test_hooks_see_its_inputs_outputs_and_gradients():
 
 def test_everything_follows_to_another_device():
     """Factors, bias and permutations; the product makes no tensor elsewhere. The meta device stands for any other."""
-    h = HLinear(512, 300, (3, 2), rows=torch.randperm(300), columns=torch.randperm(512)).to("meta")
+    h = HLinear(512, 300, (38, 64), ((8, 4, 3), (2, 2, 5)), rows=torch.randperm(300), columns=torch.randperm(512)).to(
+        "meta"
+    )
     assert {t.device.type for t in (*h.parameters(), *h.buffers())} == {"meta"}
     assert h(torch.randn(4, 512, device="meta")).device.type == "meta"
     assert h.weight.device.type == "meta"
@@ -193,9 +208,9 @@ def test_bfloat16_trains_and_travels():
     h = layer(kernel(), bias=torch.randn(512)).bfloat16()
     h(torch.randn(4, 512, dtype=torch.bfloat16)).float().square().mean().backward()
     assert {p.grad.dtype for p in h.parameters()} == {torch.bfloat16}
-    other = HLinear(512, 512, h.ranks, dtype=torch.bfloat16)
+    other = HLinear(512, 512, h.leaf, h.levels, dtype=torch.bfloat16)
     other.load_state_dict(h.state_dict())
-    assert torch.equal(other.left, h.left) and other.bias.dtype == torch.bfloat16
+    assert torch.equal(other.top, h.top) and other.bias.dtype == torch.bfloat16
 
 
 def test_training_moves_factors_and_leaves_and_lowers_the_loss():
