@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections import OrderedDict
 
@@ -298,3 +299,34 @@ def test_bytes_io_style_names_do_not_matter(tmp_path):
     path = tmp_path / "model.safetensors"  # the content decides
     path.write_bytes(buffer.getvalue())
     assert open_checkpoint(path).kind == "PyTorch (zip)"
+
+
+class StorageView:
+    """A view of a storage, as torch before 0.4 pickled one: elements 2 to 5 of six."""
+
+
+class TensorOver:
+    """Pickles as a tensor over a StorageView."""
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (StorageView(), 0, (2, 2), (2, 1), False, OrderedDict())
+
+
+class OldPickler(pickle.Pickler):
+    def persistent_id(self, value):
+        if isinstance(value, StorageView):
+            return ("storage", torch.FloatStorage, "0", "cpu", 6, ("1", 2, 4))
+        return None
+
+
+def test_views_of_storages_as_old_files_have_them_are_read(tmp_path):
+    path = tmp_path / "model.pt"
+    with open(path, "wb") as file:
+        for head in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(head, file, 2)
+        OldPickler(file, 2).dump({"w": TensorOver()})
+        pickle.dump(["0"], file, 2)
+        file.write(struct.pack("<q", 6) + torch.arange(6.0).numpy().tobytes())
+    expected = torch.load(path, weights_only=True)
+    assert expected["w"].tolist() == [[2, 3], [4, 5]]
+    assert_same(restored(path), expected)
