@@ -102,7 +102,7 @@ def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, p
     if not entries:
         raise SourceError(
             f"{checkpoint.path}: holds no layer to compare (a floating tensor of at least 16 x 16); "
-            "name smaller ones by --include"
+            "name smaller ones by include: in a --config file"
         )
     total, done, scores = sum(entry.nbytes for entry in entries), 0, list[Score]()
     tasks = (

@@ -39,10 +39,6 @@ class Original:
             return None
         return self.checkpoint.entries[tie.base].load().as_strided(tie.shape, tie.stride, tie.offset)
 
-    def views(self) -> dict[str, View]:
-        """The ties of the source as the container writes them."""
-        return views_of(self.checkpoint)
-
 
 def views_of(checkpoint: Checkpoint) -> dict[str, View]:
     """The ties of a checkpoint as the container writes them."""
@@ -151,7 +147,7 @@ def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[Ve
 
 def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLayer]:
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
-    views, ties = compressed.index.info.views, original.views()
+    views, ties = compressed.index.info.views, views_of(original.checkpoint)
     left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
     stored = set(compressed.names)
     for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):

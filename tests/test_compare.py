@@ -101,7 +101,7 @@ def test_repeated_tolerances_are_compared_once(source):
 
 def test_a_checkpoint_without_layers_is_one_clear_line(tmp_path):
     torch.save({"bias": torch.zeros(4)}, tmp_path / "small.pt")
-    with pytest.raises(SourceError, match=r"small\.pt.*no layer to compare"):
+    with pytest.raises(SourceError, match=r"small\.pt.*no layer to compare.*by include: in a --config file"):
         compare(tmp_path / "small.pt")
 
 

@@ -321,3 +321,15 @@ def test_what_is_dropped_may_be_named_in_the_outputs_metric_too(tmp_path):
         "calibration": {"domain": {"x": [-1, 1]}, "samples": 256}, "drop": ["optimizer*"], "tol": 1e-2,
     }  # fmt: skip
     assert hmcompress.compress(tmp_path / "m.pt", **options).network.error <= 1e-2
+
+
+def test_a_source_that_is_not_there_is_told_before_its_folder(tmp_path):
+    with pytest.raises(SourceError, match="no such file"):
+        hmcompress.compress(tmp_path / "no" / "model.pt")
+
+
+def test_an_empty_output_is_no_default(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "m.pt")
+    with pytest.raises(OutputError, match="is a folder"):
+        hmcompress.compress(tmp_path / "m.pt", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import hmcompress
+from hmcompress.config import FactoryNetwork
 from hmcompress.errors import SettingsError
+from hmcompress.network.factory import build_foreign
 from hmcompress.trust import check_code
 
 NETWORK = """
@@ -60,3 +62,15 @@ def test_verify_runs_foreign_code_on_request_only(elsewhere, monkeypatch):
         hmcompress.verify("model.hmc.safetensors", "model.pt")
     assert hmcompress.verify("model.hmc.safetensors").passed and not (elsewhere / "ran").exists()
     assert hmcompress.verify("model.hmc.safetensors", "model.pt", network=spec).passed
+
+
+def test_a_module_in_the_working_directory_is_found_and_the_path_stays(elsewhere, monkeypatch):
+    """The console script does not put the working directory on the path, as `python -m` does."""
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(elsewhere))])
+    sys.modules.pop("mynetwork", None)
+    path = list(sys.path)
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1))
+    network = build_foreign(FactoryNetwork(factory="mynetwork:build"), layers.state_dict())
+    assert [layer.weight for layer in network.layers] == ["0.weight", "2.weight"] and sys.path == path
+    sys.modules.pop("mynetwork", None)

@@ -16,7 +16,7 @@ import torch
 from container_files import mixed, pinn, read, write
 
 from hmcompress import restoring
-from hmcompress.container import atomic, atomic_write
+from hmcompress.container import atomic, atomic_write, check_output
 from hmcompress.container import writer as writer_module
 from hmcompress.errors import OutputError
 
@@ -178,3 +178,11 @@ def test_torch_can_save_into_it(tmp_path):
     with atomic_write(tmp_path / "f.pt") as file:
         torch.save({"a": torch.ones(3)}, file)
     assert torch.load(tmp_path / "f.pt")["a"].tolist() == [1, 1, 1]
+
+
+def test_standard_output_and_empty_names_are_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="nothing is written to standard output, name a file with -o"):
+        check_output("-", force=True)
+    with pytest.raises(OutputError, match="is a folder: name a file with -o"):
+        check_output("", force=True)

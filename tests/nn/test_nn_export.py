@@ -51,6 +51,17 @@ def test_an_onnx_model_that_differs_is_not_written(network, tmp_path, monkeypatc
     assert not (tmp_path / "m.onnx").exists()
 
 
+def test_two_programs_are_written_or_none(network, tmp_path, monkeypatch):
+    def fails(*_):
+        raise BoundError("off")
+
+    monkeypatch.setattr("hmcompress.exporting._onnx_bytes", lambda *_: b"onnx")
+    monkeypatch.setattr("hmcompress.exporting._program_bytes", fails)
+    with pytest.raises(BoundError):
+        hmcompress.export(network[0], onnx=tmp_path / "m.onnx", torch=tmp_path / "m.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_extra_is_one_line():
     with pytest.raises(SettingsError, match=r"pip install 'hmcompress\[onnx\]'"):
         _optional("no_such_runtime")
