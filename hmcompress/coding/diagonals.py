@@ -16,6 +16,7 @@ from hmcompress.coding.sample import jittered
 Array = np.ndarray
 _ROWS = 24
 _BITS, _LESS_THAN_ALONG = 0.5, 0.2  # an entry that neighbours on a diagonal save at least; more than those in a row do
+_SAME_SIGN = 0.6  # the share of signs that agree where neighbours save so much; one half of noise
 _EDGE = 4.0  # times what entries differ by: what they do at the edges of blocks
 
 
@@ -42,7 +43,10 @@ def promising(q: Array) -> Iterator[Way]:
     if min(q.shape) < 2:
         return
     rows = jittered(len(q) - 1, max(1, (len(q) - 1) // _ROWS))
-    above, below = q[rows].astype(np.float64), q[rows + 1].astype(np.float64)
+    above, below = q[rows], q[rows + 1]
+    if max(_agree(above, below), _agree(above[:, ::-1], below[:, ::-1])) < _SAME_SIGN:
+        return
+    above, below = above.astype(np.float64), below.astype(np.float64)
     limit = _digits(below) - _BITS
     for turned in (False, True):
         left = below[:, ::-1] - np.roll(above[:, ::-1], 1, 1) if turned else below - np.roll(above, 1, 1)
@@ -50,6 +54,11 @@ def promising(q: Array) -> Iterator[Way]:
         if digits < limit and digits < _digits_of_others(above, below):
             period = _period(np.abs(left).mean(0))
             yield from (Way(mean, turned, period) for mean in (False, True))
+
+
+def _agree(above: Array, below: Array) -> float:
+    """The share of neighbours on a diagonal of which both are negative, or none is."""
+    return float(((above[:, :-1] < 0) == (below[:, 1:] < 0)).mean())
 
 
 def _digits_of_others(above: Array, below: Array) -> float:

@@ -12,6 +12,7 @@ FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general c
 FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _SAMPLE = 1 << 16
+_GLANCE, _NOTHING = -50, 0.99  # a zstd level; a share of the bytes
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -38,5 +39,7 @@ def smallest_general(rows: np.ndarray, size: int, thorough: bool) -> bytes | Non
 def _repeats(rows: np.ndarray, size: int) -> bool:
     """Whether a quick dictionary coder stays below `size` bytes for all rows, judged by the first of them."""
     part = rows[: max(1, _SAMPLE // rows.shape[1])]
-    narrow = part.astype(np.int16 if max(part.max(), -part.min()) < 1 << 15 else part.dtype)
-    return len(zstd_compress(narrow.tobytes(), 1)) * rows.size < size * part.size
+    data = part.astype(np.int16 if max(part.max(), -part.min()) < 1 << 15 else part.dtype).tobytes()
+    if len(zstd_compress(data, _GLANCE)) > _NOTHING * len(data):  # a look at a few places found nothing that repeats
+        return False
+    return len(zstd_compress(data, 1)) * rows.size < size * part.size

@@ -27,7 +27,7 @@ from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
-from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
+from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
 from hmcompress.errors import FormatError
 
 _SAMPLE = 1 << 16
@@ -58,7 +58,7 @@ def encode_pool(
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
-        return bytes([PCODEC]) + encode_ints(gather(q, groups))
+        return bytes([PCODEC]) + encode_quickly(gather(q, groups))
     best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
     if _has_many_zeros(q, e):
         best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)

@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress, zstd_decompress
+from hmcompress.coding.split import decode_split, encode_split
 from hmcompress.errors import FormatError
 
-CONSTANT, PCODEC, ZSTD, PLAIN = range(4)
+CONSTANT, PCODEC, ZSTD, PLAIN, SPLIT = range(5)
 _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.int64)
 _CODED_AS: tuple[type[np.signedinteger], ...] = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
 _NOISE_LEVEL = 10
+_LONG, _LOOK, _SPLIT_MAY_COST = 1 << 14, 1 << 15, 1.02  # integers from which speed counts; how many tell; a factor
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
 _PCODEC_GAINS, _ZSTD_GAINS = 1.005, 1.06
@@ -19,7 +22,7 @@ _REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetition
 def encode_noise(q: np.ndarray) -> bytes:
     """As encode_ints for a long run of integers that are independent of each other."""
     width = _narrowest(q)
-    narrow = q.astype(_CODED_AS[width])
+    narrow = q.astype(_CODED_AS[width], copy=False)
     return bytes([PCODEC * 4 + width]) + pcodec_encode(narrow, _NOISE_LEVEL, noise=True)
 
 
@@ -33,7 +36,7 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
     pcodec_level, zstd_level = _LEVELS[effort]
     candidates = [
         (PLAIN, narrow.tobytes()),
-        (PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), pcodec_level)),
+        (PCODEC, pcodec_encode(q.astype(_CODED_AS[width], copy=False), pcodec_level)),
     ]
     if effort == "max" and q.size <= 1 << 14:  # of few integers a higher level may make more bytes
         candidates.append((PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), _LEVELS["default"][0])))
@@ -41,6 +44,35 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
         candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level)))
     code, body = min(candidates, key=lambda c: len(c[1]))
     return bytes([code * 4 + width]) + body
+
+
+def encode_quickly(q: np.ndarray) -> bytes:
+    """As encode_ints in a fraction of its time, and half a per cent more bytes, where many integers have no pattern."""
+    q = np.ascontiguousarray(q).reshape(-1)
+    if q.size < _LONG or (q == q[0]).all() or not _suits_split(q):
+        return encode_ints(q)
+    width = _narrowest(q)
+    body, escapes = encode_split(q.astype(_CODED_AS[width], copy=False))
+    return Writer().raw(bytes([SPLIT * 4 + width])).section(encode_ints(escapes)).raw(body).getvalue()
+
+
+def _suits_split(q: np.ndarray) -> bool:
+    """Whether Huffman codes are about as short as pcodec for some of the integers, which stand beside each other."""
+    middle = max(0, q.size - _LOOK) // 2
+    some = q[middle : middle + _LOOK]
+    split, escapes = encode_split(some)
+    pcodec = pcodec_encode(some.astype(_CODED_AS[_narrowest(some)], copy=False), _LEVELS["default"][0])
+    return len(split) + 4 * len(escapes) <= _SPLIT_MAY_COST * len(pcodec)
+
+
+def _decode_split(data: bytes, count: int, dtype: np.dtype) -> np.ndarray:
+    stream = Reader(data)
+    escapes = stream.section()
+    q, places = decode_split(stream.rest(), count, dtype)
+    if escapes[:1] >= bytes([SPLIT * 4]):
+        raise FormatError("escapes are split once more: the file is damaged")
+    q[places] = decode_ints(escapes, len(places), np.int64)
+    return q
 
 
 def _dictionary(data: bytes, level: int) -> bytes:
@@ -85,6 +117,8 @@ def decode_ints(
     stored, body = np.dtype(_WIDTHS[width]), bytes(data[1:])
     if code == PCODEC:
         q = pcodec_decode(body, np.dtype(_CODED_AS[width]), count)
+    elif code == SPLIT:
+        q = _decode_split(body, count, np.dtype(_CODED_AS[width]))
     elif code == CONSTANT and len(body) == (stored.itemsize if count else 0):
         q = np.repeat(np.frombuffer(body, stored), count)
     elif code in (PLAIN, ZSTD):

@@ -12,12 +12,13 @@ from hmcompress.coding.classes import class_of
 from hmcompress.coding.lossless import decode_array, encode_array
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
-from hmcompress.coding.streams import decode_ints, encode_ints
+from hmcompress.coding.streams import decode_ints, encode_ints, encode_quickly
 from hmcompress.errors import FormatError
 
 N = 3000
 Q = integers("gaussian", N, 12.0)
 Q[7] = 2**40
+LONG = integers("cauchy", 1 << 14, 12.0)
 CLASSES = np.random.default_rng(0).choice([-10, 0, 7, 21, 33, 60], N).astype(np.int16)
 WEIGHTS = np.round(np.random.default_rng(0).standard_normal(N), 2).astype(np.float32)
 STREAMS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
@@ -25,6 +26,7 @@ STREAMS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
     "classes": (encode_pool(Q, CLASSES), lambda b: decode_pool(b, CLASSES, N)),
     "general": (encode_pool(Q, CLASSES, "fast"), lambda b: decode_pool(b, CLASSES, N)),
     "ints": (encode_ints(Q), lambda b: decode_ints(b, N)),
+    "split": (encode_quickly(LONG), lambda b: decode_ints(b, len(LONG))),
     "side": (encode_side(Q[:300]), lambda b: decode_side(b, 300)),
     "array": (encode_array(WEIGHTS), lambda b: decode_array(b, np.float32, N)),
     "planes": (encode_array(WEIGHTS.astype(np.float16)), lambda b: decode_array(b, np.float16, N)),

@@ -45,6 +45,7 @@ def matrices() -> dict[str, HMatrix]:
         "diagonals": compress_matrix(noise[0, (x[:, None] - x).mul(31).round().int().abs()] + noise[0, 0] / 99, 1e-2),
         "group_codes": compress_matrix(torch.round(whole / 15).bfloat16() * noise[:40, :1].bfloat16(), 1e-6),
         "histogram": compress_matrix(torch.randn(160, 64, generator=generator).to(torch.float8_e5m2).float(), 2e-2),
+        "split": compress_matrix(torch.randn(128, 128, generator=generator), 0.05, effort="fast"),
     }
 
 
