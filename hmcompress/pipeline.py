@@ -18,9 +18,9 @@ import torch
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.container.geometry import elements
 from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
+from hmcompress.geometry import elements
 from hmcompress.layers import select
 from hmcompress.parallel import beside
 from hmcompress.progress import Progress, silent

@@ -11,8 +11,8 @@ from typing import Any
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
 from hmcompress.container.dtypes import dtype_name
-from hmcompress.container.geometry import elements
 from hmcompress.errors import FormatError
+from hmcompress.geometry import elements
 from hmcompress.report.records import (
     Curves,
     LayerRecord,

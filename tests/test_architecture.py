@@ -15,8 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = (
     {"errors"},
-    {"progress", "parallel", "located_yaml", "settings_errors", "problem_settings", "patterns", "config", "rules",
-     "coding"},
+    {"progress", "parallel", "geometry", "patterns", "located_yaml", "settings_errors", "problem_settings", "config",
+     "rules", "coding"},
     {"hmatrix"},
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},

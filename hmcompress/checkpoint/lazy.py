@@ -8,6 +8,7 @@ import torch
 
 from hmcompress.checkpoint.blobs import Blob
 from hmcompress.errors import SourceError
+from hmcompress.geometry import contiguous_stride, span
 
 _MAX_DIMENSIONS = 64
 _MAX_ELEMENTS = 1 << 60
@@ -91,22 +92,6 @@ class LazyTensor:
     def _with_signs(self, values: torch.Tensor) -> torch.Tensor:
         values = values.conj().resolve_conj() if self.conjugate else values
         return values.neg() if self.negative else values
-
-
-def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements between the first and the last one of a strided view, both counted."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-
-
-def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides in elements of a row-major tensor, as torch counts them."""
-    stride, step = [], 1
-    for size in reversed(shape):
-        stride.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(stride))
 
 
 def normal_stride(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from hmcompress.checkpoint.blobs import MemoryBlob
-from hmcompress.checkpoint.lazy import LazyTensor, Storage, TypedStorage, checked_shape, contiguous_stride, view_of
+from hmcompress.checkpoint.lazy import LazyTensor, Storage, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
+from hmcompress.geometry import contiguous_stride
 
 TORCH_DTYPES = {
     "b1": torch.bool, "i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64,

@@ -7,10 +7,11 @@ from typing import Any
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob
-from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, contiguous_stride, view_of
+from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle
 from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
+from hmcompress.geometry import contiguous_stride
 
 _MAX_HEADER = 10_000
 _MAGIC = b"\x93NUMPY"

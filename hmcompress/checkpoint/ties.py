@@ -3,8 +3,9 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 
-from hmcompress.checkpoint.lazy import LazyTensor, contiguous_stride
+from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.records import Tie
+from hmcompress.geometry import contiguous_stride
 
 
 def find_ties(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Tie], list[str]]:

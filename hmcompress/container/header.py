@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from hmcompress.container.dtypes import FROM_SAFETENSORS, SAFETENSORS
-from hmcompress.container.geometry import elements
 from hmcompress.container.squeeze import unique_keys
 from hmcompress.errors import FormatError
+from hmcompress.geometry import elements
 
 FORMAT = "hmcompress"
 VERSION = "1"

@@ -10,9 +10,9 @@ import torch
 
 from hmcompress.container.checks import column_out
 from hmcompress.container.dtypes import dtype_name
-from hmcompress.container.geometry import elements
 from hmcompress.container.network_columns import network_out
 from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow, View
+from hmcompress.geometry import elements
 
 
 @dataclass(frozen=True)

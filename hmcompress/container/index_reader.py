@@ -9,11 +9,11 @@ import torch
 from hmcompress.config import NORMS, Norm
 from hmcompress.container.checks import Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
-from hmcompress.container.geometry import elements, span
 from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
 from hmcompress.container.network_columns import network_in
 from hmcompress.container.records import LEAF_KINDS, METHODS, FileInfo, LayerRow, View
+from hmcompress.geometry import elements, span
 from hmcompress.layers import CODABLE, REAL_PARTS
 
 Shapes = dict[str, tuple[int, ...]]

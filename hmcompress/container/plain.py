@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.container.dtypes import SAFETENSORS, dtype_name, to_words
-from hmcompress.container.geometry import elements
 from hmcompress.container.header import entry_json, frame, is_unicode, place
 from hmcompress.errors import OutputError
+from hmcompress.geometry import elements
 
 _CODES = SAFETENSORS | {
     torch.uint64: "U64",

@@ -18,7 +18,6 @@ from torch import Tensor
 from hmcompress.coding.buffer import Reader
 from hmcompress.coding.lossless import decode_array
 from hmcompress.container.dtypes import from_words, word_count, words
-from hmcompress.container.geometry import elements
 from hmcompress.container.header import POOL, file_digest, parse_header, stored_digest
 from hmcompress.container.index import Index
 from hmcompress.container.index_reader import index_from_json
@@ -26,6 +25,7 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.container.records import LayerRow
 from hmcompress.container.squeeze import unpack_json
 from hmcompress.errors import FormatError
+from hmcompress.geometry import elements
 
 # What a decoder may raise on bytes that no encoder wrote.
 _DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, BufferError)

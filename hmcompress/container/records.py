@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hmcompress.config import Norm
-from hmcompress.container.geometry import contiguous_stride
+from hmcompress.geometry import contiguous_stride
 
 LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
 METHODS = ("hmatrix", "lossless", "raw")

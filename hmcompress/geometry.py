@@ -1,4 +1,4 @@
-"""Counting elements, and where a view lies in its base."""
+"""Counting elements, and where a view lies in its base; strides and offsets are in elements."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(stride))
 
 
-def span(shape: Sequence[int], stride: Sequence[int], offset: int) -> int:
+def span(shape: Sequence[int], stride: Sequence[int], offset: int = 0) -> int:
     """How many elements a base must have so that the view stays inside."""
     if elements(shape) == 0:
         return 0
