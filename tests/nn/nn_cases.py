@@ -14,9 +14,9 @@ from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
 
 
 def kernel(n: int = 512) -> Tensor:
-    """1 / (|x - y| + h), float32, on points that are denser at one end: no two blocks are equal."""
+    """1 / (|x - y| + 0.02), float32, on points that are denser at one end, so that no two blocks are equal."""
     x = (np.arange(n) / n) ** 1.2
-    return torch.from_numpy((1 / (abs(x[:, None] - x) + 1 / n)).astype(np.float32))
+    return torch.from_numpy((1 / (abs(x[:, None] - x) + 0.02)).astype(np.float32))
 
 
 def stored(w: Tensor, tol: float = 1e-4) -> HMatrix:

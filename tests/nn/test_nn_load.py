@@ -45,7 +45,7 @@ def test_the_operator_runs_as_a_hierarchy_and_the_rest_dense(compressed, structu
     x = torch.randn(50, 8)
     assert relative(loaded.module(x), original(x)) < 1e-2
     (record,) = [entry for entry in loaded.layers if entry.form == "hmatrix"]
-    assert record.bytes < record.dense_bytes / 2 and 0 < record.extra_error <= 0.5e-4
+    assert record.bytes < record.dense_bytes / 3 and 0 < record.extra_error <= 0.5e-4
     assert relative(loaded.module.operator.weight, original.operator.weight) < 1.5e-4
 
 

@@ -89,9 +89,9 @@ def test_the_matrix_is_never_expanded(monkeypatch):
 
 
 def test_shuffled_rows_and_columns_are_followed():
-    w = kernel(256)
+    w = kernel(512)
     body = stored(w).body
-    rows, columns = (np.random.default_rng(s).permutation(256) for s in (1, 2))
+    rows, columns = (np.random.default_rng(s).permutation(512) for s in (1, 2))
     shuffled = TreeBody(body.shape, body.step, body.leaves, Permuted(rows), Permuted(columns), body.wide)
     matrix = ordered(_with(shuffled))
     expected = shuffled.to_dense()
