@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
 from hmcompress.coding.histogram import histogram_promises
-from hmcompress.coding.pool import LONG
+from hmcompress.coding.pool import LONG, price_pool
+from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
+from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
@@ -27,7 +30,7 @@ _SPARSE_MAY_SHRINK = 48.0  # how much less than its price a form may take where 
 _FEW = 1 << 14  # entries up to which plain quantisation is coded whatever its price: coders find what prices do not see
 _WHOLE = 1 << 23  # entries up to which leaves that cover the whole matrix are tried
 _ORDERED = 1 << 25  # entries up to which other orders are tried: each takes a copy
-_BAND = 128  # rows looked at
+_BAND, _SOME = 128, 1 << 13  # rows and entries looked at
 _REWEIGHTED_SPIKE = 0.03
 _COARSE_CLUSTER, _CLUSTER = 32, 4  # rows or columns that a coarse order, and a fine one, leave together
 _HINT = 0.6  # of the structure that a fine order must bring into place: what a coarse one must
@@ -83,8 +86,16 @@ def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
         return False
     first = max(0, (len(in_steps) - _BAND) // 2)
     band = np.rint(in_steps[first : first + _BAND]).astype(np.int64)
-    share = band.size / in_steps.size
-    return any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), best * share / 8)
+    likely = best * _share(in_steps[first : first + _BAND], in_steps) * band.size / in_steps.size
+    return any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
+
+
+def _share(band: Array, whole: Array) -> float:
+    """How much less some rows take than all, an entry, where prices think of these as Gaussian and of one size."""
+    some = band.reshape(-1)[jittered(band.size, max(1, band.size // _SOME))]
+    rms = np.sqrt([np.vdot(x, x) / x.size for x in (some, whole)])
+    gaussian = float(price.bits(rms[1:])[0]) * some.size
+    return min(1.0, price_pool(some, class_of(rms[:1])) / gaussian) if gaussian > 0 else 1.0
 
 
 def _is_reweighted(candidate: Candidate) -> bool:
