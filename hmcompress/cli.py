@@ -139,7 +139,7 @@ def compress(
 ) -> int:  # fmt: skip
     """Compress SOURCE: .pt .pth .bin .ckpt, TorchScript, .safetensors, or a folder of shards."""
     settings = load_settings(config, _overrides(options))
-    _check_pages((source,), html)
+    _check_pages((source, output or source), html)
     with progress_bar(quiet) as tell:
         report = _pipeline().compress(
             source, output, settings=settings, force=force, dry_run=dry_run, progress=tell
@@ -267,11 +267,11 @@ def compare(
     return 0
 
 
-def _check_pages(inputs: Sequence[str], *pages: str | None) -> None:
-    """Before minutes of work: can the pages be written, and are they none of the command's inputs?"""
+def _check_pages(models: Sequence[str], *pages: str | None) -> None:
+    """Before minutes of work: can the pages be written, and are they none of the command's models?"""
     for page in pages:
         if page is not None:
-            check_page(page, inputs)
+            check_page(page, models)
 
 
 def _show(record: Any, as_json: bool, quiet: bool, view: Callable[[int], Any]) -> None:

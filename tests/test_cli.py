@@ -188,6 +188,8 @@ def test_pages_are_refused_before_the_work(pipeline, tmp_path, capsys):
         assert "does not exist" in capsys.readouterr().err
         assert cli.run([command, str(model), option, str(model)]) == 2
         assert "is the model itself" in capsys.readouterr().err
+    new = str(tmp_path / "new")
+    assert cli.run(["compress", str(model), "-o", new, "--html", new]) == 2
     assert stand_in.calls == [] and model.read_bytes() == b"weights"
 
 

@@ -11,8 +11,8 @@ from hmcompress.errors import OutputError
 Name = str | os.PathLike[str]
 
 
-def check_page(path: Name, inputs: Iterable[Name] = ()) -> Path:
-    """Say early, before minutes of work, why a report cannot be written here; `inputs` must not be overwritten.
+def check_page(path: Name, models: Iterable[Name] = ()) -> Path:
+    """Say early, before minutes of work, why a report cannot be written here; `models` must not be overwritten.
 
     Raises OutputError.
     """
@@ -21,7 +21,7 @@ def check_page(path: Name, inputs: Iterable[Name] = ()) -> Path:
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, a file name was expected")
-    if any(path.exists() and os.path.exists(name) and os.path.samefile(path, name) for name in inputs):
+    if os.path.realpath(path) in map(os.path.realpath, models):
         raise OutputError(f"{path}: is the model itself, name another file")
     if not os.access(Path(os.path.realpath(path)).parent, os.W_OK) and not _is_device(path):
         raise OutputError(f"{path} cannot be written: its folder is not writable")

@@ -19,7 +19,7 @@ _COLUMNS = 4
 Points = Sequence[CompareRow] | Sequence[CompareTotal]
 
 
-def check_plot(path: str, inputs: Iterable[Name] = ()) -> None:
+def check_plot(path: str, models: Iterable[Name] = ()) -> None:
     """Say early why no picture can be drawn here.
 
     Raises SettingsError for a missing matplotlib and an ending that it does not know, OutputError.
@@ -28,7 +28,7 @@ def check_plot(path: str, inputs: Iterable[Name] = ()) -> None:
     known = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
     if _format(path) not in known:
         raise SettingsError(f"--plot {path}: the ending says the format, one of {', '.join(sorted(known))}")
-    check_page(path, inputs)
+    check_page(path, models)
 
 
 def write_plot(path: str, report: CompareReport, title: str) -> None:
