@@ -194,17 +194,18 @@ def _best(grams: Grams, budget: float) -> Level | None:
 
 def _hierarchy(level: Level, product: Array, budget: float) -> Nested:
     """A level and all further ones, given the matrix's product with its bases."""
-    missed = level.far(product)
-    groups, outward, inward = (*level.bases.left.shape[::2], level.bases.right.shape[2])
-    further = None
-    if groups > 2 and not level.is_last:
+    levels, missed = [level], level.far(product)
+    while len(level.near) > 2 and not level.is_last:
+        groups, outward, inward = len(level.near), level.bases.left.shape[2], level.bases.right.shape[2]
         matrix = DenseStripes(torch.from_numpy(product))
         cut = Cut(groups // 2, 2 * outward, 2 * inward).coarser(min(_FINER[-1], groups // 4))
         further = _best(Grams.of(matrix, cut), budget - missed)
-    if further is None:
-        return Nested((level,), product, missed)
-    found = _hierarchy(further, _product(matrix, further.bases), budget - missed)
-    return Nested((level, *found.levels), found.top, missed + found.missed)
+        if further is None:
+            break
+        level, product = further, _product(matrix, further.bases)
+        levels.append(level)
+        missed += level.far(product)
+    return Nested(tuple(levels), product, missed)
 
 
 def _product(matrix: Stripes, bases: Bases) -> Array:

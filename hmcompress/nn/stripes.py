@@ -83,8 +83,11 @@ class TreeStripes(Stripes):
 
     def __init__(self, body: TreeBody, columns: int) -> None:
         self._body, self._columns = body, columns
-        self._leaves = [(leaf.block, _Leaf(leaf)) for leaf in body.leaves if leaf.parts]
-        self._bounds = np.array([(b.r0, b.r1) for b, _ in self._leaves], np.int64).reshape(-1, 2)
+        placed = [leaf for leaf in body.leaves if leaf.parts]
+        shared: dict[tuple[int, bool], _Leaf] = {}  # copies of a leaf have its parts
+        self._leaves = [shared.setdefault((id(leaf.parts), leaf.transposed), _Leaf(leaf)) for leaf in placed]
+        bounds = [(leaf.block.r0, leaf.block.r1, leaf.block.c0, leaf.block.c1) for leaf in placed]
+        self._bounds = np.array(bounds, np.int32).reshape(-1, 4)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,9 +96,9 @@ class TreeStripes(Stripes):
     def rows(self, begin: int, end: int) -> Array:
         values = np.zeros((end - begin, self._body.shape[1]))
         for i in np.flatnonzero((self._bounds[:, 0] < end) & (self._bounds[:, 1] > begin)):
-            block, leaf = self._leaves[i]
-            first, last = max(block.r0, begin), min(block.r1, end)
-            values[first - begin : last - begin, block.c0 : block.c1] = leaf.rows(first - block.r0, last - block.r0)
+            r0, r1, c0, c1 = self._bounds[i].tolist()
+            first, last = max(r0, begin), min(r1, end)
+            values[first - begin : last - begin, c0:c1] = self._leaves[i].rows(first - r0, last - r0)
         values *= self._body.step
         return values[:, : self._columns]
 
