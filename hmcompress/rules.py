@@ -6,13 +6,19 @@ from collections.abc import Iterable, Sequence
 
 from hmcompress.config import LayerRule, Settings
 from hmcompress.errors import SettingsError
-from hmcompress.patterns import matches, quick_patterns
+from hmcompress.patterns import matches, quick_patterns, slow_patterns
 from hmcompress.settings_errors import did_you_mean
 
 
 def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
     """The names that `drop` leaves out of the file, in order."""
     return tuple(name for name in names if any(matches(pattern, name) for pattern in settings.drop))
+
+
+def check_quick(settings: Settings) -> None:
+    """Raise SettingsError where the settings in a file bring a pattern that is not run: before it would be."""
+    if slow := slow_patterns(settings.to_json()):
+        raise SettingsError(f"the file's pattern {slow[0][:60]!r} is not run: it could take for ever to match")
 
 
 def with_quick_patterns(settings: Settings, names: Sequence[str]) -> Settings:

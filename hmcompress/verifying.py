@@ -20,7 +20,7 @@ from hmcompress.progress import Progress, silent
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json
 from hmcompress.restoring import load_named, stored_parts
-from hmcompress.rules import dropped
+from hmcompress.rules import check_quick, dropped
 from hmcompress.trust import check_code
 
 
@@ -73,9 +73,12 @@ def network_settings(
 ) -> Settings | None:
     """The settings under which a file's network is checked; None where the file bounds weights and no network is named.
 
-    Raises SettingsError where the network or its inputs are not known, or where the file names code of others.
+    Raises SettingsError where the network or its inputs are not known, or where the file brings code of others, or
+    patterns that are not run.
     """
     settings = Settings.from_json(compressed.index.info.settings)
+    if against is not None:
+        check_quick(settings)
     if settings.metric != "outputs" and factory is None:
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):

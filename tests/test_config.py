@@ -18,7 +18,7 @@ from hmcompress.config import (
 )
 from hmcompress.errors import SettingsError
 from hmcompress.patterns import is_quick, matches
-from hmcompress.rules import check_patterns, dropped, rule_for, with_quick_patterns
+from hmcompress.rules import check_patterns, check_quick, dropped, rule_for, with_quick_patterns
 
 INTERFACE = """\
 tol: 1.0e-4
@@ -398,7 +398,9 @@ def test_layers_of_a_network_are_stored_by_names_where_their_pattern_is_slow(yam
     assert stored.network.deeponet.branch.layers == ("a", "aa") and stored.network.deeponet.trunk.slopes == ("s*",)
 
 
-def test_settings_of_a_file_never_bring_a_slow_pattern():
+def test_slow_patterns_of_a_file_are_refused_where_they_would_be_run():
     for settings in ({"drop": ["re:(a+)+b"]}, {"network": {"mlp": {"activation": "tanh", "layers": ["re:(a+)+b"]}}}):
         with pytest.raises(SettingsError, match=r"pattern 're:\(a\+\)\+b' is not run"):
-            Settings.from_json(settings)
+            check_quick(Settings.from_json(settings))
+    rules = [{"match": "re:(a+)+b"}]  # which are not run again
+    check_quick(load_settings(None, {"drop": ["re:a+b"], "layers": rules}))

@@ -22,6 +22,7 @@ from hmcompress.nn.memory import device_of, resident_bytes
 from hmcompress.nn.rebuild import Form
 from hmcompress.nn.slim import Sizes, slim_module
 from hmcompress.progress import Progress, silent
+from hmcompress.rules import check_quick
 
 _READ_WEIGHTS = (nn.TransformerEncoderLayer,)  # its fast path takes weights: HLinear would expand one at every call
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
@@ -97,6 +98,7 @@ def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
             f"{compressed.path} does not say which network it holds: compress with network: mlp, deeponet or linear in "
             "the settings, or give the module to load_model"
         )
+    check_quick(settings)
     network = _skeleton(compressed, settings)
     dtype = compressed.index.dtypes[network.layers[0].weight]
     return network.kind, network.module.to(dtype).requires_grad_(True), network.places

@@ -13,10 +13,11 @@ import torch
 import zstandard
 from container_files import mixed, pinn, pool, read, rewrite_header, sign, with_index, with_pool, write
 
+from hmcompress import read_report, verify
 from hmcompress.container import CompressedFile, View
 from hmcompress.container.header import DIGEST_AT, POOL, is_compressed, parse_header
 from hmcompress.container.squeeze import DEFLATE, ZSTD
-from hmcompress.errors import FormatError
+from hmcompress.errors import FormatError, SettingsError
 
 MUTATIONS = 3000
 
@@ -265,3 +266,12 @@ def test_pipes_are_refused_without_waiting_for_a_writer(tmp_path):
 def test_path_that_is_no_file_is_one_line(tmp_path, path):
     with pytest.raises(FormatError, match="cannot be read"):
         CompressedFile.open(tmp_path / path)
+
+
+def test_a_pattern_that_takes_for_ever_is_refused_and_the_tensors_are_there(tmp_path, originals):
+    source = tmp_path / "model.pt"
+    torch.save({"a" * 60: torch.ones(2)}, source)
+    data = with_index(originals[1], lambda document: document.update(settings={"drop": ["re:(a+)+b"]}))
+    assert isinstance(outcome(tmp_path / "f", data), dict) and not read_report(tmp_path / "f").left_behind
+    with pytest.raises(SettingsError, match="is not run"):
+        verify(tmp_path / "f", source)
