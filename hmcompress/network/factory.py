@@ -140,7 +140,7 @@ def _called(spec: str) -> nn.Module:
             raise NetworkError(f"factory {spec}: {where} has no function {function}")
         try:
             module = factory()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NetworkError(f"factory {spec} raises {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"factory {spec} returns a {type(module).__name__}, not an nn.Module")
@@ -171,5 +171,5 @@ def _imported(where: str) -> ModuleType:
         return module
     except NetworkError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends with sys.exit() has not been checked
         raise NetworkError(f"factory: {where} cannot be imported: {type(error).__name__}: {error}") from error

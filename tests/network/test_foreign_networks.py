@@ -153,3 +153,13 @@ def test_an_archive_that_takes_more_than_tensors_is_told_how_to_be_called(tmp_pa
             network={"torchscript": True},
             calibration={"inputs": str(tmp_path / "x.npy")},
         )
+
+
+@pytest.mark.parametrize("text", ["import sys\nsys.exit(0)", "import sys\ndef build(): sys.exit(0)"])
+def test_a_factory_that_exits_is_an_error_and_no_success(text: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(text)
+    np.save(tmp_path / "x.npy", points())
+    saved(tmp_path, {"0.weight": torch.ones(20, 2)})
+    options = ["--metric", "outputs", "--network", f"{tmp_path / 'net.py'}:build", "--inputs", str(tmp_path / "x.npy")]
+    assert run(["compress", str(tmp_path / "model.pt"), *options]) == 2
+    assert not (tmp_path / "model.hmc.safetensors").exists()
