@@ -37,7 +37,7 @@ _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
 _SOME = 1 << 12  # entries among which values are counted
 _GUESS = 0.8
-_FEW_BYTES = 160  # of a form beside which no other is worth a search
+_FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
 
 
@@ -129,7 +129,8 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
 
 def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the matrix whose rows are the tiles of this one where tiles are much the same and that is smaller."""
-    tile = find_tile(task.w) if best is None or best.nbytes > _FEW_BYTES else None
+    large = best is None or best.nbytes > max(_FEW_BYTES, task.w.numel() // _FEW_ENTRIES)
+    tile = find_tile(task.w) if large else None
     if tile is None:
         return best
     rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)

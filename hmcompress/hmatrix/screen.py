@@ -241,6 +241,11 @@ def _repeats(blocks: list[Array], step: float) -> bool:
 
 
 def _samples(a: Array | Tensor) -> list[Array]:
-    rows = np.linspace(0, a.shape[0] - _PROBE, 4).astype(int) // _PROBE * _PROBE
-    columns = np.linspace(0, a.shape[1] - _PROBE, 4).astype(int) // _PROBE * _PROBE
+    """Blocks at the corners that two splits give, where what repeats begins."""
+    rows, columns = (_corners(n) for n in a.shape)
     return [_array(a[r : r + _PROBE, c : c + _PROBE]) for r in rows for c in columns]
+
+
+def _corners(n: int) -> list[int]:
+    half = -(-n // 2)
+    return [min(c, n - _PROBE) for c in (0, -(-half // 2), half, half + -(-(n - half) // 2))]

@@ -114,6 +114,16 @@ def test_a_block_that_repeats_is_stored_once():
     assert compress_matrix(twice, 1e-3).nbytes < once + 64
 
 
+@pytest.mark.parametrize("n", [200, 256, 512])
+def test_halves_that_are_tied_are_stored_once(n):
+    half = torch.from_numpy(noise(n, n // 2)).float()
+    once = compress_matrix(half, 1e-3).nbytes
+    assert compress_matrix(torch.cat([half, half], 1), 1e-3).nbytes < 1.01 * once + 64
+    left, right = half[: n // 2], half[n // 2 :]
+    crossed = torch.cat([torch.cat([left, right], 1), torch.cat([right, left], 1)])
+    assert compress_matrix(crossed, 1e-3).nbytes < 1.01 * once + 64
+
+
 def test_dead_neurons_cost_little_beside_the_live_ones():
     live = compress_matrix(matrix("dead neurons")[:21], 1e-3).nbytes
     assert compressed("dead neurons").nbytes < 1.25 * live
