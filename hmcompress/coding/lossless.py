@@ -95,7 +95,7 @@ def zstd_compress(data: bytes, level: int) -> bytes:
     return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
 
 
-def zstd_decompress(frame: bytes, size: int) -> bytes:
+def zstd_decompress(frame: bytes | memoryview, size: int) -> bytes:
     """Decode a frame that must hold exactly `size` bytes, checked before memory is taken for them."""
     try:
         if zstandard.frame_content_size(frame) != size:

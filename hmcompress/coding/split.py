@@ -39,13 +39,13 @@ def encode_split(q: Array) -> tuple[bytes, Array]:
     return out.getvalue(), np.concatenate(escapes)
 
 
-def decode_split(data: bytes, count: int, dtype: Any) -> tuple[Array, Array]:
+def decode_split(data: bytes | memoryview, count: int, dtype: Any) -> tuple[Array, Array]:
     """Integers (count,) of `dtype`, and where those must be put that escaped. Raises FormatError."""
     stream = Reader(data)
-    low = stream.uint(_MOST_LOW)
-    high = np.frombuffer(zstd_decompress(stream.section(), count), np.int8)
-    packed = np.frombuffer(stream.raw(-(-count // 8) * low), np.uint8)
-    if stream.left:
+    low, size = stream.uint(_MOST_LOW), stream.uint()
+    frame, packed = stream.view()[:size], np.frombuffer(stream.view()[size:], np.uint8)
+    high = np.frombuffer(zstd_decompress(frame, count), np.int8)
+    if len(packed) != -(-count // 8) * low:
         raise FormatError("low bits and integers differ in number: the file is damaged")
     q = np.empty(count, dtype)
     for start in range(0, count, _RUN):

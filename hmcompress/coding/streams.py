@@ -65,10 +65,10 @@ def _suits_split(q: np.ndarray) -> bool:
     return len(split) + 4 * len(escapes) <= _SPLIT_MAY_COST * len(pcodec)
 
 
-def _decode_split(data: bytes, count: int, dtype: np.dtype) -> np.ndarray:
+def _decode_split(data: bytes | memoryview, count: int, dtype: np.dtype) -> np.ndarray:
     stream = Reader(data)
     escapes = stream.section()
-    q, places = decode_split(stream.rest(), count, dtype)
+    q, places = decode_split(stream.view(), count, dtype)
     if escapes[:1] >= bytes([SPLIT * 4]):
         raise FormatError("escapes are split once more: the file is damaged")
     q[places] = decode_ints(escapes, len(places), np.int64)
@@ -114,11 +114,12 @@ def decode_ints(
     if len(data) < 1:
         raise FormatError("an empty stream where integers are expected: the file is damaged")
     code, width = divmod(data[0], 4)
-    stored, body = np.dtype(_WIDTHS[width]), bytes(data[1:])
+    stored = np.dtype(_WIDTHS[width])
+    body = b"" if code == SPLIT else bytes(data[1:])
     if code == PCODEC:
         q = pcodec_decode(body, np.dtype(_CODED_AS[width]), count)
     elif code == SPLIT:
-        q = _decode_split(body, count, np.dtype(_CODED_AS[width]))
+        q = _decode_split(memoryview(data)[1:], count, np.dtype(_CODED_AS[width]))
     elif code == CONSTANT and len(body) == (stored.itemsize if count else 0):
         q = np.repeat(np.frombuffer(body, stored), count)
     elif code in (PLAIN, ZSTD):
