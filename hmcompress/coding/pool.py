@@ -19,6 +19,7 @@ from hmcompress.coding.classes import (
     groups_of,
     scales_of,
     scatter,
+    sizes_of,
 )
 from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
@@ -175,11 +176,11 @@ def decode_pool(
         return _decode_sparse(body, e, count)
     if kind == SPARSE_BY_COLUMNS and width:
         return _decode_sparse(body, _by_columns(e, width), count).reshape(width, -1).T.reshape(-1)
-    groups = groups_of(e, count)
+    groups = sizes_of(e, count)
     if kind == PCODEC:
-        return scatter(decode_ints(body, sum(n for _, _, n in groups), None), groups, count)
+        return scatter(decode_ints(body, sum(n for _, _, n in groups), None), e, groups, count)
     if kind == ANS and groups:
-        return decode_ranged(body, groups, count)
+        return scatter(decode_ranged(body, groups), e, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)

@@ -8,7 +8,7 @@ import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of, scatter
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
@@ -69,7 +69,8 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
     return (high - np.clip(high, -largest, largest))[outside]
 
 
-def decode_ranged(data: bytes | memoryview, groups: list[Group], count: int) -> np.ndarray:
+def decode_ranged(data: bytes | memoryview, groups: list[Group]) -> np.ndarray:
+    """The integers of all groups, one group after the other. Raises FormatError."""
     stream = Reader(data)
     shape = read_shape(stream)
     tables = class_tables(groups, shape)
@@ -90,7 +91,7 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], count: int) -> 
         parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
     if escapes:
         _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
-    return scatter(_join(parts), groups, count)
+    return _join(parts)
 
 
 def _carrier(low: int) -> np.dtype:
