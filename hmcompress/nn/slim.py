@@ -4,16 +4,15 @@ The outputs metric leaves many neurons with an all-zero outgoing column, or an a
 larger than what they compute. Taking these neurons out changes no output beyond the order of a sum.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import EllipsisType
 
 import torch
 from torch import Tensor, nn
 
 from hmcompress.network.modules import Activation, OperatorNetwork, Stack
-
-Elementwise = Callable[[Tensor], Tensor]
 
 ELEMENTWISE = (
     nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,
@@ -28,6 +27,26 @@ class Sizes:
 
     before: tuple[int, ...]
     after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Functions of one layer's outputs, one after the other."""
+
+    functions: tuple[nn.Module, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for function in self.functions:
+            if not isinstance(function, nn.Dropout):
+                x = function(x)
+        return x
+
+    def keep(self, alive: Tensor) -> None:
+        """Keep the slopes of some neurons, where each has its own."""
+        for function in self.functions:
+            slope = function.slope if isinstance(function, Activation) else None
+            if slope is not None and slope.numel() > 1:
+                function.slope = _part(slope, (..., alive))
 
 
 @dataclass(frozen=True)
@@ -89,18 +108,8 @@ def _split(steps: Sequence[nn.Module]) -> Iterator[Chain]:
             functions[-1].append(step)
         else:
             if len(run) > 1:
-                yield Chain(tuple(run), tuple(_composed(steps) for steps in functions[:-1]))
+                yield Chain(tuple(run), tuple(Elementwise(tuple(steps)) for steps in functions[:-1]))
             run, functions = [], []
-
-
-def _composed(functions: Sequence[nn.Module]) -> Elementwise:
-    def apply(x: Tensor) -> Tensor:
-        for function in functions:
-            if not isinstance(function, nn.Dropout):
-                x = function(x)
-        return x
-
-    return apply
 
 
 @torch.no_grad()
@@ -110,8 +119,8 @@ def slim_chain(chain: Chain) -> None:
     while size != chain.sizes():
         size = chain.sizes()
         links = list(zip(pairwise(chain.layers), chain.between, strict=True))
-        for (layer, following), _ in reversed(links):
-            _keep(layer, following, following.weight.ne(0).any(0))
+        for (layer, following), function in reversed(links):
+            _keep(layer, function, following, following.weight.ne(0).any(0))
         for (layer, following), function in links:
             _fold(layer, following, function)
 
@@ -126,10 +135,11 @@ def _fold(layer: nn.Linear, following: nn.Linear, function: Elementwise) -> None
     else:
         folded = following.weight[:, constant].double() @ value[constant].double()
         following.bias.add_(folded.to(bias.dtype))
-    _keep(layer, following, ~constant)
+    following.weight[:, constant] = 0  # one of them may stay
+    _keep(layer, function, following, ~constant)
 
 
-def _keep(layer: nn.Linear, following: nn.Linear, alive: Tensor) -> None:
+def _keep(layer: nn.Linear, function: Elementwise, following: nn.Linear, alive: Tensor) -> None:
     """Keep some neurons of a layer: its rows, and the columns of the next. One stays, so that no layer is empty."""
     if bool(alive.all()):
         return
@@ -138,6 +148,7 @@ def _keep(layer: nn.Linear, following: nn.Linear, alive: Tensor) -> None:
             return
         alive = torch.arange(len(alive), device=alive.device) == 0
     _keep_rows(layer, alive)
+    function.keep(alive)
     following.weight = _part(following.weight, (slice(None), alive))
     following.in_features = following.weight.shape[1]
 
@@ -149,7 +160,7 @@ def _keep_rows(layer: nn.Linear, alive: Tensor) -> None:
     layer.out_features = layer.weight.shape[0]
 
 
-def _part(parameter: Tensor, index: Tensor | tuple[slice, Tensor]) -> nn.Parameter:
+def _part(parameter: Tensor, index: Tensor | tuple[slice | EllipsisType, Tensor]) -> nn.Parameter:
     return nn.Parameter(parameter.detach()[index].clone(), parameter.requires_grad)
 
 
@@ -164,6 +175,8 @@ def _slim_product(operator: OperatorNetwork) -> None:
         last = stack.layers[-1]
         assert isinstance(last, nn.Linear)
         _keep_rows(last, alive)
+        if stack.last:
+            Elementwise((stack.activations[-1],)).keep(alive)
 
 
 def _always_zero(stack: Stack) -> Tensor:
