@@ -21,8 +21,9 @@ Array = np.ndarray
 FINER = (1.0, 1.5)  # by which the step falls from level to level: coarse points predict all others
 _FINEST = 8.0
 _WINDOW = 192  # rows and columns on which schemes are compared
-_SPARSE = 0.5  # bits an entry
+_SPARSE, _LOW_RATE = 0.5, 2.0  # bits an entry
 _MAY_SHRINK = 16.0  # how much smaller than its first estimate a sparse form may become
+_MIXED_MAY_SHRINK, _MIXED_GROWTH = 2.0, 0.75  # the same between sparse and dense; the power of the entries it grows by
 _FINER_STEPS, _PER_OCTAVE = 8, 4
 _ROWS = 128  # decoded at once
 _FEW = 8  # entries for each that is not zero from which integers are held as a sparse matrix
@@ -36,15 +37,11 @@ class Interpolator:
     dtype: torch.dtype
     scheme: Scheme
     finer: int
+    is_sparse: bool = False  # whether nearly all entries follow from their neighbours
 
     def decoded(self, step: float) -> Tensor:
         """The matrix that a decoder would return."""
         return _restore(self._coded(step)[0], step, self.dtype)
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether nearly all entries follow from their neighbours."""
-        return self.finer > 0
 
     def finer_steps(self, step: float) -> list[float]:
         """Where most integers are zero, steps below the largest that are worth a try.
@@ -93,10 +90,15 @@ def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> I
     bits, scheme = min(
         ((_entropy(Interpolator(window, dtype, s, 0)._coded(step)[1]), s) for s in SCHEMES), key=lambda found: found[0]
     )
-    sparse = bits < _SPARSE * window.size
+    sparse, low = (bits < rate * window.size for rate in (_SPARSE, _LOW_RATE))
     larger = values.size / window.size
-    hopeless = bits / 8 * (math.sqrt(larger) if sparse else larger) > size * (_MAY_SHRINK if sparse else 1.0)
-    return None if hopeless else Interpolator(values, dtype, scheme, int(sparse))
+    if sparse:
+        hopeless = bits / 8 * math.sqrt(larger) > size * _MAY_SHRINK
+    elif low:
+        hopeless = bits / 8 * larger**_MIXED_GROWTH > size * _MIXED_MAY_SHRINK
+    else:
+        hopeless = bits / 8 * larger > size
+    return None if hopeless else Interpolator(values, dtype, scheme, int(low), sparse)
 
 
 def _entropy(integers: list[Array]) -> float:
