@@ -1,5 +1,6 @@
 """Matrices, networks and files that the tests of running share."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from torch import Tensor, nn
 
 from hmcompress import pipeline
 from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.blocks import Block
+from hmcompress.hmatrix.bodies import Body
+from hmcompress.hmatrix.order import Natural, Order
+from hmcompress.hmatrix.parts import LowRank, Parts, Remainder
+from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import HLinear
 from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
 
@@ -23,6 +29,41 @@ def stored(w: Tensor, tol: float = 1e-4) -> HMatrix:
     """The matrix as a file holds it."""
     matrix = compress_matrix(w, tol)
     return HMatrix.from_payload(matrix.payload, (w.shape[0], w.shape[1]), w.dtype)
+
+
+def held(body: Body, shape: tuple[int, int]) -> HMatrix:
+    """The matrix that a file with this body would hold."""
+    matrix = HMatrix(shape, torch.float32, b"")
+    matrix.__dict__["body"] = body
+    return matrix
+
+
+def tree(w: Tensor, tol: float = 1e-5, rows: Order | None = None, columns: Order | None = None) -> TreeBody:
+    """The matrix as a tree, whatever the codec would choose: integers on the diagonal, low-rank leaves beside it."""
+    step = tol * float(w.abs().mean())
+    leaves = (PlacedLeaf(block, _parts(block.of(w.double().numpy()) / step, near)) for block, near in _halved(*w.shape))
+    return TreeBody((w.shape[0], w.shape[1]), step, tuple(leaves), rows or Natural(), columns or Natural())
+
+
+def _halved(m: int, n: int) -> Iterator[tuple[Block, bool]]:
+    """Blocks that cover a matrix, and whether they are on its diagonal."""
+    waiting = [Block(0, m, 0, n)]
+    for block in waiting:
+        if min(block.shape) < 64:
+            yield block, True
+            continue
+        upper, above, below, lower = block.children()
+        waiting += [upper, lower]
+        yield from ((above, False), (below, False))
+
+
+def _parts(x: np.ndarray, near: bool) -> Parts:
+    """Of a block in steps."""
+    if near:
+        return (Remainder(np.rint(x).astype(np.int32)),)
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    rank = max(1, int((values > np.sqrt(min(x.shape))).sum()))
+    return (LowRank(left[:, :rank] * values[:rank], right[:rank].T),)
 
 
 def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> Form:
