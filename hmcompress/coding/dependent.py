@@ -8,7 +8,6 @@ by the state, bit 1 is coded with the state known, so that all integers' remaind
 coded, class by class.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import constriction
@@ -16,13 +15,12 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE
+from hmcompress.coding.layout import CHUNK, Layout, chunks, lay_out
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError
 
 Array = np.ndarray
-SILENT_CLASS = -4  # and below: all zero, not coded; half a bit of such numbers would not pay
-TOP_CLASS = 104
 DISTORTION = 0.2513  # mean square error at high rates, 64 states
 _SLOPE = 0.35  # what a bit may cost in squared error: 2 ln 2 times the distortion
 _FINE = 28  # from this class on the low bits are uniform, and rates no longer matter to the path
@@ -30,72 +28,11 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 4096
 _SAMPLE = 1 << 16
 _FEW_NUMBERS = 1 << 14  # up to which the bytes of a shape matter
-_STEPS, _PATHS, _FEW = 512, 2048, 16
-_CHUNK = _STEPS * _PATHS  # numbers that make one set of paths
+_STEPS, _FEW = 512, 16
+_PATHS = CHUNK // _STEPS
 _RARE = 1 << 8  # over 2 ** 20: the smallest probability of a bit
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the numbers of each class stand once sorted. order: positions that are coded, or None for all."""
-
-    classes: Array
-    starts: Array
-    order: Array | None
-    count: int
-
-    @property
-    def coded(self) -> int:
-        return int(self.starts[-1])
-
-    def segments(self) -> Iterator[tuple[int, int, int]]:
-        """(class, start, stop) in the order of coding."""
-        for i, e in enumerate(self.classes):
-            yield int(e), int(self.starts[i]), int(self.starts[i + 1])
-
-    def gather(self, x: Array) -> Array:
-        if self.order is None:
-            return x
-        out = np.empty(self.coded, x.dtype)
-        for start, stop in _chunks(self.coded):
-            np.take(x, self.order[start:stop], out=out[start:stop], mode="clip")
-        return out
-
-    def scatter(self, v: Array) -> Array:
-        if self.order is None:
-            return v
-        out = np.zeros(self.count, v.dtype)
-        for start, stop in _chunks(self.coded):
-            out[self.order[start:stop]] = v[start:stop]
-        return out
-
-
-def lay_out(e: Array, count: int) -> Layout:
-    """Sort `count` numbers of classes e (count,) or (1,). Raises FormatError where a class is out of range."""
-    e = np.asarray(e, np.int16).reshape(-1)
-    if e.max(initial=SILENT_CLASS) > TOP_CLASS:
-        raise FormatError("a scale is out of range: the file is damaged")
-    small = (np.maximum(e, SILENT_CLASS) - SILENT_CLASS).astype(np.uint8)
-    sizes = np.bincount(small, minlength=1) * (count if e.size == 1 else 1)
-    used = np.flatnonzero(sizes[1:]) + 1
-    starts = np.concatenate([[0], np.cumsum(sizes[used])])
-    order = None if len(used) == 1 and not sizes[0] else _order(small, used, starts)
-    return Layout(used + SILENT_CLASS, starts, order, count)
-
-
-def _order(small: Array, used: Array, starts: Array) -> Array:
-    """Positions class by class. A stable sort would say the same and take twice the memory."""
-    order = np.empty(starts[-1], np.int32 if len(small) < 2**31 else np.int64)
-    for c, start, stop in zip(used, starts[:-1], starts[1:], strict=True):
-        order[start:stop] = np.flatnonzero(small == c)
-    return order
-
-
-def _chunks(count: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, _CHUNK):
-        yield start, min(start + _CHUNK, count)
 
 
 @dataclass(frozen=True)
@@ -162,7 +99,7 @@ def quantize(x: Array, e: Array, model: Model, trellis: Trellis) -> Array | None
         reach = (model.largest(c) - 1) * 4.0 * 2.0 ** low_bits(c)
         if max(float(x[start:stop].max()), -float(x[start:stop].min())) + 4 > min(reach, 2.0**28):
             return None
-    for start, stop in _chunks(layout.coded):
+    for start, stop in chunks(layout.coded):
         v[start:stop] = _follow(x[start:stop], _cut(layout, start, stop), model, trellis)
     return layout.scatter(v)
 
@@ -230,7 +167,7 @@ def _encode(v: Array, layout: Layout, model: Model, trellis: Trellis) -> bytes:
     for c, start, stop in reversed(list(layout.segments())):  # a stack: the decoder meets the lowest class first
         chances.append(_encode_class(coder, v[start:stop], c, model))
     chance = np.concatenate([np.zeros(0), *reversed(chances)])
-    for start, stop in reversed(list(_chunks(layout.coded))):
+    for start, stop in reversed(list(chunks(layout.coded))):
         part = v[start:stop]
         p = chance[_class_indices(layout, start, stop) + (part & 1)]
         coder.encode_reverse((part >> 1 & 1).astype(np.int32), _model.Bernoulli(perfect=False), p)
@@ -287,7 +224,7 @@ def _decode_remainders(
     half = np.full(2, 0.5)
     chances = np.concatenate([np.zeros(0), *(half if t is None else _bit_probabilities(t) for t in tables)])
     r, bernoulli = np.empty(layout.coded, np.int32), _model.Bernoulli(perfect=False)
-    for start, stop in _chunks(layout.coded):
+    for start, stop in chunks(layout.coded):
         paths = _paths(stop - start)
         state, at = np.zeros(paths, np.int32), _class_indices(layout, start, stop)
         for first in range(0, stop - start, paths):

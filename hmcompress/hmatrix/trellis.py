@@ -12,14 +12,13 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.dependent import (
     DISTORTION,
-    SILENT_CLASS,
-    TOP_CLASS,
     Model,
     decode_dependent,
     encode_dependent,
     own_shape,
     quantize,
 )
+from hmcompress.coding.layout import SILENT_CLASS, TOP_CLASS
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.coding.trellis import Trellis
 from hmcompress.errors import FormatError

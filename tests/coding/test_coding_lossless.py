@@ -63,9 +63,7 @@ def test_array_in_any_memory_order_is_taken_row_by_row():
     assert encode_array(a.T) == encode_array(np.ascontiguousarray(a.T))
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [("words", RAW), ("ramp", PCODEC), ("text", ZSTD), ("planes", PLANES)]
-)
+@pytest.mark.parametrize(("name", "code"), [("words", RAW), ("ramp", PCODEC), ("text", ZSTD), ("planes", PLANES)])
 def test_every_code_is_the_smallest_somewhere(name, code):
     assert encode_array(SAMPLES[name])[0] == code
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, group_codes, lattice
+from hmcompress.hmatrix import HMatrix, compress_matrix, group_codes, lattice, scaled_codes
 
 SHAPE = (128, 512)
 
@@ -42,7 +42,7 @@ def offset(dtype: torch.dtype) -> Tensor:
 
 def quantiles(dtype: torch.dtype) -> Tensor:
     """NF4: one of 16 quantiles times the largest of 64."""
-    x, table = weights().reshape(-1, 64), torch.from_numpy(group_codes.TABLES[-1]).float()
+    x, table = weights().reshape(-1, 64), torch.from_numpy(scaled_codes.TABLES[-1]).float()
     largest = x.abs().amax(1, keepdim=True)
     nearest = ((x / largest)[..., None] - table).abs().argmin(-1)
     return (table[nearest] * largest).to(dtype).reshape(SHAPE)
