@@ -23,7 +23,7 @@ def test_any_integers_come_back_with_those_that_escape(q):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace", "cauchy", "uniform"])
-@pytest.mark.parametrize("scale", [0.5, 29.0, 290.0, 1e5, 1e9])
+@pytest.mark.parametrize("scale", [0.5, 290.0, 1e9])
 def test_long_runs_come_back(kind, scale):
     q = integers(kind, N + 3, scale)
     assert np.array_equal(decode_ints(encode_quickly(q), len(q), np.int64), q)

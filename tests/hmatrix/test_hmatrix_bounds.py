@@ -43,14 +43,16 @@ def assert_bound_holds(w: torch.Tensor, tol: float, norm: str, effort: str = "de
 
 @pytest.mark.parametrize(("norm", "tol"), [("fro", 1e-1), ("fro", 1e-4), ("spectral", 1e-2), ("max", 1e-3)])
 @pytest.mark.parametrize("name", MATRICES)
-def test_error_is_below_tol(name, norm, tol):
-    assert_bound_holds(matrix(name), tol, norm)
+def test_error_is_below_tol_and_uses_it(name, norm, tol):
+    h = assert_bound_holds(matrix(name), tol, norm)
+    if norm == "fro" and name in FLEXIBLE:
+        assert h.error > 0.9 * tol, f"{h.error / tol} of the tolerance"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["noise", "rank 3", "toeplitz", "row scales", "tiny", "heavy tails", "one row"])
 def test_error_is_below_tol_in_every_dtype(name, dtype):
-    for tol in (1e-1, 1e-2, 1e-3, 1e-5):
+    for tol in (1e-1, 1e-2, 1e-4):
         assert_bound_holds(matrix(name, dtype), tol, "fro", "fast" if tol == 1e-2 else "default")
 
 
@@ -62,7 +64,7 @@ def test_error_is_below_tol_where_most_columns_are_pruned(tol):
     assert_bound_holds(torch.from_numpy(w).float(), tol, "fro")
 
 
-@pytest.mark.parametrize("tol", [1e-6, 1e-8, 1e-10, 1e-13])
+@pytest.mark.parametrize("tol", [1e-6, 1e-9, 1e-13])
 @pytest.mark.parametrize("name", ["noise", "constant", "geometric spectrum", "toeplitz", "row scales"])
 def test_error_is_below_fine_tolerances_in_float64(name, tol):
     assert_bound_holds(matrix(name, torch.float64), tol, "fro")
@@ -91,7 +93,7 @@ def test_error_is_below_tol_for_any_shape_scale_and_decay(m, n, log_scale, decay
     assert_bound_holds(w, tol, norm)
 
 
-@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3])
 @pytest.mark.parametrize("name", FLEXIBLE)
 def test_error_uses_the_tolerance(name, tol):
     h = compressed(name, tol)

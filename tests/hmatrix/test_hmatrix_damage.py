@@ -5,6 +5,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ SOURCES = {
 }
 
 
+@cache
 def source(name: str) -> HMatrix:
     what, effort, tol = SOURCES[name]
     special = {"kernel": lambda: kernel("distance", 160), "zeros": lambda: torch.zeros(40, 40), "green": greens}

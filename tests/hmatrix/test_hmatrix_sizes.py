@@ -96,15 +96,15 @@ def test_noise_is_within_six_hundredths_of_a_bit_of_entropy_coded_scalar_quantiz
         assert bits < math.log2(1 / tol) + 0.2546 + 0.06
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("distance", 33), ("grid", 9), ("green", 80)])
-def test_kernels_of_1024_points_shrink_as_far_as_promised(name, ratio):
-    w = kernel(name, 1024)
-    assert w.nbytes / compress_matrix(w, 1e-4).nbytes > ratio
+def test_a_kernel_of_1024_points_on_a_grid_shrinks_as_far_as_promised():
+    w = kernel("grid", 1024)
+    assert w.nbytes / compress_matrix(w, 1e-4).nbytes > 250
 
 
-def test_bytes_of_a_kernel_grow_no_faster_than_its_points_to_the_power_of_one_and_a_fifth():
+def test_a_kernel_shrinks_as_far_as_promised_and_grows_no_faster_than_its_points_to_the_power_of_one_and_a_fifth():
     small, large = (compress_matrix(kernel("distance", n), 1e-4).nbytes for n in (256, 1024))
     assert math.log(large / small, 4) < 1.2
+    assert 4 * 1024**2 / large > 1000
 
 
 def test_a_block_that_repeats_is_stored_once():
@@ -114,7 +114,7 @@ def test_a_block_that_repeats_is_stored_once():
     assert compress_matrix(twice, 1e-3).nbytes < once + 64
 
 
-@pytest.mark.parametrize("n", [200, 256, 512])
+@pytest.mark.parametrize("n", [200, 256])
 def test_halves_that_are_tied_are_stored_once(n):
     half = torch.from_numpy(noise(n, n // 2)).float()
     once = compress_matrix(half, 1e-3).nbytes

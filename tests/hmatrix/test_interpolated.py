@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.codecs import INTERPOLATED
 from hmcompress.hmatrix.grid_prediction import SCHEMES, bands, walk
 from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode, read
@@ -60,12 +60,11 @@ def test_any_rows_can_be_had_without_the_others(m, n, scheme, finer, data):
     assert np.array_equal(rows, coder.decoded(step).numpy()[begin:end])
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
-@pytest.mark.parametrize("norm", ["fro", "max"])
+@pytest.mark.parametrize(("norm", "tol"), [("fro", 1e-2), ("fro", 1e-4), ("max", 1e-3)])
 def test_a_kink_along_the_diagonal_is_for_prediction(tol, norm):
-    h = compress_matrix(greens(512), tol, norm)
+    h = compress_matrix(greens(320), tol, norm)
     assert h.error <= tol
-    assert h.nbytes < 512 * 512 * 4 / 700
+    assert h.nbytes < 320 * 320 * 4 / 700
     if norm == "fro" and tol == 1e-4:
         assert h.payload[0] == INTERPOLATED
 
@@ -76,9 +75,10 @@ def test_noise_is_not_predicted():
 
 
 def test_an_impossible_scheme_or_step_is_a_format_error():
-    h = compress_matrix(greens(512), 1e-4)
+    body = Interpolator(surface(40, 50), torch.float64, SCHEMES[0], 0).encode(1e-2)
+    assert decode(body, (40, 50), torch.float64).to_dense().shape == (40, 50)
     for bad in (b"\0\0\0\0", b"\0\0\xc0\x7f"):  # 0 and nan
         with pytest.raises(FormatError, match="step"):
-            HMatrix.from_payload(h.payload[:1] + bad + h.payload[5:], h.shape, h.dtype)
+            decode(bad + body[4:], (40, 50), torch.float64)
     with pytest.raises(FormatError):
-        HMatrix.from_payload(h.payload[:5] + b"\x7f" + h.payload[6:], h.shape, h.dtype)
+        decode(body[:4] + b"\x7f" + body[5:], (40, 50), torch.float64)
