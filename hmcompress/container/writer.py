@@ -10,7 +10,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 
@@ -140,20 +140,30 @@ class _Spool:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        # Closed by close(); the writer that owns it is the context manager.
-        self._file = None if path is None else tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(place_of(path).parent))  # noqa: SIM115
+        self._held: dict[int, bytes] = {}  # by where they begin: nothing is copied while there are few
+        self._file: IO[bytes] | None = None
         self._end = 0
 
     def append(self, data: bytes) -> tuple[int, int]:
         begin, self._end = self._end, self._end + len(data)
-        if self._file is not None and self._path is not None:
-            with writing(self._path):
-                self._file.seek(begin)
-                self._file.write(data)
+        if self._path is not None:
+            self._held[begin] = data
+            if self._file is not None or self._end > _IN_MEMORY:
+                self._spill(self._path)
         return begin, len(data)
 
+    def _spill(self, path: Path) -> None:
+        with writing(path):
+            if self._file is None:  # closed by close(); the writer that owns it is the context manager
+                self._file = tempfile.TemporaryFile(dir=place_of(path).parent)  # noqa: SIM115
+            for begin in sorted(self._held):
+                self._file.seek(begin)
+                self._file.write(self._held.pop(begin))
+
     def read(self, begin: int, length: int) -> Iterator[bytes]:
-        assert self._file is not None
+        if self._file is None:
+            yield self._held[begin] if length else b""
+            return
         self._file.seek(begin)
         while length > 0:
             block = self._file.read(min(length, _BLOCK))
@@ -163,6 +173,7 @@ class _Spool:
             yield block
 
     def close(self) -> None:
+        self._held.clear()
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk, met again: what it holds is not wanted any more
                 self._file.close()

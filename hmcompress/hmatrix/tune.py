@@ -33,6 +33,7 @@ _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
+_AT_ONCE = 1 << 16  # entries that are compared
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
@@ -149,7 +150,7 @@ def _rounded(task: Task, candidate: Candidate, rounding: Rounding, step: float) 
     payload = _encoded([CodedLeaf(shape, (CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
     matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
-    if decoded is None or not np.array_equal(decoded, q):
+    if decoded is None or not _equal(decoded, q):
         return None
     return matrix.with_error((largest if task.norm == "max" else norm) / task.size, largest)  # what rounding made
 
@@ -157,6 +158,12 @@ def _rounded(task: Task, candidate: Candidate, rounding: Rounding, step: float) 
 def _aim(entries: int) -> float:
     """The error to begin with, over the tolerance: uniform errors make it certain for many entries, not for few."""
     return 1 - _LIKELY * math.sqrt(0.2 / entries) if entries >= LONG else 1.0
+
+
+def _equal(a: Array, b: Array) -> bool:
+    """Whether two matrices (m, n) are the same, some rows at a time: a large one is not compared by as large a mask."""
+    rows = max(1, _AT_ONCE // max(a.shape[1], 1))
+    return a.shape == b.shape and all(np.array_equal(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
 
 
 def tune_trellis(task: Task, step: float) -> HMatrix | None:
