@@ -233,6 +233,11 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
 
 
+def own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> Shape:
+    """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding."""
+    return _with_support(_own_shape(q, e, x), _support(q, groups))
+
+
 def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
     some = jittered(q.size, max(1, q.size // _SAMPLE))
     sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
@@ -251,7 +256,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     groups = groups_of(e, q.size)
     if not groups:
         return 0.0
-    shape = _with_support(_own_shape(q, e, x), _support(q, groups))
+    shape = own_shape(q, e, x, groups)
     total = 0.0
     for (_, where, size), (low, largest, p) in zip(groups, class_tables(groups, shape), strict=True):
         high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest

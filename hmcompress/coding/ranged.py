@@ -9,6 +9,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of
+from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
@@ -23,20 +24,20 @@ _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
 
-def class_tables(groups: list[Group], shape: Shape) -> list[tuple[int, int, np.ndarray]]:
-    """(bits to split off, largest high part, probabilities of the high parts) for each group."""
+def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> list[tuple[int, int, np.ndarray]]:
+    """(bits to split off, largest high part, probabilities of the high parts) for each group; ladder: see there."""
     splits, edges = [], []
     for (e, _, _), scale in zip(groups, scales_of(groups).tolist(), strict=True):
-        low = max(0, e // CLASSES_PER_OCTAVE - _SPLIT)
-        largest = int(min(max(shape.support * scale / 2**low, 0) + 2, _LARGEST))
+        low = min(max(0, e // CLASSES_PER_OCTAVE - _SPLIT), ladder.most_low_bits)
+        largest = int(min(max(ladder.rung(shape.support * scale) / 2**low, 0) + 2, _LARGEST))
         splits.append((low, largest))
-        edges.append((np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
+        edges.append(ladder.positions(np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
     return [(*split, p) for split, p in zip(splits, shape.probabilities(edges), strict=True)]
 
 
-def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape) -> bytes:
+def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
     coder, raw_lows, escapes = _ans(), [], []
-    tables = class_tables(groups, shape)
+    tables = class_tables(groups, shape, ladder)
     for (_, where, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
         values = q if where is None else q[where]
@@ -69,11 +70,11 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
     return (high - np.clip(high, -largest, largest))[outside]
 
 
-def decode_ranged(data: bytes | memoryview, groups: list[Group]) -> np.ndarray:
+def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN) -> np.ndarray:
     """The integers of all groups, one group after the other. Raises FormatError."""
     stream = Reader(data)
     shape = read_shape(stream)
-    tables = class_tables(groups, shape)
+    tables = class_tables(groups, shape, ladder)
     raw_lows = [
         pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)

@@ -5,12 +5,23 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import compact, exact, interpolated, lattice, product, tiles, tree, trellis, weighted
+from hmcompress.hmatrix import (
+    compact,
+    exact,
+    interpolated,
+    lattice,
+    product,
+    short_floats,
+    tiles,
+    tree,
+    trellis,
+    weighted,
+)
 from hmcompress.hmatrix.bodies import Body, QuantizedBody
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED = range(9)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS = range(10)
 
 
 def _decode_tiled(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
@@ -30,6 +41,7 @@ CODECS: dict[int, Decoder] = {
     INTERPOLATED: interpolated.decode,
     PRODUCT: product.decode,
     TILED: _decode_tiled,
+    SHORT_FLOATS: short_floats.decode,
 }
 
 

@@ -26,6 +26,7 @@ from hmcompress.hmatrix.tune import (
     tune_trellis,
     zero_payload,
 )
+from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray
 _PLAIN = Candidate(Leaf(0, True))
@@ -64,7 +65,7 @@ def compress_matrix(
     best = _smallest(task, grid)
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
-        best = min(found, key=lambda matrix: matrix.nbytes, default=None)
+        best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
     if best is not None and w.numel() > _SMALL and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
         return best
     plain = task.exact()

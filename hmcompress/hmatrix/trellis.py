@@ -52,7 +52,7 @@ class TrellisQuantizer:
             return None
         _, scales, model, v = found
         out = Writer().raw(struct.pack("<f", step))
-        _write_scales(out, scales)
+        write_scales(out, scales)
         return out.raw(encode_dependent(v, scales.classes(self.values.shape), model, self.trellis)).getvalue()
 
     def _quantized(self, step: float) -> tuple[float, Scales, Model, Array] | None:
@@ -80,7 +80,7 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Quantized
     (step,) = struct.unpack("<f", stream.raw(4))
     if not 0 < step < math.inf:
         raise FormatError("a step is impossible: the file is damaged")
-    scales = _read_scales(stream, shape)
+    scales = read_scales(stream, shape)
     v = decode_dependent(stream.rest(), scales.classes(shape), shape[0] * shape[1])
     return QuantizedBody(_restore(v.reshape(shape), step, dtype))
 
@@ -91,14 +91,14 @@ def _restore(v: Array, step: float, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(out).to(dtype)
 
 
-def _write_scales(out: Writer, scales: Scales) -> None:
+def write_scales(out: Writer, scales: Scales) -> None:
     sides = [side for side in (scales.rows, scales.columns) if side is not None]
     out.uint((scales.block - ZERO_CLASS) * 4 + (scales.rows is not None) + 2 * (scales.columns is not None))
     if sides:
         out.section(encode_side(np.concatenate(sides), "max"))
 
 
-def _read_scales(data: Reader, shape: tuple[int, int]) -> Scales:
+def read_scales(data: Reader, shape: tuple[int, int]) -> Scales:
     number = data.uint((MAX_CLASS - ZERO_CLASS) * 4 + 3)
     has = bool(number & 1), bool(number & 2)
     counts = [n if present else 0 for n, present in zip(shape, has, strict=True)]

@@ -32,13 +32,21 @@ SOURCES = {
     "lossless": ("noise", "default", 1e-12),
     "interpolated": ("green", "default", 1e-3),
     "zeros": ("zeros", "default", 1e-2),
+    "short floats": ("short", "default", 3e-4),
+    "pruned short floats": ("pruned", "default", 3e-4),
 }
 
 
 @cache
 def source(name: str) -> HMatrix:
     what, effort, tol = SOURCES[name]
-    special = {"kernel": lambda: kernel("distance", 160), "zeros": lambda: torch.zeros(40, 40), "green": greens}
+    special = {
+        "kernel": lambda: kernel("distance", 160),
+        "zeros": lambda: torch.zeros(40, 40),
+        "green": greens,
+        "short": lambda: matrix("noise", torch.bfloat16),
+        "pruned": lambda: matrix("noise", torch.bfloat16) * (matrix("noise").roll(9, 1) > 0.5),
+    }
     return compress_matrix(special.get(what, lambda: matrix(what))(), tol, effort=effort)
 
 
