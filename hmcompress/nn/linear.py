@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_CACHED = 2**17  # numbers of a batch: its products stay in the cache, and in memory that the process has already
+_CACHED = 2**20  # numbers of a batch: its products stay in the cache, and in memory that the process has already
 
 
 class Level(NamedTuple):
@@ -71,6 +71,7 @@ class HLinear(nn.Module):
             register(f"left_{k}", groups, level.outward, m)
             m, n = level.outward, level.inward
         register("top", groups * n, groups * m)
+        self._padded = leaf[1] * self.levels[0].groups - in_features, leaf[0] * self.levels[0].groups - out_features
         self._chunk = max(1, _CACHED // max(in_features, out_features))
         self._names = tuple((f"near_{k}", f"right_{k}", f"left_{k}") for k in range(len(self.levels)))
         self.register_parameter(
@@ -102,24 +103,23 @@ class HLinear(nn.Module):
         """(..., in_features) to (..., out_features)."""
         if x.shape[-1] != self.in_features:
             raise RuntimeError(f"{x.shape[-1]} inputs for a layer of {self.in_features}")
-        flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        if not torch.compiler.is_compiling() and flat.shape[0] > self._chunk and x.device.type == "cpu":
-            y = self._by_parts(flat)
-        else:
-            y = self._run(flat)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        if x.dim() != 2:
+            return self.forward(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        if not torch.compiler.is_compiling() and x.shape[0] > self._chunk and x.device.type == "cpu":
+            return self._by_parts(x)
+        return self._run(x).flatten(1)
 
     def _by_parts(self, x: Tensor) -> Tensor:
         """The same as _run, some samples at a time."""
         parts = x.split(self._chunk)
         if torch.is_grad_enabled():
-            return torch.cat([self._run(part) for part in parts])
+            return torch.cat([self._run(part).flatten(1) for part in parts])
         first = self._run(parts[0])
         y = first.new_empty((len(x), *first.shape[1:]))  # one by one: all parts at once are memory asked for anew
         y[: len(first)] = first
         for k, part in enumerate(parts[1:], start=1):
             y[k * self._chunk : k * self._chunk + len(part)] = self._run(part)
-        return y
+        return y.flatten(1)
 
     def _run(self, x: Tensor) -> Tensor:
         """(batch, in_features) to (batch, out_features), or (batch, leaves, m), which is the same."""
@@ -127,24 +127,28 @@ class HLinear(nn.Module):
         y = self._product(x if columns is None else x.index_select(1, columns)).transpose(0, 1)
         if rows is not None:
             y = y.flatten(1).index_select(1, rows)
-        elif y.shape[1] * y.shape[2] > self.out_features:
+        elif self._padded[1]:
             y = y.flatten(1)[:, : self.out_features]
         return y if bias is None else y.flatten(1) + bias
 
     def _product(self, x: Tensor) -> Tensor:
-        """(batch, in_features) to (leaves, batch, m), in the order of the hierarchy."""
-        groups, n, batch = self.levels[0].groups, self.leaf[1], x.shape[0]
-        if groups * n > self.in_features:
-            x = functional.pad(x, (0, groups * n - self.in_features))
-        own, inputs = x.reshape(batch, groups, n).transpose(0, 1), []
-        for (groups, _, _), (_, right, _) in zip(self.levels, factors := list(self.factors()), strict=True):
-            own = _joined(own, groups)
+        """(batch, in_features) to (leaves, batch, m), in the order of the hierarchy.
+
+        One sample takes hardly longer than the calls: here are as few of them as there can be.
+        """
+        batch, levels, factors, inputs = x.shape[0], self.levels, list(self.factors()), []
+        if self._padded[0]:
+            x = functional.pad(x, (0, self._padded[0]))
+        own = x.reshape(batch, levels[0].groups, self.leaf[1]).transpose(0, 1)
+        for level, (_, right, _) in zip(levels, factors, strict=True):
+            own = _joined(own, level.groups)
             inputs.append(own)
             own = torch.bmm(own, right)
-        top = self.top
-        y = (own.transpose(0, 1).reshape(batch, len(top)) @ top).unsqueeze(0)
-        for (groups, _, _), (near, _, left) in zip(reversed(self.levels), reversed(factors), strict=True):
-            y = torch.baddbmm(torch.bmm(inputs.pop(), near), _parted(y, groups), left)
+        groups, inward, outward = levels[-1]
+        y = torch.mm(own.transpose(0, 1).reshape(batch, groups * inward), self.top)
+        y = y.reshape(batch, groups, outward).transpose(0, 1)
+        for level, (near, _, left) in zip(reversed(levels), reversed(factors), strict=True):
+            y = torch.baddbmm(torch.bmm(inputs.pop(), near), _parted(y, level.groups), left)
         return y
 
     def to_dense(self) -> Tensor:
