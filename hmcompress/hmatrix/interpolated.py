@@ -25,6 +25,7 @@ _SPARSE, _LOW_RATE = 0.5, 2.0  # bits an entry
 _MAY_SHRINK = 16.0  # how much smaller than its first estimate a sparse form may become
 _MIXED_MAY_SHRINK, _MIXED_GROWTH = 2.0, 0.75  # the same between sparse and dense; the power of the entries it grows by
 _FINER_STEPS, _PER_OCTAVE = 8, 4
+_GROWTH = 2.0  # of the step, about, where most of the error is left to zeros
 _ROWS = 128  # decoded at once
 _FEW = 8  # entries for each that is not zero from which integers are held as a sparse matrix
 
@@ -87,9 +88,8 @@ def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> I
     """
     (m, n), half = values.shape, _WINDOW // 2
     window = values[max(m // 2 - half, 0) : m // 2 + half, max(n // 2 - half, 0) : n // 2 + half]
-    bits, scheme = min(
-        ((_entropy(Interpolator(window, dtype, s, 0)._coded(step)[1]), s) for s in SCHEMES), key=lambda found: found[0]
-    )
+    priced = ((_entropy(Interpolator(window, dtype, s, 0)._coded(step)[1]), s) for s in SCHEMES)
+    (bits, scheme), *others = sorted(priced, key=lambda found: found[0])
     sparse, low = (bits < rate * window.size for rate in (_SPARSE, _LOW_RATE))
     larger = values.size / window.size
     if sparse:
@@ -98,7 +98,13 @@ def interpolator(values: Array, dtype: torch.dtype, step: float, size: int) -> I
         hopeless = bits / 8 * larger**_MIXED_GROWTH > size * _MIXED_MAY_SHRINK
     else:
         hopeless = bits / 8 * larger > size
-    return None if hopeless else Interpolator(values, dtype, scheme, int(low), sparse)
+    if hopeless:
+        return None
+    found = [Interpolator(values, dtype, scheme, int(low), sparse)]
+    if low and larger > 1:  # lines may suit the middle, where an edge is, and cubics the rest, or the other way round
+        rival = next(s for _, s in others if s.cubic != scheme.cubic)
+        found.append(Interpolator(values, dtype, rival, 1, sparse))
+    return min(found, key=lambda coder: len(coder.encode(_GROWTH * step))) if len(found) > 1 else found[0]
 
 
 def _entropy(integers: list[Array]) -> float:

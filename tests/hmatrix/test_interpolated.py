@@ -1,5 +1,7 @@
 """Claims about the codec that predicts a matrix from its own coarser grid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.codecs import INTERPOLATED
 from hmcompress.hmatrix.grid_prediction import SCHEMES, bands, walk
-from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode, read
+from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode, interpolator, read
 
 SIDES = st.integers(1, 40)
 
@@ -67,6 +69,15 @@ def test_a_kink_along_the_diagonal_is_for_prediction(tol, norm):
     assert h.nbytes < 320 * 320 * 4 / 700
     if norm == "fro" and tol == 1e-4:
         assert h.payload[0] == INTERPOLATED
+
+
+def test_the_whole_matrix_says_whether_lines_or_cubics_suit_it():
+    """Its middle is where the edge is, and suits lines."""
+    y, x = np.mgrid[0:1:512j, 0:1:512j]
+    w, step = (np.sin(5 * x + 3 * y * y) + (x + 0.7 * y > 0.8)).astype(np.float32), 1e-3
+    coder = interpolator(w, torch.float32, step, w.nbytes)
+    lines = Interpolator(w, torch.float32, replace(coder.scheme, cubic=False), coder.finer)
+    assert coder.scheme.cubic and len(coder.encode(step)) < 0.6 * len(lines.encode(step))
 
 
 def test_noise_is_not_predicted():
