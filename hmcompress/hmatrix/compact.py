@@ -34,7 +34,12 @@ def canonical(grid: Grid) -> Grid:
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a canonical grid. `thorough` tries the models of the scales one by one."""
-    return smallest(partial(_encode, grid), replace(_USUAL, start=mean_exponent(grid)), thorough)
+    return smallest(partial(_encode, grid), usual_model(grid), thorough)
+
+
+def usual_model(grid: Grid) -> ScaleModel:
+    """The model of the scales that costs the least to name."""
+    return replace(_USUAL, start=mean_exponent(grid))
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:

@@ -34,6 +34,7 @@ CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales
     ("column_memory", range(len(COLUMN_MEMORY))),
     ("start", (-3, 3)),
 )
+_NEVER = 1e6  # bits of what cannot be coded
 _WIDEST = 128  # half octaves between the exponents of a layer
 
 
@@ -146,6 +147,28 @@ def code_integers(
             coded[chunk, j] = _chunk(coder, q[chunk, j] if given else None, classes, frequencies)
             scales.learn(chunk, coded[chunk, j], steps)
     return coded
+
+
+def integer_bits(grid: Grid, model: ScaleModel, span: int) -> np.ndarray:
+    """(m, n, 2 span + 1) bits that integers of a grid take, and that their neighbours up to `span` away would.
+
+    Living lines stay those: zeros in others take no bits, and nothing else can stand there.
+    """
+    rows, columns = np.flatnonzero(grid.live_rows), np.flatnonzero(grid.live_columns)
+    bits = np.full((*grid.q.shape, 2 * span + 1), _NEVER)
+    bits[..., span] = 0.0
+    row_steps, column_steps = powers(grid.row_exponents[rows]), powers(grid.column_exponents)
+    scales = Scales(model, len(rows), float(powers(np.array(model.start - STARTS // 2))))
+    frequencies = tables(model.shape)
+    for j in sorted(columns, key=lambda j: grid.column_exponents[j]):
+        steps, q = row_steps * column_steps[j], grid.q[rows, j]
+        for chunk, classes in scales.column(steps):
+            low, near = low_bits(classes)[:, None], q[chunk, None] + np.arange(-span, span + 1)
+            high = np.clip(near >> low, -HIGH, HIGH - 1) + HIGH
+            shares = np.take_along_axis(frequencies[classes], high, 1) / frequencies[classes].sum(1, keepdims=True)
+            bits[rows[chunk], j] = low - np.log2(shares)
+            scales.learn(chunk, q[chunk], steps)
+    return bits
 
 
 def _chunk(coder: Coder, q: np.ndarray | None, classes: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

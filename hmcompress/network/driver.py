@@ -172,9 +172,9 @@ def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Pr
         progress("fit", round(100 * share), 100)
 
     slim = settings.slim == "prefer"
-    form = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
+    found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
     tick(1.0)
-    return None if form is None else form.trial(slim)
+    return found
 
 
 def _middle(

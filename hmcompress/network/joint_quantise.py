@@ -2,7 +2,7 @@
 error: the nearest plane in the metric of the joint Gauss-Newton matrix, linearised anew at every layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
 from hmcompress.network.least_squares import Price, minimise
-from hmcompress.network.small import Data, Layer, SmallNetwork
+from hmcompress.network.small import Data, SmallNetwork, SmallStack
 
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
 _LOADING = 1e-12  # share of the mean diagonal added where later layers are eliminated
 _SWEEPS = 20
-_DAMPING = 1e-6
+_AT_ONCE, _DAMPING = 3, 1e-8  # steps of a refit, and their first damping
+_RECOVERED = 1.05  # squared error, over that before a rounding, at which a refit ends
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,69 @@ class Rounding:
     level: float  # distortion of each coefficient, a squared relative error of the outputs
     dead_zone: float = 0.1
     holding: float = 1.0  # how firmly exponents of rows and columns are held together
+    caution: float = 1.0  # times the price's curvature in the metric: how far the others are not assumed to follow
     parts: int = 4  # of a layer, one after another
-    refits: int = 2  # steps of all that is still free after each part
+    refits: int = 4  # at most, of all that is still free, after each part
 
 
-def quantised(network: SmallNetwork, data: Data, level: float, rounding: Rounding) -> list[Grid]:
-    """Grids of the layers of a network, whose weights become those of the grids. `level`: of the price of weights."""
-    layers = network.layers
-    return [_quantise(network, data, layers[k:], level, rounding) for k in range(len(layers))]
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised network, how its layers were rounded, and what it was before each of them was."""
+
+    network: SmallNetwork
+    grids: tuple[Grid, ...]
+    roundings: tuple[Rounding, ...]
+    before: tuple[SmallNetwork, ...]
+
+    @classmethod
+    def of(cls, network: SmallNetwork) -> "Quantised":
+        """Nothing is quantised yet."""
+        return cls(network, (), (), ())
+
+    def until(self, layer: int) -> "Quantised":
+        """With the layers before this one quantised."""
+        if layer >= len(self.before):
+            return self
+        return Quantised(self.before[layer], self.grids[:layer], self.roundings[:layer], self.before[:layer])
 
 
-def _quantise(network: SmallNetwork, data: Data, layers: Sequence[Layer], level: float, rounding: Rounding) -> Grid:
-    """The grid of the first of the layers, while it and the others move."""
-    layer, live = layers[0], layers[0].live
+def quantised(
+    begun: Quantised, data: Data, level: float, roundings: Sequence[Rounding], most: float
+) -> Quantised | None:
+    """Quantise the layers that are left, one rounding for each. `level`: of the price of weights.
+
+    None once the squared error is above `most`, which what is still free hardly makes up for.
+    """
+    network, grids, before = begun.network.clone(), [*begun.grids], [*begun.before]
+    for rounding in roundings:
+        before.append(network.clone())
+        left, entering = _from_layer(network, data, len(grids))
+        grids.append(_quantise(left, entering, level, rounding))
+        if not left.error(entering) <= most:
+            return None
+    return Quantised(network, tuple(grids), (*begun.roundings, *roundings), tuple(before))
+
+
+def _from_layer(network: SmallNetwork, data: Data, first: int) -> tuple[SmallNetwork, Data]:
+    """The network from one of its layers on, and what enters it: layers before it are done."""
+    stacks, inputs = [], []
+    for stack, x in zip(network.stacks, data.inputs, strict=True):
+        done = min(first, len(stack.layers))
+        first -= done
+        x = SmallStack(stack.layers[:done], stack.functions[:done]).forward(x)[1]
+        stacks.append(SmallStack(stack.layers[done:], stack.functions[done:]))
+        inputs.append(x)
+    return replace(network, stacks=stacks), replace(data, inputs=tuple(inputs))
+
+
+def _quantise(network: SmallNetwork, data: Data, level: float, rounding: Rounding) -> Grid:
+    """The grid of the first layer, while it and the others move."""
+    layer, live = network.layers[0], network.layers[0].live
     whole = np.zeros(live.shape, np.int64)
     places = np.argwhere(live.numpy())
     if not len(places):
         return Grid(whole, np.zeros(len(whole), np.int64), np.zeros(whole.shape[1], np.int64))
-    own, _ = _eliminated(_metric(network, data, layers, level), len(places))
+    own, _ = _eliminated(_metric(network, data, level, rounding.caution), len(places))
     order, lower = _factor(own.numpy())
     pivots = np.empty(len(places))
     pivots[order] = np.diag(lower)
@@ -52,7 +98,7 @@ def _quantise(network: SmallNetwork, data: Data, layers: Sequence[Layer], level:
         if len(part):
             chosen = tuple(places[np.sort(part)].T)
             steps = powers(rows[chosen[0]] + columns[chosen[1]])
-            whole[chosen] = _fix(network, data, layers, level, rounding, chosen, steps)
+            whole[chosen] = _fix(network, data, level, rounding, chosen, steps)
     layer.live = live
     return Grid(whole, rows, columns)
 
@@ -60,35 +106,48 @@ def _quantise(network: SmallNetwork, data: Data, layers: Sequence[Layer], level:
 def _fix(
     network: SmallNetwork,
     data: Data,
-    layers: Sequence[Layer],
     level: float,
     rounding: Rounding,
     chosen: tuple[np.ndarray, ...],
     steps: np.ndarray,
 ) -> np.ndarray:
     """Integers of some weights of the first layer, which then are no longer free; all others follow."""
-    layer = layers[0]
+    layer = network.layers[0]
     mask = torch.zeros_like(layer.live)
     mask[chosen] = True
     first = mask[layer.live]
     places = torch.cat([torch.nonzero(first)[:, 0], torch.nonzero(~first)[:, 0]])
-    theta, gram = network.theta(layers), _metric(network, data, layers, level)
+    theta, gram = network.theta(), _metric(network, data, level, rounding.caution)
     places = torch.cat([places, torch.arange(len(places), len(theta))])
     own, gain = _eliminated(gram[places][:, places], len(steps))
     w, rest = theta[places].split([len(steps), len(theta) - len(steps)])
     q = nearest_plane(w.numpy(), *_factor(own.numpy()), steps, rounding.dead_zone)
+    before = network.error(data)
     layer.matrix[mask] = torch.from_numpy(q * steps)
     layer.live = layer.live & ~mask
     if len(rest):
-        network.set_theta(rest - gain.T @ (layer.matrix[mask] - w), layers)
-        minimise(network, data, rounding.refits, Price.of(layers, level), layers=layers, damping=_DAMPING)
+        _follow(network, data, level, rest, gain.T @ (layer.matrix[mask] - w), before, rounding.refits)
     return q
 
 
-def _metric(network: SmallNetwork, data: Data, layers: Sequence[Layer], level: float) -> Tensor:
+def _follow(
+    network: SmallNetwork, data: Data, level: float, rest: Tensor, change: Tensor, before: float, refits: int
+) -> None:
+    """Move the free weights `rest` until the error is about what it was `before`."""
+    still = network.error(data)
+    network.set_theta(rest - change)
+    if network.error(data) > still:  # too far for a linear model
+        network.set_theta(rest)
+    for _ in range(refits):
+        error, _ = minimise(network, data, _AT_ONCE, Price.of(network.layers, level), damping=_DAMPING)
+        if error <= _RECOVERED * before:
+            return
+
+
+def _metric(network: SmallNetwork, data: Data, level: float, caution: float) -> Tensor:
     """Half the Hessian of error and price, by Gauss and Newton."""
-    gram, _, _ = network.normal(data, layers)
-    gram.diagonal().add_(Price.of(layers, level).curvature(network.theta(layers)))
+    gram, _, _ = network.normal(data)
+    gram.diagonal().add_(caution * Price.of(network.layers, level).curvature(network.theta()))
     return gram
 
 

@@ -82,16 +82,17 @@ def compact(network: SmallNetwork) -> None:
     """Take idle hidden neurons out, so that the others come first. Neurons that a kept bias or slope names stay."""
     for stack in network.stacks:
         for k in range(len(stack.layers) - 1):
-            if _nameless(stack, k):
+            if is_nameless(stack, k):
                 _keep(stack.layers[k], stack.layers[k + 1], _reading(stack.layers[k + 1]).any(0))
-    if network.product and all(_nameless(stack, len(stack.layers) - 1) for stack in network.stacks):
+    if network.product and all(is_nameless(stack, len(stack.layers) - 1) for stack in network.stacks):
         ends = [stack.layers[-1] for stack in network.stacks]
         alive = ends[0].live.any(1) & ends[1].live.any(1)
         for end in ends:
             _keep_rows(end, alive)
 
 
-def _nameless(stack: SmallStack, k: int) -> bool:
+def is_nameless(stack: SmallStack, k: int) -> bool:
+    """Whether neurons of a layer may change places: no kept bias or slope belongs to one of them."""
     slope = stack.functions[k].slope if k < len(stack.functions) else None
     return stack.layers[k].offset is None and (slope is None or slope.numel() == 1)
 

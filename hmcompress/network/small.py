@@ -5,7 +5,7 @@ in units of the tolerance's norm, so that sums of squared residuals are squared 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,26 +63,36 @@ class SmallStack:
                 x = apply(self.functions[k], x)
         return xs, x
 
-    def slopes(self, xs: Sequence[Tensor]) -> list[Tensor | None]:
-        """Derivative of the function after each layer, (N, m); None where there is none."""
-        return [
-            slope(self.functions[k], layer.forward(x)) if k < len(self.functions) else None
-            for k, (layer, x) in enumerate(zip(self.layers, xs, strict=True))
-        ]
+    def linearised(self, x: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor | None]]:
+        """As `forward`, and the derivative of the function after each layer, (N, m); None where there is none."""
+        xs: list[Tensor] = []
+        slopes: list[Tensor | None] = []
+        for k, layer in enumerate(self.layers):
+            xs.append(x)
+            x = layer.forward(x)
+            slopes.append(None)
+            if k < len(self.functions):
+                slopes[k], x = slope(self.functions[k], x), apply(self.functions[k], x)
+        return xs, x, slopes
 
 
 def apply(function: Activation, z: Tensor) -> Tensor:
     """The function on the first neurons of a layer: slopes (m,) belong to neurons."""
     if function.slope is not None and function.slope.numel() > 1:
-        return z * torch.sigmoid(function.slope.to(z.dtype).reshape(-1)[: z.shape[1]] * z)
+        return Activation(function.name, function.slope.to(z.dtype).reshape(-1)[: z.shape[1]])(z)
     return function(z)
 
 
 def slope(function: Activation, z: Tensor) -> Tensor:
     """Derivative of an elementwise function at z."""
+    if function.slope is None and function.name in _SLOPES:
+        return _SLOPES[function.name](z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         return torch.autograd.grad(apply(function, z).sum(), z)[0]
+
+
+_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": lambda z: 1 - torch.tanh(z).square(), "sin": torch.cos}
 
 
 @dataclass(frozen=True)
@@ -179,21 +189,22 @@ class SmallNetwork:
 
     def _jacobian(self, inputs: Sequence[Tensor], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """(N k, weights) of the scaled outputs, and these."""
-        runs = [stack.forward(x) for stack, x in zip(self.stacks, inputs, strict=True)]
-        values = [y for _, y in runs]
+        runs = [stack.linearised(x) for stack, x in zip(self.stacks, inputs, strict=True)]
+        values = [y for _, y, _ in runs]
         y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else values[0]
         wanted = {id(layer) for layer in layers}
         blocks: dict[int, Tensor] = {}
-        for k, (stack, (xs, _)) in enumerate(zip(self.stacks, runs, strict=True)):
+        for k, (stack, (xs, _, slopes)) in enumerate(zip(self.stacks, runs, strict=True)):
             if wanted & {id(layer) for layer in stack.layers}:
                 g = values[1 - k][:, None, :] if self.product else torch.eye(y.shape[1]).double().expand(len(y), -1, -1)
-                blocks |= dict(_blocks(stack, xs, g * self.scale[:, None], wanted))
+                blocks |= dict(_blocks(stack, xs, slopes, g * self.scale[:, None], wanted))
         return torch.cat([blocks[id(layer)] for layer in layers], 1), y * self.scale
 
 
-def _blocks(stack: SmallStack, xs: Sequence[Tensor], g: Tensor, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
+def _blocks(
+    stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor, wanted: set[int]
+) -> Iterator[tuple[int, Tensor]]:
     """Columns of the Jacobian of each wanted layer; g (N, k, m): derivative of the outputs by the stack's."""
-    slopes = stack.slopes(xs)
     for k in reversed(range(len(stack.layers))):
         layer, after = stack.layers[k], slopes[k]
         g = g if after is None else g * after[:, None, :]

@@ -12,18 +12,25 @@ from torch import Tensor
 
 import hmcompress.network.driver as driver
 import hmcompress.network.joint as joint_module
+import hmcompress.network.roundings as roundings
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
+from hmcompress.hmatrix.compact import usual_model
+from hmcompress.hmatrix.weighted import integer_bits
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
 from hmcompress.network.distil import can_be_distilled, fresh, learning_data, stacks_of, widths_of, with_outputs
 from hmcompress.network.error import reference
 from hmcompress.network.features import leading
 from hmcompress.network.inputs import Points
-from hmcompress.network.joint_quantise import nearest_plane
+from hmcompress.network.joint_quantise import Quantised, Rounding, nearest_plane, quantised
+from hmcompress.network.lattice import Lattice
 from hmcompress.network.least_squares import Price, minimise
+from hmcompress.network.modules import Activation
+from hmcompress.network.ordering import embedded, nbytes, reordered
 from hmcompress.network.problem import Problem
 from hmcompress.network.pruning import compact, settle
+from hmcompress.network.small import apply, slope
 
 SIZES = [2, 32, 32, 1]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,9 +48,13 @@ def joint_settings(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_work() -> Iterator[None]:
-    """The claims hold for any amount of work; a tenth is enough for networks this small."""
+    """The claims hold for any amount of work; little is enough for networks this small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint_module, "_WORK", {"default": 1.5e10, "max": 1.5e10})
+        patch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
+        patch.setattr(joint_module, "_SEEDS", 1)
+        patch.setattr(joint_module, "_PATIENCE", 2.0)
+        patch.setattr(roundings, "_LEAST", 2)
+        patch.setattr(driver, "_MOST", {"fast": 14, "default": 14})
         yield
 
 
@@ -300,3 +311,67 @@ def test_nearest_plane_beats_rounding_in_its_metric() -> None:
     planned = nearest_plane(w, np.arange(30), lower, steps, 0.0)
     errors = [np.linalg.norm(lower.T @ (w - q * steps)) for q in (planned, np.rint(w / steps))]
     assert errors[0] < 0.7 * errors[1]
+
+
+def rounded(network: Any, data: Any, most: float = 1e9) -> Any:
+    roundings = [Rounding(1e-6)] * len(network.layers)
+    return quantised(Quantised.of(network), data, 1e-6, roundings, most)
+
+
+def test_neurons_change_places_for_no_more_bytes_and_the_same_function() -> None:
+    network, data = small()
+    minimise(network, data, 20, damping=1.0)
+    found = rounded(network, data)
+    original = build_network(outputs_settings(), stack(SIZES))
+    before = embedded(original, found.network, found.grids)
+    after = reordered(original, found.network, found.grids)
+    assert nbytes(after) <= nbytes(before)
+    assert any(not torch.equal(before[name].dense(), after[name].dense()) for name in before)
+    x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)).double()
+    outputs = []
+    for parts in (before, after):
+        matrices = [parts[layer.weight].dense() for layer in original.layers]
+        y = x
+        for k, matrix in enumerate(matrices):
+            y = torch.nn.functional.linear(y, matrix[:, :-1], matrix[:, -1])
+            y = torch.tanh(y) if k < len(matrices) - 1 else y
+        outputs.append(y)
+    torch.testing.assert_close(*outputs)
+
+
+def test_integers_that_move_together_lower_error_and_bits() -> None:
+    network, data = small()
+    minimise(network, data, 20, damping=1.0)
+    found = rounded(network, data)
+    price = found.network.error(data) / network.weights()
+
+    def value(network: Any, grids: Any) -> float:
+        bits = [integer_bits(grid, usual_model(grid), 0).sum() for grid in grids]
+        return network.error(data) + price * float(sum(bits))
+
+    lattice = Lattice(found.network, found.grids, data, price)
+    lattice.descend()
+    assert value(lattice.network, lattice.grids) < 0.98 * value(found.network, found.grids)
+    for layer, grid in zip(lattice.network.layers, lattice.grids, strict=True):
+        np.testing.assert_allclose(layer.matrix.numpy(), grid.to_dense())
+
+
+def test_a_rounding_begun_again_keeps_the_layers_before() -> None:
+    network, data = small()
+    found = rounded(network, data)
+    again = quantised(found.until(1), data, 1e-6, [Rounding(1e-4)] * 2, 1e9)
+    assert again is not None and again.grids[0] is found.grids[0]
+    assert not np.array_equal(again.grids[1].to_dense(), found.grids[1].to_dense())
+    assert [r.level for r in again.roundings] == [1e-6, 1e-4, 1e-4]
+
+
+def test_a_rounding_that_cannot_hold_is_given_up() -> None:
+    network, data = small()
+    assert rounded(network, data, most=0.0) is None
+
+
+def test_slopes_of_single_neurons_stretch_any_function() -> None:
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
+    function = Activation("tanh", torch.tensor([0.5, 2.0, 3.0]).double())
+    torch.testing.assert_close(apply(function, z), torch.tanh(z * torch.tensor([0.5, 2.0]).double()))
+    torch.testing.assert_close(slope(Activation("sin"), z), torch.cos(z))

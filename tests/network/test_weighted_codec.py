@@ -45,6 +45,20 @@ def test_every_grid_comes_back(m: int, n: int, scale: float, seed: int) -> None:
     assert np.array_equal(restored(grid), grid.to_dense())
 
 
+def test_bits_of_integers_add_up_to_the_stream_and_neighbours_cost_what_they_would() -> None:
+    rng = np.random.default_rng(3)
+    q = np.rint(rng.standard_normal((40, 50)) * rng.lognormal(1, 1.5, (40, 1))).astype(np.int64)
+    grid = Grid(q, np.zeros(40, np.int64), np.arange(50) // 9)
+    model = weighted.ScaleModel(start=weighted.mean_exponent(grid))
+    bits = weighted.integer_bits(grid, model, 2)
+    assert bits[..., 2].sum() == pytest.approx(8 * len(weighted.encode(grid, thorough=False)), rel=0.03)
+    q = q.copy()
+    q[-1, -1] += 2  # the last one that is coded, so that no other changes
+    assert weighted.integer_bits(Grid(q, grid.row_exponents, grid.column_exponents), model, 2)[
+        -1, -1, 2
+    ] == pytest.approx(bits[-1, -1, 4])
+
+
 def test_zero_lines_cost_next_to_nothing() -> None:
     q = np.zeros((128, 129), np.int64)
     q[3, 5] = 1

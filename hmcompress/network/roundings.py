@@ -1,0 +1,141 @@
+"""The search over quantised forms of one small network: each rounding is a draw, and a lucky one is smaller."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hmcompress.network.coded import living
+from hmcompress.network.joint_quantise import Quantised, Rounding, quantised
+from hmcompress.network.lattice import Lattice
+from hmcompress.network.model import Network
+from hmcompress.network.ordering import about, embedded, nbytes, reordered
+from hmcompress.network.propagate import Knobs, Parts
+from hmcompress.network.search import LIMIT, Trial
+from hmcompress.network.small import Data, SmallNetwork
+
+_AIM = 0.97
+_HOPELESS = 2.5  # error over the tolerance at which a rounding is given up
+_FIRST = (1.0, 1e9)  # how firmly exponents are held together
+_SETTLING = 3  # trials to find the level
+_PROMISING = 4  # forms that are begun again
+_LEAST, _MOST = 8, 60  # of them
+_BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
+_CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_JACOBIANS = 40  # of all weights that are left, for the rounding of a layer
+_OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
+
+
+@dataclass(frozen=True)
+class Form:
+    """A quantised small network."""
+
+    nbytes: int  # about
+    error: float  # on held-out points
+    quantised: Quantised  # layer after layer
+    lattice: Lattice  # after its integers moved
+    neurons: int  # 0 where they do not count
+
+    @property
+    def cost(self) -> float:
+        """As of trials of the search over passes."""
+        return self.trial({}).cost
+
+    def trial(self, parts: Parts) -> Trial:
+        """As the search over passes has them."""
+        return Trial(Knobs(0.0), parts, nbytes(parts) if parts else self.nbytes, self.error, self.neurons)
+
+
+@dataclass
+class Roundings:
+    """Quantised forms of a small network. `goal`: relative L2 error that stands for the tolerance in the fit."""
+
+    original: Network
+    network: SmallNetwork
+    level: float  # of the price of its weights
+    data: Data
+    measured: Callable[[SmallNetwork], float]  # error on held-out points
+    tol: float
+    goal: float
+    slim: bool = False
+    work: float = 0.0  # multiplications so far
+    forms: list[Form] = field(default_factory=list)
+
+    def settle(self) -> None:
+        """Forms near the tolerance, from scratch."""
+        layers = len(self.network.layers)
+        for holding in _FIRST:
+            rounding = Rounding(self.level, holding=holding)
+            for _ in range(_SETTLING):
+                gap = self._gap(self._add(Quantised.of(self.network), [rounding] * layers))
+                if abs(gap) < _CLOSE:
+                    break
+                rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
+
+    def scatter(self, work: float) -> None:
+        """Begin the most promising forms again, from one of their layers on, until so much work is done."""
+        rng = np.random.default_rng(len(self.forms))
+        work += self.work
+        for k in range(_MOST if self.forms else 0):
+            promising = sorted(self.forms, key=self._promise)[:_PROMISING]
+            base = promising[rng.integers(len(promising))]
+            first = int(rng.integers(len(self.network.layers)))
+            varied = [self._varied(r, base.error, rng) for r in base.quantised.roundings[first:]]
+            self._add(base.quantised.until(first), varied)
+            if k >= _LEAST and self.work > work and self.holding():
+                return
+
+    @property
+    def promise(self) -> float:
+        """Of the best form. inf without any."""
+        return min(map(self._promise, self.forms), default=math.inf)
+
+    def _promise(self, form: Form) -> float:
+        """Bytes that the form's weights would take at the tolerance: half a bit each for half of the squared error."""
+        excess = math.log2(max(form.error, 1e-300) / (_AIM * self.tol)) if math.isfinite(form.error) else math.inf
+        return form.cost + self.network.weights() / 8 * excess
+
+    def _varied(self, rounding: Rounding, error: float, rng: np.random.Generator) -> Rounding:
+        level, zone, caution = rng.standard_normal(3)
+        return replace(
+            rounding,
+            level=rounding.level * math.exp(2 * self._gap(error) + 0.3 * level),
+            dead_zone=min(max(rounding.dead_zone + 0.05 * zone, 0.0), 0.3),
+            holding=float(rng.choice([rounding.holding, *_FIRST])),
+            caution=rounding.caution * math.exp(0.5 * caution),
+        )
+
+    def _gap(self, error: float) -> float:
+        """Logarithm of how far an error is below the tolerance."""
+        gap = math.log(_AIM * self.tol / max(error, 1e-300)) if math.isfinite(error) else -_FAR
+        return max(-_FAR, min(gap, _FAR))
+
+    def _add(self, begun: Quantised, roundings: Sequence[Rounding]) -> float:
+        """The error of a further form, or at which it was given up."""
+        sizes = [int(layer.live.sum()) for layer in self.network.layers]
+        for k in range(len(begun.grids), len(sizes)):
+            self.work += cost(_JACOBIANS, self.data, sum(sizes[k:]))
+        found = quantised(begun, self.data, self.level, roundings, (_HOPELESS * self.goal) ** 2)
+        if found is None:
+            return _HOPELESS * self.tol
+        lattice = Lattice(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
+        lattice.descend()
+        self.work += cost(lattice.rounds, self.data, sum(sizes))
+        size = about(self.original, lattice.network.layers, lattice.grids)
+        neurons = living(embedded(self.original, lattice.network, lattice.grids).values()) if self.slim else 0
+        self.forms.append(Form(size, self.measured(lattice.network), found, lattice, neurons))
+        return self.forms[-1].error
+
+    def holding(self) -> list[Form]:
+        """The forms that hold."""
+        return [form for form in self.forms if form.error <= LIMIT * self.tol]
+
+    def reordered(self, form: Form) -> Trial:
+        """A form with its neurons in whatever order costs the least."""
+        return form.trial(reordered(self.original, form.lattice.network, form.lattice.grids))
+
+
+def cost(steps: int, data: Data, weights: int) -> float:
+    """Multiplications of some steps, roughly."""
+    return float(steps * len(data) * data.outputs.shape[1] * weights * (weights + _OVERHEAD))
