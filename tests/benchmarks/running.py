@@ -42,14 +42,16 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--operators", nargs="*", choices=OPERATORS, default=list(OPERATORS))
     parser.add_argument("--tols", nargs="+", type=float, default=[1e-2, 1e-4])
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     rows: list[Row] = []
     sources = [zoo() / MODELS[name] for name in options.models]
-    sources += [ROOT / "sample_models" / name for name in OPERATORS.values()]
+    sources += [ROOT / "sample_models" / OPERATORS[name] for name in options.operators]
     for source in filter(Path.exists, sources):
         for tol in options.tols:
             measured = list(_rows(source, tol, options.batches))

@@ -25,6 +25,11 @@ def kernel(n: int = 512) -> Tensor:
     return torch.from_numpy((1 / (abs(x[:, None] - x) + 0.02)).astype(np.float32))
 
 
+def low_rank(m: int, n: int) -> Tensor:
+    """A matrix of rank 4, which is quickly compressed and has every form."""
+    return torch.randn(m, 4) @ torch.randn(4, n) / n
+
+
 def stored(w: Tensor, tol: float = 1e-4) -> HMatrix:
     """The matrix as a file holds it."""
     matrix = compress_matrix(w, tol)
@@ -96,14 +101,14 @@ class Surrogate(nn.Module):
         return self.head(torch.relu(self.operator(torch.tanh(self.encode(x)))))
 
 
-def surrogate_file(folder: Path, tol: float = 1e-4) -> tuple[Path, Surrogate]:
+def surrogate_file(folder: Path, tol: float = 1e-4, effort: str = "default") -> tuple[Path, Surrogate]:
     """A compressed Surrogate, and the original."""
     torch.manual_seed(0)
     model = Surrogate()
     with torch.no_grad():
         model.operator.weight.copy_(kernel())
     torch.save(model.state_dict(), folder / "surrogate.pt")
-    pipeline.compress(folder / "surrogate.pt", folder / "surrogate.hmc.safetensors", tol=tol)
+    pipeline.compress(folder / "surrogate.pt", folder / "surrogate.hmc.safetensors", tol=tol, effort=effort)
     return folder / "surrogate.hmc.safetensors", model
 
 

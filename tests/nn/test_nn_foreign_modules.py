@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nn_cases import kernel, relative
+from nn_cases import low_rank, relative
 from torch import Tensor, nn
 
 import hmcompress
@@ -92,7 +92,7 @@ def test_a_module_of_another_kind_computes_what_it_did(case, tmp_path, monkeypat
     with torch.no_grad():
         for p in module.parameters():
             if p.dim() == 2 and p.shape[1] == N:
-                p.copy_(kernel(N).repeat(p.shape[0] // N, 1) / N)
+                p.copy_(low_rank(*p.shape))
     torch.save(module.state_dict(), tmp_path / "m.pt")
     hmcompress.compress(tmp_path / "m.pt", tmp_path / "m.hmc.safetensors", tol=1e-4)
     loaded = hmcompress.load_model(tmp_path / "m.hmc.safetensors", make().eval())

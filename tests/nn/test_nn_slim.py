@@ -143,7 +143,7 @@ def test_a_linear_network_has_sizes_too(tmp_path):
 
 
 def test_slim_needs_a_file_that_names_its_network(tmp_path, capsys):
-    file, _ = surrogate_file(tmp_path)
+    file, _ = surrogate_file(tmp_path, effort="fast")
     assert cli.run(["decompress", str(file), "--slim", "-o", str(tmp_path / "small.pt")]) == 2
     assert "does not say which network" in capsys.readouterr().err
     assert not (tmp_path / "small.pt").exists()
