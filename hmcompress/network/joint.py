@@ -12,6 +12,7 @@ from typing import Any
 from hmcompress.network.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
 from hmcompress.network.error import block_errors
 from hmcompress.network.least_squares import Price, minimise
+from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Parts
@@ -107,7 +108,7 @@ class JointStage:
     def candidates(self) -> Iterator[Roundings]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
         widths, least = 0, _narrowest(self.problem, self.tol)
-        for hidden in (h for h in _HIDDEN if h >= least):
+        for hidden in _different(self.problem.network):
             if widths == _SEEDS or hidden < least:
                 continue
             if self.done > self.work * (1 if widths else _PATIENCE):
@@ -191,6 +192,11 @@ class JointStage:
         """As the tolerance defines it, on held-out points."""
         kind = self.problem.settings.tolerance
         return max(block_errors(kind, [self._held.outputs], [network.outputs(self._held.inputs)]))
+
+
+def _different(network: Network) -> list[int]:
+    """Numbers of neurons that give different networks: not those above all of the original's."""
+    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(network, h) != widths_of(network, _HIDDEN[k - 1])]
 
 
 def _narrowest(problem: Problem, tol: float) -> float:

@@ -48,7 +48,7 @@ def test_an_error_that_the_weights_themselves_have_is_no_result(tmp_path: Path) 
 @pytest.mark.parametrize("ntk", [False, {"tol": 0.1, "samples": 64}])
 @pytest.mark.parametrize("name", ["sin", "relu"])
 def test_an_untrained_wide_network_holds_a_tight_tolerance(tmp_path: Path, ntk, name: str) -> None:
-    state = stack((2, 96, 96, 96, 1), seed=1, gain=0.6)
+    state = stack((2, 64, 64, 64, 1), seed=1, gain=0.6)
     settings = outputs_settings(tol=1e-4, ntk=ntk, network={"mlp": {"activation": name}})
     result = compress_network(saved(tmp_path, state), settings)
     assert result.record.error <= 1e-4

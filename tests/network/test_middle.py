@@ -96,6 +96,7 @@ def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> Non
 
 def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sixteen: None) -> None:
     monkeypatch.setattr(driver, "smallest_joint", lambda *args: None)
+    monkeypatch.setattr(driver, "_MOST", {"default": 14})
     checkpoint, settings = saved(tmp_path, stack(SIZES)), outputs_settings(effort="default")
     result = compress_network(checkpoint, settings)
     monkeypatch.setattr(driver, "can_be_distilled", lambda problem: False)

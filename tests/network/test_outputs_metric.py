@@ -146,6 +146,7 @@ def test_operator_is_coded_by_the_engine(tmp_path: Path) -> None:
             "network": {"linear": {}},
             "calibration": {"inputs": str(tmp_path / "f.safetensors")},
             "ntk": False,
+            "effort": "fast",
         },
     )
     result = compress_network(saved(tmp_path, {"weight": weight}), settings)
