@@ -23,6 +23,8 @@ from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.nested import Nested, Pair, aligned, nested
 from hmcompress.nn.stripes import DenseStripes, PredictedStripes, Stripes, Taken, TreeStripes
 
+_NOTHING = 2.0**-60  # of the largest value
+
 
 @dataclass(frozen=True)
 class Form:
@@ -148,5 +150,7 @@ def _restored(x: np.ndarray, order: Tensor | None) -> np.ndarray:
 
 
 def _fill(parameter: Any, values: np.ndarray | Tensor) -> None:
+    """Copy values into a parameter, without those next to nothing: products with denormal numbers take far longer."""
+    new = torch.as_tensor(values)
     with torch.no_grad():
-        parameter.copy_(torch.as_tensor(values))
+        parameter.copy_(new.where(new.abs() > _NOTHING * new.abs().max(), torch.zeros_like(new)))

@@ -154,6 +154,17 @@ def test_a_matrix_of_low_rank_comes_as_a_pair():
     assert found.module.rank == 5 and relative(found.module.weight, w) < 1e-4
 
 
+def test_factors_hold_no_denormal_numbers():
+    """Columns that the matrix hardly has are next to nothing in its factors, and products with those are slow."""
+    w = torch.randn(256, 4, dtype=torch.float64) @ torch.randn(4, 256, dtype=torch.float64)
+    w[:, :64] *= torch.logspace(-45, -30, 64, dtype=torch.float64)
+    forms = running_forms(from_dense(w), 1e-4, torch.float32)
+    assert len(forms) == 2
+    for values in (p for form in forms for p in form.module.parameters()):
+        assert not ((values != 0) & (values.abs() < torch.finfo(torch.float32).tiny)).any()
+    assert all(relative(form.module.weight, w) < 1.1e-4 for form in forms)
+
+
 def test_a_pair_is_found_though_noise_is_not_of_low_rank():
     """Noise below the tolerance is in the bases of the ranges, and not in the factors."""
     x = torch.arange(1, 257) / 257
