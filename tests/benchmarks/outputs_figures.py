@@ -93,7 +93,8 @@ def living_neurons(result: NetworkResult) -> list[int]:
 
 
 def kernel_figures(ntk: Any) -> str:
-    return f"error {ntk.error:.3g}, alignment {ntk.alignment:.4f}, trace ratio {ntk.trace_ratio:.4f}"
+    shown = f"error {ntk.error:.3g}, alignment {ntk.alignment:.4f}, trace ratio {ntk.trace_ratio:.4f}"
+    return f"{shown}, smallest over largest eigenvalue {ntk.min_eigenvalue:.1g}"
 
 
 def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator[str]:
