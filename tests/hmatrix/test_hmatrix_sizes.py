@@ -145,6 +145,14 @@ def test_pruned_noise_takes_its_places_and_the_rate_of_what_is_left(kept, tol):
     assert 8 * h.nbytes / w.size < 1.06 * bits + 0.02
 
 
+def test_a_large_pruned_matrix_is_not_split_where_its_places_cost_less():
+    random = np.random.default_rng
+    w = random(0).standard_normal((512, 512)) * (random(1).random((512, 512)) < 0.1)
+    places = -0.1 * np.log2(0.1) - 0.9 * np.log2(0.9)
+    h = compress_matrix(torch.from_numpy(w).float(), 1e-2)
+    assert 8 * h.nbytes / w.size < 1.02 * (places + 0.1 * (math.log2(100) + 0.2546))
+
+
 def test_a_cosine_matrix_takes_no_more_than_its_few_values_without_loss():
     w = torch.from_numpy(scipy.fft.dct(np.eye(256), norm="ortho").astype(np.float32))
     lossless = len(encode_array(w.numpy()))
