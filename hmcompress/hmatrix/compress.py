@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.blocks import Leaf
@@ -36,7 +37,7 @@ _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
 _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
-_SOME = 1 << 12  # entries among which values are counted
+_SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _GUESS = 0.8
 _MANY_ZEROS = 0.75  # of the entries not zero: where fewer are, their places may be cheaper than prices say
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
@@ -120,6 +121,9 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
     worth = _worth(step, task, grid, structure, known)
     tuned = {candidate: tune(task, candidate, step) for candidate in worth}
     found = [m for m in tuned.values() if m is not None]
+    untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
+    if untried and found and _plain_guess(task, step) < min(m.nbytes for m in found):
+        found += [m for m in [tune(task, _PLAIN, step)] if m is not None]
     if smooth and along_grid is None:
         along_grid = tune_interpolated(task, step, min((m.nbytes for m in found), default=task.w.nbytes))
     found += [along_grid] if along_grid is not None else []
@@ -154,6 +158,13 @@ def _worth(
     if found and torch.count_nonzero(task.w) < _MANY_ZEROS * task.w.numel():  # prices know no places: a tree seems less
         found.append(_PLAIN)
     return list(dict.fromkeys(found))
+
+
+def _plain_guess(task: Task, step: float) -> float:
+    """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
+    some = jittered(task.w.numel(), max(1, task.w.numel() // _SOME_PLAIN))
+    _, counts = np.unique(np.rint(task.values.reshape(-1)[some] / step), return_counts=True)
+    return task.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
 
 
 def _may_be_grid(w: Tensor) -> bool:
