@@ -82,7 +82,7 @@ def _expectation(error: ErrorDetails) -> str:
         case "less_than_equal":
             return f"must be at most {context['le']:g}"
         case "literal_error":
-            near = _near_literal(context['expected'], error['input'])
+            near = _near_literal(context["expected"], error["input"])
             return f"must be {context['expected'].replace('True', 'true')}{near}"
         case "finite_number":
             return "must be a finite number"
