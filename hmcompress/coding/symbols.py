@@ -15,6 +15,7 @@ _model = constriction.stream.model
 _FAMILY = _model.Categorical(perfect=False)
 _SIZES = _model.Uniform()
 _WORD = 4
+PRIOR = 0.5  # times that each symbol counts as seen
 
 
 class Coder(ABC):
@@ -76,7 +77,7 @@ class Decoder(Coder):
 class Adaptive:
     """Counts of the symbols seen so far give the next one's probabilities; neighbours of a symbol gain `spread`."""
 
-    def __init__(self, size: int, prior: float = 0.5, spread: float = 0.0, contexts: int = 1) -> None:
+    def __init__(self, size: int, prior: float = PRIOR, spread: float = 0.0, contexts: int = 1) -> None:
         self._counts = np.full((contexts, size), prior)
         self._spread = spread
 

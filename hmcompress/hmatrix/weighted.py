@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from hmcompress.coding.symbols import Adaptive, Coder, Decoder, Encoder
+from hmcompress.coding.symbols import PRIOR, Adaptive, Coder, Decoder, Encoder
 from hmcompress.hmatrix.adaptive_scales import (
     COLUMN_MEMORY,
     HIGH,
@@ -35,6 +35,7 @@ CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales
     ("start", (-3, 3)),
 )
 _NEVER = 1e6  # bits of what cannot be coded
+_AT_ONCE = 1 << 12  # symbols, each with its table
 _WIDEST = 128  # half octaves between the exponents of a layer
 
 
@@ -105,12 +106,23 @@ def scattered(
 
 def code_flags(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
     """Positions of the live lines among `count`."""
+    if live is not None and count:
+        coder.categorical(live.astype(np.int32), _flag_counts(live).astype(np.float32))
+        return np.flatnonzero(live)
     adaptive = Adaptive(2, contexts=2)
     flags, last = np.zeros(count, bool), 1
     for i in range(count):
-        last = adaptive.code(coder, None if live is None else int(live[i]), last)
+        last = adaptive.code(coder, None, last)
         flags[i] = last
     return np.flatnonzero(flags)
+
+
+def _flag_counts(live: np.ndarray) -> np.ndarray:
+    """(n, 2) what Adaptive has counted before each flag, behind flags like the one before it."""
+    seen = np.stack([~live, live], 1)
+    after = np.append(True, live[:-1])
+    counts = [PRIOR + np.cumsum(seen & (after == context)[:, None], 0) for context in (False, True)]
+    return np.where(after[:, None], counts[1], counts[0]) - seen
 
 
 def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.ndarray:
@@ -140,13 +152,35 @@ def code_integers(
     scales = Scales(model, len(row_exponents), start)
     row_steps, column_steps = powers(row_exponents), powers(column_exponents)
     frequencies = tables(model.shape)
-    coded = np.zeros_like(q)
+    coded, sent = np.zeros_like(q), []
     for j in np.argsort(column_exponents, kind="stable"):
         steps = row_steps * column_steps[j]
         for chunk, classes in scales.column(steps):
-            coded[chunk, j] = _chunk(coder, q[chunk, j] if given else None, classes, frequencies)
-            scales.learn(chunk, coded[chunk, j], steps)
-    return coded
+            if given:
+                sent.append((q[chunk, j], classes))
+            else:
+                coded[chunk, j] = _chunk(coder, None, classes, frequencies)
+            scales.learn(chunk, (q if given else coded)[chunk, j], steps)
+    _send(coder, sent, frequencies)
+    return q if given else coded
+
+
+def _send(coder: Coder, chunks: list[tuple[np.ndarray, np.ndarray]], frequencies: np.ndarray) -> None:
+    """Chunks one by one or, where nothing but their symbols is sent, many at once, which is the same to the decoder."""
+    if not chunks:
+        return
+    q, classes = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    ends = np.cumsum([len(part) for part, _ in chunks])
+    special = (low_bits(classes) > 0) | (q <= -HIGH) | (q >= HIGH - 1)
+    apart = np.logical_or.reduceat(special, np.append(0, ends[:-1]))
+    begin = 0
+    for k, end in enumerate(ends):
+        last = k + 1 == len(ends) or apart[k + 1] or ends[k + 1] - begin > _AT_ONCE
+        if apart[k]:
+            _chunk(coder, q[begin:end], classes[begin:end], frequencies)
+        elif last:
+            coder.categorical(q[begin:end] + HIGH, frequencies[classes[begin:end]])
+        begin = end if apart[k] or last else begin
 
 
 def integer_bits(grid: Grid, model: ScaleModel, span: int) -> np.ndarray:
