@@ -15,7 +15,7 @@ _model = constriction.stream.model
 _FAMILY = _model.Categorical(perfect=False)
 _SIZES = _model.Uniform()
 _WORD = 4
-PRIOR = 0.5  # times that each symbol counts as seen
+_PRIOR = 0.5  # times that each symbol counts as seen
 
 
 class Coder(ABC):
@@ -77,7 +77,7 @@ class Decoder(Coder):
 class Adaptive:
     """Counts of the symbols seen so far give the next one's probabilities; neighbours of a symbol gain `spread`."""
 
-    def __init__(self, size: int, prior: float = PRIOR, spread: float = 0.0, contexts: int = 1) -> None:
+    def __init__(self, size: int, prior: float = _PRIOR, spread: float = 0.0, contexts: int = 1) -> None:
         self._counts = np.full((contexts, size), prior)
         self._spread = spread
 
@@ -92,3 +92,24 @@ class Adaptive:
         counts[max(symbol - 1, 0)] += self._spread
         counts[min(symbol + 1, len(counts) - 1)] += self._spread
         return symbol
+
+
+def code_flags(coder: Coder, count: int, flags: np.ndarray | None) -> np.ndarray:
+    """Positions of the flags among `count` that are set, each coded behind flags like the one before it."""
+    if flags is not None and count:
+        coder.categorical(flags.astype(np.int32), _counted(flags).astype(np.float32))
+        return np.flatnonzero(flags)
+    adaptive = Adaptive(2, contexts=2)
+    found, last = np.zeros(count, bool), 1
+    for i in range(count):
+        last = adaptive.code(coder, None, last)
+        found[i] = last
+    return np.flatnonzero(found)
+
+
+def _counted(flags: np.ndarray) -> np.ndarray:
+    """(n, 2) what Adaptive has counted when each flag is coded: all at once, in a fraction of the time."""
+    seen = np.stack([~flags, flags], 1)
+    after = np.append(True, flags[:-1])
+    counts = [_PRIOR + np.cumsum(seen & (after == context)[:, None], 0) for context in (False, True)]
+    return np.where(after[:, None], counts[1], counts[0]) - seen

@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from hmcompress.coding.symbols import Adaptive, Coder
+from hmcompress.coding.symbols import Adaptive, Coder, code_flags
 from hmcompress.hmatrix.adaptive_scales import COLUMN_MEMORY, ROW_MEMORY, SHAPES, ScaleModel
 from hmcompress.hmatrix.arithmetic import ArithmeticDecoder, ArithmeticEncoder
 from hmcompress.hmatrix.bodies import QuantizedBody
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid
-from hmcompress.hmatrix.weighted import STARTS, code_flags, code_integers, mean_exponent, scattered, smallest
+from hmcompress.hmatrix.weighted import STARTS, code_integers, mean_exponent, scattered, smallest
 
 _FIRST, _FIRST_AND_LAST, _ANY = range(3)
 _PATTERNS = np.array([[6, 6, 1]], np.float32)  # frequencies of the three

@@ -39,7 +39,6 @@ _SMALL = 1 << 12  # entries up to which a lossless form is tried always
 _LOOK = 1 << 15  # entries
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _GUESS = 0.8
-_MANY_ZEROS = 0.75  # of the entries not zero: where fewer are, their places may be cheaper than prices say
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
 
@@ -155,8 +154,6 @@ def _worth(
     if task.effort == "max":
         usual = candidates(step, replace(task, effort="default"), grid, structure, known)
         found += [replace(candidate, scaled=True) for candidate in usual]
-    if found and torch.count_nonzero(task.w) < _MANY_ZEROS * task.w.numel():  # prices know no places: a tree seems less
-        found.append(_PLAIN)
     return list(dict.fromkeys(found))
 
 

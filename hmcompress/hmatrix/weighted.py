@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from hmcompress.coding.symbols import PRIOR, Adaptive, Coder, Decoder, Encoder
+from hmcompress.coding.symbols import Adaptive, Coder, Decoder, Encoder, code_flags
 from hmcompress.hmatrix.adaptive_scales import (
     COLUMN_MEMORY,
     HIGH,
@@ -102,27 +102,6 @@ def scattered(
     whole[np.ix_(rows, columns)] = q
     of_rows[rows], of_columns[columns] = row_exponents, column_exponents
     return Grid(whole, of_rows, of_columns)
-
-
-def code_flags(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
-    """Positions of the live lines among `count`."""
-    if live is not None and count:
-        coder.categorical(live.astype(np.int32), _flag_counts(live).astype(np.float32))
-        return np.flatnonzero(live)
-    adaptive = Adaptive(2, contexts=2)
-    flags, last = np.zeros(count, bool), 1
-    for i in range(count):
-        last = adaptive.code(coder, None, last)
-        flags[i] = last
-    return np.flatnonzero(flags)
-
-
-def _flag_counts(live: np.ndarray) -> np.ndarray:
-    """(n, 2) what Adaptive has counted before each flag, behind flags like the one before it."""
-    seen = np.stack([~live, live], 1)
-    after = np.append(True, live[:-1])
-    counts = [PRIOR + np.cumsum(seen & (after == context)[:, None], 0) for context in (False, True)]
-    return np.where(after[:, None], counts[1], counts[0]) - seen
 
 
 def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.ndarray:

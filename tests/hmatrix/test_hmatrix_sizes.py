@@ -10,6 +10,8 @@ from hmatrix_matrices import compressed, kernel, matrix, noise
 
 from hmcompress.coding.lossless import encode_array, pcodec_encode
 from hmcompress.hmatrix import compress_matrix, measure_error
+from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.tune import Candidate, Task, first_step, tune
 
 SMALL = 16  # bytes that a method without any header may be ahead
 NAMES = (
@@ -143,6 +145,17 @@ def test_pruned_noise_takes_its_places_and_the_rate_of_what_is_left(kept, tol):
     bits = places + kept * (math.log2(1 / tol) + 0.2546)
     h = compress_matrix(torch.from_numpy(w.astype(np.float32)), tol)
     assert 8 * h.nbytes / w.size < 1.06 * bits + 0.02
+
+
+def test_few_large_weights_among_noise_take_no_more_than_plain_integers():
+    """A convolution as a matrix, trained: prices take a tree for smaller, as they know no mixtures of scales."""
+    x, y = np.arange(64), np.random.default_rng(7)
+    w = 1e-3 * np.random.default_rng(1).standard_normal((512, 512))
+    for block, k in np.ndindex(64, 5):
+        w[block // 8 * 64 + x, block % 8 * 64 + (x + k) % 64] += y.standard_normal()
+    task = Task(torch.from_numpy(w).float(), 1e-4, "fro", "default", float(np.linalg.norm(w)))
+    plain = tune(task, Candidate(Leaf(0, True)), first_step(task))
+    assert plain is not None and compress_matrix(task.w, task.tol).nbytes <= plain.nbytes
 
 
 def test_a_large_pruned_matrix_is_not_split_where_its_places_cost_less():

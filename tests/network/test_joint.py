@@ -117,28 +117,28 @@ def test_the_smaller_of_both_ways_stays(tmp_path: Path, monkeypatch: pytest.Monk
     assert not by_joint(result) and result.record.error <= 1e-2
 
 
-@pytest.mark.parametrize(("name", "tol"), [("sin", 3e-2), ("silu", 3e-2), ("gelu", 3e-2), ("relu", 0.1)])
-def test_bound_holds_for_every_activation(tmp_path: Path, name: str, tol: float) -> None:
+@pytest.mark.parametrize("name", ["sin", "silu", "gelu", "relu"])
+def test_bound_holds_for_every_activation(tmp_path: Path, name: str) -> None:
     state = stack([2, 16, 16, 1])
-    settings = joint_settings(network={"mlp": {"activation": name}}, tol=tol)
+    settings = joint_settings(network={"mlp": {"activation": name}}, tol=3e-2)
     result = compress_network(saved(tmp_path, state), settings)
     x = pose(settings, state).held_out.points.tensors[0]
     y, z = forward(state, x, ACTIVATIONS[name]), forward(decoded(result), x, ACTIVATIONS[name])
-    assert float((z - y).norm() / y.norm()) <= tol
+    assert float((z - y).norm() / y.norm()) <= 3e-2
     assert by_joint(result) or name == "relu"  # whose kinks may cost more than they save
 
 
 @pytest.mark.parametrize("kind", ["max", "each"])
 def test_other_tolerances_hold_with_several_outputs(tmp_path: Path, kind: str) -> None:
     state = stack([2, 16, 16, 3])
-    settings = joint_settings(calibration={"tolerance": kind}, tol=5e-2)
+    settings = joint_settings(calibration={"tolerance": kind}, tol=3e-2)
     result = compress_network(saved(tmp_path, state), settings)
     x = pose(settings, state).held_out.points.tensors[0]
     y, z = forward(state, x, torch.tanh), forward(decoded(result), x, torch.tanh)
     if kind == "max":
-        assert float((y - z).abs().max() / y.abs().max()) <= 5e-2
+        assert float((y - z).abs().max() / y.abs().max()) <= 3e-2
     else:
-        assert float(((y - z).norm(dim=0) / y.norm(dim=0)).max()) <= 5e-2
+        assert float(((y - z).norm(dim=0) / y.norm(dim=0)).max()) <= 3e-2
     assert by_joint(result)
 
 
