@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from functools import partial
 
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
@@ -49,7 +50,8 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors, checkpoint.path)
     problem = replace(problem, network=owned(problem.network, checkpoint, kept(checkpoint, settings)))
-    trial = _search(problem, settings, tensors, progress)
+    with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
+        trial = _search(problem, settings, tensors, progress)
     layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:

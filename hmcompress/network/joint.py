@@ -16,7 +16,7 @@ from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Parts
-from hmcompress.network.pruning import compact, drop_weakest, prune
+from hmcompress.network.pruning import compact, drop_weakest, prune, unwind
 from hmcompress.network.roundings import Roundings, cost
 from hmcompress.network.search import LIMIT, Trial
 from hmcompress.network.small import SmallNetwork
@@ -124,7 +124,7 @@ class JointStage:
                 if ratio <= 1:
                     fitting = True
                     candidate = self._candidate(network)
-                    if self._error(candidate.network) < self.tol:  # the price may have been too much for it
+                    if candidate.network.weights() and self._error(candidate.network) < self.tol:  # after the price
                         yield candidate
                 elif ratio > _NEAR:
                     break
@@ -163,6 +163,7 @@ class JointStage:
     def _candidate(self, network: SmallNetwork) -> Roundings:
         level = 0.0
         for steps, share in _ROUNDS:
+            unwind(network)
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
             rows = self._rows(network, _ROUND_ROWS)
             self._fit(network, rows, steps, Price.of(network.layers, level))

@@ -1,6 +1,8 @@
 """Weights and neurons of a small network that are not worth their bytes: taken out, and what is left made compact."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,6 +32,17 @@ def settle(network: SmallNetwork) -> None:
             idle = torch.stack([~end.live.any(1) for end in ends]).any(0)
             for end in ends:
                 _drop_rows(end, idle)
+
+
+def unwind(network: SmallNetwork) -> None:
+    """Bring phases of sines within half a turn by whole turns, half ones with the sign: a large phase costs bits, and
+    beside it all other weights of its layer look small."""
+    for stack in network.stacks:
+        for k, (layer, after) in enumerate(pairwise(stack.layers)):
+            if layer.has_bias and stack.functions[k].name == "sin" and stack.functions[k].slope is None:
+                halves = (layer.matrix[:, -1] / math.pi).round() * layer.live[:, -1]
+                layer.matrix[:, -1] -= math.pi * halves
+                after.weight().mul_(1 - 2 * halves.remainder(2))
 
 
 def drop_weakest(network: SmallNetwork, inputs: Sequence[Tensor]) -> bool:

@@ -30,7 +30,7 @@ from hmcompress.network.least_squares import Price, minimise
 from hmcompress.network.modules import Activation
 from hmcompress.network.ordering import embedded, nbytes, reordered
 from hmcompress.network.problem import Problem
-from hmcompress.network.pruning import compact, settle
+from hmcompress.network.pruning import compact, settle, unwind
 from hmcompress.network.small import apply, slope
 
 SIZES = [2, 32, 32, 1]
@@ -301,6 +301,24 @@ def test_idle_neurons_go_without_changing_the_function() -> None:
     compact(network)
     assert len(network.layers[0].matrix) == 3
     torch.testing.assert_close(network.outputs(data.inputs), before)
+
+
+def test_phases_of_sines_lie_within_half_a_turn_without_changing_the_function() -> None:
+    network, data = small()
+    network.stacks[0].functions = [Activation("sin")] * 2
+    for k, turn in ((0, 5.0), (1, -300.0)):
+        network.layers[k].matrix[0, -1] += turn
+    before = network.outputs(data.inputs)
+    unwind(network)
+    assert all(float(layer.matrix[:, -1].abs().max()) <= np.pi / 2 for layer in network.layers[:2])
+    torch.testing.assert_close(network.outputs(data.inputs), before)
+
+
+def test_no_step_is_taken_where_no_weight_is_free() -> None:
+    network, data = small()
+    for layer in network.layers:
+        layer.live = torch.zeros_like(layer.live)
+    assert minimise(network, data, 5, Price.of(network.layers, 1e-4)) == (network.error(data), 0)
 
 
 def test_nearest_plane_beats_rounding_in_its_metric() -> None:
