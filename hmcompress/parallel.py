@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,19 @@ def in_order(tasks: Iterable[Task], jobs: int | None = None) -> Iterator[Any]:
 
     Linear algebra runs in one thread each: results do not depend on how many work side by side.
     """
+    with one_thread_each():
+        yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Linear algebra in the caller's thread alone: where matrices are small, more threads only wait for each other."""
     _keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
+            yield
     finally:
         torch.set_num_threads(threads)
 

@@ -17,9 +17,11 @@ class ArithmeticEncoder(Coder):
 
     def categorical(self, values: np.ndarray | None, probabilities: np.ndarray) -> np.ndarray:
         assert values is not None
-        for value, row in zip(values.tolist(), probabilities, strict=True):
-            below, own, total = _frequencies(row, value)
-            self._narrow(below, own, total)
+        frequencies, chosen = _whole(probabilities), (np.arange(len(values)), values)
+        sums, own = frequencies.cumsum(1), frequencies[chosen]
+        below = (sums[chosen] - own).tolist()
+        for one in zip(below, own.tolist(), sums[:, -1].tolist(), strict=True):
+            self._narrow(*one)
         return values
 
     def uniform(self, values: np.ndarray | None, sizes: np.ndarray) -> np.ndarray:
@@ -79,12 +81,6 @@ class ArithmeticDecoder(Coder):
             self._value, self._width, self._place = self._value << 8 | byte, self._width << 8, self._place + 1
 
 
-def _whole(row: np.ndarray) -> np.ndarray:
+def _whole(probabilities: np.ndarray) -> np.ndarray:
     """Frequencies as whole numbers, none of them zero."""
-    return np.maximum(np.rint(row.astype(np.float64) * _UNIT), 1).astype(np.int64)
-
-
-def _frequencies(row: np.ndarray, value: int) -> tuple[int, int, int]:
-    """What lies below a symbol, its own frequency, and the sum of all."""
-    frequencies = _whole(row)
-    return int(frequencies[:value].sum()), int(frequencies[value]), int(frequencies.sum())
+    return np.maximum(np.rint(probabilities.astype(np.float64) * _UNIT), 1).astype(np.int64)

@@ -27,6 +27,7 @@ from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
+from hmcompress.parallel import one_thread_each
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
 
@@ -174,7 +175,8 @@ def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Pr
         progress("fit", round(100 * share), 100)
 
     slim = settings.slim == "prefer"
-    found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
+    with one_thread_each():
+        found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
     tick(1.0)
     return found
 

@@ -5,7 +5,7 @@ Neurons then have nothing to do with the original's: only the function is bounde
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,18 +34,20 @@ _ROWS_PER_WEIGHT = 4
 _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
-_SCATTER = 0.3  # share of the work at which that ends
-_FIRST_PART = 0.7  # of the time that the search for candidates takes
+_SCATTER = 0.5  # share of the work for that
+_FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
+_WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
-_DECAY = 0.15  # power of the error by which the width grows where a fit fails
+_DECAY = 0.1  # power of the error by which the width grows where a fit fails
 _PATIENCE = 5.0  # times the work allowed as long as nothing fits
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
-_SEEDS = 3  # first weights of each width, and widths
+_SEEDS, _WIDTHS = 6, 3  # first weights of each width, and widths
+_CHEAP = 0.08  # share of the work up to which first weights are tried whatever came of the others
 _FEW = 200  # weights up to which J^T J in single precision gains nothing
-_WORK = {"default": 1e11, "max": 1e12}  # multiplications at most, by effort
+_WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 
 
 def smallest_joint(
@@ -62,16 +64,15 @@ def smallest_joint(
     """
     stage = JointStage(problem, tol, _WORK[effort], slim)
     candidates: list[Roundings] = []
-    for candidate in stage.candidates():
-        candidate.settle()
-        stage.done += candidate.work
-        candidates.append(candidate)
+    for some in stage.candidates():
+        stage.settle(some, min((c.promise for c in candidates), default=math.inf))
+        candidates += some
         tick(_FIRST_PART * stage.share)
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
-        candidate.scatter(_SCATTER * stage.work)
-        tick(_FIRST_PART + (1 - _FIRST_PART) * (k + 1) / len(best))
+        candidate.scatter(_SCATTER * stage.work / len(best))
+        tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
     holding = [(form, candidate) for candidate in candidates for form in candidate.holding()]
     holding.sort(key=lambda pair: (pair[0].cost, pair[0].error))
     for begin in range(0, len(holding), _REORDERED):
@@ -81,6 +82,17 @@ def smallest_joint(
             if error <= LIMIT * tol:
                 return replace(trial, error=error)
     return None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network that learned, its error over what is near enough, and what that took."""
+
+    network: SmallNetwork
+    ratio: float
+    work: float  # multiplications
+    wary: bool = False  # a part of the samples taught what does not hold for the others
+    hopeless: bool = False  # too much work, or too few samples to say what the function is elsewhere
 
 
 @dataclass
@@ -98,96 +110,122 @@ class JointStage:
         self.data, self.scale = learning_data(self.problem)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
-        self.done, self._wary, self._hopeless = 0.0, False, False
+        self.done, self._wary = 0.0, False
 
     @property
     def share(self) -> float:
         """Of the work that is done."""
         return min(self.done / self.work, 1.0)
 
-    def candidates(self) -> Iterator[Roundings]:
+    def candidates(self) -> Iterator[list[Roundings]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
         widths, least = 0, _narrowest(self.problem, self.tol)
         for hidden in _different(self.problem.network):
-            if widths == _SEEDS or hidden < least:
+            if widths == _WIDTHS or hidden < least:
                 continue
-            if self.done > self.work * (1 if widths else _PATIENCE):
+            if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
                 return
-            fitting, nearest = False, math.inf
-            for seed in range(_SEEDS):
-                if seed and self.done > self.work * (1 if widths or fitting else _PATIENCE):
-                    break
-                network, ratio = self._fitted(hidden, seed)
-                if self._hopeless:  # too much work, or samples too few to say what the function is elsewhere
-                    return
-                nearest = min(ratio, nearest)
-                if ratio <= 1:
-                    fitting = True
-                    candidate = self._candidate(network)
-                    if candidate.network.weights() and self._error(candidate.network) < self.tol:  # after the price
-                        yield candidate
-                elif ratio > _NEAR:
-                    break
-            widths += fitting
-            least = hidden if widths else hidden * nearest**_DECAY
+            fits = self._fits(hidden, widths > 0)
+            fitting = [fit.network for fit in fits if fit.ratio <= 1]
+            if any(fit.hopeless for fit in fits):
+                return
+            if fitting:
+                yield self._candidates(fitting)
+            widths += bool(fitting)
+            least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
 
-    def _fit(self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any) -> float:
-        """Relative error after at most so many steps on the first rows."""
-        data = self.data.first(rows)
-        error, taken = minimise(network, data, steps, price, **options)
-        self.done += cost(taken, data, network.weights())
-        return error**0.5
+    def settle(self, candidates: Sequence[Roundings], best: float) -> None:
+        """First forms of the candidates, and more of those that come near the best; that of others is `best`."""
+        for candidate in candidates:
+            candidate.begin()
+        best = min([best, *(candidate.promise for candidate in candidates)])
+        for candidate in candidates:
+            if candidate.promise <= _WORTH * best:
+                candidate.settle()
+        self.done += sum(candidate.work for candidate in candidates)
 
-    def _fitted(self, hidden: int, seed: int) -> tuple[SmallNetwork, float]:
-        """A network of some width, and its error over what is near enough."""
+    def _fits(self, hidden: int, some: bool) -> list[Fit]:
+        """Networks of one width from several first weights. `some`: of a smaller width fit already."""
+        fits: list[Fit] = []
+        for seed in range(_SEEDS):
+            fits.append(self._fitted(hidden, seed))
+            self.done += fits[-1].work
+            self._wary |= fits[-1].wary
+            nearest = min(fit.ratio for fit in fits)
+            enough = self.work * (_FIRST_PART if some or nearest <= 1 else _PATIENCE)
+            cheap = sum(fit.work for fit in fits) < _CHEAP * self.work
+            if self.done > enough or fits[-1].hopeless or (nearest > _NEAR and not cheap):
+                break
+        return fits
+
+    def _fitted(self, hidden: int, seed: int) -> Fit:
+        """A network of some width and first weights."""
         network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
         goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
         coarse = network.weights() > _FEW and self.tol >= _COARSE
+        options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = self._rows(network, _FIT_ROWS)
         if cost(steps, self.data.first(rows), network.weights()) > _PATIENCE * self.work:
-            self._hopeless = True
-            return network, math.inf
-        error = self._fit(network, rows, steps, damping=1.0, goal=goal, gain=_FIT_GAIN, coarse=coarse)
-        if error <= enough < network.error(self.data) ** 0.5:
-            self._wary = True  # what a part of the samples taught does not hold for the others
-            error = self._fit(network, len(self.data), steps, goal=goal, gain=_FIT_GAIN, coarse=coarse)
+            return Fit(network, math.inf, 0.0, hopeless=True)
+        error, work = self._fit(network, rows, steps, damping=1.0, **options)
+        wary = error <= enough < network.error(self.data) ** 0.5
+        if wary:
+            error, more = self._fit(network, len(self.data), steps, **options)
+            work += more
         held = self._error(network) / self.tol
-        self._hopeless |= error <= enough and held > _FAILED
-        return network, max(error / enough, held)
+        hopeless = error <= enough and held > _FAILED
+        return Fit(network, max(error / enough, held), work, wary, hopeless)
+
+    def _fit(
+        self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any
+    ) -> tuple[float, float]:
+        """Relative error after at most so many steps on the first rows, and the work."""
+        data = self.data.first(rows)
+        error, taken = minimise(network, data, steps, price, **options)
+        return error**0.5, cost(taken, data, network.weights())
 
     def _rows(self, network: SmallNetwork, least: int) -> int:
         """Samples that a network learns from: some times its weights, or all once that was too few."""
         return len(self.data) if self._wary else max(least, _ROWS_PER_WEIGHT * network.weights())
 
-    def _candidate(self, network: SmallNetwork) -> Roundings:
-        level = 0.0
+    def _candidates(self, fitting: Sequence[SmallNetwork]) -> list[Roundings]:
+        """The networks under a price and without what is not worth it, where that leaves the tolerance."""
+        found = [self._candidate(network) for network in fitting]
+        self.done += sum(work for _, work in found)
+        return [c for c, _ in found if c.network.weights() and self._error(c.network) < self.tol]
+
+    def _candidate(self, network: SmallNetwork) -> tuple[Roundings, float]:
+        level, work = 0.0, 0.0
         for steps, share in _ROUNDS:
             unwind(network)
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
             rows = self._rows(network, _ROUND_ROWS)
-            self._fit(network, rows, steps, Price.of(network.layers, level))
+            work += self._fit(network, rows, steps, Price.of(network.layers, level))[1]
             if share:
                 prune(network, share)
         if self.slim:
-            network = self._slimmer(network, level)
+            network, more = self._slimmer(network, level)
+            work += more
         compact(network)
         rows = max(_FORM_ROWS, _FORM_ROWS_PER_WEIGHT * network.weights())
         data = self.data.first(self._rows(network, rows))
         own, slim = self.problem.network, self.slim
-        return Roundings(own, network, level, data, self._error, self.tol, self._fit_tol, slim)
+        return Roundings(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
 
-    def _slimmer(self, network: SmallNetwork, level: float) -> SmallNetwork:
-        """Without the neurons that the others can make up for."""
-        rows = self._rows(network, _ROUND_ROWS)
-        while self.done < self.work * _PATIENCE:
+    def _slimmer(self, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
+        """Without the neurons that the others can make up for; and the work."""
+        rows, work = self._rows(network, _ROUND_ROWS), 0.0
+        while work < self.work:
             other = network.clone()
             if not drop_weakest(other, self.data.first(rows).inputs):
                 break
-            if self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level)) > _FIT_ENOUGH * self._fit_tol:
+            error, more = self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level))
+            work += more
+            if error > _FIT_ENOUGH * self._fit_tol:
                 break
             network = other
-        return network
+        return network, work
 
     def _error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""

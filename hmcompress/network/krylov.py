@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.least_squares import Price
-from hmcompress.network.small import Data, SmallNetwork, SmallStack, apply, slope
+from hmcompress.network.small import Data, SmallNetwork, SmallStack, with_slope
 
 _TRIES = 6
 _LEAST_DAMPING = 1e-7  # single precision carries no more
@@ -32,13 +32,13 @@ class _Linearised:
 
     @classmethod
     def at(cls, stack: SmallStack, x: Tensor, scale: Tensor) -> "_Linearised":
-        inputs, slopes = [], []
+        inputs, slopes = [], list[Tensor | None]()
         for k, layer in enumerate(stack.layers):
             inputs.append(layer.extended(x))
             x = layer.forward(x)
             function = stack.functions[k] if k < len(stack.functions) else None
-            slopes.append(None if function is None else slope(function, x))
-            x = x if function is None else apply(function, x)
+            x, after = (x, None) if function is None else with_slope(function, x)
+            slopes.append(after)
         return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, x * scale, scale)
 
     def forward(self, v: Weights) -> Tensor:

@@ -18,13 +18,14 @@ from hmcompress.network.small import Data, SmallNetwork
 _AIM = 0.97
 _HOPELESS = 2.5  # error over the tolerance at which a rounding is given up
 _FIRST = (1.0, 1e9)  # how firmly exponents are held together
-_SETTLING = 3  # trials to find the level
+_SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
 _PROMISING = 4  # forms that are begun again
-_LEAST, _MOST = 8, 60  # of them
+_LEAST, _MOST = 8, 150  # of them
+_WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _JACOBIANS = 40  # of all weights that are left, for the rounding of a layer
-_OVERHEAD = 200  # weights that cost as much as the rest of a Jacobian
+_OVERHEAD, _STEP = 200, 1e7  # weights that cost as much as the rest of a Jacobian; multiplications for all else
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,43 @@ class Roundings:
     work: float = 0.0  # multiplications so far
     forms: list[Form] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """One form from scratch, finer than it will have to be: what is rounded too coarsely is none."""
+        for k in range(_SETTLING):
+            self._scratch(Rounding(self.level * _FINER ** (k + 1), holding=_FIRST[0]))
+            if self.forms:
+                return
+
     def settle(self) -> None:
         """Forms near the tolerance, from scratch."""
-        layers = len(self.network.layers)
+        first = self.forms[0]
         for holding in _FIRST:
-            rounding = Rounding(self.level, holding=holding)
+            gap, rounding = self._gap(first.error), replace(first.quantised.roundings[0], holding=holding)
             for _ in range(_SETTLING):
-                gap = self._gap(self._add(Quantised.of(self.network), [rounding] * layers))
+                rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
+                gap = self._gap(self._scratch(rounding))
                 if abs(gap) < _CLOSE:
                     break
-                rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
+
+    def _scratch(self, rounding: Rounding) -> float:
+        return self._add(Quantised.of(self.network), [rounding] * len(self.network.layers))
 
     def scatter(self, work: float) -> None:
-        """Begin the most promising forms again, from one of their layers on, until so much work is done."""
-        rng = np.random.default_rng(len(self.forms))
+        """Begin the most promising forms again, from one of their layers on, until so much work is done.
+
+        The further from them the more often nothing new is found.
+        """
+        rng, spread = np.random.default_rng(len(self.forms)), 1.0
         work += self.work
         for k in range(_MOST if self.forms else 0):
-            promising = sorted(self.forms, key=self._promise)[:_PROMISING]
+            distinct = {(form.nbytes, form.error): form for form in self.forms}
+            promising = sorted(distinct.values(), key=self._promise)[:_PROMISING]
             base = promising[rng.integers(len(promising))]
             first = int(rng.integers(len(self.network.layers)))
-            varied = [self._varied(r, base.error, rng) for r in base.quantised.roundings[first:]]
-            self._add(base.quantised.until(first), varied)
+            varied = [self._varied(r, base.error, rng, spread) for r in base.quantised.roundings[first:]]
+            error = self._add(base.quantised.until(first), varied)
+            known = any(error == form.error for form in distinct.values())
+            spread = min(spread * _WIDER, _WIDEST) if known else 1.0
             if k >= _LEAST and self.work > work and self.holding():
                 return
 
@@ -96,8 +113,8 @@ class Roundings:
         excess = math.log2(max(form.error, 1e-300) / (_AIM * self.tol)) if math.isfinite(form.error) else math.inf
         return form.cost + self.network.weights() / 8 * excess
 
-    def _varied(self, rounding: Rounding, error: float, rng: np.random.Generator) -> Rounding:
-        level, zone, caution = rng.standard_normal(3)
+    def _varied(self, rounding: Rounding, error: float, rng: np.random.Generator, spread: float) -> Rounding:
+        level, zone, caution = spread * rng.standard_normal(3)
         return replace(
             rounding,
             level=rounding.level * math.exp(2 * self._gap(error) + 0.3 * level),
@@ -138,4 +155,4 @@ class Roundings:
 
 def cost(steps: int, data: Data, weights: int) -> float:
     """Multiplications of some steps, roughly."""
-    return float(steps * len(data) * data.outputs.shape[1] * weights * (weights + _OVERHEAD))
+    return float(steps * (len(data) * data.outputs.shape[1] * weights * (weights + _OVERHEAD) + _STEP))

@@ -5,7 +5,7 @@ in units of the tolerance's norm, so that sums of squared residuals are squared 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,7 +42,7 @@ class Layer:
         return torch.cat([x, x.new_ones(len(x), 1)], 1) if self.has_bias else x
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.extended(x) @ self.matrix.T
+        z = torch.nn.functional.linear(x, self.weight(), self.matrix[:, -1] if self.has_bias else None)
         return z if self.offset is None else z + self.offset
 
 
@@ -64,15 +64,17 @@ class SmallStack:
         return xs, x
 
     def linearised(self, x: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor | None]]:
-        """As `forward`, and the derivative of the function after each layer, (N, m); None where there is none."""
+        """As `forward` for inputs (n, N), with rows of ones where there are biases, and the derivative of the function
+        after each layer, (m, N); None where there is none."""
         xs: list[Tensor] = []
         slopes: list[Tensor | None] = []
         for k, layer in enumerate(self.layers):
-            xs.append(x)
-            x = layer.forward(x)
+            xs.append(torch.cat([x, x.new_ones(1, x.shape[1])]) if layer.has_bias else x)
+            x = layer.matrix @ xs[k]
+            x = x if layer.offset is None else x + layer.offset[:, None]
             slopes.append(None)
             if k < len(self.functions):
-                slopes[k], x = slope(self.functions[k], x), apply(self.functions[k], x)
+                x, slopes[k] = (t.T for t in with_slope(self.functions[k], x.T))
         return xs, x, slopes
 
 
@@ -83,16 +85,20 @@ def apply(function: Activation, z: Tensor) -> Tensor:
     return function(z)
 
 
-def slope(function: Activation, z: Tensor) -> Tensor:
-    """Derivative of an elementwise function at z."""
+def with_slope(function: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """An elementwise function at z, and its derivative."""
+    y = apply(function, z)
     if function.slope is None and function.name in _SLOPES:
-        return _SLOPES[function.name](z)
+        return y, _SLOPES[function.name](z, y)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        return torch.autograd.grad(apply(function, z).sum(), z)[0]
+        return y, torch.autograd.grad(apply(function, z).sum(), z)[0]
 
 
-_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": lambda z: 1 - torch.tanh(z).square(), "sin": torch.cos}
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tanh": lambda z, y: 1 - y.square(),
+    "sin": lambda z, y: torch.cos(z),
+}
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,14 @@ class SmallNetwork:
 
     def theta(self, layers: Sequence[Layer] | None = None) -> Tensor:
         """The free weights of some layers, layer by layer."""
-        return torch.cat([layer.matrix[layer.live] for layer in (self.layers if layers is None else layers)])
+        layers = self.layers if layers is None else layers
+        return torch.cat([layer.matrix.masked_select(layer.live) for layer in layers])
 
     def set_theta(self, theta: Tensor, layers: Sequence[Layer] | None = None) -> None:
-        layers = self.layers if layers is None else layers
-        for layer, part in zip(layers, theta.split([int(layer.live.sum()) for layer in layers]), strict=True):
-            layer.matrix[layer.live] = part
+        begin = 0
+        for layer in self.layers if layers is None else layers:
+            layer.matrix.masked_scatter_(layer.live, theta[begin:])
+            begin += int(layer.live.sum())
 
     def normal(
         self, data: Data, layers: Sequence[Layer] | None = None, coarse: bool = False
@@ -176,44 +184,47 @@ class SmallNetwork:
         rows = max(_CHUNK // max(count * outputs.shape[1], 1), 64)
         for begin in range(0, len(outputs), rows):
             part = tuple(x[begin : begin + rows] for x in inputs)
-            jacobian, y = self._jacobian(part, layers)
-            r = (outputs[begin : begin + rows] - y).reshape(-1)
+            transposed, y = self._jacobian(part, layers)
+            r = (outputs[begin : begin + rows].T - y).reshape(-1)
             if coarse:
-                single = jacobian.float()
-                gram.add_(single.T @ single)
+                single = transposed.float()
+                gram.add_(single @ single.T)
             else:
-                gram.addmm_(jacobian.T, jacobian)
-            gradient.addmv_(jacobian.T, r)
+                gram.addmm_(transposed, transposed.T)
+            gradient.addmv_(transposed, r)
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
 
     def _jacobian(self, inputs: Sequence[Tensor], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
-        """(N k, weights) of the scaled outputs, and these."""
-        runs = [stack.linearised(x) for stack, x in zip(self.stacks, inputs, strict=True)]
+        """The transpose (weights, k N) of the Jacobian of the scaled outputs, and these, (k, N).
+
+        Samples lie along rows, which are what is multiplied and gathered.
+        """
+        runs = [stack.linearised(x.T) for stack, x in zip(self.stacks, inputs, strict=True)]
         values = [y for _, y, _ in runs]
-        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else values[0]
-        wanted = {id(layer) for layer in layers}
-        blocks: dict[int, Tensor] = {}
+        y = (values[0] * values[1]).sum(0, keepdim=True) + self.shift if self.product else values[0]
+        sizes = [int(layer.live.sum()) for layer in layers]
+        found = torch.empty(sum(sizes), *y.shape, dtype=y.dtype)
+        blocks = {id(layer): block for layer, block in zip(layers, found.split(sizes), strict=True)}
         for k, (stack, (xs, _, slopes)) in enumerate(zip(self.stacks, runs, strict=True)):
-            if wanted & {id(layer) for layer in stack.layers}:
-                g = values[1 - k][:, None, :] if self.product else torch.eye(y.shape[1]).double().expand(len(y), -1, -1)
-                blocks |= dict(_blocks(stack, xs, slopes, g * self.scale[:, None], wanted))
-        return torch.cat([blocks[id(layer)] for layer in layers], 1), y * self.scale
+            if blocks.keys() & {id(layer) for layer in stack.layers}:
+                g = values[1 - k][:, None] if self.product else torch.eye(len(y)).double()[:, :, None]
+                _fill(blocks, stack, xs, slopes, (g * self.scale[:, None]).expand(-1, *y.shape))
+        return found.reshape(len(found), -1), y * self.scale[:, None]
 
 
-def _blocks(
-    stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor, wanted: set[int]
-) -> Iterator[tuple[int, Tensor]]:
-    """Columns of the Jacobian of each wanted layer; g (N, k, m): derivative of the outputs by the stack's."""
+def _fill(
+    blocks: Mapping[int, Tensor], stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor
+) -> None:
+    """Rows of the transposed Jacobian of a stack's layers; g (m, k, N): derivative of the outputs by the stack's."""
+    wanted = set(blocks)
     for k in reversed(range(len(stack.layers))):
         layer, after = stack.layers[k], slopes[k]
-        g = g if after is None else g * after[:, None, :]
+        g = g if after is None else g * after[:, None]
         if id(layer) in wanted:
-            columns = layer.live.any(0)
-            live = layer.live[:, columns].reshape(-1)
-            outer = g[:, :, :, None] * layer.extended(xs[k])[:, None, None, columns]
-            yield id(layer), outer.reshape(len(xs[k]) * g.shape[1], len(live))[:, live]
+            rows, columns = torch.nonzero(layer.live, as_tuple=True)
+            torch.mul(g[rows], xs[k][columns][:, None], out=blocks[id(layer)])
             wanted = wanted - {id(layer)}
         if not wanted:
             return
-        g = g @ layer.weight()
+        g = (layer.weight().T @ g.reshape(len(g), -1)).reshape(-1, *g.shape[1:])

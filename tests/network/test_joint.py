@@ -31,7 +31,7 @@ from hmcompress.network.modules import Activation
 from hmcompress.network.ordering import embedded, nbytes, reordered
 from hmcompress.network.problem import Problem
 from hmcompress.network.pruning import compact, settle, unwind
-from hmcompress.network.small import apply, slope
+from hmcompress.network.small import apply, with_slope
 
 SIZES = [2, 32, 32, 1]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -391,4 +391,8 @@ def test_slopes_of_single_neurons_stretch_any_function() -> None:
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
     function = Activation("tanh", torch.tensor([0.5, 2.0, 3.0]).double())
     torch.testing.assert_close(apply(function, z), torch.tanh(z * torch.tensor([0.5, 2.0]).double()))
-    torch.testing.assert_close(slope(Activation("sin"), z), torch.cos(z))
+    for name, derivative in (("sin", torch.cos(z)), ("tanh", 1 - torch.tanh(z) ** 2), ("silu", None)):
+        y, slope = with_slope(Activation(name), z)
+        torch.testing.assert_close(y, Activation(name)(z))
+        step = (Activation(name)(z + 1e-6) - Activation(name)(z - 1e-6)) / 2e-6
+        torch.testing.assert_close(slope, step if derivative is None else derivative, atol=1e-8, rtol=1e-6)
