@@ -5,7 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +38,12 @@ def in_order(tasks: Iterable[Task], jobs: int | None = None) -> Iterator[Any]:
 
     Linear algebra runs in one thread each: results do not depend on how many work side by side.
     """
-    with one_thread_each():
-        yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Linear algebra in the caller's thread alone: where matrices are small, more threads only wait for each other."""
-    _keep_freed_memory()
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            yield
+            yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
     finally:
         torch.set_num_threads(threads)
 
@@ -70,7 +62,7 @@ def beside(work: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let arrays of a few megabytes take the place of freed ones instead of new pages, which cost more than sums.
 
     glibc keeps twice as much free memory as the largest array that it has seen freed; other libraries do not mind.

@@ -27,7 +27,7 @@ from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
-from hmcompress.parallel import one_thread_each
+from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
 
@@ -48,6 +48,7 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
     """
     start = time.perf_counter()
+    keep_freed_memory()
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors, checkpoint.path)
     problem = replace(problem, network=owned(problem.network, checkpoint, kept(checkpoint, settings)))
@@ -175,8 +176,7 @@ def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Pr
         progress("fit", round(100 * share), 100)
 
     slim = settings.slim == "prefer"
-    with one_thread_each():
-        found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
+    found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
     tick(1.0)
     return found
 

@@ -34,13 +34,13 @@ _ROWS_PER_WEIGHT = 4
 _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
-_SCATTER = 0.5  # share of the work for that
+_SCATTER = 0.7  # share of the work for that
 _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
-_PATIENCE = 5.0  # times the work allowed as long as nothing fits
+_PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
@@ -110,7 +110,7 @@ class JointStage:
         self.data, self.scale = learning_data(self.problem)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
-        self.done, self._wary = 0.0, False
+        self.done = 0.0
 
     @property
     def share(self) -> float:
@@ -126,7 +126,7 @@ class JointStage:
             if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
                 return
             fits = self._fits(hidden, widths > 0)
-            fitting = [fit.network for fit in fits if fit.ratio <= 1]
+            fitting = [fit for fit in fits if fit.ratio <= 1]
             if any(fit.hopeless for fit in fits):
                 return
             if fitting:
@@ -135,14 +135,22 @@ class JointStage:
             least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
 
     def settle(self, candidates: Sequence[Roundings], best: float) -> None:
-        """First forms of the candidates, and more of those that come near the best; that of others is `best`."""
-        for candidate in candidates:
-            candidate.begin()
-        best = min([best, *(candidate.promise for candidate in candidates)])
-        for candidate in candidates:
-            if candidate.promise <= _WORTH * best:
+        """First forms of the candidates, and more of those that come near the best; that of others is `best`.
+
+        Those of few weights come first, as far as the work allows.
+        """
+        begun: list[Roundings] = []
+        for candidate in sorted(candidates, key=lambda candidate: candidate.network.weights()):
+            if not begun or self.done < self.work:
+                candidate.begin()
+                self.done += candidate.work
+                begun.append(candidate)
+        for k, candidate in enumerate(sorted(begun, key=lambda candidate: candidate.promise)):
+            best = min(best, candidate.promise)
+            if candidate.promise <= _WORTH * best and (not k or self.done < self.work):
+                before = candidate.work
                 candidate.settle()
-        self.done += sum(candidate.work for candidate in candidates)
+                self.done += candidate.work - before
 
     def _fits(self, hidden: int, some: bool) -> list[Fit]:
         """Networks of one width from several first weights. `some`: of a smaller width fit already."""
@@ -150,11 +158,11 @@ class JointStage:
         for seed in range(_SEEDS):
             fits.append(self._fitted(hidden, seed))
             self.done += fits[-1].work
-            self._wary |= fits[-1].wary
             nearest = min(fit.ratio for fit in fits)
             enough = self.work * (_FIRST_PART if some or nearest <= 1 else _PATIENCE)
             cheap = sum(fit.work for fit in fits) < _CHEAP * self.work
-            if self.done > enough or fits[-1].hopeless or (nearest > _NEAR and not cheap):
+            far = nearest > _NEAR or (nearest > 1 and seed)
+            if self.done > enough or fits[-1].hopeless or (far and not cheap):
                 break
         return fits
 
@@ -165,8 +173,8 @@ class JointStage:
         coarse = network.weights() > _FEW and self.tol >= _COARSE
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
-        rows = self._rows(network, _FIT_ROWS)
-        if cost(steps, self.data.first(rows), network.weights()) > _PATIENCE * self.work:
+        rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
+        if cost(steps, self.data.first(rows), network.weights()) > _DEAREST * self.work:
             return Fit(network, math.inf, 0.0, hopeless=True)
         error, work = self._fit(network, rows, steps, damping=1.0, **options)
         wary = error <= enough < network.error(self.data) ** 0.5
@@ -185,37 +193,36 @@ class JointStage:
         error, taken = minimise(network, data, steps, price, **options)
         return error**0.5, cost(taken, data, network.weights())
 
-    def _rows(self, network: SmallNetwork, least: int) -> int:
-        """Samples that a network learns from: some times its weights, or all once that was too few."""
-        return len(self.data) if self._wary else max(least, _ROWS_PER_WEIGHT * network.weights())
+    def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
+        """Samples that a network learns from: some for each of its weights, or all where that was too few."""
+        return len(self.data) if fit.wary else max(least, each * network.weights())
 
-    def _candidates(self, fitting: Sequence[SmallNetwork]) -> list[Roundings]:
+    def _candidates(self, fitting: Sequence[Fit]) -> list[Roundings]:
         """The networks under a price and without what is not worth it, where that leaves the tolerance."""
-        found = [self._candidate(network) for network in fitting]
+        found = [self._candidate(fit) for fit in fitting]
         self.done += sum(work for _, work in found)
         return [c for c, _ in found if c.network.weights() and self._error(c.network) < self.tol]
 
-    def _candidate(self, network: SmallNetwork) -> tuple[Roundings, float]:
-        level, work = 0.0, 0.0
+    def _candidate(self, fit: Fit) -> tuple[Roundings, float]:
+        network, level, work = fit.network, 0.0, 0.0
         for steps, share in _ROUNDS:
             unwind(network)
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
-            rows = self._rows(network, _ROUND_ROWS)
+            rows = self._rows(fit, network, _ROUND_ROWS)
             work += self._fit(network, rows, steps, Price.of(network.layers, level))[1]
             if share:
                 prune(network, share)
         if self.slim:
-            network, more = self._slimmer(network, level)
+            network, more = self._slimmer(fit, network, level)
             work += more
         compact(network)
-        rows = max(_FORM_ROWS, _FORM_ROWS_PER_WEIGHT * network.weights())
-        data = self.data.first(self._rows(network, rows))
+        data = self.data.first(self._rows(fit, network, _FORM_ROWS, _FORM_ROWS_PER_WEIGHT))
         own, slim = self.problem.network, self.slim
         return Roundings(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
 
-    def _slimmer(self, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
+    def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""
-        rows, work = self._rows(network, _ROUND_ROWS), 0.0
+        rows, work = self._rows(fit, network, _ROUND_ROWS), 0.0
         while work < self.work:
             other = network.clone()
             if not drop_weakest(other, self.data.first(rows).inputs):
