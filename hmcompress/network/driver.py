@@ -34,6 +34,7 @@ from hmcompress.rules import rule_for
 _WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
 _FEWEST = 14  # passes
 _MOST = {"fast": 20, "default": 60, "max": 150}  # passes, by effort
+_KERNEL = 3  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
@@ -133,7 +134,7 @@ def _passes(
     """What the search over passes finds: with regularisers that keep the kernel where it is bounded, and otherwise both
     without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
     samples also near the original weights."""
-    budget, structured = _budget(problem, settings.effort), _structured(problem, tensors)
+    budget, structured = _budget(problem, settings.effort, _KERNEL if kernel else 1), _structured(problem, tensors)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
     cheap = not problem.order and not factored and budget == _MOST[settings.effort]
     dense = bool(problem.network.layers)
@@ -219,11 +220,13 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
     return measured
 
 
-def _budget(problem: Problem, effort: str) -> int:
+def _budget(problem: Problem, effort: str, times: int = 1) -> int:
     rows = len(problem.calibration.points)
     cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
     cost += work_of_others(problem.network)
-    most = _MOST[effort] // (1 + problem.order)  # passes with tangents take several runs of the network for each layer
+    most = (
+        times * _MOST[effort] // (1 + problem.order)
+    )  # passes with tangents take several runs of the network for each layer
     return int(min(max(_WORK / max(cost, 1), _FEWEST), most))
 
 
