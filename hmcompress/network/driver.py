@@ -31,10 +31,11 @@ from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
 
-_WORK = 4e10  # multiplications that the search may spend, in units of one pass over the layers
+_WORK = 6e10  # multiplications that the search may spend, in units of one pass over the layers
 _FEWEST = 14  # passes
-_MOST = {"fast": 20, "default": 60, "max": 150}  # passes, by effort
-_KERNEL = 3  # times as many where the kernel is bounded too, which no other way serves
+_MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
+_CHEAP = 60  # passes that time must be found for where several ways are gone
+_KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
@@ -136,7 +137,7 @@ def _passes(
     samples also near the original weights."""
     budget, structured = _budget(problem, settings.effort, _KERNEL if kernel else 1), _structured(problem, tensors)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
-    cheap = not problem.order and not factored and budget == _MOST[settings.effort]
+    cheap = not problem.order and not factored and budget >= min(_CHEAP, _MOST[settings.effort])
     dense = bool(problem.network.layers)
     few = _too_few_rows(problem)
     ways: list[tuple[bool, bool | None]] = [(kernel, None if few and not kernel else False)]  # firm, near
@@ -224,9 +225,7 @@ def _budget(problem: Problem, effort: str, times: int = 1) -> int:
     rows = len(problem.calibration.points)
     cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
     cost += work_of_others(problem.network)
-    most = (
-        times * _MOST[effort] // (1 + problem.order)
-    )  # passes with tangents take several runs of the network for each layer
+    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
     return int(min(max(_WORK / max(cost, 1), _FEWEST), most))
 
 
