@@ -32,7 +32,7 @@ from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
 
 _WORK = 6e10  # multiplications that the search may spend, in units of one pass over the layers
-_FEWEST = 14  # passes
+_FEWEST = 20  # passes
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 _CHEAP = 60  # passes that time must be found for where several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
@@ -114,7 +114,7 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
     run = partial(run_pass, problem.network, data)
     found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
-        found += _passes(problem, settings, tensors, data, measured, progress, kernel is not None)
+        found += _passes(problem, settings, tensors, data, measured, progress, kernel)
     if not found:
         exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
         found = [] if exact is None else [exact]
@@ -130,11 +130,12 @@ def _passes(
     data: Calibration,
     measured: Measure,
     progress: Progress,
-    kernel: bool,
+    bound: TangentBound | None,
 ) -> list[Trial]:
     """What the search over passes finds: with regularisers that keep the kernel where it is bounded, and otherwise both
     without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
     samples also near the original weights."""
+    kernel = bound is not None
     budget, structured = _budget(problem, settings.effort, _KERNEL if kernel else 1), _structured(problem, tensors)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
     cheap = not problem.order and not factored and budget >= min(_CHEAP, _MOST[settings.effort])
@@ -163,6 +164,7 @@ def _passes(
             factored=factored,
             slim=settings.slim == "prefer",
             dense=dense,
+            prefer=None if bound is None else lambda parts: bound.trains_alike(_decoded(problem, data, parts)),
         )
         tick(k, budget)
         found += [] if trial is None else [trial]
@@ -213,12 +215,16 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
     """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
 
     def measured(parts: Parts) -> float:
-        matrices = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
-        decoded = tensors_of(problem.network, matrices)
+        decoded = _decoded(problem, data, parts)
         error = max(problem.errors(problem.held_out, decoded))
         return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
 
     return measured
+
+
+def _decoded(problem: Problem, data: Calibration, parts: Parts) -> dict[str, Tensor]:
+    """The tensors that coded parts stand for."""
+    return tensors_of(problem.network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
 
 
 def _budget(problem: Problem, effort: str, times: int = 1) -> int:

@@ -127,10 +127,10 @@ class JointStage:
                 return
             fits = self._fits(hidden, widths > 0)
             fitting = [fit for fit in fits if fit.ratio <= 1]
-            if any(fit.hopeless for fit in fits):
-                return
             if fitting:
                 yield self._candidates(fitting)
+            if any(fit.hopeless for fit in fits):
+                return
             widths += bool(fitting)
             least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
 

@@ -14,6 +14,7 @@ from hmcompress.network.problem import Problem
 from hmcompress.report.records import Curves, NtkRecord
 
 _DIGITS = 6
+_ALIKE = 0.05  # of the original's loss
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,21 @@ class TangentBound:
         """Relative Frobenius error of the kernel with some tensors replaced."""
         return self.original.error(tangent_kernel(self.network, self.points, tensors))
 
+    def trains_alike(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether losses stay within some per cent of the original's, or none are asked for."""
+        curves = self._curves(tensors)
+        return curves is None or all(abs(b - a) <= _ALIKE * a for a, b in zip(*curves, strict=True))
+
+    def _curves(self, tensors: Mapping[str, Tensor]) -> tuple[list[float], list[float]] | None:
+        if not self.settings.training:
+            return None
+        return training_curves(self.network, self.points, self.settings.training, tensors, self.original)
+
     def record(self, tensors: Mapping[str, Tensor]) -> NtkRecord:
         """What the report says about the kernel."""
         kernel = tangent_kernel(self.network, self.points, tensors)
         before, after = self.original.spectrum(), kernel.spectrum()
-        curves = None
-        if self.settings.training:
-            steps = self.settings.training
-            curves = training_curves(self.network, self.points, steps, tensors, self.original)
+        curves = self._curves(tensors)
         return NtkRecord(
             tol=self.tol,
             samples=len(self.points),

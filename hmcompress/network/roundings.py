@@ -72,9 +72,9 @@ class Roundings:
 
     def settle(self) -> None:
         """Forms near the tolerance, from scratch."""
-        first = self.forms[0]
-        for holding in _FIRST:
-            gap, rounding = self._gap(first.error), replace(first.quantised.roundings[0], holding=holding)
+        for holding in _FIRST if self.forms else ():
+            gap, rounding = self._gap(self.forms[0].error), self.forms[0].quantised.roundings[0]
+            rounding = replace(rounding, holding=holding)
             for _ in range(_SETTLING):
                 rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
                 gap = self._gap(self._scratch(rounding))

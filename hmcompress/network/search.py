@@ -247,6 +247,7 @@ def search(
     factored: frozenset[str] = frozenset(),
     slim: bool = False,
     dense: bool = True,
+    prefer: Callable[[Parts], bool] | None = None,
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
@@ -255,7 +256,7 @@ def search(
     near: whether weights stay near the original ones, with regularisers for few samples. None: both ways are begun.
     structured: layers that the engine may code. factored: layers that may be products of two factors.
     slim: living neurons count beside bytes. dense: whether there are dense layers; without, nothing but the water level
-    and the dead zone changes a pass, and few passes are enough.
+    and the dead zone changes a pass, and few passes are enough. prefer: what one of the smallest should be, if any is.
     """
     found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
     start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
@@ -283,4 +284,5 @@ def search(
         found.scatter(dense)
     found.refine()
     held = found.holding()
-    return held[0] if held else None
+    preferred = (trial for trial in held if trial.parts and prefer and prefer(trial.parts))
+    return next(preferred, held[0]) if held else None

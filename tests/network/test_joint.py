@@ -387,6 +387,15 @@ def test_a_rounding_that_cannot_hold_is_given_up() -> None:
     assert rounded(network, data, most=0.0) is None
 
 
+def test_a_network_that_no_rounding_suits_has_no_forms() -> None:
+    network, data = small()
+    found = roundings.Roundings(build_network(outputs_settings(), stack(SIZES)), network, 1e-6, data, float, 1e-9, 1e-9)
+    found.begin()
+    found.settle()
+    found.scatter(1e9)
+    assert not found.forms and found.promise == float("inf")
+
+
 def test_slopes_of_single_neurons_stretch_any_function() -> None:
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
     function = Activation("tanh", torch.tensor([0.5, 2.0, 3.0]).double())

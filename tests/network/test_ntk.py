@@ -58,6 +58,7 @@ def test_scaled_weights_show_in_the_record() -> None:
     assert same.training is not None and same.training.original == same.training.compressed
     moved = bound.record({"net.2.weight": 2 * state["net.2.weight"]})
     assert moved.error > 0.1 and moved.trace_ratio > 1
+    assert bound.trains_alike({}) and not bound.trains_alike({"net.2.weight": 2 * state["net.2.weight"]})
 
 
 def test_training_lowers_the_loss() -> None:

@@ -18,6 +18,7 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
+from hmcompress.network.propagate import Parts
 from hmcompress.network.search import Search, Trial, search
 from hmcompress.progress import silent
 
@@ -230,6 +231,28 @@ def test_search_keeps_what_holds_and_refines_what_does_not() -> None:
     trial = search(run, lambda parts: 50 * (1000 / parts["w"].nbytes) ** (1 / 0.3), 1e-2, 20, lambda n: next(errors))
     assert trial is not None and 0.85e-2 < trial.error <= 1e-2
     assert isinstance(Search(run, lambda parts: 1.0, 1e-2, 5, lambda n: None).holding(), list)
+
+
+@pytest.mark.parametrize("preferred", [0, 1, 99])
+def test_search_takes_the_smallest_that_is_preferred_or_the_smallest(preferred: int) -> None:
+    class Bytes(int):
+        def payload(self, thorough: bool) -> bytes:
+            return bytes(self)
+
+    sizes, holding = iter(range(1000, 0, -1)), [982, 983, 984, 985]  # what twenty passes leave
+
+    def prefer(parts: Parts) -> bool:
+        return preferred < 99 and parts["w"] == holding[preferred]  # type: ignore[comparison-overlap]
+
+    trial = search(
+        lambda knobs: {"w": Bytes(next(sizes))},  # type: ignore[dict-item]
+        lambda parts: 9.8e-4,
+        1e-3,
+        19,
+        lambda done: None,
+        prefer=prefer,
+    )
+    assert trial is not None and trial.nbytes == holding[preferred % 99]
 
 
 def test_search_gives_up_where_its_first_passes_need_too_many_bytes() -> None:
