@@ -31,10 +31,10 @@ from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
 
-_WORK = 6e10  # multiplications that the search may spend, in units of one pass over the layers
-_FEWEST = 20  # passes
+_WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
+_FEWEST = 14  # passes
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
-_CHEAP = 60  # passes that time must be found for where several ways are gone
+_CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
 _LEAST_SIDE = 64  # of a matrix in which structure is looked for
@@ -138,7 +138,7 @@ def _passes(
     kernel = bound is not None
     budget, structured = _budget(problem, settings.effort, _KERNEL if kernel else 1), _structured(problem, tensors)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
-    cheap = not problem.order and not factored and budget >= min(_CHEAP, _MOST[settings.effort])
+    cheap = not problem.order and not factored and _cost(problem) <= _CHEAP
     dense = bool(problem.network.layers)
     few = _too_few_rows(problem)
     ways: list[tuple[bool, bool | None]] = [(kernel, None if few and not kernel else False)]  # firm, near
@@ -228,11 +228,17 @@ def _decoded(problem: Problem, data: Calibration, parts: Parts) -> dict[str, Ten
 
 
 def _budget(problem: Problem, effort: str, times: int = 1) -> int:
+    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
+    stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
+    work = _STACK_WORK if stacks else _WORK
+    return int(min(max(work / max(_cost(problem), 1), _FEWEST), most))
+
+
+def _cost(problem: Problem) -> int:
+    """Multiplications of a pass."""
     rows = len(problem.calibration.points)
     cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
-    cost += work_of_others(problem.network)
-    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
-    return int(min(max(_WORK / max(cost, 1), _FEWEST), most))
+    return cost + work_of_others(problem.network)
 
 
 def _too_few_rows(problem: Problem) -> bool:
