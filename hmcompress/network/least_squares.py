@@ -53,8 +53,10 @@ def minimise(
     Stops at `goal`, or where five steps in a row gain less than a share `gain`. `coarse`: J^T J in single precision,
     which only shortens steps. Returns the squared error, and the steps taken.
     """
-    idle, taken, error = 0, 0, network.error(data)
-    while taken < steps and len(network.theta(layers)):
+    if not len(network.theta(layers)):
+        return network.error(data), 0
+    idle, taken, error = 0, 0, float("inf")
+    while taken < steps:
         taken += 1
         theta = network.theta(layers)
         gram, gradient, error = network.normal(data, layers, coarse)
