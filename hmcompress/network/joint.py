@@ -34,7 +34,7 @@ _ROWS_PER_WEIGHT = 4
 _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
-_SCATTER = 0.7  # share of the work for that
+_SCATTER, _POLISH = 0.5, 0.3  # shares of the work for that, and for their last layers
 _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
@@ -72,6 +72,7 @@ def smallest_joint(
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
         candidate.scatter(_SCATTER * stage.work / len(best))
+        candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
     holding = [(form, candidate) for candidate in candidates for form in candidate.holding()]
     holding.sort(key=lambda pair: (pair[0].cost, pair[0].error))

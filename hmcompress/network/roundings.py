@@ -21,6 +21,7 @@ _FIRST = (1.0, 1e9)  # how firmly exponents are held together
 _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
+_LAST, _POLISHED = 2, 20  # layers before the last one from which the best form is begun again; times, at least
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
@@ -101,6 +102,20 @@ class Roundings:
             known = any(error == form.error for form in distinct.values())
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
             if k >= _LEAST and self.work > work and self.holding():
+                return
+
+    def polish(self, work: float) -> None:
+        """Begin the smallest form that holds again from its last layers on, which takes little time."""
+        rng = np.random.default_rng(len(self.forms))
+        work, layers = self.work + work, len(self.network.layers)
+        for k in range(_MOST if self.holding() else 0):
+            base = min(self.holding(), key=lambda form: (form.cost, form.error))
+            first = max(layers - 2 - k % _LAST, 0)
+            self._add(
+                base.quantised.until(first),
+                [self._varied(r, base.error, rng, 1.0) for r in base.quantised.roundings[first:]],
+            )
+            if k >= _POLISHED and self.work > work:
                 return
 
     @property
