@@ -97,8 +97,7 @@ class Roundings:
             promising = sorted(distinct.values(), key=self._promise)[:_PROMISING]
             base = promising[rng.integers(len(promising))]
             first = int(rng.integers(len(self.network.layers)))
-            varied = [self._varied(r, base.error, rng, spread) for r in base.quantised.roundings[first:]]
-            error = self._add(base.quantised.until(first), varied)
+            error = self._again(base, first, rng, spread)
             known = any(error == form.error for form in distinct.values())
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
             if k >= _LEAST and self.work > work and self.holding():
@@ -110,13 +109,14 @@ class Roundings:
         work, layers = self.work + work, len(self.network.layers)
         for k in range(_MOST if self.holding() else 0):
             base = min(self.holding(), key=lambda form: (form.cost, form.error))
-            first = max(layers - 2 - k % _LAST, 0)
-            self._add(
-                base.quantised.until(first),
-                [self._varied(r, base.error, rng, 1.0) for r in base.quantised.roundings[first:]],
-            )
+            self._again(base, max(layers - 2 - k % _LAST, 0), rng)
             if k >= _POLISHED and self.work > work:
                 return
+
+    def _again(self, base: Form, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
+        """The error of a form whose layers before `first` are those of `base`."""
+        varied = [self._varied(r, base.error, rng, spread) for r in base.quantised.roundings[first:]]
+        return self._add(base.quantised.until(first), varied)
 
     @property
     def promise(self) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import forward, outputs_settings, saved, stack
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 import hmcompress.network.driver as driver
@@ -394,6 +395,40 @@ def test_a_network_that_no_rounding_suits_has_no_forms() -> None:
     found.settle()
     found.scatter(1e9)
     assert not found.forms and found.promise == float("inf")
+
+
+def test_last_layers_begun_again_leave_the_first_ones_and_hold_in_no_more_bytes() -> None:
+    network, data = small("mlp", 8)
+    minimise(network, data, 60, damping=1.0)
+
+    def measured(other: Any) -> float:
+        return float(other.error(data) ** 0.5)
+
+    original = build_network(outputs_settings(), stack(SIZES))
+    found = roundings.Roundings(original, network, 1e-7, data, measured, 3e-2, 3e-2)
+    found.begin()
+    found.settle()
+    before, count = min(form.cost for form in found.holding()), len(found.forms)
+    found.polish(0.0)
+    assert len(found.forms) > count and min(form.cost for form in found.holding()) <= before
+    first = {id(form.quantised.grids[0]) for form in found.forms[:count]}
+    assert any(id(form.quantised.grids[0]) in first for form in found.forms[count:])
+
+
+def test_threads_of_the_linear_algebra_do_not_wait_beside_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    search = driver._search
+
+    def watched(*args: Any) -> Any:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return search(*args)
+
+    monkeypatch.setattr(driver, "_search", watched)
+    with threadpool_limits(2, "blas"):
+        compress_network(saved(tmp_path, stack([2, 16, 1])), joint_settings())
+    assert seen and set(seen) == {1}
 
 
 def test_slopes_of_single_neurons_stretch_any_function() -> None:
