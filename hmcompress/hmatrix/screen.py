@@ -214,7 +214,7 @@ def _sum(a: Array, rows: Array, columns: Array) -> float:
 
 
 def _smoothness(part: Array) -> float:
-    power = 2 * float(np.vdot(part, part)) / part.size
+    power = max(2 * float(np.vdot(part, part)) / part.size, 1e-30)  # a corner of zeros is smooth: the rest decides
     differences = (part[1:] - part[:-1], part[:, 1:] - part[:, :-1])
     return max(1 - float(np.vdot(d, d)) / d.size / power for d in differences)
 

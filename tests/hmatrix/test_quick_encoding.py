@@ -79,6 +79,15 @@ def test_noise_has_no_spike_and_a_planted_direction_has_one(size: float) -> None
     assert find_structure(((w + direction) * size).numpy(), 0.03 * size).spike > 0.06
 
 
+@pytest.mark.parametrize("empty", [256, 300, SIDE - 16])
+def test_bound_holds_where_the_corner_that_the_screen_looks_at_is_empty(empty: int) -> None:
+    w = noise()
+    w[:empty, :empty] = 0
+    h = compress_matrix(w, 1e-2)
+    assert 0.9e-2 < h.error <= 1e-2
+    assert h.nbytes < compress_matrix(noise(), 1e-2).nbytes * (1 - 0.9 * (empty / SIDE) ** 2)
+
+
 def test_equal_blocks_are_seen_and_like_ones_are_not() -> None:
     block = noise(shape=(32, 32))
     assert find_structure(block.repeat(16, 16).numpy(), 0.03).repeats
