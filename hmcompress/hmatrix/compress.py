@@ -35,10 +35,11 @@ _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each o
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
-_SMALL = 1 << 12  # entries up to which a lossless form is tried always
+_SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
+_SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
-_GUESS = 0.8
+_GUESS = 0.7
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
 
@@ -67,7 +68,8 @@ def compress_matrix(
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
         best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
-    if best is not None and w.numel() > _SMALL and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
+    small = _SMALL.get(w.element_size(), _SMALLEST)
+    if best is not None and w.numel() > small and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
         return best
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
@@ -91,12 +93,12 @@ def _lossless_floor(w: Tensor) -> int:
 
 
 def _lossless_guess(w: Tensor) -> float:
-    """Bytes of a lossless form, guessed low from the first entries: rows and values that repeat may beat any rate."""
+    """Bytes of a lossless form, guessed low from some entries: rows and values that repeat may beat any rate."""
     part = w.reshape(-1)[:_LOOK]
     some = np.sort(part[:: max(1, part.numel() // _SOME)].float().numpy())
     if w.element_size() > 2 and 2 * np.count_nonzero(np.diff(some)) < np.count_nonzero(some):
         return 0.0
-    return _GUESS * exact.glance(part) * w.numel() / part.numel()
+    return _GUESS * exact.glance(w)
 
 
 def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:

@@ -38,6 +38,7 @@ def matrices() -> dict[str, HMatrix]:
         "values": compress_matrix(torch.randn(5, generator=generator)[whole.long().abs() % 5], 1e-3),
         "narrow": compress_matrix(noise.bfloat16().float(), 1e-6),
         "lossless": compress_matrix(noise.half(), 1e-5),
+        "lossless_by_columns": compress_matrix(noise[0].bfloat16().expand(48, 64), 1e-6),
         "zero": compress_matrix(torch.zeros(16, 20), 1e-2),
         "places_by_rows": compress_matrix(noise * (torch.rand(48, 64, generator=generator) < 0.05), 1e-3),
         "places_by_columns": compress_matrix(band, 1e-2),
