@@ -15,6 +15,7 @@ from hmcompress.errors import FormatError
 RAW, PCODEC, ZSTD, PLANES = range(4)
 _PCODEC_TYPES = {"f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8"}
 _HIGHEST, _FEW = 19, 1 << 20  # a level for up to so many bytes, where repetitions were found
+_CLEAR, _MANY = 4, 1 << 23  # a ratio, from which this level is quick and serves more bytes
 _LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
 
 
@@ -40,8 +41,9 @@ def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterato
 
 def _dictionary(data: bytes, level: int) -> bytes:
     quick = zstd_compress(data, level)
-    repeats = level > 1 and 2 * len(quick) < len(data) <= _FEW
-    return zstd_compress(data, _HIGHEST) if repeats else quick
+    most = _MANY if _CLEAR * len(quick) < len(data) else _FEW
+    repeats = level > 1 and 2 * len(quick) < len(data) <= most
+    return min(quick, zstd_compress(data, _HIGHEST), key=len) if repeats else quick
 
 
 def _transposed(data: bytes, width: int) -> bytes:

@@ -60,7 +60,10 @@ def encode_pool(
         return bytes([EMPTY])
     if effort == "fast":
         return bytes([PCODEC]) + encode_quickly(gather(q, groups))
-    best = _smallest(q, e, x, groups, effort == "default" and width is not None and q.size >= LONG)
+    quick = effort == "default" and width is not None and q.size >= LONG
+    best = _smallest(q, e, x, groups, quick)
+    if width is not None and q.size > FEW and not quick:
+        best = min(best, bytes([BY_ROWS]) + encode_noise(q), key=len)  # its bins fit mixtures, which no shape does
     if _has_many_zeros(q, e):
         best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)
     histogram = smallest_histogram(q, len(best))

@@ -39,7 +39,7 @@ _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by
 _SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
-_GUESS = 0.7
+_GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
 
@@ -68,8 +68,7 @@ def compress_matrix(
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
         best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
-    small = _SMALL.get(w.element_size(), _SMALLEST)
-    if best is not None and w.numel() > small and best.nbytes < min(_lossless_floor(w), _lossless_guess(w)):
+    if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
@@ -84,6 +83,13 @@ def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
         raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
     if effort not in EFFORTS:
         raise SettingsError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
+
+
+def _is_out_of_reach(w: Tensor, nbytes: int) -> bool:
+    """Whether no lossless form of w will take as few bytes, as far as quick looks tell."""
+    small = w.numel() <= _SMALL.get(w.element_size(), _SMALLEST)
+    repeats = w.element_size() == 2 and nbytes * _REPEATING < w.nbytes
+    return not small and not repeats and nbytes < min(_lossless_floor(w), _lossless_guess(w))
 
 
 def _lossless_floor(w: Tensor) -> int:

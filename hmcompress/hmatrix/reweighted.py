@@ -18,6 +18,7 @@ from hmcompress.hmatrix.transform import price_columns
 Array = np.ndarray
 _ROUNDS = 3
 _TINY = 1e-30
+_ROUNDING = 1e-6  # of the largest entry: a remainder that has no scales of its own
 _FLOOR = 1e-6  # of the largest row or column scale
 _RANKS = (1, 2, 4)
 _COARSE = -2  # factors are rounded to a quarter step: small rows stand on them too
@@ -38,10 +39,12 @@ def reweighted_triplets(a: Array, rank: int) -> Reweighted:
     rest, columns = a, np.ones(a.shape[1], a.dtype)
     for _ in range(_ROUNDS):
         rows, columns = (np.maximum(s, _FLOOR * s.max()) for s in rank_one_scales(np.square(rest)))
-        s = leading_triplets(torch.from_numpy(a / rows[:, None] / columns), rank)
-        left, right = rows[:, None] * s.left * s.values, columns[:, None] * s.right
+        weighted = a / rows[:, None] / columns
+        largest = np.abs(weighted).max() or 1.0  # its square may be more than a float32 holds
+        s = leading_triplets(torch.from_numpy(weighted / largest), rank)
+        left, right = rows[:, None] * s.left * (s.values * largest), columns[:, None] * s.right
         rest = a - left @ right.T
-        if not rest.any():
+        if np.abs(rest).max() <= _ROUNDING * np.abs(a).max():
             break
     lengths = np.maximum(np.linalg.norm(right, axis=0), _TINY)
     sizes = np.maximum(np.linalg.norm(left * lengths, axis=0), _TINY)

@@ -120,10 +120,13 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
+_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0)  # all is worth a try
+
+
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
     """Look for structure in w (m, n) that matters at this step: unless `thorough`, at few rows and columns first."""
     if min(w.shape) < LEAST_LOOK:
-        return Structure(1.0, 1.0, 100.0, False, 1.0)
+        return _UNKNOWN
     if thorough or max(w.shape) <= _GLANCE:
         return _look(w, step, _LOOK)
     found = _look(w, step, _GLANCE)
@@ -133,7 +136,10 @@ def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> St
 def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     """What `most` rows and columns show, spread over the matrix."""
     row_stride, column_stride = (-(-s // most) for s in w.shape)
-    x = _whitened(_array(w[::row_stride, ::column_stride]), step)
+    some = _array(w[::row_stride, ::column_stride])
+    if not some.any():
+        return _UNKNOWN
+    x = _whitened(some, step)
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     return Structure(spike, _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
@@ -150,7 +156,7 @@ def _whitened(a: Array, step: float) -> _Whitened:
     x, largest = _unit(a)
     square = np.square(x)
     rows, columns = rank_one_scales(square)
-    rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-30)).astype(np.float32) for s in (rows, columns))
+    rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-12)).astype(np.float32) for s in (rows, columns))
     log_rms = 0.5 * np.log2(max(float(square.mean()), 1e-30))
     saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
     bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)

@@ -102,3 +102,10 @@ def test_another_count_is_a_format_error(name, change):
     a = SAMPLES[name]
     with pytest.raises(FormatError):
         decode_array(encode_array(a), a.dtype, a.size + change)
+
+
+def test_many_bytes_that_repeat_far_apart_are_coded_at_the_highest_level():
+    random = np.random.default_rng(0)
+    words = random.integers(0, 1 << 16, 400).astype(np.uint16)
+    a = words[random.integers(0, 40, 4000)[:, None] * 10 + np.arange(10)].repeat(30, 0).reshape(-1)
+    assert len(assert_round_trip(a)) <= len(zstd_compress(a.tobytes(), 19)) + 1 < len(zstd_compress(a.tobytes(), 3))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.pool import decode_pool, encode_pool, price_pool
+from hmcompress.coding.streams import encode_noise
 from hmcompress.errors import FormatError
 
 EFFORTS = ("fast", "default", "max")
@@ -118,3 +119,13 @@ def test_a_range_coded_pool_without_integers_is_a_format_error():
 def test_a_class_beyond_the_last_is_a_format_error():
     with pytest.raises(FormatError, match="scale"):
         decode_pool(b"\x02", np.array([MAX_CLASS + 1]), 3)
+
+
+@pytest.mark.parametrize("effort", ["default", "max"])
+def test_few_values_among_many_others_cost_no_more_than_under_adaptive_bins(effort):
+    """As where some blocks of a matrix took few values before and others did not: no smooth shape fits both."""
+    random = np.random.default_rng(3)
+    q = np.where(random.random(60_000) < 0.5, random.integers(-4, 5, 60_000) * 9000, integers("gaussian", 60_000, 9e3))
+    data = encode_pool(q, class_of(q.std())[None], effort, width=200)
+    np.testing.assert_array_equal(decode_pool(data, class_of(q.std())[None], len(q), 200), q)
+    assert len(data) <= len(encode_noise(q)) + 1 and 8 * len(data) / len(q) < 11.5

@@ -64,6 +64,16 @@ def test_error_is_below_tol_where_most_columns_are_pruned(tol):
     assert_bound_holds(torch.from_numpy(w).float(), tol, "fro")
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("second", [1.0, 1e-3, 1e-9])
+@pytest.mark.parametrize("shape", [(300, 200), (700, 40)])
+def test_error_is_below_tol_where_two_entries_are_not_zero(shape, second, effort):
+    """Looks at some of the entries may see only zeros; what low rank leaves is rounding noise without scales."""
+    w = torch.zeros(shape)
+    w[7, -1], w[250, 3] = 1.0, second
+    assert assert_bound_holds(w, 1e-3, "fro", effort).nbytes < 120
+
+
 @pytest.mark.parametrize("tol", [1e-6, 1e-9, 1e-13])
 @pytest.mark.parametrize("name", ["noise", "constant", "geometric spectrum", "toeplitz", "row scales"])
 def test_error_is_below_fine_tolerances_in_float64(name, tol):

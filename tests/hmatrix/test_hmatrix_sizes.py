@@ -175,7 +175,7 @@ def test_a_cosine_matrix_takes_no_more_than_its_few_values_without_loss():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(60, 300), (400, 300)])
 def test_what_drifts_along_rows_or_down_columns_is_stored_alike(shape, dtype):
-    """16-bit numbers near their resolution, each close to the one before: lossless coding sees that in one order only."""
+    """16-bit numbers near their resolution, each close to the one before, which lossless coding sees in one order."""
     w = torch.from_numpy(np.cumsum(noise(*shape), 1)).to(dtype)
     along, down = (compress_matrix(a, 1e-5).nbytes for a in (w, w.T.contiguous()))
     assert down <= 1.01 * along + 16
