@@ -12,7 +12,7 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.hmatrix import compress_matrix
-from hmcompress.layers import select, to_matrices
+from hmcompress.layers import real_layout, select, to_matrices
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
@@ -55,21 +55,21 @@ def check_tolerances(tols: Sequence[float]) -> None:
 def score_matrices(name: str, tensor: Tensor, tols: Sequence[float], effort: str) -> list[Score]:
     """Every method at every tolerance on one tensor; each slice of a stack keeps the tolerance by itself."""
     matrices = [Matrix(matrix) for matrix in to_matrices(tensor)]
-    methods = _methods(effort)
+    methods = _methods(effort, real_layout(tensor.shape, tensor.dtype).kernel)
     return [_score(name, matrices, tol, method, methods[method]) for tol in tols for method in COMPARE_METHODS]
 
 
-def run_ours(matrix: Matrix, tol: float, effort: str = "default") -> Outcome:
-    """This package's codec as a peer."""
-    ours = compress_matrix(matrix.w, tol, "fro", effort=effort)
+def run_ours(matrix: Matrix, tol: float, effort: str = "default", kernel: int = 1) -> Outcome:
+    """This package's codec as a peer. kernel: as compress_matrix takes it."""
+    ours = compress_matrix(matrix.w, tol, "fro", effort=effort, kernel=kernel)
     return Outcome(ours.nbytes, ours.to_dense, ours.error)
 
 
-def _methods(effort: str) -> Mapping[str, Method | None]:
+def _methods(effort: str, kernel: int) -> Mapping[str, Method | None]:
     """None marks a limit."""
     peers: dict[str, Method | None] = {name: partial(run_peer, peer) for name, peer in PEERS.items()}
     peers["lossless"] = _once(partial(run_peer, PEERS["lossless"]))
-    return {"hmatrix": partial(run_ours, effort=effort), **peers, "rate_limit": None}
+    return {"hmatrix": partial(run_ours, effort=effort, kernel=kernel), **peers, "rate_limit": None}
 
 
 def _once(method: Method) -> Method:

@@ -12,7 +12,7 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import LayerRule, Settings
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
-from hmcompress.layers import REAL_PARTS, select, to_matrices
+from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
 from hmcompress.parallel import Task, in_order
 from hmcompress.progress import Progress
 
@@ -49,7 +49,8 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
     start = time.perf_counter()
     assert rule.tol is not None and rule.norm is not None
     matrices = to_matrices(tensor)
-    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid) for w in matrices]
+    kernel = real_layout(tensor.shape, tensor.dtype).kernel
+    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
     row = LayerRow(
         tensors=(name,),
         tol=rule.tol,

@@ -37,11 +37,15 @@ class TensorLike(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """A tensor read as `count` matrices of `rows` x `cols`, one after the other in its row-major order."""
+    """A tensor read as `count` matrices of `rows` x `cols`, one after the other in its row-major order.
+
+    kernel: of a convolution, how many columns in a row are one kernel.
+    """
 
     count: int
     rows: int
     cols: int
+    kernel: int = 1
 
 
 def layout(shape: Sequence[int]) -> Layout:
@@ -52,7 +56,7 @@ def layout(shape: Sequence[int]) -> Layout:
     """
     if len(shape) == 3 and _is_stack(*shape):
         return Layout(shape[0], shape[1], shape[2])
-    return Layout(1, shape[0], math.prod(shape[1:]))
+    return Layout(1, shape[0], math.prod(shape[1:]), math.prod(shape[2:]))
 
 
 def _is_stack(count: int, m: int, n: int) -> bool:
@@ -67,7 +71,8 @@ def _is_stack(count: int, m: int, n: int) -> bool:
 def real_layout(shape: Sequence[int], dtype: torch.dtype) -> Layout:
     """`layout` in real numbers: a complex entry is two columns, its real and its imaginary part."""
     found = layout(shape)
-    return replace(found, cols=2 * found.cols) if dtype in REAL_PARTS else found
+    kernel = 2 * found.kernel if found.kernel > 1 else 1
+    return replace(found, cols=2 * found.cols, kernel=kernel) if dtype in REAL_PARTS else found
 
 
 def to_matrices(tensor: Tensor) -> Tensor:

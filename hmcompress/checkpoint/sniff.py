@@ -45,6 +45,8 @@ def foreign_kind(head: bytes) -> str | None:
     for known in _FOREIGN:
         if lowered[known.at :].lstrip(_BLANKS if known.at == 0 else b"").startswith(known.starts):
             return known.message
+    if head[:1] == b"\x80" and b"cjoblib.numpy_pickle\n" in head:
+        return "is a joblib file, not a PyTorch model; load it with joblib and save its arrays with torch.save"
     if head[:1] == b"\x08" and len(head) > 3 and head[1] < 32 and head[2] in _PROTOBUF:
         return "is an exported graph (ONNX, Core ML or TensorFlow); compress the PyTorch model that it was made from"
     return None

@@ -10,14 +10,15 @@ from torch import Tensor
 from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import exact
+from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.screen import Structure, find_structure
+from hmcompress.hmatrix.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.tiles import encode as encode_tiled
-from hmcompress.hmatrix.tiles import find_tile, to_tiles
 from hmcompress.hmatrix.tune import (
     Candidate,
     Task,
@@ -38,6 +39,7 @@ _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take
 _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
 _SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
+_MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
@@ -51,11 +53,13 @@ def compress_matrix(
     *,
     effort: str = "default",
     grid: tuple[int, int] | None = None,
+    kernel: int = 1,
 ) -> HMatrix:
     """Compress a matrix so that its relative error, measured on the decoded values, is at most `tol`.
 
     w: (m, n), any floating dtype. norm: fro (relative Frobenius), spectral (relative 2-norm) or max (largest absolute
     error over largest absolute weight). grid: side lengths (h, w) of the grid whose points the rows are, row-major.
+    kernel: entries of a convolution's kernel, by which the columns (in * kernel) are grouped.
     Raises SettingsError for arguments that make no sense. Where no lossy form is smaller, or no step meets the
     tolerance in the stored dtype, the matrix is stored without loss.
     """
@@ -64,7 +68,7 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    best = _smallest(task, grid)
+    best = _arranged(task, grid, kernel)
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
         best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
@@ -107,6 +111,43 @@ def _lossless_guess(w: Tensor) -> float:
     return _GUESS * exact.glance(w)
 
 
+def _arranged(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+    """The smallest lossy form, the kernels of a convolution in any arrangement."""
+    tiles = tilings(task, kernel)
+    if tiles and task.w.numel() > _MANY:
+        tiles = _promising(tiles, some_channels(task, kernel), kernel)
+        found = _in_tiles(task, tiles[0], None) if tiles else None
+        return _smallest(task, grid) if found is None else found
+    best = _smallest(task, grid)
+    for tile in tiles:
+        best = _in_tiles(task, tile, best)
+    return best
+
+
+def _promising(tiles: list[Tile], some: Task, kernel: int) -> list[Tile]:
+    """The tile that serves some of the channels best, where any does clearly better than none; zeros tell nothing."""
+    known = _smallest(some, None)
+    limit = _CLEARLY * known.nbytes if known is not None else math.inf
+    found = [_in_tiles(some, tile, known) for tile in tilings(some, kernel)]
+    better = [(m.nbytes, tile) for m, tile in zip(found, tiles, strict=False) if m is not None and m.nbytes < limit]
+    return [min(better)[1]] if better else []
+
+
+def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
+    """`best`, or the smaller form of the matrix whose rows are the tiles of this one."""
+    rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
+    if not 0 < np.float32(step) < math.inf:
+        return best
+    structure = find_structure(rearranged.w, step, task.effort == "max")
+    if structure.is_nothing() or (tile[0] == 1 and not are_alike(task.w, tile[1])):
+        return best
+    inner = _untiled(rearranged, None, step, structure)
+    if inner is None or (best is not None and inner.nbytes >= best.nbytes):
+        return best
+    found = task.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
+    return found if best is None or found.nbytes < best.nbytes else best
+
+
 def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     """The smallest lossy form that keeps the bound, or None."""
     if task.size == 0:
@@ -144,14 +185,7 @@ def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the matrix whose rows are the tiles of this one where tiles are much the same and that is smaller."""
     large = best is None or best.nbytes > max(_FEW_BYTES, task.w.numel() // _FEW_ENTRIES)
     tile = find_tile(task.w) if large else None
-    if tile is None:
-        return best
-    rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
-    inner = _untiled(rearranged, None, step, find_structure(rearranged.w, step, task.effort == "max"))
-    if inner is None or (best is not None and inner.nbytes >= best.nbytes):
-        return best
-    found = task.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
-    return found if best is None or found.nbytes < best.nbytes else best
+    return best if tile is None else _in_tiles(task, tile, best)
 
 
 def _worth(

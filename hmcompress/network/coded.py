@@ -12,7 +12,7 @@ from hmcompress.container import join
 from hmcompress.hmatrix import compact, compress_matrix, product, weighted
 from hmcompress.hmatrix.codecs import COMPACT, PRODUCT, WEIGHTED
 from hmcompress.hmatrix.grid import Grid
-from hmcompress.layers import from_matrices, to_matrices
+from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
 
@@ -140,7 +140,8 @@ class Engine:
         tol = _rounded(tol)
         key = (name, tol, 0.0)
         if key not in self._known:
-            slices = [compress_matrix(matrix, tol, effort=self.effort) for matrix in to_matrices(w)]
+            kernel = real_layout(w.shape, w.dtype).kernel
+            slices = [compress_matrix(matrix, tol, effort=self.effort, kernel=kernel) for matrix in to_matrices(w)]
             values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape, w.dtype)
             self._known[key] = Stored(join([s.payload for s in slices]), values)
         return self._known[key]

@@ -67,6 +67,7 @@ def test_what_is_no_path_is_told(tmp_path, monkeypatch):
         (b"BZh91AY&SY", "bunzip2"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
         (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
+        (b"\x80\x03}q\x00X\x01\x00\x00\x00wcjoblib.numpy_pickle\nNumpyArrayWrapper\n" + bytes(50), "joblib"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "single numpy array"),
         (bytes(100), "no saved PyTorch model"),
         (bytes(range(200, 256)) * 30, "no saved PyTorch model"),

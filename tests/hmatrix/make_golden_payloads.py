@@ -43,6 +43,7 @@ def matrices() -> dict[str, HMatrix]:
         "places_by_rows": compress_matrix(noise * (torch.rand(48, 64, generator=generator) < 0.05), 1e-3),
         "places_by_columns": compress_matrix(band, 1e-2),
         "tiled": compress_matrix(torch.kron(noise[:12, :12], noise[20:32, 20:28]), 1e-2),
+        "kernels": compress_matrix(noise[:24, :20].repeat_interleave(9, 1) + noise[:24, :1] / 9, 1e-2, kernel=9),
         "diagonals": compress_matrix(noise[0, (x[:, None] - x).mul(31).round().int().abs()] + noise[0, 0] / 99, 1e-2),
         "group_codes": compress_matrix(torch.round(whole / 15).bfloat16() * noise[:40, :1].bfloat16(), 1e-6),
         "histogram": compress_matrix(torch.randn(160, 64, generator=generator).to(torch.float8_e5m2).float(), 2e-2),

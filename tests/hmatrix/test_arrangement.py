@@ -1,0 +1,96 @@
+"""Claims about convolutions: kernels that are alike cost less than noise, however they lie; noise costs no search."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hmatrix_matrices import DTYPES, noise
+
+from hmcompress.config import LayerRule
+from hmcompress.encoding import encode_layer
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
+from hmcompress.hmatrix.codecs import TILED
+from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.tune import Task
+
+KERNEL = 27
+
+
+def smooth_kernels(outputs: int = 24, inputs: int = 20) -> torch.Tensor:
+    """Each kernel is nearly constant: what weight decay leaves of a 3-D convolution."""
+    sizes = noise(outputs * inputs, 1) * np.exp(noise(outputs * inputs, 1, 1))
+    w = sizes * (1 + 0.1 * noise(outputs * inputs, KERNEL, 2))
+    return torch.from_numpy(w.reshape(outputs, -1)).float()
+
+
+def task(w: torch.Tensor, tol: float = 1e-2, norm: str = "fro", effort: str = "default") -> Task:
+    return Task(w, tol, norm, effort, reference(w, norm))
+
+
+@pytest.mark.parametrize("norm", ["fro", "max"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_error_is_below_tol_and_kernels_that_are_alike_cost_less(dtype, norm):
+    w = smooth_kernels().to(dtype)
+    plain, h = (compress_matrix(w, 3e-2, norm, kernel=k) for k in (1, KERNEL))
+    decoded = HMatrix.from_payload(h.payload, h.shape, h.dtype).to_dense().double()
+    error = (w.double() - decoded).norm(p=2 if norm == "fro" else torch.inf)
+    assert h.payload[0] == TILED and h.nbytes < 0.85 * plain.nbytes
+    assert 0.9 * 3e-2 < error / w.double().norm(p=2 if norm == "fro" else torch.inf) <= 3e-2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("effort", ["fast", "default", "max"])
+@pytest.mark.parametrize("kernel", [1, 3, 9, KERNEL, KERNEL * 20])
+def test_kernels_of_any_size_never_cost_more_than_none(kernel, effort):
+    w = smooth_kernels()
+    assert (
+        compress_matrix(w, 1e-2, effort=effort, kernel=kernel).nbytes <= compress_matrix(w, 1e-2, effort=effort).nbytes
+    )
+
+
+def test_of_a_large_convolution_some_channels_tell():
+    w = smooth_kernels(64, 80)
+    assert compress_matrix(w, 3e-2, kernel=KERNEL).nbytes < 0.85 * compress_matrix(w, 3e-2).nbytes
+
+
+@pytest.mark.parametrize("norm", ["fro", "max"])
+def test_some_channels_are_coded_at_the_same_absolute_error(norm):
+    whole = task(smooth_kernels(64, 80), norm=norm)
+    some = some_channels(whole, KERNEL)
+    assert some.w.numel() < whole.w.numel() / 3 and some.w.shape[1] % KERNEL == 0
+    entries = (some.w.numel() / whole.w.numel()) ** 0.5 if norm == "fro" else 1.0
+    assert some.tol * some.size == pytest.approx(whole.tol * whole.size * entries, rel=1e-6)
+
+
+def test_channels_of_zeros_tell_nothing_and_do_no_harm():
+    w = torch.zeros(64, 64 * KERNEL)
+    w[-1, -1] = 1.0
+    assert some_channels(task(w), KERNEL).size == 0
+    assert compress_matrix(w, 1e-2, kernel=KERNEL).nbytes < 64
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kernel", [4, 9, KERNEL])
+def test_noise_under_scales_of_its_channels_has_no_kernels_that_are_alike(kernel, scaled):
+    scales = np.exp(noise(48, 1)) * np.exp(noise(1, 40)).repeat(kernel, 1) if scaled else 1.0
+    assert not are_alike(torch.from_numpy(noise(48, 40 * kernel, 3) * scales), kernel)
+    assert are_alike(torch.from_numpy(noise(48, 40 * kernel, 3) + noise(48, 40, 4).repeat(kernel, 1)), kernel)
+
+
+def test_what_is_no_convolution_or_asked_for_otherwise_is_not_rearranged():
+    w = smooth_kernels()
+    assert tilings(task(w), KERNEL) == [(24, KERNEL), (1, KERNEL)]
+    assert tilings(task(w), 3) == [(24, 3)]
+    assert tilings(task(w), 1) == tilings(task(w), 540) == tilings(task(w[:1]), KERNEL) == []
+    assert tilings(task(w, effort="fast"), KERNEL) == tilings(task(w, norm="spectral"), KERNEL) == []
+    assert tilings(replace(task(w), size=0.0), KERNEL) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_a_layer_knows_its_kernels(dtype):
+    w = smooth_kernels().reshape(24, 20, 3, 3, 3).to(dtype)
+    rule = LayerRule(match="w", tol=3e-2, norm="fro")
+    flat, kernels = (encode_layer("w", x, rule) for x in (w.reshape(24, -1), w))
+    assert len(kernels.payload) < 0.85 * len(flat.payload)
+    assert 0.9 * 3e-2 < kernels.row.error <= 3e-2
