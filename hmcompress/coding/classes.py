@@ -41,9 +41,29 @@ def groups_of(e: np.ndarray, count: int) -> list[Group]:
     sizes = sizes_of(e, count)
     if not sizes or sizes[0][2] == count:
         return sizes
-    order = np.argsort(_small(e), kind="stable")[count - sum(size for _, _, size in sizes) :]
-    places = np.split(order, np.cumsum([size for _, _, size in sizes])[:-1])
-    return [(c, where, size) for (c, _, size), where in zip(sizes, places, strict=True)]
+    order = np.empty(sum(size for _, _, size in sizes), np.int32 if count < 1 << 31 else np.int64)
+    for start, places, first in _placed(e, sizes):
+        order[first : first + len(places)] = start + places
+    split = np.split(order, np.cumsum([size for _, _, size in sizes])[:-1])
+    return [(c, where, size) for (c, _, size), where in zip(sizes, split, strict=True)]
+
+
+def _placed(e: np.ndarray, sizes: list[Group]) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Integers of one class in one part of all: where the part starts, where in it they stand, the first one's rank.
+
+    Ranks count the integers of all groups, one group after the other. Only a part is sorted at a time: that takes
+    little memory beside the integers, and stays in the cache.
+    """
+    ends = np.zeros(_CLASSES, np.int64)  # of what is placed already of each class
+    ends[[c - ZERO_CLASS for c, _, _ in sizes]] = np.cumsum([0, *(size for _, _, size in sizes[:-1])])
+    for start, part in _chunks(e):
+        small = _small(part)
+        order = np.argsort(small, kind="stable")
+        counts = np.bincount(small, minlength=_CLASSES)
+        last = np.cumsum(counts)
+        for c in np.flatnonzero(counts[1:]) + 1:
+            yield start, order[last[c] - counts[c] : last[c]], int(ends[c])
+            ends[c] += counts[c]
 
 
 def _small(e: np.ndarray) -> np.ndarray:
@@ -60,24 +80,12 @@ def gather(q: np.ndarray, groups: list[Group]) -> np.ndarray:
 
 
 def scatter(values: np.ndarray, e: np.ndarray, sizes: list[Group], count: int) -> np.ndarray:
-    """Inverse of gather (count,), given classes e and their sizes; zero where none has a place.
-
-    Only a part is sorted at a time: that takes little memory beside the integers, and stays in the cache.
-    """
+    """Inverse of gather (count,), given classes e and their sizes; zero where none has a place."""
     if len(sizes) == 1 and len(values) == count:
         return values
     q = np.zeros(count, values.dtype)
-    ends = np.zeros(_CLASSES, np.int64)  # of what is placed already of each class
-    ends[[c - ZERO_CLASS for c, _, _ in sizes]] = np.cumsum([0, *(size for _, _, size in sizes[:-1])])
-    for start, part in _chunks(e):
-        small = _small(part)
-        order = np.argsort(small, kind="stable")
-        counts = np.bincount(small, minlength=_CLASSES)
-        last = np.cumsum(counts)
-        for c in np.flatnonzero(counts[1:]) + 1:
-            places = order[last[c] - counts[c] : last[c]]
-            q[start : start + len(part)][places] = values[ends[c] : ends[c] + counts[c]]
-            ends[c] += counts[c]
+    for start, places, first in _placed(e, sizes):
+        q[start : start + _CHUNK][places] = values[first : first + len(places)]
     return q
 
 

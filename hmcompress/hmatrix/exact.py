@@ -16,13 +16,13 @@ _NUMPY = {
     torch.uint16: np.uint16,
 }
 _BY_COLUMNS = 8  # added to the byte that says how the numbers are coded
-_LOOK = 1 << 16  # entries
+_LOOK = 1 << 15  # entries
 
 
 def encode(w: Tensor, effort: str = "default") -> bytes:
     """The smallest lossless form of a (m, n) matrix; its first byte says which."""
     by_rows = lossless.encode_array(_words(w), effort)
-    if w.numel() > _LOOK and not _bits(_columns(w)) < _bits(_rows(w)):
+    if w.numel() > 2 * _LOOK and not _bits(_columns(w)) < _bits(_rows(w)):
         return by_rows
     by_columns = lossless.encode_array(_words(w.T), effort)
     return min(by_rows, bytes([by_columns[0] | _BY_COLUMNS]) + by_columns[1:], key=len)
