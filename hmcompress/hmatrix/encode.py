@@ -110,9 +110,8 @@ def _draft(prepared: PreparedLeaf, step: float, options: Options) -> _Draft:
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
-    return _Draft(
-        rest.shape, factors, leaf.basis, q.astype(np.int32 if max(q.max(), -q.min()) < _WIDE else np.int64), x
-    )
+    integers = q.astype(np.int32 if max(q.max(), -q.min()) < _WIDE else np.int64)
+    return _Draft(rest.shape, factors, leaf.basis, integers, x.astype(np.float32, copy=False))  # scales need no more
 
 
 def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Options) -> CodedFactors | None:

@@ -193,10 +193,11 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str, gen
     sides = [s for p in parts for s in (p.scales.rows, p.scales.columns) if s is not None]
     if sides:
         out.section(encode_side(np.concatenate(sides), effort))
-    q, e = [p.q.reshape(-1) for p in parts], [p.scales.classes(p.q.shape) for p in parts]
+    q = [p.q.reshape(-1) for p in parts]
+    e = _join_classes([p.scales.classes(p.q.shape) for p in parts], q)  # of large layers these arrays are most memory
     values = _join([p.q.reshape(-1) if p.values is None else p.values.reshape(-1) for p in parts])
     width = parts[0].q.shape[1] if general and len(parts) == 1 else None
-    out.raw(encode_pool(_join(q), _join_classes(e, q), effort, values, width))
+    out.raw(encode_pool(_join(q), e, effort, values, width))
 
 
 def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemainder]:

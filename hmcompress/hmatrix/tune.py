@@ -113,6 +113,7 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     prepared = prepare(candidate.ordered(task.values), candidate.plan, step)
     error = partial(_error, task, prepared, candidate) if rounding is None else partial(_rounding_error, task, rounding)
     step = _search(task, error, start, _ENOUGH)
+    del rounding, error  # and the integers that they keep
     return _largest(task, partial(_payload, task, prepared, candidate), step)
 
 
