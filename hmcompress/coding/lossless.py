@@ -22,11 +22,11 @@ _LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
 def encode_array(a: np.ndarray, effort: str = "default") -> bytes:
     """Encode an array of any shape and plain dtype; its shape and dtype are the caller's to keep."""
     flat = np.ascontiguousarray(a).reshape(-1)
-    best = bytes([RAW]) + flat.tobytes()
+    best, shortest = RAW, None
     for code, data in _candidates(flat, *_LEVELS[effort]):
-        if len(data) + 1 < len(best):
-            best = bytes([code]) + data
-    return best
+        if len(data) < (flat.nbytes if shortest is None else len(shortest)):
+            best, shortest = code, data
+    return bytes([best]) + (flat.tobytes() if shortest is None else shortest)
 
 
 def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterator[tuple[int, bytes]]:
@@ -34,21 +34,22 @@ def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterato
         return
     if f"{flat.dtype.kind}{flat.dtype.itemsize}" in _PCODEC_TYPES:
         yield PCODEC, pcodec_encode(flat, pcodec_level)
-    yield ZSTD, _dictionary(flat.tobytes(), zstd_level)
+    data = flat.view(np.uint8)
+    yield ZSTD, _dictionary(data, zstd_level)
     if flat.itemsize > 1:
-        yield PLANES, _dictionary(_transposed(flat.tobytes(), flat.itemsize), zstd_level)
+        yield PLANES, _dictionary(_transposed(data, flat.itemsize), zstd_level)
 
 
-def _dictionary(data: bytes, level: int) -> bytes:
+def _dictionary(data: np.ndarray, level: int) -> bytes:
     quick = zstd_compress(data, level)
     most = _MANY if _CLEAR * len(quick) < len(data) else _FEW
     repeats = level > 1 and 2 * len(quick) < len(data) <= most
     return min(quick, zstd_compress(data, _HIGHEST), key=len) if repeats else quick
 
 
-def _transposed(data: bytes, width: int) -> bytes:
+def _transposed(data: np.ndarray, width: int) -> np.ndarray:
     """Rows of `width` bytes to columns."""
-    return np.frombuffer(data, np.uint8).reshape(-1, width).T.tobytes()
+    return np.ascontiguousarray(data.reshape(-1, width).T).reshape(-1)
 
 
 def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: int) -> np.ndarray:
@@ -64,7 +65,7 @@ def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: 
         return pcodec_decode(body, dtype, count)
     if code in (ZSTD, PLANES):
         body = zstd_decompress(body, count * dtype.itemsize)
-        body = _transposed(body, count) if code == PLANES and count else body
+        body = _transposed(np.frombuffer(body, np.uint8), count).tobytes() if code == PLANES and count else body
     elif code != RAW:
         raise FormatError(f"array coding {code} is unknown: the file is damaged or newer than this release")
     if len(body) != count * dtype.itemsize:
@@ -92,9 +93,11 @@ def pcodec_decode(body: bytes, dtype: np.dtype, count: int) -> np.ndarray:
     return out
 
 
-def zstd_compress(data: bytes, level: int) -> bytes:
+def zstd_compress(data: bytes | np.ndarray, level: int) -> bytes:
     """One zstd frame that states its content size and nothing else."""
-    return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(data)
+    return zstandard.ZstdCompressor(level=level, write_checksum=False).compress(
+        data if isinstance(data, bytes) else data.data
+    )
 
 
 def zstd_decompress(frame: bytes | memoryview, size: int) -> bytes:

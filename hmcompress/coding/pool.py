@@ -4,6 +4,7 @@ Every integer q comes with a class e: its standard deviation is about 2 ** (e / 
 class costs nothing to describe.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -237,7 +238,10 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
 
 
 def own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> Shape:
-    """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding."""
+    """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding.
+
+    The values themselves may stand for the integers.
+    """
     return _with_support(_own_shape(q, e, x), _support(q, groups))
 
 
@@ -270,7 +274,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
 def _support(q: np.ndarray, groups: list[Group]) -> float:
     """Largest |q| + 1 over the scale of its class."""
     parts = (q if where is None else q[where] for _, where, _ in groups)
-    magnitudes = np.array([max(int(values.max()), -int(values.min())) + 1.0 for values in parts])
+    magnitudes = np.array([max(math.ceil(values.max()), -math.floor(values.min())) + 1.0 for values in parts])
     return max(1.0, float((magnitudes / scales_of(groups)).max()))
 
 

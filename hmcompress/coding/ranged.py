@@ -47,14 +47,19 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
             if size < _RAW_LOW_BITS:
                 _push_bits(coder, rest, low)
             else:
-                raw_lows.append(pcodec_encode(rest.astype(_carrier(low)), 1))
+                carrier = _carrier(low)
+                same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
+                raw_lows.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
             values = values >> low
+            del rest  # as large as the values
         if max(int(values.max()), -int(values.min())) >= largest:
             escapes.append(_cut(values, largest))
             values = np.clip(values, -largest, largest)
         else:
             escapes.append(np.zeros(0, np.int64))
-        coder.encode_reverse(np.add(values, largest, dtype=np.int32), _model.Categorical(p, perfect=False))
+        own = values is not q and values.dtype == np.int32
+        shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
+        coder.encode_reverse(shifted, _model.Categorical(p, perfect=False))
     out = Writer()
     write_shape(out, shape)
     for data in reversed(raw_lows):
@@ -65,9 +70,8 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
 
 def _cut(high: np.ndarray, largest: int) -> np.ndarray:
     """What clipping takes off each value that it brings to the edge, in order."""
-    high = high.astype(np.int64)
-    outside = np.abs(high) >= largest
-    return (high - np.clip(high, -largest, largest))[outside]
+    outside = high[(high >= largest) | (high <= -largest)].astype(np.int64)
+    return outside - np.clip(outside, -largest, largest)
 
 
 def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN) -> np.ndarray:
@@ -76,7 +80,7 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder 
     shape = read_shape(stream)
     tables = class_tables(groups, shape, ladder)
     raw_lows = [
-        pcodec_decode(stream.section(), _carrier(low), size) if low and size >= _RAW_LOW_BITS else None
+        _decode_lows(stream.section(), low, size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.rest()
@@ -91,13 +95,20 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder 
             rest = _pop_bits(coder, low, size)
         parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
     if escapes:
-        _add_escapes(escapes, parts, [np.abs(high) == t[1] for (high, _, _), t in zip(parts, tables, strict=True)])
+        edges = [(high == t[1]) | (high == -t[1]) for (high, _, _), t in zip(parts, tables, strict=True)]
+        _add_escapes(escapes, parts, edges)
     return _join(parts)
 
 
 def _carrier(low: int) -> np.dtype:
     """The type that holds `low` bits in a run of their own."""
     return np.dtype(np.uint32 if low <= 32 else np.uint64)
+
+
+def _decode_lows(data: bytes | memoryview, low: int, count: int) -> np.ndarray:
+    """Numbers of `low` bits from a run of their own, in the narrowest type: there may be very many."""
+    rest = pcodec_decode(bytes(data), _carrier(low), count)
+    return rest.astype(np.uint8) if low <= 8 else rest
 
 
 def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
@@ -116,8 +127,16 @@ def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -
 
 
 def _join(parts: list) -> np.ndarray:
-    joined = [(high << low) | rest.astype(high.dtype) if low else high for high, low, rest in parts]
+    joined = [_whole(*part) for part in parts]
     return joined[0] if len(joined) == 1 else np.concatenate(joined)
+
+
+def _whole(high: np.ndarray, low: int, rest: np.ndarray | None) -> np.ndarray:
+    """High and low bits together, in place of the high ones."""
+    if rest is not None:
+        high <<= low
+        high |= rest.astype(high.dtype) if rest.itemsize > 1 else rest
+    return high
 
 
 def _encode_escapes(escapes: np.ndarray) -> bytes:
@@ -129,6 +148,8 @@ def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
     values = decode_ints(data, sum(counts), np.int64)
     for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):
         high, low, rest = parts[i]
-        high = high.astype(np.int64)
-        high[outside[i]] += values[start:stop]
+        whole = high[outside[i]].astype(np.int64) + values[start:stop]
+        if high.dtype != np.int64 and np.abs(whole).max(initial=0) >> (31 - low):  # with its low bits beyond 32
+            high = high.astype(np.int64)
+        high[outside[i]] = whole
         parts[i] = (high, low, rest)

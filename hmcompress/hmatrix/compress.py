@@ -74,6 +74,8 @@ def compress_matrix(
         best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
+    if best is not None:
+        best.forget()
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
 

@@ -43,6 +43,10 @@ class HMatrix:
         body = decode_payload(self.payload, (m, n), self.dtype)
         return body.t() if self.transposed else body
 
+    def forget(self) -> None:
+        """Free what is decoded, which may be as large as the matrix; it is decoded again when asked for."""
+        self.__dict__.pop("body", None)
+
     def with_error(self, error: float, max_abs_error: float) -> "HMatrix":
         """The same matrix with its measured error."""
         known = replace(self, error=error, max_abs_error=max_abs_error)

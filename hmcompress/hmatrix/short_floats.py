@@ -27,6 +27,7 @@ Array = np.ndarray
 SHORT = (torch.bfloat16, torch.float16)
 _BITS = {torch.bfloat16: 8, torch.float16: 11}  # significant ones
 _PROBE_ROWS = 4
+_CHUNK = 1 << 16  # numbers that are converted at once
 _FEW = 0.95  # of the numbers: where fewer are not zero, their places are stored
 _MAGNITUDE = 0x7FFF
 
@@ -68,14 +69,26 @@ class Rungs:
 
     def numbers(self, w: Tensor) -> Array:
         """The rungs (n,) of values w (n,) of the dtype, int32."""
+        found = np.empty(w.numel(), np.int32)
+        for start in range(0, found.size, _CHUNK):
+            found[start : start + _CHUNK] = self._numbers(w[start : start + _CHUNK])
+        return found
+
+    def _numbers(self, w: Tensor) -> Array:
         x, words = w.float().numpy(), w.view(torch.int16).numpy().astype(np.int32) & _MAGNITUDE
         size = np.abs(x)
         steps = np.rint(np.minimum(size, self.top) / self.step).astype(np.int32)
         rungs = np.where(size < self.top, steps, words + self._offset)
-        return np.where(x < 0, -rungs, rungs).astype(np.int32)
+        return np.where(x < 0, -rungs, rungs)
 
     def values(self, rungs: Array) -> Tensor:
         """Inverse of numbers, but for rounding. Raises FormatError where a number is too large for its dtype."""
+        found = torch.empty(rungs.size, dtype=self.dtype)
+        for start in range(0, rungs.size, _CHUNK):
+            found[start : start + _CHUNK] = self._values(rungs[start : start + _CHUNK])
+        return found
+
+    def _values(self, rungs: Array) -> Tensor:
         size = np.abs(rungs).astype(np.int64)
         words = np.maximum(size - self._offset, 0)
         largest = int(torch.tensor(torch.finfo(self.dtype).max, dtype=self.dtype).view(torch.int16))
@@ -92,17 +105,19 @@ def encode(w: Tensor, rungs: Rungs) -> bytes:
     x = flat.float().numpy() / np.float32(rungs.step)
     scales = fit_scales(x.reshape(w.shape))
     e = scales.classes((w.shape[0], w.shape[1]))
-    numbers = np.where(e > ZERO_CLASS, rungs.numbers(flat), 0)
-    places = np.flatnonzero(numbers)
-    pruned = len(places) < _FEW * numbers.size
+    numbers = rungs.numbers(flat)
+    numbers *= e > ZERO_CLASS
+    pruned = bool(np.count_nonzero(numbers) < _FEW * numbers.size)
     out = Writer().uint(SHORT.index(rungs.dtype) * 2 + pruned).raw(struct.pack("<f", rungs.step))
     write_scales(out, scales)
     if pruned:
+        places = np.flatnonzero(numbers)
         out.section(encode_places(places, numbers.size))
         numbers, x, e = numbers[places], x[places], e[places] if e.size > 1 else e
     groups = groups_of(e, numbers.size)
     if groups:
-        shape = own_shape(np.rint(x).astype(np.int64), e, x, groups)
+        shape = own_shape(x, e, x, groups)
+        del x, e  # as large as the numbers
         out.raw(encode_ranged(numbers, groups, shape, rungs.ladder))
     return out.getvalue()
 

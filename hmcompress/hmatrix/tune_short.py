@@ -1,6 +1,7 @@
 """The step of weights of 16 bits whose tolerance is near their own resolution."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from hmcompress.hmatrix.tune import Task, first_step
 
 _LEAST = 1 << 10  # entries
 _SAMPLE = 1 << 14
+_AT_ONCE = 1 << 20  # entries that are decoded for their error
 _KEPT = 0.02  # share of entries that are kept as they are below which there is little to gain
 _GAIN = 0.995  # of the bytes of another form, which decodes faster
 _HALVINGS, _OCTAVES = 12, 12.0  # of the bracket of the step; by how much it may exceed the step of plain quantisation
@@ -31,6 +33,8 @@ def tune_short_floats(task: Task, best: HMatrix | None) -> HMatrix | None:
 
 def _tuned(task: Task, dtype: torch.dtype, best: HMatrix | None) -> HMatrix | None:
     step = _likely_step(task, dtype)
+    if step and best is not None:
+        best.forget()  # these layers may be the largest of all
     for trial in range(_TRIALS if step else 0):
         rungs = Rungs.at(float(np.float32(step)), dtype)
         if rungs is None:
@@ -46,9 +50,14 @@ def _tuned(task: Task, dtype: torch.dtype, best: HMatrix | None) -> HMatrix | No
 
 
 def _error(task: Task, rungs: Rungs) -> float:
-    flat = task.w.to(rungs.dtype).reshape(-1)
-    decoded = rungs.values(rungs.numbers(flat)).reshape(task.w.shape).to(task.w.dtype)
-    return relative_error(task.w, [decoded], task.norm, task.size)[0]
+    return relative_error(task.w, _decoded(task.w, rungs), task.norm, task.size)[0]
+
+
+def _decoded(w: Tensor, rungs: Rungs) -> Iterator[Tensor]:
+    """What is left of some rows of w (m, n) after the other."""
+    for rows in w.split(max(1, _AT_ONCE // w.shape[1])):
+        flat = rows.to(rungs.dtype).reshape(-1)
+        yield rungs.values(rungs.numbers(flat)).reshape(rows.shape).to(w.dtype)
 
 
 def _smaller(task: Task, rungs: Rungs, best: HMatrix | None) -> HMatrix | None:
