@@ -56,7 +56,7 @@ def layout(shape: Sequence[int]) -> Layout:
     """
     if len(shape) == 3 and _is_stack(*shape):
         return Layout(shape[0], shape[1], shape[2])
-    return Layout(1, shape[0], math.prod(shape[1:]), math.prod(shape[2:]))
+    return Layout(1, shape[0], math.prod(shape[1:]), max(1, math.prod(shape[2:])))
 
 
 def _is_stack(count: int, m: int, n: int) -> bool:

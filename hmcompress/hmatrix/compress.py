@@ -65,6 +65,8 @@ def compress_matrix(
     """
     w = torch.as_tensor(w).detach().cpu()
     _check(w, tol, norm, effort)
+    if kernel < 1 or w.shape[1] % kernel:
+        raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()

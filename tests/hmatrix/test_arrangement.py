@@ -9,6 +9,7 @@ from hmatrix_matrices import DTYPES, noise
 
 from hmcompress.config import LayerRule
 from hmcompress.encoding import encode_layer
+from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.codecs import TILED
@@ -85,6 +86,12 @@ def test_what_is_no_convolution_or_asked_for_otherwise_is_not_rearranged():
     assert tilings(task(w), 1) == tilings(task(w), 540) == tilings(task(w[:1]), KERNEL) == []
     assert tilings(task(w, effort="fast"), KERNEL) == tilings(task(w, norm="spectral"), KERNEL) == []
     assert tilings(replace(task(w), size=0.0), KERNEL) == []
+
+
+@pytest.mark.parametrize("kernel", [0, -1, 7])
+def test_kernels_that_do_not_fill_the_rows_are_a_mistake(kernel):
+    with pytest.raises(SettingsError, match=f"kernel is {kernel}: it must divide the 540 columns"):
+        compress_matrix(smooth_kernels(), 1e-2, kernel=kernel)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
