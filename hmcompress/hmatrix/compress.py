@@ -143,7 +143,8 @@ def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     if not 0 < np.float32(step) < math.inf:
         return best
     structure = find_structure(rearranged.w, step, task.effort == "max")
-    if structure.is_nothing() or (tile[0] == 1 and not are_alike(task.w, tile[1])):
+    noise = best is not None and tile[0] == 1 and not are_alike(task.w, tile[1])  # some channels have told otherwise
+    if structure.is_nothing() or noise:
         return best
     inner = _untiled(rearranged, None, step, structure)
     if inner is None or (best is not None and inner.nbytes >= best.nbytes):
