@@ -26,7 +26,7 @@ from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import Joined, jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
@@ -41,12 +41,13 @@ _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has 
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
+Values = np.ndarray | Joined | None  # (n,)
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 
 
 def encode_pool(
-    q: np.ndarray, e: np.ndarray, effort: str = "default", x: np.ndarray | None = None, width: int | None = None
+    q: np.ndarray, e: np.ndarray, effort: str = "default", x: Values = None, width: int | None = None
 ) -> bytes:
     """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0.
 
@@ -96,7 +97,7 @@ def _decode_diagonals(data: bytes | memoryview, count: int, width: int) -> np.nd
     return restored(rest.reshape(-1, width), way).reshape(-1)
 
 
-def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, width: int | None) -> bytes:
+def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: Values, width: int | None) -> bytes:
     """By the places of what is not zero; range coded where these have no pattern; few integers by general coders."""
     found = [bytes([SPARSE]) + _encode_sparse(q, e)]
     for (sparse, general), rows in zip(_SPARSE_KINDS, orders(q, width), strict=False):
@@ -155,7 +156,7 @@ def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
     return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
 
 
-def _smallest(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group], quick: bool) -> bytes:
+def _smallest(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group], quick: bool) -> bytes:
     """Range coded by the best shape; where `quick`, by pcodec if that costs little more or may be taken to."""
     fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
     if fast is not None and e.size == 1:
@@ -220,7 +221,7 @@ def decode_pool_runs(
     return [(none if is_silent else None, values) for is_silent, values in runs]
 
 
-def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> list[Shape]:
+def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group]) -> list[Shape]:
     """The shape of the values themselves and, where their bytes may matter, built-in ones."""
     own = _own_shape(q, e, x)
     shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= FEW else [own]
@@ -237,7 +238,7 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
 
 
-def own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[Group]) -> Shape:
+def own_shape(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
     """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding.
 
     The values themselves may stand for the integers.
@@ -245,7 +246,7 @@ def own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None, groups: list[G
     return _with_support(_own_shape(q, e, x), _support(q, groups))
 
 
-def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
+def _own_shape(q: np.ndarray, e: np.ndarray, x: Values) -> Shape:
     some = jittered(q.size, max(1, q.size // _SAMPLE))
     sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
     coded = sample_e > ZERO_CLASS
@@ -253,7 +254,7 @@ def _own_shape(q: np.ndarray, e: np.ndarray, x: np.ndarray | None) -> Shape:
         spread = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # integers fill their bins
         magnitude = np.abs(np.abs(q[some][coded]) + spread)
     else:
-        magnitude = np.abs(x.reshape(-1)[some][coded])
+        magnitude = np.abs(x[some][coded])
     return fit_shape(magnitude / octaves(sample_e[coded], CLASSES_PER_OCTAVE))
 
 

@@ -19,6 +19,7 @@ _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
+_AT_ONCE = 1 << 20  # numbers that are compared
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
@@ -50,22 +51,23 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
                 carrier = _carrier(low)
                 same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
                 raw_lows.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
-            values = values >> low
             del rest  # as large as the values
+            values = values >> low
         if max(int(values.max()), -int(values.min())) >= largest:
             escapes.append(_cut(values, largest))
-            values = np.clip(values, -largest, largest)
+            values = np.clip(values, -largest, largest, out=None if values is q else values)
         else:
             escapes.append(np.zeros(0, np.int64))
         own = values is not q and values.dtype == np.int32
         shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
         coder.encode_reverse(shifted, _model.Categorical(p, perfect=False))
+        del values, shifted
     out = Writer()
     write_shape(out, shape)
     for data in reversed(raw_lows):
         out.section(data)
     out.section(_encode_escapes(np.concatenate(escapes[::-1])))
-    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+    return out.raw(coder.get_compressed().astype("<u4", copy=False).tobytes()).getvalue()
 
 
 def _cut(high: np.ndarray, largest: int) -> np.ndarray:
@@ -83,7 +85,7 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder 
         _decode_lows(stream.section(), low, size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
     ]
-    escapes, words = stream.section(), stream.rest()
+    escapes, words = stream.section(), stream.view()
     if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
         raise FormatError("a range-coded stream is cut: the file is damaged")
     coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
@@ -94,10 +96,17 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder 
         if low and rest is None:
             rest = _pop_bits(coder, low, size)
         parts.append((high.astype(np.int64) if low > _MAX_NARROW else high, low, rest))
+        del high, rest
+    del coder, raw_lows
     if escapes:
-        edges = [(high == t[1]) | (high == -t[1]) for (high, _, _), t in zip(parts, tables, strict=True)]
-        _add_escapes(escapes, parts, edges)
+        _add_escapes(escapes, parts, [_at_edge(high, t[1]) for (high, _, _), t in zip(parts, tables, strict=True)])
     return _join(parts)
+
+
+def _at_edge(high: np.ndarray, largest: int) -> np.ndarray:
+    """Where the high parts (n,) are as large as one may be; a part of them at a time, since there may be very many."""
+    starts = range(0, len(high), _AT_ONCE)
+    return np.concatenate([i + np.flatnonzero(np.abs(high[i : i + _AT_ONCE]) == largest) for i in starts])
 
 
 def _carrier(low: int) -> np.dtype:
@@ -144,7 +153,7 @@ def _encode_escapes(escapes: np.ndarray) -> bytes:
 
 
 def _add_escapes(data: bytes, parts: list, outside: list[np.ndarray]) -> None:
-    counts = [int(o.sum()) for o in outside]
+    counts = [len(places) for places in outside]
     values = decode_ints(data, sum(counts), np.int64)
     for i, (start, stop) in enumerate(zip(np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True)):
         high, low, rest = parts[i]

@@ -149,6 +149,7 @@ def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     inner = _untiled(rearranged, None, step, structure)
     if inner is None or (best is not None and inner.nbytes >= best.nbytes):
         return best
+    inner.forget()  # the layer may be large
     found = task.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
     return found if best is None or found.nbytes < best.nbytes else best
 

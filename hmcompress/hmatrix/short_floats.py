@@ -143,7 +143,7 @@ def _read(stream: Reader, e: Array, count: int, rungs: Rungs) -> Array:
     groups = sizes_of(e, count)
     if not groups:
         return np.zeros(count, np.int32)
-    return scatter(decode_ranged(stream.rest(), groups, rungs.ladder), e, groups, count)
+    return scatter(decode_ranged(stream.view(), groups, rungs.ladder), e, groups, count)
 
 
 def _body(rungs: Rungs, numbers: Array, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:

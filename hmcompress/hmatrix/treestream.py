@@ -9,6 +9,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.lossless import zstd_compress, zstd_decompress
 from hmcompress.coding.pool import decode_pool, encode_pool
+from hmcompress.coding.sample import Joined
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basis import BASES, PLAIN
@@ -195,7 +196,7 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str, gen
         out.section(encode_side(np.concatenate(sides), effort))
     q = [p.q.reshape(-1) for p in parts]
     e = _join_classes([p.scales.classes(p.q.shape) for p in parts], q)  # of large layers these arrays are most memory
-    values = _join([p.q.reshape(-1) if p.values is None else p.values.reshape(-1) for p in parts])
+    values = Joined([p.q if p.values is None else p.values for p in parts])
     width = parts[0].q.shape[1] if general and len(parts) == 1 else None
     out.raw(encode_pool(_join(q), e, effort, values, width))
 

@@ -62,9 +62,9 @@ def _decoded(w: Tensor, rungs: Rungs) -> Iterator[Tensor]:
 
 def _smaller(task: Task, rungs: Rungs, best: HMatrix | None) -> HMatrix | None:
     """The matrix of these rungs if it is smaller than `best`."""
-    body = encode(task.w, rungs)
+    payload = bytes([SHORT_FLOATS]) + encode(task.w, rungs)
     limit = math.inf if best is None else best.nbytes * (1 if task.effort == "max" else _GAIN)
-    return task.measured(bytes([SHORT_FLOATS]) + body) if len(body) + 1 < limit else None
+    return task.measured(payload) if len(payload) < limit else None
 
 
 def _likely_step(task: Task, dtype: torch.dtype) -> float:
