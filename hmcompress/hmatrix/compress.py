@@ -41,6 +41,7 @@ _SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
 _MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
+_SURE = 0.95  # of what some rows of a large matrix take
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
@@ -97,7 +98,9 @@ def _is_out_of_reach(w: Tensor, nbytes: int) -> bool:
     """Whether no lossless form of w will take as few bytes, as far as quick looks tell."""
     small = w.numel() <= _SMALL.get(w.element_size(), _SMALLEST)
     repeats = w.element_size() == 2 and nbytes * _REPEATING < w.nbytes
-    return not small and not repeats and nbytes < min(_lossless_floor(w), _lossless_guess(w))
+    if small or repeats:
+        return False
+    return nbytes < min(_lossless_floor(w), _lossless_guess(w)) or nbytes < _SURE * exact.estimate(w)
 
 
 def _lossless_floor(w: Tensor) -> int:

@@ -17,12 +17,14 @@ _NUMPY = {
 }
 _BY_COLUMNS = 8  # added to the byte that says how the numbers are coded
 _LOOK = 1 << 15  # entries
+_CLEARLY = 0.995  # of the bits: chance does less
+_BANDS, _BAND = 2, 1 << 20  # of a large matrix: how many tell about it, and entries of each
 
 
 def encode(w: Tensor, effort: str = "default") -> bytes:
     """The smallest lossless form of a (m, n) matrix; its first byte says which."""
     by_rows = lossless.encode_array(_words(w), effort)
-    if w.numel() > 2 * _LOOK and not _bits(_columns(w)) < _bits(_rows(w)):
+    if w.numel() > 2 * _LOOK and _bits(_columns(w)) > _CLEARLY * _bits(_rows(w)):
         return by_rows
     by_columns = lossless.encode_array(_words(w.T), effort)
     return min(by_rows, bytes([by_columns[0] | _BY_COLUMNS]) + by_columns[1:], key=len)
@@ -33,6 +35,15 @@ def glance(w: Tensor) -> float:
     if w.element_size() > 2:
         return len(lossless.zstd_compress(_words(_rows(w)).tobytes(), 1)) / _rows(w).numel() * w.numel()
     return min(_bits(_rows(w)), _bits(_columns(w))) * w.numel() / 8
+
+
+def estimate(w: Tensor) -> float:
+    """Bytes that encode takes for w (m, n), from some of its rows; of a matrix that is not large, 0."""
+    height = _BAND // max(w.shape[1], 1)
+    if not 0 < 8 * _BANDS * height <= w.shape[0]:
+        return 0.0
+    starts = ((i + 1) * (w.shape[0] - height) // (_BANDS + 1) for i in range(_BANDS))
+    return float(np.mean([len(encode(w[i : i + height])) for i in starts])) * w.shape[0] / height
 
 
 def _rows(w: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.words import SHORT, WORDS, Histogram, look_up, words_of
+
 Array = np.ndarray
 _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the cache
 _NARROW, _WIDE = 2.0**15 - 1, 2.0**31 - 128  # the largest integers that are held in 16 and 32 bits
@@ -17,6 +19,8 @@ class Rounding:
     def __init__(self, w: Tensor) -> None:
         self._w, self._largest = w.reshape(-1), max(map(abs, map(float, torch.aminmax(w))))
         self._q = np.empty(0, np.int16)
+        many = w.dtype in SHORT and w.numel() >= 2 * WORDS
+        self._histogram = Histogram.of(w, w.dtype) if many else None
         self._last: tuple[float, tuple[float, float]] | None = None
 
     def errors(self, step: float) -> tuple[float, float]:
@@ -32,12 +36,14 @@ class Rounding:
     def integers(self, step: float) -> Array:
         """The integers (m * n,) at this step, int16 where they fit; valid until another step is asked for."""
         self.errors(step)
-        return self._q
+        return self._q if self._histogram is None else look_up(self._q, words_of(self._w))
 
     def _round(self, step: float) -> tuple[float, float]:
         if self._largest / step > _WIDE:
             return math.inf, math.inf
         dtype = np.int16 if self._largest / step <= _NARROW else np.int32
+        if self._histogram is not None:
+            return self._round_words(self._histogram, np.float32(step), dtype)
         if self._q.dtype != dtype or len(self._q) != len(self._w):
             self._q = np.empty(len(self._w), dtype)
         squares = largest = 0.0
@@ -55,7 +61,19 @@ class Rounding:
         e = values / step
         np.rint(e, out=e)
         self._q[where] = e
+        return self._errors(e, values, step)
+
+    def _round_words(self, histogram: Histogram, step: np.float32, dtype: type) -> tuple[float, float]:
+        """As _round, each word once; the integers (65,536,) are those of the words."""
+        e = np.rint(histogram.values / step)
+        self._q = np.zeros(WORDS, dtype)
+        self._q[histogram.words] = e
+        e = self._errors(e, histogram.values, step)
+        return histogram.norm(e), float(np.abs(e).max())
+
+    def _errors(self, e: Array, values: Array, step: np.float32) -> Array:
+        """What decoding leaves of values that became the integers e, in place of these."""
         e *= step
-        if x.dtype != torch.float32:  # what is decoded is rounded once more
-            e = torch.from_numpy(e).to(x.dtype).float().numpy()
+        if self._w.dtype != torch.float32:  # what is decoded is rounded once more
+            e = torch.from_numpy(e).to(self._w.dtype).float().numpy()
         return np.subtract(e, values, out=e)

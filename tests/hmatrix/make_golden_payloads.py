@@ -50,6 +50,8 @@ def matrices() -> dict[str, HMatrix]:
         "split": compress_matrix(torch.randn(128, 128, generator=generator), 0.05, effort="fast"),
         "short_floats": compress_matrix(noise.bfloat16(), 3e-4),
         "short_floats_pruned": compress_matrix(noise.bfloat16() * (noise.roll(9, 1) > 0.5), 3e-4),
+        "short_floats_alike": compress_matrix(torch.rand(48, 64, generator=generator).bfloat16(), 3e-4),
+        "short_floats_alike_pruned": compress_matrix(torch.rand(96, 64, generator=generator).pow(4).half(), 1e-4),
     }
 
 

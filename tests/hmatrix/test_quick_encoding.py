@@ -6,7 +6,7 @@ import torch
 
 from hmcompress.coding import streams
 from hmcompress.coding.lossless import pcodec_encode
-from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix import compress_matrix, exact
 from hmcompress.hmatrix.measure import measure_error
 from hmcompress.hmatrix.price import cost, product_cost
 from hmcompress.hmatrix.rounding import Rounding
@@ -92,3 +92,9 @@ def test_equal_blocks_are_seen_and_like_ones_are_not() -> None:
     block = noise(shape=(32, 32))
     assert find_structure(block.repeat(16, 16).numpy(), 0.03).repeats
     assert not find_structure(noise().numpy(), 0.03).repeats
+
+
+def test_what_some_rows_of_a_large_matrix_say_of_lossless_forms_is_what_all_take() -> None:
+    w = noise(shape=(8192, 2048)).bfloat16()
+    assert exact.estimate(w) == pytest.approx(len(exact.encode(w)), rel=0.01)
+    assert exact.estimate(w[:4096]) == 0.0  # not large: the form itself is tried

@@ -11,7 +11,8 @@ from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix, exact
 from hmcompress.hmatrix.codecs import SHORT_FLOATS
-from hmcompress.hmatrix.short_floats import SHORT, Rungs, decode, encode, short_dtype
+from hmcompress.hmatrix.short_floats import Rungs, decode, encode, short_dtype
+from hmcompress.hmatrix.words import SHORT, Histogram, words_of
 
 STEPS = st.floats(2.0**-12, 2.0**-4, width=32)
 
@@ -41,6 +42,24 @@ def test_rungs_ascend_with_values_and_stand_between_their_positions(step, dtype)
     wide = 1 + 2 * torch.finfo(dtype).eps
     assert (rungs.ladder.positions(numbers - 0.5) <= heights * wide).all()
     assert (heights <= rungs.ladder.positions(numbers + 0.5) * wide).all()
+
+
+@given(STEPS, st.sampled_from(SHORT))
+def test_tables_of_all_words_say_what_formulas_say_of_some(step, dtype):
+    w, rungs = weights(dtype, 2.0).reshape(-1), Rungs.at(step, dtype)
+    assert np.array_equal(rungs.numbers(w), rungs.numbers_of(words_of(w)))
+    histogram = Histogram.of(w, dtype)
+    assert histogram.counts.sum() == w.numel() and (histogram.counts > 0).all()
+    assert histogram.norm(histogram.values) == pytest.approx(float(w.double().norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "code"), [(0.0, 4), (2.0, 0)])
+def test_many_weights_of_one_size_are_one_run_and_rows_of_many_sizes_have_scales(rows, code):
+    w = torch.from_numpy(noise(512, 320) * np.exp2(rows * noise(512, 1, 1))).bfloat16()
+    h = compress_matrix(w, 1e-3)
+    assert (h.payload[0], h.payload[1]) == (SHORT_FLOATS, code)
+    back = HMatrix.from_payload(h.payload, h.shape, h.dtype).to_dense()
+    assert float((back.double() - w.double()).norm() / w.double().norm()) == pytest.approx(h.error, rel=1e-9)
 
 
 def test_positions_are_odd_ascend_and_know_their_numbers():
@@ -88,5 +107,7 @@ def test_an_impossible_step_or_number_is_a_format_error():
     for bad in (b"\0\0\0\0", b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\x44"):  # 0, nan, inf, 1024
         with pytest.raises(FormatError, match="step"):
             decode(body[:1] + bad + body[5:], (128, 160), torch.float16)
+    with pytest.raises(FormatError, match="at most 7 is possible"):
+        decode(b"\x08" + body[1:], (128, 160), torch.float16)
     with pytest.raises(FormatError, match="too large"):
         Rungs.at(2.0**-10, torch.float16).values(np.array([1 << 20]))
