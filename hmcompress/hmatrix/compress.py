@@ -41,7 +41,7 @@ _SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
 _MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
-_SURE = 0.95  # of what some rows of a large matrix take
+_MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
 EFFORTS = ("fast", "default", "max")
@@ -100,7 +100,7 @@ def _is_out_of_reach(w: Tensor, nbytes: int) -> bool:
     repeats = w.element_size() == 2 and nbytes * _REPEATING < w.nbytes
     if small or repeats:
         return False
-    return nbytes < min(_lossless_floor(w), _lossless_guess(w)) or nbytes < _SURE * exact.estimate(w)
+    return nbytes < min(_lossless_floor(w), _lossless_guess(w)) or nbytes < _SURE * exact.estimate(w, _MANY_ROWS)
 
 
 def _lossless_floor(w: Tensor) -> int:
@@ -114,7 +114,7 @@ def _lossless_guess(w: Tensor) -> float:
     part = w.reshape(-1)[:_LOOK]
     some = np.sort(part[:: max(1, part.numel() // _SOME)].float().numpy())
     if w.element_size() > 2 and 2 * np.count_nonzero(np.diff(some)) < np.count_nonzero(some):
-        return 0.0
+        return _GUESS * exact.estimate(w, _MANY)
     return _GUESS * exact.glance(w)
 
 

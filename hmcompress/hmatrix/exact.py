@@ -18,7 +18,7 @@ _NUMPY = {
 _BY_COLUMNS = 8  # added to the byte that says how the numbers are coded
 _LOOK = 1 << 15  # entries
 _CLEARLY = 0.995  # of the bits: chance does less
-_BANDS, _BAND = 2, 1 << 20  # of a large matrix: how many tell about it, and entries of each
+_BANDS = 2  # of rows, which tell about a large matrix
 
 
 def encode(w: Tensor, effort: str = "default") -> bytes:
@@ -37,9 +37,9 @@ def glance(w: Tensor) -> float:
     return min(_bits(_rows(w)), _bits(_columns(w))) * w.numel() / 8
 
 
-def estimate(w: Tensor) -> float:
-    """Bytes that encode takes for w (m, n), from some of its rows; of a matrix that is not large, 0."""
-    height = _BAND // max(w.shape[1], 1)
+def estimate(w: Tensor, entries: int) -> float:
+    """Bytes that encode takes for w (m, n), from bands of its rows of so many entries; 0 where w is hardly larger."""
+    height = entries // max(w.shape[1], 1)
     if not 0 < 8 * _BANDS * height <= w.shape[0]:
         return 0.0
     starts = ((i + 1) * (w.shape[0] - height) // (_BANDS + 1) for i in range(_BANDS))
