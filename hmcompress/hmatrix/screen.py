@@ -37,7 +37,7 @@ _NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
-_HEAVY = 12.0  # kurtosis is clipped here: heavier tails say nothing about structure
+_HEAVY = 12.0  # kurtosis of what is not zero is clipped here: heavier tails say nothing about structure
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def _unevenness(x: _Whitened) -> float:
     cells = square.reshape(m, _CELLS, -1).transpose(1, 0, 2) @ columns.reshape(_CELLS, -1, 1)  # of each row, by columns
     energy = (rows[:, None] * cells[..., 0].T).reshape(_CELLS, -1, _CELLS).sum(1) * (_CELLS**2 / (m * n))
     mean = float(energy.mean())
-    kurtosis = min(_sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30), _HEAVY)
+    kurtosis = _sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30)
+    kurtosis = min(kurtosis, _HEAVY * square.size / max(np.count_nonzero(square), 1))
     expected = (kurtosis - 1) * _CELLS**2 / (m * n) * mean**2
     return float(np.var(energy)) / max(expected, 1e-30)
 

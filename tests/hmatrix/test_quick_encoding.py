@@ -98,3 +98,12 @@ def test_what_some_rows_of_a_large_matrix_say_of_lossless_forms_is_what_all_take
     w = noise(shape=(8192, 2048)).bfloat16()
     assert exact.estimate(w, 1 << 20) == pytest.approx(len(exact.encode(w)), rel=0.01)
     assert exact.estimate(w[:4096], 1 << 20) == 0.0  # not large: the form itself is tried
+
+
+def test_sparse_noise_shows_no_blocks_and_sparse_blocks_do() -> None:
+    places = torch.rand((SIDE, SIDE), generator=torch.Generator().manual_seed(1))
+    blocks = torch.rand((16, 16), generator=torch.Generator().manual_seed(2)).repeat_interleave(32, 0)
+    scattered = noise() * (places < 0.05)
+    gathered = noise() * (blocks.repeat_interleave(32, 1) < 0.1) * (places < 0.5)
+    assert not find_structure(scattered, 1e-2).is_local("default")
+    assert find_structure(gathered, 1e-2).is_local("default")
