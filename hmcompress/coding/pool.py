@@ -26,7 +26,7 @@ from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
-from hmcompress.coding.sample import Joined, jittered
+from hmcompress.coding.sample import Joined, Looked, jittered
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
@@ -41,7 +41,7 @@ _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has 
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
-Values = np.ndarray | Joined | None  # (n,)
+Values = np.ndarray | Joined | Looked | None  # (n,)
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 
@@ -185,7 +185,7 @@ def decode_pool(
     if kind == PCODEC:
         return scatter(decode_ints(body, sum(n for _, _, n in groups), None), e, groups, count)
     if kind == ANS and groups:
-        return scatter(decode_ranged(body, groups), e, groups, count)
+        return scatter(decode_ranged(body, groups, narrow=narrow), e, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
@@ -238,7 +238,7 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
 
 
-def own_shape(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
+def own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
     """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding.
 
     The values themselves may stand for the integers.
@@ -246,7 +246,7 @@ def own_shape(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group]) -> S
     return _with_support(_own_shape(q, e, x), _support(q, groups))
 
 
-def _own_shape(q: np.ndarray, e: np.ndarray, x: Values) -> Shape:
+def _own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values) -> Shape:
     some = jittered(q.size, max(1, q.size // _SAMPLE))
     sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
     coded = sample_e > ZERO_CLASS
@@ -272,9 +272,9 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     return total
 
 
-def _support(q: np.ndarray, groups: list[Group]) -> float:
+def _support(q: np.ndarray | Looked, groups: list[Group]) -> float:
     """Largest |q| + 1 over the scale of its class."""
-    parts = (q if where is None else q[where] for _, where, _ in groups)
+    parts = (q[slice(None) if where is None else where] for _, where, _ in groups)
     magnitudes = np.array([max(math.ceil(values.max()), -math.floor(values.min())) + 1.0 for values in parts])
     return max(1.0, float((magnitudes / scales_of(groups)).max()))
 

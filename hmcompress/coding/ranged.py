@@ -20,6 +20,7 @@ _LARGEST = 2048  # high parts beyond are escaped
 _RAW_LOW_BITS = 1 << 14  # runs at least this long store their low bits by pcodec
 _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are shorter than twice that
 _AT_ONCE = 1 << 20  # numbers that are compared
+_INT16 = 1 << 15
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
 _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
@@ -43,7 +44,8 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
         # A stack: the decoder meets the classes in ascending order.
         values = q if where is None else q[where]
         if low:
-            values = values.astype(np.int64) if low > _MAX_NARROW else values
+            wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
+            values = values.astype(wide, copy=False)
             rest = values & ((1 << low) - 1)
             if size < _RAW_LOW_BITS:
                 _push_bits(coder, rest, low)
@@ -64,10 +66,12 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
         del values, shifted
     out = Writer()
     write_shape(out, shape)
-    for data in reversed(raw_lows):
-        out.section(data)
+    while raw_lows:
+        out.section(raw_lows.pop())
     out.section(_encode_escapes(np.concatenate(escapes[::-1])))
-    return out.raw(coder.get_compressed().astype("<u4", copy=False).tobytes()).getvalue()
+    out.raw(coder.get_compressed().astype("<u4", copy=False).tobytes())
+    del coder  # as large as what it wrote
+    return out.getvalue()
 
 
 def _cut(high: np.ndarray, largest: int) -> np.ndarray:
@@ -76,8 +80,10 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
     return outside - np.clip(outside, -largest, largest)
 
 
-def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN) -> np.ndarray:
-    """The integers of all groups, one group after the other. Raises FormatError."""
+def decode_ranged(
+    data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN, narrow: bool = False
+) -> np.ndarray:
+    """The integers of all groups, one group after the other; narrow: as int16 if all fit. Raises FormatError."""
     stream = Reader(data)
     shape = read_shape(stream)
     tables = class_tables(groups, shape, ladder)
@@ -100,7 +106,7 @@ def decode_ranged(data: bytes | memoryview, groups: list[Group], ladder: Ladder 
     del coder, raw_lows
     if escapes:
         _add_escapes(escapes, parts, [_at_edge(high, t[1]) for (high, _, _), t in zip(parts, tables, strict=True)])
-    return _join(parts)
+    return _join(parts, narrow)
 
 
 def _at_edge(high: np.ndarray, largest: int) -> np.ndarray:
@@ -135,9 +141,13 @@ def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -
     return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
 
 
-def _join(parts: list) -> np.ndarray:
-    joined = [_whole(*part) for part in parts]
-    return joined[0] if len(joined) == 1 else np.concatenate(joined)
+def _join(parts: list, narrow: bool) -> np.ndarray:
+    fits = narrow
+    for i, part in enumerate(parts):  # one after the other becomes smaller
+        parts[i] = _whole(*part)
+        fits = fits and max(int(parts[i].max()), -int(parts[i].min())) < _INT16
+        parts[i] = parts[i].astype(np.int16) if fits else parts[i]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _whole(high: np.ndarray, low: int, rest: np.ndarray | None) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Which entries stand for many, and how they are read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -12,11 +14,34 @@ def jittered(n: int, stride: int) -> np.ndarray:
     return np.minimum(places, n - 1)
 
 
-class Joined:
-    """Arrays one after the other, of which only some entries are read: to join them would take as much memory again."""
+class InSteps:
+    """A matrix (m, n) over a step, of which only some entries are read: all would take as much memory again."""
 
-    def __init__(self, arrays: list[np.ndarray]) -> None:
-        self._arrays = [a.reshape(-1) for a in arrays]
+    def __init__(self, a: np.ndarray, step: float) -> None:
+        self._flat, self._step = a.reshape(-1), a.dtype.type(step)
+        self.size = a.size
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        """The entries at these places (k,) of the matrix, row by row, in float32."""
+        return (self._flat[places] / self._step).astype(np.float32, copy=False)
+
+
+class Looked:
+    """What words (n,) stand for in a table, likewise."""
+
+    def __init__(self, table: np.ndarray, words: np.ndarray) -> None:
+        self._table, self._words = table, words
+        self.size = words.size
+
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        return self._table[self._words[places]]
+
+
+class Joined:
+    """Arrays one after the other, likewise."""
+
+    def __init__(self, arrays: Sequence[np.ndarray | InSteps]) -> None:
+        self._arrays = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arrays]
         self._ends = np.cumsum([0, *(a.size for a in self._arrays)])
 
     def __getitem__(self, places: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.sample import InSteps
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
@@ -17,6 +18,7 @@ from hmcompress.hmatrix.transform import encode_columns
 Array = np.ndarray
 Part = CodedFactors | CodedRemainder
 _RIDGE = 1e-12
+_NARROW = 2.0**15 - 1  # as below, in 16 bits
 _WIDE = 2**31 - 1  # integers beyond take 64 bits
 
 
@@ -77,7 +79,8 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
 class _Draft:
     """A leaf (m, n) whose remainder, if it has one, is rounded but has no scales yet.
 
-    q: integers; x: the values before rounding, or once more the integers; both (m, n) in the leaf's basis.
+    q: integers; x: the values before rounding, or once more the integers; both (m, n) in the leaf's basis. values: x in
+    less memory, for whoever reads few of them.
     """
 
     shape: tuple[int, int]
@@ -85,6 +88,7 @@ class _Draft:
     basis: int
     q: Array | None = None
     x: Array | None = None
+    values: Array | InSteps | None = None
 
 
 def encode_leaves(prepared: list[PreparedLeaf], step: float, options: Options, final: bool = True) -> list[CodedLeaf]:
@@ -110,8 +114,14 @@ def _draft(prepared: PreparedLeaf, step: float, options: Options) -> _Draft:
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
-    integers = q.astype(np.int32 if max(q.max(), -q.min()) < _WIDE else np.int64)
-    return _Draft(rest.shape, factors, leaf.basis, integers, x.astype(np.float32, copy=False))  # scales need no more
+    integers, x = q.astype(_narrowest(max(q.max(), -q.min()))), x.astype(np.float32, copy=False)  # scales need no more
+    values = InSteps(block, step) if leaf == Leaf(0, True) else x
+    return _Draft(rest.shape, factors, leaf.basis, integers, x, values)
+
+
+def _narrowest(largest: float) -> type[np.signedinteger]:
+    """The type of integers up to this magnitude."""
+    return np.int16 if largest < _NARROW else np.int32 if largest < _WIDE else np.int64
 
 
 def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Options) -> CodedFactors | None:
@@ -146,11 +156,11 @@ def _remainder(draft: _Draft, scales: Iterator[Scales], options: Options) -> Cod
         return None
     found = next(scales)
     if found.block < MAX_CLASS and not q.any():  # under a scale each of these zeros would cost its share of a bit
-        return CodedRemainder(q, Scales(ZERO_CLASS), basis, x)
+        return CodedRemainder(q, Scales(ZERO_CLASS), basis, draft.values)
     silent = found.classes(q.shape) <= ZERO_CLASS
     if not silent.any():
-        return CodedRemainder(q, found, basis, x)
+        return CodedRemainder(q, found, basis, draft.values)
     silent = np.broadcast_to(silent, q.size).reshape(q.shape)
     if (options.every or BASES[basis].difference) and (q[silent] != 0).any():
-        return CodedRemainder(q, Scales(max(found.block, ZERO_CLASS + 1)), basis, x)
-    return CodedRemainder(np.where(silent, 0, q), found, basis, x)
+        return CodedRemainder(q, Scales(max(found.block, ZERO_CLASS + 1)), basis, draft.values)
+    return CodedRemainder(np.where(silent, 0, q), found, basis, draft.values)

@@ -5,7 +5,9 @@ or the whole; its scale follows from its largest entry, which has the largest co
 rounding then leaves is a unit in the last place here and there, and is coded with the rest where it counts.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales, fit_scales
-from hmcompress.hmatrix.scaled_codes import HALF, INTEGERS, TABLES, WAYS, Codes, Rounding, Way, times_scales, values_of
+from hmcompress.hmatrix.scaled_codes import HALF, INTEGERS, LARGEST, TABLES, WAYS, Codes, Rounding, Way, times_scales
 from hmcompress.hmatrix.tiles import Tile, from_tiles, to_tiles
 from hmcompress.hmatrix.treestream import read_tree, write_tree
 
@@ -28,6 +30,7 @@ _PARTS, _TILES = (256, 128, 64, 32), (128, 64)
 _LOOK, _REPEATED, _LINES = 128, 0.7, 4  # neighbours, how many of them differ at most, rows and columns looked at
 _SOME, _BEGINNING = 8, 1 << 10  # groups, and entries of each, that tell whether a grouping is worth a try
 _AT_ONCE = 1 << 18
+_INT32 = 1 << 31
 _WORDS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
 
@@ -86,14 +89,15 @@ def _wide(groups: Tensor) -> Array:
 
 def _all(groups: Tensor, how: Way) -> Codes | None:
     """The codes of all groups, some at a time."""
-    found: list[Codes] = []
-    for some in groups.split(max(1, _AT_ONCE // groups.shape[1])):
-        part = how(_wide(some), Rounding.of(groups.dtype))
+    codes, found = np.empty(groups.shape, np.int32), list[Codes]()
+    rows = max(1, _AT_ONCE // groups.shape[1])
+    for start in range(0, len(groups), rows):
+        part = how(_wide(groups[start : start + rows]), Rounding.of(groups.dtype))
         if part is None or (found and part.table != found[0].table):
             return None
-        found.append(part)
+        codes[start : start + rows] = part.codes
+        found.append(replace(part, codes=codes))
     offsets = [part.offsets for part in found if part.offsets is not None]
-    codes = np.concatenate([part.codes.astype(np.int32) for part in found])
     scales = np.concatenate([part.scales for part in found])
     return Codes(found[0].table, codes, scales, np.concatenate(offsets) if offsets else None)
 
@@ -103,19 +107,37 @@ def _all(groups: Tensor, how: Way) -> Codes | None:
 
 def _write(w: Tensor, tile: Tile, groups: Tensor, found: Codes, effort: str) -> list[tuple[bytes, bool]]:
     shape, middle = (w.shape[0], w.shape[1]), int(np.rint(found.codes.mean()))
-    left = _words(groups) - _words(found.times(w.dtype))
+    left = _left(groups, found.times(w.dtype))
     out = Writer().uint(tile[0]).uint(tile[1]).uint(found.table * 2 + (found.offsets is not None)).sint(middle)
     for numbers in (found.scales, found.offsets):
         if numbers is not None:
             out.section(encode_array(numbers, effort))
-    x = from_tiles(torch.from_numpy(found.codes - middle), shape, tile).double().numpy()
-    part = CodedRemainder(x.astype(np.int32), _audible(x), 0, x)
+    codes = from_tiles(torch.from_numpy(found.codes - middle), shape, tile)
+    x = codes.float().numpy()  # they are of few bits
+    part = CodedRemainder(codes.numpy(), _audible(x), 0, x)
     data = out.section(write_tree(Leaf(0, True), [CodedLeaf(shape, (part,))], effort)).getvalue()
     if not left.any():
         return [(data, True)]
-    scale = class_of(np.sqrt(np.mean(np.square(left, dtype=np.float64))))
+    scale = class_of(_rms(left))
     pool = encode_pool(left, np.array([max(scale, ZERO_CLASS + 1)]))
     return [(data + Writer().sint(int(scale)).raw(pool).getvalue(), True), (data, False)]
+
+
+def _left(groups: Tensor, decoded: Tensor, dtype: type = np.int32) -> Array:
+    """How many representable numbers each weight lies above the decoded one, flat; int32 where that holds all."""
+    x, y = groups.reshape(-1), decoded.reshape(-1)
+    found: Array = np.empty(len(x), dtype)
+    for start in range(0, len(x), _AT_ONCE):
+        part = _words(x[start : start + _AT_ONCE]) - _words(y[start : start + _AT_ONCE])
+        if dtype == np.int32 and max(int(part.max()), -int(part.min())) >= _INT32:
+            return _left(groups, decoded, np.int64)
+        found[start : start + _AT_ONCE] = part
+    return found
+
+
+def _rms(x: Array) -> float:
+    parts = (x[i : i + _AT_ONCE].astype(np.float64) for i in range(0, x.size, _AT_ONCE))
+    return math.sqrt(sum(float(np.dot(part, part)) for part in parts) / x.size)
 
 
 def _audible(x: Array) -> Scales:
@@ -131,16 +153,24 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     if dtype not in HALF or not all(tile) or shape[0] % tile[0] or shape[1] % tile[1]:
         raise FormatError("groups of codes do not fit their layer: the file is damaged")
     table, has_offsets = divmod(stream.uint(2 * INTEGERS + 1), 2)
-    middle, count = stream.sint(), shape[0] * shape[1] // (tile[0] * tile[1])
+    middle = stream.sint()
+    if abs(middle) > LARGEST:
+        raise FormatError("codes of groups are out of range: the file is damaged")
+    count = shape[0] * shape[1] // (tile[0] * tile[1])
     scales, *offsets = (decode_array(stream.section(), np.float32, count) for _ in range(1 + has_offsets))
-    codes = to_tiles(torch.from_numpy(read_integers(Reader(stream.section()), shape)), tile).numpy() + middle
+    codes = to_tiles(torch.from_numpy(read_integers(Reader(stream.section()), shape)), tile).numpy()
+    codes = np.add(codes, middle, dtype=np.int64 if codes.itemsize > 4 else np.int32)
     if table != INTEGERS and (codes.min() < 0 or codes.max() >= len(TABLES[table])):
         raise FormatError("a code is not in its table: the file is damaged")
-    x = times_scales(values_of(table, codes), scales, offsets[0] if has_offsets else None, dtype)
+    x = times_scales(table, codes, scales, offsets[0] if has_offsets else None, dtype)
     if stream.left:
         scale = min(max(stream.sint(), ZERO_CLASS + 1), MAX_CLASS)
         left = decode_pool(stream.rest(), np.array([scale]), codes.size)
-        x = _from_words(_words(x) + left.reshape(codes.shape), dtype)
+        del codes  # as large as the layer
+        for part, above in zip(
+            x.reshape(-1).split(_AT_ONCE), np.split(left, range(_AT_ONCE, left.size, _AT_ONCE)), strict=True
+        ):
+            part.copy_(_from_words(_words(part) + above, dtype))
     return from_tiles(x, shape, tile).contiguous()
 
 
@@ -150,7 +180,7 @@ def read_integers(stream: Reader, shape: tuple[int, int]) -> Array:
     parts = leaves[0].parts if len(leaves) == 1 else ()
     if len(parts) != 1 or not isinstance(parts[0], CodedRemainder) or parts[0].basis:
         raise FormatError("a lattice holds no integers: the file is damaged")
-    return parts[0].q.astype(np.int64)
+    return parts[0].q
 
 
 def _words(x: Tensor) -> Array:

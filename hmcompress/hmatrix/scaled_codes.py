@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray
-_LARGEST = 1 << 15  # codes beyond are no lattice worth the name
+LARGEST = 1 << 15  # codes beyond are no lattice worth the name
+_AT_ONCE = 1 << 18  # entries that are decoded
 _APART, _NOISE = 4.0, 1e-4  # roundings, and a share of the largest entry, that are no gap
 _ROUNDINGS = 2.1  # that separate an entry over the largest from the ratio of their codes
 HALF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # a unit in the last place, of 1
@@ -57,7 +58,7 @@ class Codes:
     offsets: Array | None = None
 
     def times(self, dtype: torch.dtype) -> Tensor:
-        return times_scales(values_of(self.table, self.codes), self.scales, self.offsets, dtype)
+        return times_scales(self.table, self.codes, self.scales, self.offsets, dtype)
 
 
 def _by_gap(x: Array, rounding: Rounding) -> Codes | None:
@@ -91,7 +92,7 @@ def _multiples(x: Array, rounding: Rounding, scales: Array) -> Codes | None:
     """Whole multiples of scales (groups,) that are known about."""
     codes = np.rint(x / scales[:, None])
     for _ in range(2):  # the least-squares scale for the multiples that the last one gives
-        if np.abs(codes).max(initial=0) > _LARGEST:
+        if np.abs(codes).max(initial=0) > LARGEST:
             return None
         power = np.square(codes).sum(1)
         scales = np.where(power > 0, (x * codes).sum(1) / np.maximum(power, 1), 1.0)
@@ -155,8 +156,14 @@ def values_of(table: int, codes: Array) -> Array:
     return codes if table == INTEGERS else TABLES[table][codes.astype(np.int64)]
 
 
-def times_scales(values: Array, scales: Array, offsets: Array | None, dtype: torch.dtype) -> Tensor:
-    """values (groups, entries) by scales (groups,), in float32, then rounded to the dtype."""
-    x = values.astype(np.float32) * scales.astype(np.float32)[:, None]
-    x = x if offsets is None else x + offsets.astype(np.float32)[:, None]
-    return torch.from_numpy(x).to(dtype)
+def times_scales(table: int, codes: Array, scales: Array, offsets: Array | None, dtype: torch.dtype) -> Tensor:
+    """Codes (groups, entries) by scales (groups,), in float32, then rounded to the dtype; a part at a time."""
+    out = torch.empty(codes.shape, dtype=dtype)
+    rows = max(1, _AT_ONCE // max(codes.shape[1], 1))
+    for i in range(0, codes.shape[0], rows):
+        for j in range(0, codes.shape[1], _AT_ONCE):
+            some = slice(i, i + rows), slice(j, j + _AT_ONCE)
+            x = values_of(table, codes[some]).astype(np.float32) * scales[some[0], None].astype(np.float32)
+            x = x if offsets is None else x + offsets[some[0], None].astype(np.float32)
+            out[some] = torch.from_numpy(x).to(dtype)
+    return out

@@ -232,7 +232,7 @@ def _unevenness(x: _Whitened) -> float:
     energy = (rows[:, None] * cells[..., 0].T).reshape(_CELLS, -1, _CELLS).sum(1) * (_CELLS**2 / (m * n))
     mean = float(energy.mean())
     kurtosis = _sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30)
-    kurtosis = min(kurtosis, _HEAVY * square.size / max(np.count_nonzero(square), 1))
+    kurtosis = min(kurtosis, _HEAVY * square.size / max(int(np.count_nonzero(square)), 1))
     expected = (kurtosis - 1) * _CELLS**2 / (m * n) * mean**2
     return float(np.var(energy)) / max(expected, 1e-30)
 

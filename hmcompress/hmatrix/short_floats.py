@@ -18,6 +18,7 @@ from hmcompress.coding.classes import ZERO_CLASS, groups_of, scatter, sizes_of
 from hmcompress.coding.ladder import Ladder
 from hmcompress.coding.pool import LONG, own_shape
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
+from hmcompress.coding.sample import Looked
 from hmcompress.coding.sparse import decode_places, encode_places
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
@@ -89,6 +90,13 @@ class Rungs:
         positive = np.where(rungs < self.ladder.first, steps.numpy(), words)
         return np.concatenate([positive, positive[:0:-1] | np.int16(-1 << 15)])
 
+    @cached_property
+    def heights(self) -> Array:
+        """What every word stands for in steps, float32; 0 for those that are no finite number."""
+        x = np.nan_to_num(floats_of(np.arange(WORDS, dtype=np.uint16), self.dtype), posinf=0, neginf=0)
+        with np.errstate(over="ignore"):  # far beyond what stands in the matrix
+            return x / np.float32(self.step)
+
     @property
     def _last(self) -> int:
         """The rung of the largest finite value."""
@@ -116,14 +124,12 @@ class Rungs:
 def encode(w: Tensor, rungs: Rungs) -> bytes:
     """The body of w (m, n), all of whose values the 16-bit dtype of `rungs` holds; the step must be a float32."""
     flat = w.to(rungs.dtype).reshape(-1)
-    x = flat.float().numpy()
-    x /= np.float32(rungs.step)
-    scales = fit_scales(x.reshape(w.shape))
+    scales = fit_scales(look_up(rungs.heights, words_of(flat)).reshape(w.shape))
     may_cost = _QUICK_MAY_COST if flat.numel() >= LONG else 1.0
+    alike = _alike(flat, rungs)
     if may_cost > 1 and scales.rows is None and scales.columns is None:
-        del x  # twice as large as the weights
-        return _alike(flat, rungs)
-    alike, ranged = _alike(flat, rungs), _scaled(flat, rungs, scales.classes((w.shape[0], w.shape[1])), x, scales)
+        return alike
+    ranged = _scaled(flat, rungs, scales.classes((w.shape[0], w.shape[1])), scales)
     return alike if len(alike) <= may_cost * len(ranged) else ranged
 
 
@@ -133,15 +139,17 @@ def _alike(flat: Tensor, rungs: Rungs) -> bytes:
     return out.raw(encode_noise(numbers) if numbers.size else encode_ints(numbers)).getvalue()
 
 
-def _scaled(flat: Tensor, rungs: Rungs, e: Array, x: Array, scales: Scales) -> bytes:
-    """The numbers range-coded under scales, whose classes are e; x: the weights in steps."""
+def _scaled(flat: Tensor, rungs: Rungs, e: Array, scales: Scales) -> bytes:
+    """The numbers range-coded under scales, whose classes are e."""
     out, numbers, places = _begun(_RANGED, rungs, rungs.numbers(flat) * (e > ZERO_CLASS), scales)
+    words = words_of(flat)
     if places is not None:
-        x, e = x[places], e[places] if e.size > 1 else e
+        words, e = words[places], e[places] if e.size > 1 else e
     groups = groups_of(e, numbers.size)
     if groups:
+        x = Looked(rungs.heights, words)
         shape = own_shape(x, e, x, groups)
-        del x, e  # as large as the numbers
+        del e  # as large as the numbers
         out.raw(encode_ranged(numbers, groups, shape, rungs.ladder))
     return out.getvalue()
 

@@ -52,6 +52,10 @@ class Task:
         """w as an array, in float32 where it has fewer bits."""
         return (self.w if self.w.dtype in (torch.float32, torch.float64) else self.w.float()).numpy()
 
+    def forget(self) -> None:
+        """Free w as an array, which may take twice as much memory; it is made again when asked for."""
+        self.__dict__.pop("values", None)
+
     def exact(self) -> HMatrix:
         """The matrix without loss."""
         payload = bytes([EXACT]) + exact.encode(self.w, self.effort)

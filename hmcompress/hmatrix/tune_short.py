@@ -31,6 +31,7 @@ def _tuned(task: Task, dtype: torch.dtype, best: HMatrix | None) -> HMatrix | No
     step = _largest_step(task, histogram)
     if step and best is not None:
         best.forget()  # these layers may be the largest of all
+        task.forget()
     for _ in range(_TRIALS if step else 0):
         rungs = Rungs.at(float(np.float32(step)), dtype)
         if rungs is None:
