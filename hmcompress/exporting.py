@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.errors import BoundError, SettingsError
+from hmcompress.network.arguments import Arguments
 from hmcompress.network.inputs import Source
 from hmcompress.network.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
@@ -54,7 +55,7 @@ def held_out_inputs(file: str | os.PathLike, loaded: Loaded) -> tuple[Tensor, ..
     dtype = next(p.dtype for p in loaded.module.parameters())
     cartesian = isinstance(loaded.module, OperatorNetwork) and loaded.module.cartesian
     if settings.calibration is not None:
-        return Source(settings.calibration, cartesian, dtype).held_out().tensors
+        return Source(settings.calibration, cartesian, dtype, Arguments.of(loaded.module)).held_out().tensors
     widths = [stack.width for stack in loaded.module.modules() if isinstance(stack, Stack)]
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(256, width, generator=generator, dtype=dtype) for width in widths)

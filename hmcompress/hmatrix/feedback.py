@@ -12,6 +12,7 @@ from scipy.linalg import lapack
 from hmcompress.hmatrix.grid import Grid, half_octaves
 from hmcompress.hmatrix.kernels import aimed_cholesky, nearest_plane
 
+_WIDEST_AIMED = 1024  # columns, but for one of a bias
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
 
 
@@ -44,8 +45,11 @@ def factorise_towards(moment: np.ndarray, w: np.ndarray, rows: Factor, share: fl
     """Factorise the moment (n, n) of the inputs of w (m, n) so that columns that w needs least come last.
 
     The nearest plane begins with those, and they come out as zero columns. `share`: of the variance in the choice of
-    pivots (1: complete pivoting), the rest belongs to the energy that a column explains in the metric of `rows`.
+    pivots (1: complete pivoting), the rest belongs to the energy that a column explains in the metric of `rows`. Very
+    long rows get complete pivoting, which works on blocks.
     """
+    if len(moment) > _WIDEST_AIMED + 1:
+        return factorise(moment)
     cross = np.ascontiguousarray(rows.lower.T @ w[rows.order] @ moment)
     largest = max(float(np.diag(moment).max()), np.finfo(np.float64).tiny)
     order, lower, _ = aimed_cholesky(np.ascontiguousarray(moment), cross, share, _NEGLIGIBLE**2 * largest)

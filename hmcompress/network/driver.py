@@ -17,7 +17,7 @@ from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.fallback import nearest_weights
-from hmcompress.network.gradients import work_of_others
+from hmcompress.network.gradients import WIDEST, work_of_others
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
@@ -92,7 +92,9 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
     for layer in network.layers:
         if layer.weight in keep:
             continue
-        if layer.weight in checkpoint.entries and layer.weight not in bases:
+        if max(network.shape(layer)) > WIDEST:  # moments would take too long
+            shared.append(layer.weight)
+        elif layer.weight in checkpoint.entries and layer.weight not in bases:
             coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
             own.append(layer if coded else replace(layer, bias=None))
         elif layer.weight in checkpoint.entries:
@@ -237,8 +239,13 @@ def _budget(problem: Problem, effort: str, times: int = 1) -> int:
 def _cost(problem: Problem) -> int:
     """Multiplications of a pass."""
     rows = len(problem.calibration.points)
-    cost = sum(m * n * (rows + m + n) for m, n in map(problem.network.shape, problem.network.layers))
+    cost = sum(_cost_of_layer(m, n, rows) for m, n in map(problem.network.shape, problem.network.layers))
     return cost + work_of_others(problem.network)
+
+
+def _cost_of_layer(m: int, n: int, rows: int) -> int:
+    """By the nearest plane, or, of a layer that has few outputs or inputs, by the factors of its moments."""
+    return max(m * n * (rows + m + n), (m**3 + n**3) // 3)
 
 
 def _too_few_rows(problem: Problem) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.inputs import Points
-from hmcompress.network.model import Network
+from hmcompress.network.model import Network, own_tensors
 from hmcompress.network.tangents import jets
 
 _BATCH = 4096
@@ -40,11 +40,17 @@ def reference(network: Network, points: Points, order: int, what: str) -> Refere
             bad = int((~torch.isfinite(block)).any(1).sum())
             raise NetworkError(
                 f"the original network's outputs are nan or inf on {bad} of {len(block)} {what} points: "
-                "check the domain and the activation"
+                + _why_not_finite(network)
             )
         if not block.any():
             raise NetworkError(f"the original network's outputs are zero on all {what} points: check the activation")
     return Reference(points, blocks)
+
+
+def _why_not_finite(network: Network) -> str:
+    own = own_tensors(network.module)
+    bad = [name for name, place in network.places.items() if place in own and not torch.isfinite(own[place]).all()]
+    return f"{bad[0]} holds nan or inf" if bad else "check the domain and the activation"
 
 
 def block_errors(kind: str, reference: list[Tensor], blocks: list[Tensor]) -> list[float]:

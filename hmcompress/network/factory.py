@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hmcompress.config import FactoryNetwork, TorchScriptNetwork
 from hmcompress.errors import NetworkError
@@ -37,6 +39,8 @@ def adopt(
 ) -> Network:
     """A module filled with a checkpoint's tensors. Raises NetworkError that lists what differs."""
     own = tensors_of_module(module)
+    if any(is_lazy(t) for t in own.values()):
+        raise NetworkError(f"{what} returns a module with lazy layers: run it once before it is returned")
     names = places_in(own, tensors, prefixes)
     missing = [place for place in own if place not in names.values()]
     wrong = [
@@ -55,16 +59,23 @@ def adopt(
     module = module.eval()
     for parameter in module.parameters():  # archives have no requires_grad_ of their own
         parameter.requires_grad_(False)
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     by_place = {place: name for name, place in names.items()}
     layers = [
         DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
         for path, child in module.named_modules()
-        if isinstance(child, nn.Linear) and f"{path}.weight" in by_place
+        if isinstance(child, nn.Linear) and child.weight.is_floating_point() and f"{path}.weight" in by_place
     ]
     dense = {layer.weight for layer in layers}
     others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE]
-    return Network(module, tuple(layers), names, kind, dtype, tuple(others), stacks=_stacks(module, layers))
+    return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """The real dtype of most of a module's parameters."""
+    sizes: Counter[torch.dtype] = Counter()
+    for p in module.parameters():
+        sizes[p.dtype] += p.numel() if p.is_floating_point() else 0
+    return max(sizes, key=lambda dtype: sizes[dtype]) if any(sizes.values()) else torch.float32
 
 
 def tensors_of_module(module: nn.Module) -> dict[str, Tensor]:

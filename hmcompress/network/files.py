@@ -36,14 +36,14 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def _csv(path: Path) -> np.ndarray:
     """Numbers separated by commas, with a line of names above or without."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         first = file.readline()
     try:
         [float(cell) for cell in first.split(",")]
         skip = 0
     except ValueError:
         skip = 1
-    return np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2)
+    return np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, encoding="utf-8-sig")
 
 
 def _checked(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -17,13 +17,12 @@ from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
 from hmcompress.network.factory import tensors_of_module
 from hmcompress.network.inputs import Points
-from hmcompress.network.model import Network
+from hmcompress.network.model import Network, own_tensors
 from hmcompress.network.moments import regularised
 
 _ROWS = 1024  # samples
 _GRADIENTS = 128  # of as many groups of samples
-_WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
-_WIDEST_AIMED = 1024  # columns in an order towards the weight; LAPACK's complete pivoting beyond
+WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
 _LOADING, _VARIANCE = 1e-2, 0.3
 _HALF_A_TIME = 0.5
 _TINY = 1e-300
@@ -79,8 +78,7 @@ class _Moments:
         rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self.seen_rows)))
         columns = self.columns / max(np.trace(self.columns), _TINY)
         moment = regularised(columns, _loading(len(columns), self.seen_columns))
-        aimed = len(moment) <= _WIDEST_AIMED
-        return Metric(rows, factorise_towards(moment, w, rows, _VARIANCE) if aimed else factorise(moment))
+        return Metric(rows, factorise_towards(moment, w, rows, _VARIANCE))
 
 
 def _loading(lines: int, seen: int) -> float:
@@ -102,7 +100,7 @@ def _work(w: Tensor) -> int:
 def _is_small(w: Tensor) -> bool:
     """Whether the nearest plane goes through a weight in about a second."""
     matrix = real_layout(w.shape, w.dtype)
-    return _work(w) <= _MOST_WORK and max(matrix.rows, matrix.cols) <= _WIDEST
+    return _work(w) <= _MOST_WORK and max(matrix.rows, matrix.cols) <= WIDEST
 
 
 def _gradients(
@@ -124,7 +122,7 @@ def _gradients(
 @contextmanager
 def _tracked(network: Network, names: list[str]) -> Iterator[dict[str, Tensor]]:
     """The module's own tensors of these names, with gradients."""
-    own = dict(network.module.named_parameters()) | dict(network.module.named_buffers())
+    own = own_tensors(network.module)
     weights = {name: own[network.places[name]] for name in names if network.places[name] in own}
     try:
         for w in weights.values():

@@ -33,7 +33,7 @@ def _traces(network: Network, inputs: Inputs, tensors: Mapping[str, Tensor]) -> 
     seen: Trace = {}
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        seen[layer.weight] = (x.clone().double(), z.clone().double())  # what follows may change them
+        seen[layer.weight] = (x.detach().clone().double(), z.detach().clone().double())  # what follows may change them
 
     with replaced(network, note):
         network.run(inputs, tensors)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hmcompress.config import Calibration, DomainCalibration, GaussianCalibration, InputsCalibration
 from hmcompress.errors import NetworkError
+from hmcompress.network.arguments import UNNAMED, Arguments, inputs_of
 from hmcompress.network.files import read_arrays
 from hmcompress.network.model import Inputs
 
@@ -65,11 +66,13 @@ def _in_precision(t: Tensor, dtype: torch.dtype) -> Tensor:
 class Source:
     """A supply of points: disjoint folds for calibration, held-out error and fresh checks."""
 
-    def __init__(self, settings: Calibration, cartesian: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, settings: Calibration, cartesian: bool, dtype: torch.dtype, arguments: Arguments = UNNAMED
+    ) -> None:
         self.settings = settings
         self._dtype = dtype
         self._joint = not cartesian
-        self._data = None if isinstance(settings, DomainCalibration) else _arrays(settings)
+        self._data = None if isinstance(settings, DomainCalibration) else _arrays(settings, arguments)
 
     def calibration(self) -> Points:
         return self._fold(0, self.settings.samples)
@@ -139,16 +142,14 @@ def _part(array: np.ndarray, settings: Calibration, fold: int, count: int) -> np
     return array[chosen[:count]]
 
 
-def _arrays(settings: Calibration) -> list[np.ndarray]:
+def _arrays(settings: Calibration, arguments: Arguments) -> list[np.ndarray]:
     if isinstance(settings, GaussianCalibration):
         given = settings.gaussian
         arrays = read_arrays(given.file)
         mean, cov = (_named(arrays, name, given.file) for name in (given.mean, given.cov))
         return [mean.astype(np.float64).reshape(-1), _root(cov.astype(np.float64), mean.size, given.file)]
     assert isinstance(settings, InputsCalibration)
-    arrays = read_arrays(settings.inputs)
-    inputs = {name: a for name, a in arrays.items() if name not in ("y", "outputs", "targets")} or arrays
-    return list(inputs.values())
+    return inputs_of(read_arrays(settings.inputs), arguments, settings.inputs)
 
 
 def _named(arrays: dict[str, np.ndarray], name: str, file: str) -> np.ndarray:

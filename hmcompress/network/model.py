@@ -75,8 +75,9 @@ class Network:
 
     def _with(self, state: Mapping[str, Tensor], inputs: Inputs) -> object:
         """Outputs with some of the module's own tensors replaced."""
-        own = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        state = {place: t.to(own[place].dtype) for place, t in state.items()}
+        own = own_tensors(self.module)
+        once = {own[place]: place for place in state}.values()  # a tied tensor has several places
+        state = {place: state[place].to(own[place].dtype) for place in once}
         if not isinstance(self.module, torch.jit.ScriptModule):
             return functional_call(self.module, state, inputs)
         kept = {place: own[place].detach().clone() for place in state}
@@ -106,13 +107,24 @@ class Network:
             raise
         except Exception as error:
             line = str(error).strip().splitlines() or [type(error).__name__]
-            raise NetworkError(f"the network fails on the inputs: {line[0]}; {_remedy(inputs, line[0])}") from error
+            shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
+            raise NetworkError(
+                f"the network fails on the inputs {shapes}: {line[0]}; {_remedy(inputs, line[0])}"
+            ) from error
         return flatten(outputs)
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
+    parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
+    return dict(parameters) | dict(buffers)
 
 
 def _remedy(inputs: Inputs, message: str) -> str:
     if any(not t.is_floating_point() and not t.is_complex() for t in inputs) and "dtype" in message:
         return "some inputs are whole numbers: store them as floats"
+    if "indices" in message and "Float" in message:
+        return "some inputs must be whole numbers: store them as integers in .npz or .safetensors"
     if "missing" in message and "argument" in message:
         return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
     return "check network: and calibration:"

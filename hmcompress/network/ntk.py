@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.inputs import Points
-from hmcompress.network.model import DenseLayer, Network, replaced
+from hmcompress.network.model import DenseLayer, Network, own_tensors, replaced
 
 LIMIT_ROWS = 1024
 _RATE = 0.2
@@ -135,7 +135,7 @@ def _new_target(points: Points, outputs: Tensor) -> Tensor:
 def _descend(
     network: Network, points: Points, tensors: Mapping[str, Tensor], target: Tensor, rate: float, steps: int
 ) -> list[float]:
-    own = dict(network.module.named_parameters()) | dict(network.module.named_buffers())
+    own = own_tensors(network.module)
     state = {name: tensors.get(name, own[place]).detach().to(network.dtype) for name, place in network.places.items()}
     trained = [n for layer in network.layers for n in (layer.weight, layer.bias) if n is not None]
     losses = []

@@ -72,5 +72,5 @@ class _Noise:
     def __call__(self, layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
         if layer != self.layer:
             return None
-        self.variance = _STEP**2 * float(z.double().square().mean())
+        self.variance = _STEP**2 * float(z.detach().double().square().mean())
         return z + self.variance**0.5 * torch.randn(z.shape, generator=self._generator, dtype=z.dtype)

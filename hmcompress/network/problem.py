@@ -11,6 +11,7 @@ from torch import Tensor
 from hmcompress.config import Calibration as CalibrationSettings
 from hmcompress.config import DomainCalibration, Settings
 from hmcompress.errors import NetworkError
+from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
 from hmcompress.network.coded import Engine
 from hmcompress.network.error import Reference, block_errors, evaluate, network_error, reference, scaled
@@ -73,9 +74,14 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
         raise NetworkError(
             "calibration: a DeepONet needs functions and points: give inputs: FILE with branch and trunk"
         )
-    supply = Source(settings.calibration, network.cartesian, network.dtype)
+    arguments = Arguments.of(network.module)
+    supply = Source(settings.calibration, network.cartesian, network.dtype, arguments)
+    if isinstance(settings.calibration, DomainCalibration) and not network.built_in:
+        split_columns(network.module, arguments, list(settings.calibration.domain))
     points = supply.calibration()
     _check_inputs(network, points, settings.calibration)
+    if settings.calibration.derivatives and not points.tensors[-1].is_floating_point():
+        raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
     order = settings.calibration.derivatives
     calibration = reference(network, points, order, "calibration")
@@ -141,7 +147,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
         weights,
         {name: tensors[name] for name in problem.network.others},
         perturbed_sensitivities(problem.network, points, tensors, kind),
-        gradient_metrics(problem.network, points, tensors, scale, problem.settings.seed),
+        gradient_metrics(problem.network, points, tensors, lambda b: scaled(kind, ref[:1], b), problem.settings.seed),
         {name: tensors[name].dtype for name in names},
         Engine(effort),
     )
@@ -156,7 +162,8 @@ def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) 
     if "y" not in arrays:
         raise NetworkError(f"reference: {file} has no y, it has {', '.join(list(arrays)[:6])}")
     y = torch.as_tensor(arrays["y"]).double()
-    inputs = tuple(torch.as_tensor(a) for name, a in arrays.items() if name != "y")
+    given = {name: a for name, a in arrays.items() if name != "y"}
+    inputs = tuple(map(torch.as_tensor, inputs_of(given, Arguments.of(problem.network.module), file)))
     points = Points(inputs, not problem.network.cartesian).to(problem.network.dtype)
     _check_inputs(problem.network, points, problem.settings)
     outputs = evaluate(problem.network, points, 0, tensors)[0]

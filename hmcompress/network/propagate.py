@@ -155,7 +155,7 @@ def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
 
 def _output(network: Network, layer: DenseLayer, x: Tensor, part: Coded) -> Tensor:
     """What the layer gives from its compressed weights."""
-    matrix = part.dense().to(network.dtype)
+    matrix = part.dense().to(network.linear(layer).weight.dtype)
     if layer.bias is not None:
         return torch.nn.functional.linear(x, matrix[:, :-1], matrix[:, -1])
     return torch.nn.functional.linear(x, matrix, network.linear(layer).bias)
@@ -196,6 +196,7 @@ def original_targets(network: Network, points: Points, order: int) -> dict[str, 
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
             bias = network.linear(layer).bias if layer.bias is None else None
+            z = z.detach()  # some modules take gradients themselves
             targets[layer.weight] = [z.clone() if bias is None else z - bias]  # what follows may change z itself
 
         with replaced(network, note):

@@ -1,12 +1,14 @@
 """Outputs of a network, their derivatives with respect to its inputs, and the same for the inputs of each layer."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Inputs, Network, replaced
@@ -34,11 +36,26 @@ def along(points: Points, which: int, direction: Tensor, order: int, run: Callab
     def first(t: Tensor) -> Any:
         return jvp(f, (t,), (direction,))
 
-    if order < 2:
-        return list(first(points.tensors[which]))
-    both: Any = jvp(first, (points.tensors[which],), (direction,))
+    with _differentiable_kernels():
+        if order < 2:
+            return list(first(points.tensors[which]))
+        both: Any = jvp(first, (points.tensors[which],), (direction,))
     (value, slope), (_, curvature) = both
     return [value, slope, curvature]
+
+
+@contextmanager
+def _differentiable_kernels() -> Iterator[None]:
+    """Without the fused kernels of recurrent layers and attention, of which torch knows no tangents."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    fused = torch.backends.mkldnn.set_flags(_enabled=False)[0]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=fused)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def jets(network: Network, points: Points, order: int, call: Callable[[Inputs], Tensor] | None = None) -> list[Tensor]:
@@ -89,7 +106,7 @@ def run_with_tangents(network: Network, points: Points, tensors: Mapping[str, Te
     pairs = list(directions(points))
     which = pairs[0][0]
     copies = len(pairs)
-    with torch.no_grad(), forward_ad.dual_level():
+    with torch.no_grad(), _differentiable_kernels(), forward_ad.dual_level():
         repeated = [torch.cat([t] * copies) if points.joint or k == which else t for k, t in enumerate(points.tensors)]
         repeated[which] = forward_ad.make_dual(repeated[which], torch.cat([e for _, e in pairs]))
         network.call(tuple(repeated), tensors)

@@ -1,0 +1,136 @@
+"""Networks that call, share and mix what others do not; each a factory of its own."""
+
+import torch
+from torch import Tensor, nn
+
+
+def _seeded(module_type: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return module_type()
+
+
+class _Dense(nn.Module):
+    def __init__(self, inputs: int = 2) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(inputs, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1))
+
+
+class Pinn(_Dense):
+    """A coordinate an argument, as physics-informed networks have it; not symmetric in them."""
+
+    def forward(self, x: Tensor, t: Tensor, scale: Tensor | None = None) -> Tensor:
+        y = self.net(torch.cat([x, t], -1))
+        return y if scale is None else y * scale
+
+
+class Force(_Dense):
+    """Minus the gradient of an energy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.requires_grad_() if x.is_leaf else x
+            return -torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(20, 20), nn.Linear(20, 20, bias=False)
+        self.out.weight = self.into.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.into(x)))
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.mix = nn.Linear(2, 24), nn.Linear(24, 16, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(torch.tanh(self.lift(x)).to(torch.complex64)).abs()
+
+
+class Mixed(_Dense):
+    """A scale in double precision before layers in single."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1,), 1.5, dtype=torch.float64))
+        self.register_module("net", self._modules.pop("net"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.float() * self.scale.float())
+
+
+class Attention(nn.Module):
+    """Attention over two tokens, then a recurrent layer: fused kernels that have no tangents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(1, 16)
+        self.attend = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True)
+        self.recur, self.out = nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.recur(self.attend(self.lift(x[..., None])))[0][:, -1])
+
+
+class Convolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv1d(1, 16, 2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x[:, None])
+
+
+class Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 5000), nn.ReLU(), nn.Linear(5000, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def pinn() -> nn.Module:
+    return _seeded(Pinn)
+
+
+def force() -> nn.Module:
+    return _seeded(Force)
+
+
+def tied() -> nn.Module:
+    return _seeded(Tied)
+
+
+def complex_linear() -> nn.Module:
+    return _seeded(Complex)
+
+
+def mixed() -> nn.Module:
+    return _seeded(Mixed)
+
+
+def attention() -> nn.Module:
+    return _seeded(Attention)
+
+
+def convolution() -> nn.Module:
+    return _seeded(Convolution)
+
+
+def wide() -> nn.Module:
+    return _seeded(Wide)
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(24), nn.Tanh(), nn.Linear(24, 1))
+
+
+def steps() -> nn.Module:
+    """Takes whole numbers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(40, 24), nn.Flatten(), nn.Linear(48, 1))

@@ -1,0 +1,102 @@
+"""Arrays go to the arguments they are named after; where neither name nor order says which, nothing is guessed."""
+
+from pathlib import Path
+
+import callable_networks
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from small_networks import outputs_settings, saved
+from torch import Tensor, nn
+
+from hmcompress.errors import NetworkError
+from hmcompress.network import compress_network, pose
+from hmcompress.network.arguments import Arguments, inputs_of
+
+HELPERS = Path(__file__).parent / "callable_networks.py"
+
+
+class TwoOfThree(nn.Module):
+    def forward(self, x: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        return x
+
+
+class Operator(nn.Module):
+    def forward(self, u: Tensor, y: Tensor) -> Tensor:
+        return u
+
+
+class Any(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0]
+
+
+def chosen(module: nn.Module, names: str, file: str = "points.npz") -> list[int]:
+    arrays = {name: np.full((4, 1), k) for k, name in enumerate(names.split())}
+    return [int(a[0, 0]) for a in inputs_of(arrays, Arguments.of(module), file)]
+
+
+@pytest.mark.parametrize("file", ["points.npz", "points.safetensors"])
+def test_names_of_arguments_count_more_than_the_order_of_the_file(file: str) -> None:
+    assert chosen(TwoOfThree(), "t x", file) == [1, 0]
+    assert chosen(TwoOfThree(), "t x y", file) == [1, 0]  # y holds targets
+    assert chosen(Operator(), "y u", file) == [1, 0]  # here it does not
+    assert chosen(torch.jit.script(Operator()), "y u", file) == [1, 0]
+
+
+def test_arrays_of_other_names_come_in_their_order() -> None:
+    assert chosen(TwoOfThree(), "second first") == [0, 1]
+    assert chosen(Any(), "t x targets") == [0, 1]
+    assert chosen(TwoOfThree(), "points", "points.safetensors") == [0]
+
+
+def test_a_file_without_order_needs_names_or_numbers() -> None:
+    assert chosen(Operator(), "in10 in2", "points.safetensors") == [1, 0]
+    assert chosen(Operator(), "branch trunk", "points.safetensors") == [0, 1]
+    with pytest.raises(NetworkError, match=r"keeps no order of its arrays params, sensors: .*\(u, y\), or use .npz"):
+        chosen(Operator(), "sensors params", "points.safetensors")
+    with pytest.raises(NetworkError, match="or number them"):
+        chosen(Any(), "sensors params", "points.safetensors")
+
+
+def test_what_is_left_over_or_missing_between_others_is_said() -> None:
+    with pytest.raises(NetworkError, match="holds weights beside x, t"):
+        chosen(TwoOfThree(), "x t weights")
+    with pytest.raises(NetworkError, match="argument t stands before z: give it too"):
+        chosen(TwoOfThree(), "x z")
+
+
+def test_inputs_from_safetensors_are_those_from_npz(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, t = rng.uniform(-1, 1, (400, 1)), rng.uniform(0, 5, (400, 1))
+    np.savez(tmp_path / "in.npz", x=x, t=t)
+    save_file({"x": x, "t": t}, tmp_path / "in.safetensors")
+    state = callable_networks.pinn().state_dict()
+    outputs = []
+    for suffix in ("npz", "safetensors"):
+        calibration = {"inputs": str(tmp_path / f"in.{suffix}"), "samples": 64, "held_out": 64}
+        settings = outputs_settings(network={"factory": f"{HELPERS}:pinn"}, calibration=calibration)
+        outputs.append(pose(settings, state).held_out.blocks[0])
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("order", ["x t", "t x"])
+def test_a_box_feeds_a_coordinate_to_each_argument(order: str, tmp_path: Path) -> None:
+    domain = {name: {"x": [-1, 1], "t": [0, 5]}[name] for name in order.split()}
+    calibration = {"domain": domain, "samples": 128, "held_out": 64, "derivatives": 1}
+    settings = outputs_settings(network={"factory": f"{HELPERS}:pinn"}, calibration=calibration, effort="fast")
+    problem = pose(settings, callable_networks.pinn().state_dict())
+    (points,), x = problem.held_out.points.tensors, order.split().index("x")
+    expected = callable_networks.pinn()(points[:, [x]], points[:, [1 - x]])
+    assert torch.allclose(problem.held_out.blocks[0].float(), expected.float())
+    result = compress_network(saved(tmp_path, callable_networks.pinn().state_dict()), settings)
+    assert result.record.error <= settings.tol and len(result.record.derivative_errors) == 2
+
+
+def test_a_box_of_other_names_is_refused() -> None:
+    settings = outputs_settings(
+        network={"factory": f"{HELPERS}:pinn"}, calibration={"domain": {"a": [0, 1], "b": [0, 1]}}
+    )
+    with pytest.raises(NetworkError, match="the network takes x, t: name the coordinates of domain: so, not a, b"):
+        pose(settings, callable_networks.pinn().state_dict())

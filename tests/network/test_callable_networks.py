@@ -1,0 +1,100 @@
+"""Networks of many kinds: their outputs and derivatives are bounded, or one line says why not."""
+
+from pathlib import Path
+
+import callable_networks
+import numpy as np
+import pytest
+import torch
+from small_networks import outputs_settings, saved
+
+import hmcompress
+from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
+from hmcompress.network import NetworkResult, compress_network, pose
+
+HELPERS = Path(__file__).parent / "callable_networks.py"
+
+
+def settings_for(name: str, inputs: np.ndarray, folder: Path, **calibration: object) -> Settings:
+    np.save(folder / "x.npy", inputs)
+    given = {"inputs": str(folder / "x.npy"), "samples": 128, "held_out": 64, **calibration}
+    return outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration=given, effort="fast")
+
+
+def compressed(name: str, inputs: np.ndarray, folder: Path, **calibration: object) -> NetworkResult:
+    state = getattr(callable_networks, name)().state_dict()
+    return compress_network(saved(folder, state), settings_for(name, inputs, folder, **calibration))
+
+
+def points(width: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (512, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide"])
+def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
+    module = getattr(callable_networks, name)()
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    report = hmcompress.compress(tmp_path / "model.pt", settings=settings_for(name, points(), tmp_path))
+    expected, fresh = module(torch.from_numpy(points())).detach(), getattr(callable_networks, name)()
+    fresh.load_state_dict(hmcompress.load_state_dict(report.output))
+    error = float((fresh(torch.from_numpy(points())).detach() - expected).norm() / expected.norm())
+    assert 0 < error < 1.1 * report.tol
+    assert sum(layer.stored_bytes for layer in report.layers) < sum(layer.source_bytes for layer in report.layers) / 2
+
+
+def test_tied_weights_are_replaced_at_all_their_places() -> None:
+    module = callable_networks.tied()
+    x = torch.randn(8, 20)
+    problem = pose(settings_for("tied", points(20), Path("/tmp")), module.state_dict())
+    tensors = {"into.weight": 2 * module.into.weight, "out.weight": 2 * module.into.weight}
+    twice = module.into.weight.detach() * 2
+    expected = torch.tanh(x @ twice.T + module.into.bias) @ twice.T
+    assert torch.allclose(problem.network.run((x,), tensors), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "directions"), [("attention", 2), ("convolution", 2)])
+def test_derivatives_are_bounded_beyond_dense_layers(name: str, directions: int, tmp_path: Path) -> None:
+    result = compressed(name, points(directions), tmp_path, derivatives=1)
+    assert len(result.record.derivative_errors) == directions
+    assert max(result.record.derivative_errors) <= result.record.error <= result.record.tol
+
+
+def test_derivatives_leave_the_kernels_of_attention_and_recurrent_layers_as_they_were(tmp_path: Path) -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+
+    before = flags()
+    pose(settings_for("attention", points(), tmp_path, derivatives=1), callable_networks.attention().state_dict())
+    assert flags() == before
+
+
+def test_derivatives_by_whole_numbers_are_refused(tmp_path: Path) -> None:
+    settings = settings_for("steps", np.zeros((64, 2), np.int64), tmp_path, derivatives=1)
+    with pytest.raises(NetworkError, match="derivatives: the last input holds whole numbers"):
+        pose(settings, callable_networks.steps().state_dict())
+
+
+def test_whole_numbers_stored_as_floats_are_told_how_to_be_stored(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"\(2, 2\): .*must be whole numbers: store them as integers in .npz"):
+        pose(settings_for("steps", np.zeros((64, 2)), tmp_path), callable_networks.steps().state_dict())
+
+
+def test_lazy_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="lazy layers: run it once before it is returned"):
+        pose(settings_for("lazy", points(), tmp_path), {"0.weight": torch.zeros(24, 2)})
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    state = callable_networks.convolution().state_dict()
+    state["net.3.weight"][0, 0] = torch.nan
+    with pytest.raises(NetworkError, match=r"calibration points: net.3.weight holds nan or inf"):
+        pose(settings_for("convolution", points(), tmp_path), state)
+
+
+def test_a_byte_order_mark_is_no_line_of_names(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("﻿" + "\n".join("0.5,0.25" for _ in range(64)), encoding="utf-8")
+    calibration = {"inputs": str(tmp_path / "x.csv"), "samples": 64, "held_out": 16}
+    settings = outputs_settings(network={"factory": f"{HELPERS}:convolution"}, calibration=calibration)
+    problem = pose(settings, callable_networks.convolution().state_dict())
+    assert len(problem.calibration.points) == 64 - 2 * 16
