@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.task import Task
 from hmcompress.hmatrix.tiles import Tile
-from hmcompress.hmatrix.tune import Task
 
 Array = np.ndarray
 _LEAST_KERNEL = 4  # entries of a kernel that may be a row of its own: each row has a scale

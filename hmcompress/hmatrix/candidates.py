@@ -18,7 +18,7 @@ from hmcompress.hmatrix.partition import plan_matrix, sparse_leaf, whole_leaves
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
-from hmcompress.hmatrix.tune import Candidate, Task
+from hmcompress.hmatrix.task import Candidate, Task
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5

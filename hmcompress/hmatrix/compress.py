@@ -17,17 +17,10 @@ from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.screen import Structure, find_structure
+from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
 from hmcompress.hmatrix.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.tiles import encode as encode_tiled
-from hmcompress.hmatrix.tune import (
-    Candidate,
-    Task,
-    first_step,
-    tune,
-    tune_interpolated,
-    tune_trellis,
-    zero_payload,
-)
+from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray

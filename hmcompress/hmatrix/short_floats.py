@@ -195,4 +195,4 @@ def _read(stream: Reader, e: Array | None, count: int, rungs: Rungs) -> Array:
     groups = sizes_of(e, count)
     if not groups:
         return np.zeros(count, np.int32)
-    return scatter(decode_ranged(stream.view(), groups, rungs.ladder), e, groups, count)
+    return scatter(decode_ranged(stream.view(), groups, rungs.ladder, narrow=True), e, groups, count)

@@ -2,27 +2,26 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
-from hmcompress.hmatrix import exact, interpolated, lattice, tree, trellis
+from hmcompress.hmatrix import interpolated, tree, trellis
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
-from hmcompress.hmatrix.codecs import EXACT, INTERPOLATED, LATTICE, TREE, TRELLIS
-from hmcompress.hmatrix.encode import Options, PreparedLeaf, encode_leaves, prepare
+from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
+from hmcompress.hmatrix.encode import PreparedLeaf, encode_leaves, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import Norm, reference, relative_error
-from hmcompress.hmatrix.order import Natural, Order
+from hmcompress.hmatrix.measure import reference, relative_error
 from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales
 from hmcompress.hmatrix.rounding import Rounding
+from hmcompress.hmatrix.task import Candidate, Task
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
@@ -37,74 +36,6 @@ _AT_ONCE = 1 << 16  # entries that are compared
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
-@dataclass(frozen=True)
-class Task:
-    """One matrix w (m, n) and what is asked of it."""
-
-    w: Tensor
-    tol: float
-    norm: Norm
-    effort: str
-    size: float  # of w, in `norm`
-
-    @cached_property
-    def values(self) -> Array:
-        """w as an array, in float32 where it has fewer bits."""
-        return (self.w if self.w.dtype in (torch.float32, torch.float64) else self.w.float()).numpy()
-
-    def forget(self) -> None:
-        """Free w as an array, which may take twice as much memory; it is made again when asked for."""
-        self.__dict__.pop("values", None)
-
-    def exact(self) -> HMatrix:
-        """The matrix without loss."""
-        payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
-        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
-
-    def lattice(self) -> HMatrix | None:
-        """The matrix as the lattice that its weights lie on, if they do."""
-        forms = (self.measured(bytes([LATTICE]) + body) for body in lattice.find(self.w, self.effort))
-        return next((form for form in forms if form.error <= self.tol), None)
-
-    def measured(self, payload: bytes) -> HMatrix:
-        """The matrix that a payload holds, with the error that its decoded values have."""
-        matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
-        error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
-        return matrix.with_error(error, largest)
-
-    @property
-    def options(self) -> Options:
-        return Options(every=self.norm == "max", smooth=self.effort != "fast", scales=self.effort != "fast")
-
-
-def zero_payload() -> bytes:
-    """A matrix of zeros, of any shape."""
-    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf((0, 0), ())], 0.0, Natural(), Natural(), "fast")
-
-
-def first_step(task: Task) -> float:
-    """The step that plain quantisation would need: D = step^2 / 12 for fro and, as the 2-norm of noise, spectral."""
-    m, n = task.w.shape
-    if task.norm == "max":
-        return 2 * task.tol * task.size
-    root = math.sqrt(m * n) if task.norm == "fro" else math.sqrt(m) + math.sqrt(n)
-    return task.tol * task.size * math.sqrt(12) / root
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan for the matrix with its rows and columns in some order. scaled: whether scales may pay."""
-
-    plan: Plan
-    rows: Order = field(default_factory=Natural)
-    columns: Order = field(default_factory=Natural)
-    scaled: bool = True
-
-    def ordered(self, values: Array) -> Array:
-        """values (m, n) in these orders."""
-        return self.columns.apply(self.rows.apply(values, 0), 1)
-
-
 def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
     rounding = Rounding(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
@@ -114,11 +45,17 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
         found = _rounded(task, candidate, rounding, step) if step else None
         if found is not None:
             return found
-    prepared = prepare(candidate.ordered(task.values), candidate.plan, step)
-    error = partial(_error, task, prepared, candidate) if rounding is None else partial(_rounding_error, task, rounding)
-    step = _search(task, error, start, _ENOUGH)
-    del rounding, error  # and the integers that they keep
-    return _largest(task, partial(_payload, task, prepared, candidate), step)
+    known = None if rounding is not None and candidate.plan == Leaf(0, True) else _prepared(task, candidate, step)
+    if rounding is not None:
+        step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
+        del rounding  # and the integers that it keeps
+    else:
+        step = _search(task, partial(_error, task, known or [], candidate), start, _ENOUGH)
+    return _largest(task, partial(_payload, task, known, candidate), step)
+
+
+def _prepared(task: Task, candidate: Candidate, step: float) -> list[PreparedLeaf]:
+    return prepare(candidate.ordered(task.values), candidate.plan, step)
 
 
 def _may_round(task: Task) -> bool:
@@ -235,7 +172,15 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
     return None
 
 
-def _payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
+def _payload(task: Task, known: list[PreparedLeaf] | None, candidate: Candidate, step: float) -> bytes:
+    """known: the leaves that hold factors; without any, all is made and let go again: it may take much memory."""
+    data = _smaller_payload(task, known or _prepared(task, candidate, step), candidate, step)
+    if known is None:
+        task.forget()
+    return data
+
+
+def _smaller_payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
     scales = task.options.scales and candidate.scaled
     options = replace(task.options, alone=len(prepared) == 1, scales=scales)
     leaves = encode_leaves(prepared, step, options)

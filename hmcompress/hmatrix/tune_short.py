@@ -8,7 +8,7 @@ import torch
 from hmcompress.hmatrix.codecs import SHORT_FLOATS
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.short_floats import Rungs, encode, short_dtype
-from hmcompress.hmatrix.tune import Task, first_step
+from hmcompress.hmatrix.task import Task, first_step
 from hmcompress.hmatrix.words import Histogram
 
 _LEAST = 1 << 10  # entries

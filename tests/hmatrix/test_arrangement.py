@@ -14,7 +14,7 @@ from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.measure import reference
-from hmcompress.hmatrix.tune import Task
+from hmcompress.hmatrix.task import Task
 
 KERNEL = 27
 

@@ -15,8 +15,9 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
 from hmcompress.hmatrix.codecs import TRELLIS
 from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.task import Task, first_step
 from hmcompress.hmatrix.trellis import TrellisQuantizer
-from hmcompress.hmatrix.tune import Task, first_step, tune_trellis
+from hmcompress.hmatrix.tune import tune_trellis
 
 
 def white(m: int = 256, n: int = 256, dtype: torch.dtype = torch.float32) -> torch.Tensor:
