@@ -37,7 +37,7 @@ _NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
-_HEAVY = 12.0  # kurtosis of what is not zero is clipped here: heavier tails say nothing about structure
+_HEAVY = 12.0  # kurtosis of what is not zero, beyond which large entries are cut: tails say nothing about structure
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Structure:
 
     spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
     strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
-    blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits.
+    blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits. tails: how far a
+    few large entries exceed the others, which may stand together in another order.
     """
 
     spike: float
@@ -54,10 +55,12 @@ class Structure:
     unevenness: float
     repeats: bool
     scales: float
+    tails: float
 
     def is_nothing(self) -> bool:
         """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""
-        small = self.spike < _NO_SPIKE and self.unevenness < _EVEN and self.scales < _UNSCALED
+        uneven = max(self.unevenness, self.tails) > _EVEN
+        small = self.spike < _NO_SPIKE and not uneven and self.scales < _UNSCALED
         return small and not self.repeats and self.smoothness < _ROUGH
 
     def is_global(self, effort: str) -> bool:
@@ -78,7 +81,7 @@ class Structure:
 
     def may_be_shuffled(self, effort: str) -> bool:
         """Whether rows and columns may belong together without standing together."""
-        return self.spike > _SHUFFLED[effort] or self.unevenness > _UNEVEN[effort]
+        return self.spike > _SHUFFLED[effort] or max(self.unevenness, self.tails) > _UNEVEN[effort]
 
     def is_plainer_than(self, other: "Structure", share: float = 1.0) -> bool:
         """Whether `other`, the same matrix in another order, has clearly more of its structure in place.
@@ -120,7 +123,7 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0)  # all is worth a try
+_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0)  # all is worth a try
 
 
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
@@ -142,7 +145,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     x = _whitened(some, step)
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
-    return Structure(spike, _smoothness(part.corner()), _unevenness(x), _repeats(_samples(w), step), x.saved)
+    uneven, tails = _unevenness(x)
+    return Structure(spike, _smoothness(part.corner()), uneven, _repeats(_samples(w), step), x.saved, tails)
 
 
 def _array(w: Array | Tensor) -> Array:
@@ -225,15 +229,27 @@ def _smoothness(part: Array) -> float:
     return max(1 - float(np.vdot(d, d)) / d.size / power for d in differences)
 
 
-def _unevenness(x: _Whitened) -> float:
+def _unevenness(x: _Whitened) -> tuple[float, float]:
+    """How uneven cells are, and how much of that a few large entries would make by chance."""
     m, n = (s // _CELLS * _CELLS for s in x.square.shape)
     square, rows, columns = x.square[:m, :n], x.rows[:m] ** 2, x.columns[:n] ** 2
     cells = square.reshape(m, _CELLS, -1).transpose(1, 0, 2) @ columns.reshape(_CELLS, -1, 1)  # of each row, by columns
     energy = (rows[:, None] * cells[..., 0].T).reshape(_CELLS, -1, _CELLS).sum(1) * (_CELLS**2 / (m * n))
     mean = float(energy.mean())
     kurtosis = _sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30)
-    kurtosis = min(kurtosis, _HEAVY * square.size / max(int(np.count_nonzero(square)), 1))
-    expected = (kurtosis - 1) * _CELLS**2 / (m * n) * mean**2
+    most = _HEAVY * square.size / max(int(np.count_nonzero(square)), 1)
+    tails = kurtosis / _HEAVY
+    if kurtosis <= most:
+        return _over_chance(energy, kurtosis, square.size), tails
+    whole = np.minimum(rows[:, None] * square * columns, most * mean)  # a few large entries make cells uneven alone
+    energy = whole.reshape(_CELLS, m // _CELLS, _CELLS, n // _CELLS).mean((1, 3))
+    kurtosis = float(np.mean(np.square(whole, dtype=np.float64))) / max(float(energy.mean()) ** 2, 1e-30)
+    return _over_chance(energy, kurtosis, square.size), tails
+
+
+def _over_chance(energy: Array, kurtosis: float, count: int) -> float:
+    """The variance of the mean squares of cells over what independent entries would give them."""
+    expected = (kurtosis - 1) * _CELLS**2 / count * float(energy.mean()) ** 2
     return float(np.var(energy)) / max(expected, 1e-30)
 
 

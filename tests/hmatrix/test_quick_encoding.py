@@ -107,3 +107,13 @@ def test_sparse_noise_shows_no_blocks_and_sparse_blocks_do() -> None:
     gathered = noise() * (blocks.repeat_interleave(32, 1) < 0.1) * (places < 0.5)
     assert not find_structure(scattered, 1e-2).is_local("default")
     assert find_structure(gathered, 1e-2).is_local("default")
+
+
+def test_a_few_large_entries_make_no_blocks_but_may_be_out_of_order() -> None:
+    heavy = noise() / torch.rand((SIDE, SIDE), generator=torch.Generator().manual_seed(1)).clamp_min(1e-3)
+    x = torch.linspace(0, 1, SIDE)
+    kernel = 1 / ((x[:, None] - x).abs() + 1 / SIDE)
+    order = torch.randperm(SIDE, generator=torch.Generator().manual_seed(2))
+    assert not find_structure(heavy, 1e-2).is_local("default")
+    assert find_structure(kernel, 1e-2).is_local("default")
+    assert find_structure(kernel[order][:, order.flip(0)], 1e-2).may_be_shuffled("default")
