@@ -86,3 +86,46 @@ def aimed_cholesky(
                 for i in range(m):
                     b[j, i] -= factor * aim[i]
     return order, lower, n
+
+
+@njit(cache=True, nogil=True)
+def reduce_basis(b: np.ndarray, delta: float, swaps: int) -> None:
+    """Reduce the rows of b (n, d), in place, to a basis of the same lattice with shorter, less slanted vectors.
+
+    Lenstra, Lenstra & Lovasz (1982) in floating point, with at most so many swaps. `delta` (1/4 to 1): a vector goes
+    before the last one where that makes its part across the others shorter by this factor of the squares.
+    """
+    n = len(b)
+    across, along, squares = b.copy(), np.zeros((n, n)), np.zeros(n)  # Gram-Schmidt vectors, coefficients, sizes
+    for i in range(n):
+        for j in range(i):
+            along[i, j] = np.dot(b[i], across[j]) / squares[j]
+            across[i] -= along[i, j] * across[j]
+        squares[i] = max(np.dot(across[i], across[i]), 1e-300)
+    k = 1
+    while k < n:
+        for j in range(k - 1, -1, -1):
+            times = np.rint(along[k, j])
+            if times != 0:
+                b[k] -= times * b[j]
+                along[k, :j] -= times * along[j, :j]
+                along[k, j] -= times
+        if squares[k] >= (delta - along[k, k - 1] ** 2) * squares[k - 1]:
+            k += 1
+            continue
+        if swaps == 0:
+            return
+        swaps -= 1
+        moved = b[k].copy()
+        b[k], b[k - 1] = b[k - 1], moved
+        for i in range(k - 1, n):
+            if i <= k:
+                across[i] = b[i]
+                for j in range(i):
+                    along[i, j] = np.dot(b[i], across[j]) / squares[j]
+                    across[i] -= along[i, j] * across[j]
+                squares[i] = max(np.dot(across[i], across[i]), 1e-300)
+            else:
+                for j in range(k - 1, k + 1):
+                    along[i, j] = np.dot(b[i], across[j]) / squares[j]
+        k = max(k - 1, 1)

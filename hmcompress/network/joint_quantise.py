@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
 from hmcompress.network.least_squares import Price, minimise
+from hmcompress.network.nearest_plane import nearest_plane
 from hmcompress.network.small import Data, SmallNetwork, SmallStack
 
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
@@ -189,17 +190,3 @@ def additive_exponents(live: np.ndarray, steps: np.ndarray, holding: float) -> t
 
 def _whole(exponents: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(exponents), -EXPONENT_LIMIT, EXPONENT_LIMIT).astype(np.int64)
-
-
-def nearest_plane(w: np.ndarray, order: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
-    """Integers of w (P,) so that the error in the metric of the factor is small; last of the order first."""
-    w, s = w[order], steps[order]
-    carried = np.zeros(len(w))  # lower^T times the errors so far
-    q = np.zeros(len(w), np.int64)
-    for j in range(len(w) - 1, -1, -1):
-        t = (w[j] + carried[j] / lower[j, j]) / s[j]
-        q[j] = int(np.sign(t) * np.floor(abs(t) + 0.5 - zone))
-        carried[: j + 1] += lower[j, : j + 1] * (w[j] - q[j] * s[j])
-    unordered = np.empty(len(w), np.int64)
-    unordered[order] = q
-    return unordered
