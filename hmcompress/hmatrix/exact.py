@@ -16,22 +16,29 @@ _NUMPY = {
     torch.uint16: np.uint16,
 }
 _BY_COLUMNS = 8  # added to the byte that says how the numbers are coded
-_LOOK = 1 << 15  # entries
-_CLEARLY = 0.995  # of the bits: chance does less
+_LOOK, _PARTS = 1 << 15, 4  # entries, in so many bands
+_CLEARLY, _NEARLY = 0.995, 1.05  # of the bits: chance does less; more
+_REPEATING = 4  # bits for each byte of a number
 _BANDS = 2  # of rows, which tell about a large matrix
 
 
 def encode(w: Tensor, effort: str = "default") -> bytes:
     """The smallest lossless form of a (m, n) matrix; its first byte says which."""
     by_rows = lossless.encode_array(_words(w), effort)
-    if w.numel() > 2 * _LOOK and _bits(_columns(w)) > _CLEARLY * _bits(_rows(w)):
+    if w.numel() > 2 * _LOOK and not _columns_may_serve(w):
         return by_rows
     by_columns = lossless.encode_array(_words(w.T), effort)
     return min(by_rows, bytes([by_columns[0] | _BY_COLUMNS]) + by_columns[1:], key=len)
 
 
+def _columns_may_serve(w: Tensor) -> bool:
+    """Whether columns come out shorter than rows, judged by some; where much repeats, a look is not to be trusted."""
+    rows = _bits(_rows(w))
+    return _bits(_columns(w)) < (_NEARLY if rows < _REPEATING * w.element_size() else _CLEARLY) * rows
+
+
 def glance(w: Tensor) -> float:
-    """Bytes of w (m, n), guessed from its first rows and, of 16-bit numbers, columns: few where much repeats."""
+    """Bytes of w (m, n), guessed from some rows and, of 16-bit numbers, columns: few where much repeats."""
     if w.element_size() > 2:
         return len(lossless.zstd_compress(_words(_rows(w)).tobytes(), 1)) / _rows(w).numel() * w.numel()
     return min(_bits(_rows(w)), _bits(_columns(w))) * w.numel() / 8
@@ -47,7 +54,11 @@ def estimate(w: Tensor, entries: int) -> float:
 
 
 def _rows(w: Tensor) -> Tensor:
-    return w[: max(1, _LOOK // max(w.shape[1], 1))]
+    """Some rows of w, in bands that are spread over it: parts may differ."""
+    height = max(1, _LOOK // max(w.shape[1], 1) // _PARTS)
+    if w.shape[0] <= _PARTS * height:
+        return w
+    return torch.cat([w[start : start + height] for start in range(0, w.shape[0] - height + 1, w.shape[0] // _PARTS)])
 
 
 def _columns(w: Tensor) -> Tensor:
