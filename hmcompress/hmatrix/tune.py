@@ -45,12 +45,13 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
         found = _rounded(task, candidate, rounding, step) if step else None
         if found is not None:
             return found
-    known = None if rounding is not None and candidate.plan == Leaf(0, True) else _prepared(task, candidate, step)
-    if rounding is not None:
-        step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
-        del rounding  # and the integers that it keeps
-    else:
-        step = _search(task, partial(_error, task, known or [], candidate), start, _ENOUGH)
+    if rounding is None:
+        leaves = _prepared(task, candidate, step)
+        step = _search(task, partial(_error, task, leaves, candidate), start, _ENOUGH)
+        return _largest(task, partial(_payload, task, leaves, candidate), step)
+    known = None if candidate.plan == Leaf(0, True) else _prepared(task, candidate, step)
+    step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
+    del rounding  # and the integers that it keeps
     return _largest(task, partial(_payload, task, known, candidate), step)
 
 

@@ -14,6 +14,7 @@ from hmcompress.errors import NetworkError
 
 _OUTPUTS = ("y", "outputs", "targets")  # arrays that are no inputs, unless arguments are called so
 _PAIR = ["branch", "trunk"]  # of a DeepONet, in this order
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Arguments:
         else:
             parameters = inspect.signature(module.forward).parameters.values()
             if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-                return Arguments((), 0)
-            given = [(p.name, p.default is not p.empty) for p in parameters if p.kind in (0, 1)]
+                return UNNAMED
+            given = [(p.name, p.default is not p.empty) for p in parameters if p.kind in _POSITIONAL]
         return Arguments(tuple(name for name, _ in given), sum(not default for _, default in given))
 
     def ordered(self, names: Sequence[str]) -> list[str] | None:
@@ -73,9 +74,9 @@ def _without_order(names: list[str], arguments: Arguments, file: str) -> list[st
     """The names of a file that does not keep the order in which they were saved."""
     if len(names) == 1 or sorted(names) == _PAIR:
         return sorted(names)
-    numbers = [re.search(r"\d+$", name) for name in names]
-    if all(numbers):
-        return sorted(names, key=lambda name: int(re.search(r"\d+$", name).group()))  # type: ignore[union-attr]
+    numbered = [(int(found.group()), name) for name in names if (found := re.search(r"\d+$", name))]
+    if len(numbered) == len(names):
+        return [name for _, name in sorted(numbered)]
     wanted = f" ({', '.join(arguments.names)})" if arguments.names else ", or number them"
     raise NetworkError(
         f"{file} keeps no order of its arrays {', '.join(sorted(names)[:6])}: name them as the network's "

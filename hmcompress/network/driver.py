@@ -86,20 +86,22 @@ def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
 
 
 def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:
-    """The network whose weights are to be coded: none that `keep` names, and a tied one once, under its base."""
+    """The network whose weights are to be coded: none that `keep` names, and a tied one once, under its base.
+
+    Tied ones and very wide ones are no dense layers any more, but other weights.
+    """
     bases = {tie.base for tie in checkpoint.ties.values()}
-    own, shared = [], []
+    own, others = [], list(network.others)
     for layer in network.layers:
         if layer.weight in keep:
             continue
-        if max(network.shape(layer)) > WIDEST:  # moments would take too long
-            shared.append(layer.weight)
-        elif layer.weight in checkpoint.entries and layer.weight not in bases:
+        quick = max(network.shape(layer)) <= WIDEST  # moments of wider ones would take too long
+        if quick and layer.weight in checkpoint.entries and layer.weight not in bases:
             coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
             own.append(layer if coded else replace(layer, bias=None))
         elif layer.weight in checkpoint.entries:
-            shared.append(layer.weight)
-    others = [name for name in (*network.others, *shared) if name in checkpoint.entries and name not in keep]
+            others.append(layer.weight)
+    others = [name for name in others if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
 

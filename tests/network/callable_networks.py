@@ -1,5 +1,7 @@
 """Networks that call, share and mix what others do not; each a factory of its own."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +59,6 @@ class Mixed(_Dense):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((1,), 1.5, dtype=torch.float64))
-        self.register_module("net", self._modules.pop("net"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.float() * self.scale.float())
@@ -94,36 +95,14 @@ class Wide(nn.Module):
         return self.net(x)
 
 
-def pinn() -> nn.Module:
-    return _seeded(Pinn)
-
-
-def force() -> nn.Module:
-    return _seeded(Force)
-
-
-def tied() -> nn.Module:
-    return _seeded(Tied)
-
-
-def complex_linear() -> nn.Module:
-    return _seeded(Complex)
-
-
-def mixed() -> nn.Module:
-    return _seeded(Mixed)
-
-
-def attention() -> nn.Module:
-    return _seeded(Attention)
-
-
-def convolution() -> nn.Module:
-    return _seeded(Convolution)
-
-
-def wide() -> nn.Module:
-    return _seeded(Wide)
+pinn = partial(_seeded, Pinn)
+force = partial(_seeded, Force)
+tied = partial(_seeded, Tied)
+complex_linear = partial(_seeded, Complex)
+mixed = partial(_seeded, Mixed)
+attention = partial(_seeded, Attention)
+convolution = partial(_seeded, Convolution)
+wide = partial(_seeded, Wide)
 
 
 def lazy() -> nn.Module:

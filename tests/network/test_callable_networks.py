@@ -43,10 +43,10 @@ def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
     assert sum(layer.stored_bytes for layer in report.layers) < sum(layer.source_bytes for layer in report.layers) / 2
 
 
-def test_tied_weights_are_replaced_at_all_their_places() -> None:
+def test_tied_weights_are_replaced_at_all_their_places(tmp_path: Path) -> None:
     module = callable_networks.tied()
     x = torch.randn(8, 20)
-    problem = pose(settings_for("tied", points(20), Path("/tmp")), module.state_dict())
+    problem = pose(settings_for("tied", points(20), tmp_path), module.state_dict())
     tensors = {"into.weight": 2 * module.into.weight, "out.weight": 2 * module.into.weight}
     twice = module.into.weight.detach() * 2
     expected = torch.tanh(x @ twice.T + module.into.bias) @ twice.T
@@ -93,7 +93,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_line_of_names(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("﻿" + "\n".join("0.5,0.25" for _ in range(64)), encoding="utf-8")
+    (tmp_path / "x.csv").write_text("\ufeff" + "\n".join("0.5,0.25" for _ in range(64)), encoding="utf-8")
     calibration = {"inputs": str(tmp_path / "x.csv"), "samples": 64, "held_out": 16}
     settings = outputs_settings(network={"factory": f"{HELPERS}:convolution"}, calibration=calibration)
     problem = pose(settings, callable_networks.convolution().state_dict())
