@@ -13,9 +13,10 @@ from hmcompress.config import Settings
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import real_layout, select, to_matrices
-from hmcompress.parallel import Task, in_order
+from hmcompress.parallel import in_order
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.tasks import Task
 
 Method = Callable[[Matrix, float], Outcome]
 
@@ -109,7 +110,7 @@ def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, p
         Task(entry.nbytes, entry.load, partial(_work, entry.name, tols=tols, effort=settings.effort))
         for entry in entries
     )
-    for entry, found in zip(entries, in_order(tasks, settings.jobs), strict=True):
+    for entry, found in zip(entries, in_order(tasks, settings.jobs, apart=True), strict=True):
         done += entry.nbytes
         progress(entry.name, done, total)
         scores += found

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -13,17 +13,24 @@ from hmcompress.config import LayerRule, Settings
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
-from hmcompress.parallel import Task, in_order
+from hmcompress.memory import peak_rss_bytes
+from hmcompress.parallel import in_order
 from hmcompress.progress import Progress
+from hmcompress.tasks import Task
 
 Part = EncodedLayer | PackedTensor
 _MANY_COMPLEX = 0.1  # of the source's bytes
 
 
-def encode_weights(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> Iterator[Part]:
-    """Every stored tensor, as a coded layer or untouched, in the source's order."""
+def encode_weights(
+    checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
+) -> Iterator[Part]:
+    """Every stored tensor, as a coded layer or untouched, in the source's order.
+
+    near_end: called, maybe often, when the last ones may be begun.
+    """
     rules = select(checkpoint.entries, settings)
-    return _encode(checkpoint, rules, (), settings, progress)
+    return _encode(checkpoint, rules, (), settings, progress, near_end)
 
 
 def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
@@ -38,10 +45,14 @@ def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
 
 
 def encode_rest(
-    checkpoint: Checkpoint, done: Collection[str], settings: Settings, progress: Progress
+    checkpoint: Checkpoint,
+    done: Collection[str],
+    settings: Settings,
+    progress: Progress,
+    near_end: Callable[[], None],
 ) -> Iterator[Part]:
-    """The tensors that are not `done` yet, untouched."""
-    return _encode(checkpoint, {}, done, settings, progress)
+    """The tensors that are not `done` yet, untouched. near_end: as for encode_weights."""
+    return _encode(checkpoint, {}, done, settings, progress, near_end)
 
 
 def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "default") -> EncodedLayer:
@@ -64,7 +75,8 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
     lossy = all(matrix.method == "hmatrix" for matrix in slices)  # then every error is known, and finite
     note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
-    return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, time.perf_counter() - start, note)
+    seconds, peak = time.perf_counter() - start, peak_rss_bytes()
+    return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -82,11 +94,12 @@ def _encode(
     done: Collection[str],
     settings: Settings,
     progress: Progress,
+    near_end: Callable[[], None],
 ) -> Iterator[Part]:
     entries = [entry for name, entry in checkpoint.entries.items() if name not in done]
     total, so_far = sum(entry.nbytes for entry in entries), 0
     tasks = (Task(e.nbytes, e.load, _work(e.name, rules.get(e.name), settings.effort)) for e in entries)
-    for entry, part in zip(entries, in_order(tasks, settings.jobs), strict=True):
+    for entry, part in zip(entries, in_order(tasks, settings.jobs, apart=True, near_end=near_end), strict=True):
         so_far += entry.nbytes
         progress(entry.name, so_far, total)
         yield part

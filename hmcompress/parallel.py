@@ -3,27 +3,22 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from hmcompress.forks import Forks, may_fork
+from hmcompress.tasks import Task
+
 IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
 _LARGE = (32 << 20) - (1 << 14)  # bytes: about the largest array that glibc learns from
+_WORTH = 1 << 20  # bytes of tasks that are worth a process
 _WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no other thread idle
-
-
-@dataclass(frozen=True)
-class Task:
-    """`work(load())`; `load` runs in the caller's thread, `work` in any. `nbytes` is what load returns."""
-
-    nbytes: int
-    load: Callable[[], Any]
-    work: Callable[[Any], Any]
 
 
 def workers(jobs: int | None) -> int:
@@ -33,33 +28,60 @@ def workers(jobs: int | None) -> int:
     return jobs or os.cpu_count() or 1
 
 
-def in_order(tasks: Iterable[Task], jobs: int | None = None) -> Iterator[Any]:
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def in_order(
+    tasks: Iterable[Task], jobs: int | None = None, *, apart: bool = False, near_end: Callable[[], None] = _nothing
+) -> Iterator[Any]:
     """The results of the tasks, in their order, whatever `jobs` is; the first exception ends it.
 
     Linear algebra runs in one thread each: results do not depend on how many work side by side.
+    apart: in processes of their own where that is safe and worth it; results then are copies. For work that is mostly
+    Python. near_end: called, maybe often, when all that is left may be begun at once.
     """
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            yield from _alone(tasks) if workers(jobs) == 1 else _together(tasks, workers(jobs))
+            yield from _in_order(list(tasks), workers(jobs), apart, near_end)
     finally:
         torch.set_num_threads(threads)
 
 
-def beside(work: Callable[[], Any]) -> Future[Any]:
-    """The result of `work`, done in a thread that nobody waits for when the program ends early."""
-    future: Future[Any] = Future()
+def _in_order(tasks: Sequence[Task], count: int, apart: bool, near_end: Callable[[], None]) -> Iterator[Any]:
+    processes = min(count, len(tasks), sum(task.nbytes for task in tasks) // _WORTH) if apart else 0
+    if count == 1:
+        return _alone(tasks, near_end)
+    if processes > 1 and may_fork():
+        return _apart(tasks, processes, near_end)
+    return _together(tasks, count, near_end)
 
-    def run() -> None:
+
+class Later:
+    """The result of `work`, done in a thread once it is started; nobody waits for it when the program ends early."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work, self._future, self._begun = work, Future[Any](), False
+
+    def start(self) -> None:
+        """Begin, unless that has been done."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            future.set_result(work())
+            self._future.set_result(self._work())
         except Exception as error:
-            future.set_exception(error)
+            self._future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    def result(self) -> Any:
+        """What the work returned, or the exception that it raised."""
+        self.start()
+        return self._future.result()
 
 
 def keep_freed_memory() -> None:
@@ -70,12 +92,18 @@ def keep_freed_memory() -> None:
     np.empty(_LARGE, np.uint8)
 
 
-def _alone(tasks: Iterable[Task]) -> Iterator[Any]:
+def _alone(tasks: Sequence[Task], near_end: Callable[[], None]) -> Iterator[Any]:
+    near_end()
     for task in tasks:
-        yield task.work(task.load())
+        yield task.run()
 
 
-def _together(tasks: Iterable[Task], count: int) -> Iterator[Any]:
+def _apart(tasks: Sequence[Task], count: int, near_end: Callable[[], None]) -> Iterator[Any]:
+    with closing(Forks(tasks, count, IN_FLIGHT)) as forks:
+        yield from forks.results(near_end)
+
+
+def _together(tasks: Sequence[Task], count: int, near_end: Callable[[], None]) -> Iterator[Any]:
     waiting: deque[tuple[int, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -83,6 +111,7 @@ def _together(tasks: Iterable[Task], count: int) -> Iterator[Any]:
             while waiting and (len(waiting) >= _WAITING * count or _bytes(waiting) + task.nbytes > IN_FLIGHT):
                 yield waiting.popleft()[1].result()
             waiting.append((task.nbytes, pool.submit(task.work, task.load())))
+        near_end()
         while waiting:
             yield waiting.popleft()[1].result()
     finally:

@@ -6,7 +6,7 @@ they and what they need (scipy.stats, numba) take longer to load than a small mo
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import chain
@@ -22,12 +22,13 @@ from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.geometry import elements
 from hmcompress.layers import select
-from hmcompress.parallel import beside
+from hmcompress.memory import peak_rss_bytes
+from hmcompress.parallel import Later
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import CompareReport
 from hmcompress.report.records import Report
 from hmcompress.report.verdicts import VerifyReport
-from hmcompress.reporting import Tally, mostly_kept, peak_rss_bytes, read_report, stored_record
+from hmcompress.reporting import Tally, mostly_kept, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.target import tolerance_for_ratio
@@ -104,7 +105,7 @@ def compress(
         notes=tuple(tally.notes),
         network=tally.network,
         seconds=time.perf_counter() - start,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=max(peak_rss_bytes(), tally.peak_rss_bytes),
     )
 
 
@@ -112,8 +113,8 @@ def write_file(
     target: Path | None, checkpoint: Checkpoint, settings: Settings, force: bool, progress: Progress
 ) -> tuple[Tally, int]:
     """Code every tensor and write the file (None: only count); returns what was coded, and the file's bytes."""
-    digest = beside(lambda: checkpoint.digest)
-    parts, tally = _coded(checkpoint, settings, progress)
+    digest = Later(lambda: checkpoint.digest)
+    parts, tally = _coded(checkpoint, settings, progress, digest.start)
     with FileWriter(target, force=force) as writer:
         for part in parts:
             writer.add(part)
@@ -122,14 +123,17 @@ def write_file(
         return tally, writer.finish(_info(checkpoint, digest.result(), settings, tally))
 
 
-def _coded(checkpoint: Checkpoint, settings: Settings, progress: Progress) -> tuple[Iterable[Part], Tally]:
+def _coded(
+    checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
+) -> tuple[Iterable[Part], Tally]:
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
-        return encode_weights(checkpoint, settings, progress), Tally(notes=kept_complex(checkpoint, settings))
+        parts = encode_weights(checkpoint, settings, progress, near_end)
+        return parts, Tally(notes=kept_complex(checkpoint, settings))
     from hmcompress.network import compress_network
 
     result = compress_network(checkpoint, settings, progress)
-    rest = encode_rest(checkpoint, result.tensors, settings, progress)
+    rest = encode_rest(checkpoint, result.tensors, settings, progress, near_end)
     return chain(result.layers, rest), Tally(result.record, result.notes)
 
 

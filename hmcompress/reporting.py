@@ -1,8 +1,6 @@
 """The report of a compression, from what was coded, or read back from the file."""
 
 import os
-import resource
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
@@ -37,6 +35,7 @@ class Tally:
         self.notes = list(notes)
         self.network = network
         self.other = OtherRecord()
+        self.peak_rss_bytes = 0  # of the processes that coded layers, whichever was the largest
         self.kept_bytes: Counter[str] = Counter()  # stored, of tensors that are no layers, by the start of their names
 
     def add(self, part: EncodedLayer | PackedTensor) -> None:
@@ -46,6 +45,7 @@ class Tally:
             nbytes = sum(map(elements, part.shapes)) * part.dtype.itemsize
             record = _layer(part.row, part.shapes[0], dtype, nbytes, len(part.payload), part.seconds)
             self.layers.append(record)
+            self.peak_rss_bytes = max(self.peak_rss_bytes, part.peak_rss_bytes)
             self.notes += [part.note] if part.note else []
         else:
             nbytes = elements(part.shape) * part.dtype.itemsize
@@ -109,12 +109,6 @@ def read_report(file: str | os.PathLike) -> Report:
         notes=index.info.notes,
         network=network_from_json(index.info.network),
     )
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def network_from_json(data: Any) -> NetworkRecord | None:

@@ -14,8 +14,9 @@ from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import Part
 from hmcompress.errors import OutputError, SettingsError
-from hmcompress.parallel import Task, in_order
+from hmcompress.parallel import in_order
 from hmcompress.progress import Progress, silent
+from hmcompress.tasks import Task
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS_SUFFIX = ".safetensors"

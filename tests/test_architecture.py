@@ -17,7 +17,10 @@ LEVELS = (
     {"errors"},
     {
         "progress",
+        "forks",
+        "memory",
         "parallel",
+        "tasks",
         "geometry",
         "patterns",
         "located_yaml",

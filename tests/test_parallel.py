@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hmcompress import parallel
-from hmcompress.parallel import Task, in_order
+from hmcompress.parallel import in_order
+from hmcompress.tasks import Task
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 7])

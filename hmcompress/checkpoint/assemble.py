@@ -18,7 +18,7 @@ from hmcompress.checkpoint.standins import NumpyArray
 from hmcompress.checkpoint.ties import find_ties
 from hmcompress.errors import SourceError
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18  # bytes that are hashed while they are in the cache
 _TOLD = 2  # notes in a message; those on single values, which say more, come last
 
 
@@ -87,11 +87,11 @@ def _load(path: Path, name: str, tensor: LazyTensor) -> torch.Tensor:
 
 def digest_of(files: tuple[Path, ...]) -> str:
     """The sha256 of a file's bytes; of several files, of each one's name, size and bytes in turn."""
-    digest = hashlib.sha256()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
     for file in files:
         if len(files) > 1:
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         with open(file, "rb", buffering=0) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+            while count := stream.readinto(buffer):
+                digest.update(buffer[:count])
     return f"sha256:{digest.hexdigest()}"

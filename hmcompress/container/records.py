@@ -62,6 +62,7 @@ class EncodedLayer:
     dtype: torch.dtype
     seconds: float = 0.0
     note: str = ""
+    peak_rss_bytes: int = 0  # of the process that coded it, 0 where nobody looked
 
 
 @dataclass(frozen=True)

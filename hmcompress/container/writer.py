@@ -4,11 +4,13 @@ import contextlib
 import os
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -25,6 +27,7 @@ from hmcompress.container.squeeze import pack_json
 
 _IN_MEMORY = 64 << 20
 _BLOCK = 1 << 20
+_AHEAD = 64  # blocks that are written and not hashed yet
 _PACKING_COSTS = 16  # bytes that a coded tensor's shape and dtype take in the index, roughly
 _Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool: begin, length
 
@@ -113,9 +116,15 @@ class FileWriter(AbstractContextManager["FileWriter"]):
 
     def _assemble(self, file: BinaryIO, header: bytes, parts: _Parts) -> None:
         digest = blake2b(digest_size=DIGEST_BYTES)
-        for block in (header, *(block for part in parts for block in self._spool.read(*part))):
-            file.write(block)
-            digest.update(block)
+        with ThreadPoolExecutor(1) as beside:
+            hashed: deque[Future[None]] = deque()
+            for block in chain([header], *(self._spool.read(*part) for part in parts)):
+                hashed.append(beside.submit(digest.update, block))
+                file.write(block)
+                if len(hashed) > _AHEAD:
+                    hashed.popleft().result()
+            file.flush()
+            os.fsync(file.fileno())  # the disk works while the rest is hashed
         file.seek(DIGEST_AT)
         file.write(digest.hexdigest().encode())
 
