@@ -6,6 +6,7 @@ parent, however that ends. What a lost copy was at is done again by the parent.
 
 import contextlib
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
@@ -27,6 +29,7 @@ _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold 
 _HARMLESS = ("rich.", "tqdm.")  # modules of threads that draw progress: a copy writes nothing
 _PATIENCE = 10.0  # seconds until a copy must have said that it runs
 _PR_SET_PDEATHSIG = 1  # of Linux
+_F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
 _READY = -1  # what it says then, in place of a task
 _WAITING = 32  # results a copy that may wait for an earlier one
 
@@ -45,6 +48,33 @@ def _is_alone() -> bool:
     return all(type(thread).__module__.startswith(_HARMLESS) for thread in others)
 
 
+@dataclass(frozen=True, eq=False)
+class _Copy:
+    """A copy of this process, the pipe to it and the one from it."""
+
+    process: ForkProcess
+    orders: Connection
+    answers: Connection
+
+    def answer(self) -> tuple[bool, Any] | None:
+        """What it says, or None where it was lost."""
+        try:
+            return self.answers.recv()
+        except (EOFError, OSError):
+            return None
+
+    def dismiss(self) -> None:
+        """Let it go; it ends when it looks for an order."""
+        self.orders.close()
+        self.answers.close()
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.dismiss()
+        self.process.kill()
+        self.process.join()
+
+
 class Forks:
     """Copies of this process that work on the tasks they are given. Close it: copies that work are ended.
 
@@ -53,31 +83,19 @@ class Forks:
 
     def __init__(self, tasks: Sequence[Task], count: int, limit: int) -> None:
         self._tasks = tasks
-        self._copies: dict[Connection, ForkProcess] = {}
-        self._idle: list[Connection] = []
-        self._busy: dict[Connection, int] = {}
-        self._leaving: list[ForkProcess] = []
+        self._copies: list[_Copy] = []
+        self._idle: list[_Copy] = []
+        self._busy: dict[Connection, tuple[_Copy, int]] = {}
+        self._leaving: list[_Copy] = []
         with contextlib.suppress(OSError):  # too many processes, too little memory: those that run are enough
             for _ in range(count):
-                self._fork()
-        for connection in list(self._copies):
-            if connection.poll(_PATIENCE) and _answer(connection) is not None:
-                self._idle.append(connection)
+                self._copies.append(_fork(tasks, self._copies))
+        for copy in list(self._copies):
+            if copy.answers.poll(_PATIENCE) and copy.answer() is not None:
+                self._idle.append(copy)
             else:
-                self._lose(connection)
+                self._lose(copy)
         self._turns = _Turns(tasks, limit, _WAITING * max(len(self._copies), 1))
-
-    def _fork(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        unwanted = [ours, *self._copies]  # an open end would keep a copy from seeing that the parent is gone
-        process = multiprocessing.get_context("fork").Process(
-            target=_serve, args=(self._tasks, theirs, unwanted), daemon=True
-        )
-        with warnings.catch_warnings():  # that threads of libraries run: see may_fork
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
-        theirs.close()
-        self._copies[ours] = process
 
     def results(self, near_end: Callable[[], None]) -> Iterator[Any]:
         """The results in the tasks' order. near_end: called, maybe often, when all that is left may be begun."""
@@ -95,10 +113,10 @@ class Forks:
     def _hand_out(self, near_end: Callable[[], None]) -> None:
         """Give the copies that have nothing to do a task each, as far as the limit allows."""
         while self._idle and (k := self._turns.next()) is not None:
-            connection = self._idle.pop()
-            self._busy[connection] = k
+            copy = self._idle.pop()
+            self._busy[copy.answers] = copy, k
             with contextlib.suppress(OSError):  # its end is met when it is waited for
-                connection.send(k)
+                copy.orders.send(k)
             if self._turns.are_last():
                 near_end()
 
@@ -107,34 +125,50 @@ class Forks:
         answers = {}
         for connection in wait(list(self._busy)):
             assert isinstance(connection, Connection)
-            k = self._busy.pop(connection)
-            answer = _answer(connection)
+            copy, k = self._busy.pop(connection)
+            answer = copy.answer()
             if answer is None:
-                self._lose(connection)
+                self._lose(copy)
             elif self._turns.are_over():
-                self._dismiss(connection)
+                self._dismiss(copy)
             else:
-                self._idle.append(connection)
+                self._idle.append(copy)
             answers[k] = answer or _run(self._tasks[k])
         return answers
 
-    def _dismiss(self, connection: Connection) -> None:
+    def _dismiss(self, copy: _Copy) -> None:
         """Let a copy go while others work: taking down its memory takes a while."""
-        self._leaving.append(self._copies.pop(connection))
-        connection.close()
+        self._copies.remove(copy)
+        self._leaving.append(copy)
+        copy.dismiss()
 
-    def _lose(self, connection: Connection) -> None:
-        process = self._copies.pop(connection)
-        connection.close()
-        process.kill()
-        process.join()
+    def _lose(self, copy: _Copy) -> None:
+        self._copies.remove(copy)
+        copy.end()
 
     def close(self) -> None:
         """End all copies."""
-        for connection in list(self._copies):
-            self._lose(connection)
-        for process in self._leaving:
-            process.join()
+        for copy in list(self._copies):
+            self._lose(copy)
+        for copy in self._leaving:
+            copy.process.join()
+
+
+def _fork(tasks: Sequence[Task], others: Sequence[_Copy]) -> _Copy:
+    (their_orders, orders), (answers, their_answers) = (multiprocessing.Pipe(duplex=False) for _ in range(2))
+    # An open end of ours in a copy would keep others from seeing that the parent is gone.
+    unwanted = [orders, answers, *(end for other in others for end in (other.orders, other.answers))]
+    process = multiprocessing.get_context("fork").Process(
+        target=_serve, args=(tasks, their_orders, their_answers, unwanted), daemon=True
+    )
+    with warnings.catch_warnings():  # that threads of libraries run: see may_fork
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    their_orders.close()
+    their_answers.close()
+    with contextlib.suppress(OSError):  # then a copy waits a little until its result is taken
+        fcntl.fcntl(answers.fileno(), _F_SETPIPE_SZ, _PIPE)
+    return _Copy(process, orders, answers)
 
 
 class _Turns:
@@ -180,14 +214,6 @@ class _Turns:
         return k
 
 
-def _answer(connection: Connection) -> tuple[bool, Any] | None:
-    """What a copy says, or None where it was lost."""
-    try:
-        return connection.recv()
-    except (EOFError, OSError):
-        return None
-
-
 def _run(task: Task) -> tuple[bool, Any]:
     """Whether a task went well, and its result or error."""
     try:
@@ -196,7 +222,7 @@ def _run(task: Task) -> tuple[bool, Any]:
         return False, error
 
 
-def _serve(tasks: Sequence[Task], connection: Connection, unwanted: Sequence[Connection]) -> None:
+def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwanted: Sequence[Connection]) -> None:
     """The life of a copy. It ends without cleaning up: all that it could clean up is its parent's."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
@@ -206,9 +232,9 @@ def _serve(tasks: Sequence[Task], connection: Connection, unwanted: Sequence[Con
         for other in unwanted:
             other.close()
         torch.eye(2) @ torch.eye(2)  # what could hang does it before the parent counts on this copy
-        connection.send((True, _READY))
+        answers.send((True, _READY))
         while True:
-            _send(connection, _run(tasks[connection.recv()]))
+            _send(answers, _run(tasks[orders.recv()]))
     finally:
         os._exit(0)
 

@@ -68,7 +68,7 @@ def test_threads_do_what_is_not_asked_to_be_apart_or_too_little():
 
 def test_no_copy_is_left():
     copies = Forks([doubled(i) for i in range(9)], 3, 1 << 30)
-    processes = [process.pid for process in copies._copies.values()]
+    processes = [copy.process.pid for copy in copies._copies]
     assert all(map(alive, processes))
     assert list(copies.results(lambda: None)) == list(range(0, 18, 2))
     copies.close()
@@ -142,10 +142,10 @@ def test_a_copy_that_does_not_start_is_not_waited_for(monkeypatch):
 
 
 def test_a_system_without_room_for_processes_is_no_obstacle(monkeypatch):
-    def full(_):
+    def full(*_):
         raise BlockingIOError("no more processes")
 
-    monkeypatch.setattr(Forks, "_fork", full)
+    monkeypatch.setattr(forks, "_fork", full)
     assert list(results([doubled(i) for i in range(3)])) == [0, 2, 4]
 
 
