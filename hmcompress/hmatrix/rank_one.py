@@ -204,9 +204,10 @@ def price_quantized(stack: Array, noise: float = 0.0) -> Array:
     noise: mean square that rounding adds before the integers are coded.
     """
     _, m, n = stack.shape
-    square = np.square(stack) + noise
-    flat = m * n * price.cost(np.sqrt(square.mean((1, 2))))
+    square = np.square(stack)
+    square += square.dtype.type(noise)
     rows, columns = square.mean(2), square.mean(1)
+    flat = m * n * price.cost(np.sqrt(rows.mean(1)))
     by_row = n * price.cost(np.sqrt(rows)).sum(1) + _SIDE_BITS * m
     by_column = m * price.cost(np.sqrt(columns)).sum(1) + _SIDE_BITS * n
     best = np.minimum(np.minimum(flat, by_row), by_column)

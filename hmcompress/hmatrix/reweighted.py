@@ -39,17 +39,25 @@ def reweighted_triplets(a: Array, rank: int) -> Reweighted:
     rest, columns = a, np.ones(a.shape[1], a.dtype)
     for _ in range(_ROUNDS):
         rows, columns = (np.maximum(s, _FLOOR * s.max()) for s in rank_one_scales(np.square(rest)))
-        weighted = a / rows[:, None] / columns
-        largest = np.abs(weighted).max() or 1.0  # its square may be more than a float32 holds
-        s = leading_triplets(torch.from_numpy(weighted / largest), rank)
+        weighted = a / rows[:, None]
+        weighted /= columns
+        largest = _largest(weighted) or weighted.dtype.type(1)  # its square may be more than a float32 holds
+        weighted /= largest
+        s = leading_triplets(torch.from_numpy(weighted), rank)
         left, right = rows[:, None] * s.left * (s.values * largest), columns[:, None] * s.right
-        rest = a - left @ right.T
-        if np.abs(rest).max() <= _ROUNDING * np.abs(a).max():
+        rest = left @ right.T
+        np.subtract(a, rest, out=rest)
+        if _largest(rest) <= _ROUNDING * _largest(a):
             break
     lengths = np.maximum(np.linalg.norm(right, axis=0), _TINY)
     sizes = np.maximum(np.linalg.norm(left * lengths, axis=0), _TINY)
     spectrum = Spectrum(sizes[None], (left * lengths / sizes)[None], (right / lengths)[None])
     return Reweighted(spectrum, 1 / columns)
+
+
+def _largest(a: Array) -> np.floating:
+    """The largest magnitude, without a copy of magnitudes."""
+    return max(a.max(), -a.min())
 
 
 def best_reweighted_leaf(a: Array, plain_price: float) -> tuple[Leaf, float] | None:
