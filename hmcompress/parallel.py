@@ -52,8 +52,9 @@ def in_order(
 
 
 def _in_order(tasks: Sequence[Task], count: int, apart: bool, near_end: Callable[[], None]) -> Iterator[Any]:
-    processes = min(count, len(tasks), sum(task.nbytes for task in tasks) // _WORTH) if apart else 0
-    if count == 1:
+    count = min(count, len(tasks))
+    processes = min(count, sum(task.nbytes for task in tasks) // _WORTH) if apart else 0
+    if count <= 1:  # a thread of its own would keep more freed memory
         return _alone(tasks, near_end)
     if processes > 1 and may_fork():
         return _apart(tasks, processes, near_end)

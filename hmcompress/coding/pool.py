@@ -4,7 +4,6 @@ Every integer q comes with a class e: its standard deviation is about 2 ** (e / 
 class costs nothing to describe.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,9 +17,9 @@ from hmcompress.coding.classes import (
     class_of,
     gather,
     groups_of,
+    largest_of,
     scales_of,
     scatter,
-    sizes_of,
 )
 from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
@@ -61,7 +60,7 @@ def encode_pool(
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
-        return bytes([PCODEC]) + encode_quickly(gather(q, groups))
+        return bytes([PCODEC]) + encode_quickly(gather(q, e, groups))
     quick = effort == "default" and width is not None and q.size >= LONG
     best = _smallest(q, e, x, groups, quick)
     if width is not None and q.size > FEW and not quick:
@@ -162,6 +161,7 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group], quic
     if fast is not None and e.size == 1:
         return fast
     shapes = _candidate_shapes(q, e, x, groups)
+    q = gather(q, e, groups)
     best = min((bytes([ANS]) + encode_ranged(q, groups, shape) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
@@ -181,9 +181,9 @@ def decode_pool(
         return _decode_sparse(body, e, count)
     if kind == SPARSE_BY_COLUMNS and width:
         return _decode_sparse(body, _by_columns(e, width), count).reshape(width, -1).T.reshape(-1)
-    groups = sizes_of(e, count)
+    groups = groups_of(e, count)
     if kind == PCODEC:
-        return scatter(decode_ints(body, sum(n for _, _, n in groups), None), e, groups, count)
+        return scatter(decode_ints(body, sum(n for _, n in groups), None), e, groups, count)
     if kind == ANS and groups:
         return scatter(decode_ranged(body, groups, narrow=narrow), e, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
@@ -225,14 +225,14 @@ def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Grou
     """The shape of the values themselves and, where their bytes may matter, built-in ones."""
     own = _own_shape(q, e, x)
     shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= FEW else [own]
-    support = _support(q, groups)
+    support = _support(q, e, groups)
     return [_with_support(shape, support) for shape in shapes]
 
 
 def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     """All built-in shapes; of many integers of a high rate, whose bits divergences tell, the nearest if it is near."""
     found = built_in_shapes(own)
-    if sum(size for e, _, size in groups if e >= _HIGH_RATE) < max(FEWEST, 0.9 * count):
+    if sum(size for e, size in groups if e >= _HIGH_RATE) < max(FEWEST, 0.9 * count):
         return found
     nearest = min(found, key=own.divergence)
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
@@ -243,7 +243,7 @@ def own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values, groups: list[Gro
 
     The values themselves may stand for the integers.
     """
-    return _with_support(_own_shape(q, e, x), _support(q, groups))
+    return _with_support(_own_shape(q, e, x), _support(q, e, groups))
 
 
 def _own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values) -> Shape:
@@ -265,18 +265,17 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     if not groups:
         return 0.0
     shape = own_shape(q, e, x, groups)
-    total = 0.0
-    for (_, where, size), (low, largest, p) in zip(groups, class_tables(groups, shape), strict=True):
-        high = np.clip((q if where is None else q[where]) >> low, -largest, largest) + largest
+    total, q, end = 0.0, gather(q, e, groups), 0
+    for (_, size), (low, largest, p) in zip(groups, class_tables(groups, shape), strict=True):
+        end += size
+        high = np.clip(q[end - size : end] >> low, -largest, largest) + largest
         total += low * size - float(np.sum(np.bincount(high, minlength=len(p)) * np.log2(p)))
     return total
 
 
-def _support(q: np.ndarray | Looked, groups: list[Group]) -> float:
+def _support(q: np.ndarray | Looked, e: np.ndarray, groups: list[Group]) -> float:
     """Largest |q| + 1 over the scale of its class."""
-    parts = (q[slice(None) if where is None else where] for _, where, _ in groups)
-    magnitudes = np.array([max(math.ceil(values.max()), -math.floor(values.min())) + 1.0 for values in parts])
-    return max(1.0, float((magnitudes / scales_of(groups)).max()))
+    return max(1.0, float(((largest_of(q, e, groups) + 1.0) / scales_of(groups)).max()))
 
 
 def _with_support(shape: Shape, support: float) -> Shape:

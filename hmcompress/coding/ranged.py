@@ -29,7 +29,7 @@ _model = constriction.stream.model
 def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> list[tuple[int, int, np.ndarray]]:
     """(bits to split off, largest high part, probabilities of the high parts) for each group; ladder: see there."""
     splits, edges = [], []
-    for (e, _, _), scale in zip(groups, scales_of(groups).tolist(), strict=True):
+    for (e, _), scale in zip(groups, scales_of(groups).tolist(), strict=True):
         low = min(max(0, e // CLASSES_PER_OCTAVE - _SPLIT), ladder.most_low_bits)
         largest = int(min(max(ladder.rung(shape.support * scale) / 2**low, 0) + 2, _LARGEST))
         splits.append((low, largest))
@@ -38,11 +38,13 @@ def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> li
 
 
 def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
-    coder, raw_lows, escapes = _ans(), [], []
+    """q: the integers of all groups, one group after the other; they are left as they are."""
+    coder, raw_lows, escapes, end = _ans(), [], [], len(q)
     tables = class_tables(groups, shape, ladder)
-    for (_, where, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
+    for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
-        values = q if where is None else q[where]
+        given = values = q[end - size : end]
+        end -= size
         if low:
             wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
             values = values.astype(wide, copy=False)
@@ -57,10 +59,10 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
             values = values >> low
         if max(int(values.max()), -int(values.min())) >= largest:
             escapes.append(_cut(values, largest))
-            values = np.clip(values, -largest, largest, out=None if values is q else values)
+            values = np.clip(values, -largest, largest, out=None if values is given else values)
         else:
             escapes.append(np.zeros(0, np.int64))
-        own = values is not q and values.dtype == np.int32
+        own = values is not given and values.dtype == np.int32
         shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
         coder.encode_reverse(shifted, _model.Categorical(p, perfect=False))
         del values, shifted
@@ -89,14 +91,14 @@ def decode_ranged(
     tables = class_tables(groups, shape, ladder)
     raw_lows = [
         _decode_lows(stream.section(), low, size) if low and size >= _RAW_LOW_BITS else None
-        for (low, _, _), (_, _, size) in zip(tables, groups, strict=True)
+        for (low, _, _), (_, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.view()
     if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
         raise FormatError("a range-coded stream is cut: the file is damaged")
     coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
     parts = []
-    for (low, largest, p), (_, _, size), rest in zip(tables, groups, raw_lows, strict=True):
+    for (low, largest, p), (_, size), rest in zip(tables, groups, raw_lows, strict=True):
         high = coder.decode(_model.Categorical(p, perfect=False), size)
         high -= np.int32(largest)
         if low and rest is None:

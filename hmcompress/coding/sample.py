@@ -40,7 +40,7 @@ class Looked:
 class Joined:
     """Arrays one after the other, likewise."""
 
-    def __init__(self, arrays: Sequence[np.ndarray | InSteps]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray | InSteps | Looked]) -> None:
         self._arrays = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arrays]
         self._ends = np.cumsum([0, *(a.size for a in self._arrays)])
 

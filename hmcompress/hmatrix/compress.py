@@ -1,6 +1,7 @@
 """compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,7 @@ _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
 _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
 _SMALLEST = 1 << 12
+_LARGE = 1 << 22  # entries from which memory counts more than time
 _LOOK = 1 << 15  # entries
 _MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
@@ -169,7 +171,10 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
     along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
     worth = _worth(step, task, grid, structure, known)
-    tuned = {candidate: tune(task, candidate, step) for candidate in worth}
+    tuned: dict[Candidate, HMatrix | None] = {}
+    for candidate in worth:
+        _forget_large(tuned.values())
+        tuned[candidate] = tune(task, candidate, step)
     found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
     if untried and found and _plain_guess(task, step) < min(m.nbytes for m in found):
@@ -181,6 +186,13 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
         along_trellis = tune_trellis(task, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _forget_large(found: Iterable[HMatrix | None]) -> None:
+    """Free what is decoded of large matrices while others are coded; of small ones it is asked for again."""
+    for matrix in found:
+        if matrix is not None and math.prod(matrix.shape) > _LARGE:
+            matrix.forget()
 
 
 def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
-from hmcompress.coding.sample import InSteps
+from hmcompress.coding.sample import InSteps, Looked
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
@@ -14,6 +15,7 @@ from hmcompress.hmatrix.rank_one import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.reweighted import reweighted_triplets
 from hmcompress.hmatrix.spectra import Spectrum, spectra
 from hmcompress.hmatrix.transform import encode_columns
+from hmcompress.hmatrix.words import WORDS, floats_of, words_of
 
 Array = np.ndarray
 Part = CodedFactors | CodedRemainder
@@ -39,13 +41,23 @@ class Options:
 class PreparedLeaf:
     """A block (m, n) of the matrix, in its own units, with the singular triplets its leaf will be coded from.
 
-    weights (n,): how the columns count where the left factor is fitted; None where all count the same.
+    weights (n,): how the columns count where the left factor is fitted; None where all count the same. short: the same
+    block as 16-bit weights, where it comes from such.
     """
 
     block: Array
     leaf: Leaf
     spectrum: Spectrum | None
     weights: Array | None = None
+    short: Tensor | None = None
+
+    def in_steps(self, step: float) -> InSteps | Looked:
+        """The entries over the step, of which few are read."""
+        if self.short is None:
+            return InSteps(self.block, step)
+        with np.errstate(over="ignore", invalid="ignore"):  # words that no finite block holds
+            table = floats_of(np.arange(WORDS, dtype=np.uint16), self.short.dtype) / np.float32(step)
+        return Looked(table, words_of(self.short.reshape(-1)))  # the block, twice as large, can be let go
 
 
 def prepare(values: Array, plan: Plan, step: float) -> list[PreparedLeaf]:
@@ -88,7 +100,7 @@ class _Draft:
     basis: int
     q: Array | None = None
     x: Array | None = None
-    values: Array | InSteps | None = None
+    values: Array | InSteps | Looked | None = None
 
 
 def encode_leaves(prepared: list[PreparedLeaf], step: float, options: Options, final: bool = True) -> list[CodedLeaf]:
@@ -115,7 +127,7 @@ def _draft(prepared: PreparedLeaf, step: float, options: Options) -> _Draft:
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
     integers, x = q.astype(_narrowest(max(q.max(), -q.min()))), x.astype(np.float32, copy=False)  # scales need no more
-    values = InSteps(block, step) if leaf == Leaf(0, True) else x
+    values = prepared.in_steps(step) if leaf == Leaf(0, True) else x
     return _Draft(rest.shape, factors, leaf.basis, integers, x, values)
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from hmcompress.errors import FormatError
 
 Array = np.ndarray
 AS_STORED, PERMUTED, MORTON = range(3)
+_ROWS = 64  # that change their columns at once
 
 
 class Order(ABC):
@@ -24,6 +26,12 @@ class Order(ABC):
     def restore(self, x: Array, axis: int) -> Array:
         """Inverse of apply."""
 
+    def restore_columns(self, x: Array) -> Array:
+        """restore(x, 1) of a matrix that may be overwritten, in little more memory than it takes."""
+        for start in range(0, len(x), _ROWS):
+            x[start : start + _ROWS] = self.restore(x[start : start + _ROWS], 1)
+        return x
+
 
 @dataclass(frozen=True)
 class Natural(Order):
@@ -33,6 +41,9 @@ class Natural(Order):
         return x
 
     def restore(self, x: Array, axis: int) -> Array:
+        return x
+
+    def restore_columns(self, x: Array) -> Array:
         return x
 
 
@@ -47,9 +58,13 @@ class Permuted(Order):
         return np.take(x, self.permutation, axis)
 
     def restore(self, x: Array, axis: int) -> Array:
+        return np.take(x, self._inverse, axis)
+
+    @cached_property
+    def _inverse(self) -> Array:
         inverse = np.empty_like(self.permutation)
         inverse[self.permutation] = np.arange(len(inverse))
-        return np.take(x, inverse, axis)
+        return inverse
 
 
 def morton_order(height: int, width: int) -> Permuted:

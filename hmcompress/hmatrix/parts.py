@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.sample import InSteps
+from hmcompress.coding.sample import InSteps, Looked
 from hmcompress.hmatrix.basis import BASES, PLAIN, TRANSPOSED
 from hmcompress.hmatrix.rank_one import Scales
 from hmcompress.hmatrix.transform import CodedColumns, decode_columns
@@ -89,7 +89,7 @@ class CodedRemainder:
     q: Array
     scales: Scales
     basis: int = PLAIN
-    values: Array | InSteps | None = None  # before rounding, in steps; the writer's alone
+    values: Array | InSteps | Looked | None = None  # before rounding, in steps; the writer's alone
 
     def decode(self) -> Remainder:
         return Remainder(self.q, self.basis)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.classes import ZERO_CLASS, groups_of, scatter, sizes_of
+from hmcompress.coding.classes import ZERO_CLASS, gather, groups_of, scatter
 from hmcompress.coding.ladder import Ladder
 from hmcompress.coding.pool import LONG, own_shape
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
@@ -114,11 +114,15 @@ class Rungs:
         rungs = np.where(size < self.top, steps, magnitudes.astype(np.int32) + self._offset)
         return np.where(x < 0, -rungs, rungs)
 
-    def values(self, rungs: Array) -> Tensor:
-        """Inverse of numbers, but for rounding. Raises FormatError where a number is too large for its dtype."""
+    def words(self, rungs: Array) -> Array:
+        """The words (n,), int16, of rungs (n,). Raises FormatError where a number is too large for its dtype."""
         if max(int(rungs.max(initial=0)), -int(rungs.min(initial=0))) > self._last:
             raise FormatError("a number is too large for its layer: the file is damaged")
-        return torch.from_numpy(look_up(self._words, rungs)).view(self.dtype)
+        return look_up(self._words, rungs)
+
+    def values(self, rungs: Array) -> Tensor:
+        """Inverse of numbers, but for rounding. Raises FormatError as words does."""
+        return torch.from_numpy(self.words(rungs)).view(self.dtype)
 
 
 def encode(w: Tensor, rungs: Rungs) -> bytes:
@@ -149,6 +153,7 @@ def _scaled(flat: Tensor, rungs: Rungs, e: Array, scales: Scales) -> bytes:
     if groups:
         x = Looked(rungs.heights, words)
         shape = own_shape(x, e, x, groups)
+        numbers = gather(numbers, e, groups)
         del e  # as large as the numbers
         out.raw(encode_ranged(numbers, groups, shape, rungs.ladder))
     return out.getvalue()
@@ -181,18 +186,18 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Quantized
     places = decode_places(stream.section(), count) if pruned else None
     if places is not None and e is not None and e.size > 1:
         e = e[places]
-    numbers = _read(stream, e, count if places is None else len(places), rungs)
+    words = _read(stream, e, count if places is None else len(places), rungs)
     if places is not None:
-        some, numbers = numbers, np.zeros(count, numbers.dtype)
-        numbers[places] = some
-    return QuantizedBody(rungs.values(numbers).reshape(shape).to(dtype))
+        some, words = words, np.zeros(count, np.int16)
+        words[places] = some
+    return QuantizedBody(torch.from_numpy(words).view(rungs.dtype).reshape(shape).to(dtype))
 
 
 def _read(stream: Reader, e: Array | None, count: int, rungs: Rungs) -> Array:
-    """The numbers (count,) of rungs, of classes e, or alike."""
+    """The words (count,) of numbers of classes e, or alike; in their place they take less memory than numbers would."""
     if e is None:
-        return decode_ints(stream.view(), count, None, narrow=True)
-    groups = sizes_of(e, count)
+        return rungs.words(decode_ints(stream.view(), count, None, narrow=True))
+    groups = groups_of(e, count)
     if not groups:
-        return np.zeros(count, np.int32)
-    return scatter(decode_ranged(stream.view(), groups, rungs.ladder, narrow=True), e, groups, count)
+        return np.zeros(count, np.int16)
+    return scatter(rungs.words(decode_ranged(stream.view(), groups, rungs.ladder, narrow=True)), e, groups, count)

@@ -83,6 +83,11 @@ class Candidate:
     columns: Order = field(default_factory=Natural)
     scaled: bool = True
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every entry is rounded where it stands."""
+        return self.plan == Leaf(0, True) and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+
     def ordered(self, values: Array) -> Array:
         """values (m, n) in these orders."""
         return self.columns.apply(self.rows.apply(values, 0), 1)

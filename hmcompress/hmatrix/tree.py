@@ -57,7 +57,8 @@ class TreeBody(Body):
             values = np.zeros(self.shape, np.float64 if self.wide else np.float32)
             for leaf in self.leaves:
                 leaf.block.of(values)[...] = self._scaled(leaf.dense())
-        return torch.from_numpy(self.columns.restore(self.rows.restore(values, 0), 1))
+        values = self.rows.restore(values, 0)  # the ones before are let go
+        return torch.from_numpy(self.columns.restore_columns(values))
 
     def integers(self) -> Array | None:
         """The matrix in steps, (m, n), where it is whole numbers of them as they stand."""
@@ -76,9 +77,10 @@ class TreeBody(Body):
             yield torch.from_numpy(self._scaled(q[start : start + count]))
 
     def _scaled(self, x: Array) -> Array:
-        if self.wide or x.dtype == np.float64 or x.dtype == np.int64:
-            scaled = x * self.step
-            return scaled if self.wide else scaled.astype(np.float32)
+        if self.wide:
+            return x * self.step
+        if x.dtype == np.float64 or x.dtype == np.int64:  # rounded at the end, a part at a time
+            return np.multiply(x, self.step, out=np.empty_like(x, np.float32), dtype=np.float64, casting="unsafe")
         return np.multiply(x, np.float32(self.step), dtype=np.float32)
 
     def matmul(self, x: Tensor) -> Tensor:

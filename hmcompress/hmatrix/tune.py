@@ -22,6 +22,7 @@ from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.rank_one import Scales
 from hmcompress.hmatrix.rounding import Rounding
 from hmcompress.hmatrix.task import Candidate, Task
+from hmcompress.hmatrix.words import SHORT
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
@@ -56,7 +57,10 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
 
 
 def _prepared(task: Task, candidate: Candidate, step: float) -> list[PreparedLeaf]:
-    return prepare(candidate.ordered(task.values), candidate.plan, step)
+    leaves = prepare(candidate.ordered(task.values), candidate.plan, step)
+    if task.w.dtype in SHORT and candidate.is_plain:
+        return [replace(leaves[0], short=task.w)]
+    return leaves
 
 
 def _may_round(task: Task) -> bool:
@@ -187,6 +191,8 @@ def _smaller_payload(task: Task, prepared: list[PreparedLeaf], candidate: Candid
     leaves = encode_leaves(prepared, step, options)
     pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
     if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
+        del prepared
+        task.forget()
         return _encoded(leaves, candidate, step, task.effort)
     best = _encoded(leaves, candidate, step, task.effort, pruned)
     # A general coder may find what prices do not see, and needs no scales.
