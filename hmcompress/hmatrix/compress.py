@@ -1,7 +1,6 @@
 """compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +31,6 @@ _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
 _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
 _SMALLEST = 1 << 12
-_LARGE = 1 << 22  # entries from which memory counts more than time
 _LOOK = 1 << 15  # entries
 _MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
@@ -173,7 +171,8 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
     worth = _worth(step, task, grid, structure, known)
     tuned: dict[Candidate, HMatrix | None] = {}
     for candidate in worth:
-        _forget_large(tuned.values())
+        for matrix in filter(None, tuned.values()):
+            matrix.forget_if_large()
         tuned[candidate] = tune(task, candidate, step)
     found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
@@ -186,13 +185,6 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
         along_trellis = tune_trellis(task, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
-
-
-def _forget_large(found: Iterable[HMatrix | None]) -> None:
-    """Free what is decoded of large matrices while others are coded; of small ones it is asked for again."""
-    for matrix in found:
-        if matrix is not None and math.prod(matrix.shape) > _LARGE:
-            matrix.forget()
 
 
 def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:

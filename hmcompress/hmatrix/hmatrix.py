@@ -10,6 +10,8 @@ from torch import Tensor
 from hmcompress.hmatrix.bodies import Body
 from hmcompress.hmatrix.codecs import decode_payload
 
+_LARGE = 1 << 22  # entries
+
 
 @dataclass(frozen=True)
 class HMatrix:
@@ -46,6 +48,11 @@ class HMatrix:
     def forget(self) -> None:
         """Free what is decoded, which may be as large as the matrix; it is decoded again when asked for."""
         self.__dict__.pop("body", None)
+
+    def forget_if_large(self) -> None:
+        """The same where memory counts more than the time that decoding it once more takes."""
+        if self.shape[0] * self.shape[1] > _LARGE:
+            self.forget()
 
     def with_error(self, error: float, max_abs_error: float) -> "HMatrix":
         """The same matrix with its measured error."""

@@ -138,6 +138,7 @@ def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) 
 def _shorter(task: Task, payload: Callable[[float], bytes], steps: list[float], best: HMatrix) -> HMatrix:
     """The shortest of `best` and what these steps give, where they keep the tolerance too."""
     for step in steps:
+        best.forget_if_large()
         data = payload(float(np.float32(step)))
         if len(data) < best.nbytes:
             matrix = task.measured(data)
