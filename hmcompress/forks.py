@@ -14,23 +14,23 @@ import sys
 import threading
 import traceback
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
 import torch
 
+from hmcompress.memory import peak_rss_bytes
 from hmcompress.tasks import Task
+from hmcompress.turns import Turns
 
 _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold locks that a copy never gets
 _HARMLESS = ("rich.", "tqdm.")  # modules of threads that draw progress: a copy writes nothing
 _PATIENCE = 10.0  # seconds until a copy must have said that it runs
 _PR_SET_PDEATHSIG = 1  # of Linux
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
-_READY = -1  # what it says then, in place of a task
 _WAITING = 32  # results a copy that may wait for an earlier one
 
 
@@ -48,6 +48,19 @@ def _is_alone() -> bool:
     return all(type(thread).__module__.startswith(_HARMLESS) for thread in others)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """Whether a task went well, its result or error, and what the copy that did it has taken so far.
+
+    memory: bytes beside what the copy began with. largest: bytes of its largest task.
+    """
+
+    good: bool
+    result: Any
+    memory: int = 0
+    largest: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class _Copy:
     """A copy of this process, the pipe to it and the one from it."""
@@ -56,7 +69,7 @@ class _Copy:
     orders: Connection
     answers: Connection
 
-    def answer(self) -> tuple[bool, Any] | None:
+    def answer(self) -> "_Answer | None":
         """What it says, or None where it was lost."""
         try:
             return self.answers.recv()
@@ -95,20 +108,27 @@ class Forks:
                 self._idle.append(copy)
             else:
                 self._lose(copy)
-        self._turns = _Turns(tasks, limit, _WAITING * max(len(self._copies), 1))
+        self._turns = Turns(tasks, limit, _WAITING * max(len(self._copies), 1))
 
     def results(self, near_end: Callable[[], None]) -> Iterator[Any]:
         """The results in the tasks' order. near_end: called, maybe often, when all that is left may be begun."""
-        done: dict[int, tuple[bool, Any]] = {}
-        for k, task in enumerate(self._tasks):
+        done: dict[int, _Answer] = {}
+        for k in range(len(self._tasks)):
             while k not in done:
                 self._hand_out(near_end)
-                done.update(self._answers() if self._busy else {k: self._turns.do(k)})
-            good, result = done.pop(k)
-            if not good:
-                raise result
-            self._turns.take(task)
-            yield result
+                done.update(self._answers() if self._busy else {k: self._do(k)})
+            answer = done.pop(k)
+            if not answer.good:
+                raise answer.result
+            self._turns.take(k)
+            yield answer.result
+
+    def _do(self, k: int) -> _Answer:
+        """Where no copy does it."""
+        self._turns.begin(k)
+        answer = _run(self._tasks[k])
+        self._turns.end(k, answer.memory, answer.largest)
+        return answer
 
     def _hand_out(self, near_end: Callable[[], None]) -> None:
         """Give the copies that have nothing to do a task each, as far as the limit allows."""
@@ -120,7 +140,7 @@ class Forks:
             if self._turns.are_last():
                 near_end()
 
-    def _answers(self) -> dict[int, tuple[bool, Any]]:
+    def _answers(self) -> dict[int, _Answer]:
         """What has become ready, at least one; a lost copy's task is done here."""
         answers = {}
         for connection in wait(list(self._busy)):
@@ -134,6 +154,7 @@ class Forks:
             else:
                 self._idle.append(copy)
             answers[k] = answer or _run(self._tasks[k])
+            self._turns.end(k, answers[k].memory, answers[k].largest)
         return answers
 
     def _dismiss(self, copy: _Copy) -> None:
@@ -171,55 +192,11 @@ def _fork(tasks: Sequence[Task], others: Sequence[_Copy]) -> _Copy:
     return _Copy(process, orders, answers)
 
 
-class _Turns:
-    """Which task is next: the first one that is left. Once all that are left may be begun, first and last by turns:
-    both ends of a network tend to take longer than its middle, and what is begun last should be short.
-    """
-
-    def __init__(self, tasks: Sequence[Task], limit: int, waiting: int) -> None:
-        self._tasks, self._limit, self._waiting = tasks, limit, waiting
-        self._rest, self._rest_bytes = deque(range(len(tasks))), sum(task.nbytes for task in tasks)
-        self._begun = self._begun_bytes = 0
-        self._from_end = True
-
-    def are_over(self) -> bool:
-        return not self._rest
-
-    def are_last(self) -> bool:
-        """Whether all that are left may be begun."""
-        return self._may_begin(len(self._rest), self._rest_bytes)
-
-    def next(self) -> int | None:
-        """The task to be begun now, or None."""
-        if not self._rest or (self._begun and not self._may_begin(1, self._tasks[self._rest[0]].nbytes)):
-            return None
-        self._from_end = self.are_last() and not self._from_end
-        return self._begin(self._rest.pop() if self._from_end else self._rest.popleft())
-
-    def do(self, k: int) -> tuple[bool, Any]:
-        """The result of the task, which is next, where no copy does it."""
-        self._rest.remove(k)
-        return _run(self._tasks[self._begin(k)])
-
-    def take(self, task: Task) -> None:
-        """Its result has been taken."""
-        self._begun, self._begun_bytes = self._begun - 1, self._begun_bytes - task.nbytes
-
-    def _may_begin(self, tasks: int, nbytes: int) -> bool:
-        return self._begun + tasks <= self._waiting and self._begun_bytes + nbytes <= self._limit
-
-    def _begin(self, k: int) -> int:
-        self._rest_bytes -= self._tasks[k].nbytes
-        self._begun, self._begun_bytes = self._begun + 1, self._begun_bytes + self._tasks[k].nbytes
-        return k
-
-
-def _run(task: Task) -> tuple[bool, Any]:
-    """Whether a task went well, and its result or error."""
+def _run(task: Task) -> _Answer:
     try:
-        return True, task.run()
+        return _Answer(True, task.run())
     except Exception as error:
-        return False, error
+        return _Answer(False, error)
 
 
 def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwanted: Sequence[Connection]) -> None:
@@ -232,18 +209,22 @@ def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwan
         for other in unwanted:
             other.close()
         torch.eye(2) @ torch.eye(2)  # what could hang does it before the parent counts on this copy
-        answers.send((True, _READY))
+        begun_with, largest = peak_rss_bytes(), 0
+        answers.send(_Answer(True, None))
         while True:
-            _send(answers, _run(tasks[orders.recv()]))
+            task = tasks[orders.recv()]
+            answer, largest = _run(task), max(largest, task.nbytes)
+            _send(answers, replace(answer, memory=peak_rss_bytes() - begun_with, largest=largest))
     finally:
         os._exit(0)
 
 
-def _send(connection: Connection, answer: tuple[bool, Any]) -> None:
-    good, result = answer
-    if not good:
+def _send(connection: Connection, answer: _Answer) -> None:
+    result = answer.result
+    if not answer.good:
         result.add_note("".join(traceback.format_exception(result)))  # where it happened is not pickled
     try:
         connection.send(answer)
     except (TypeError, ValueError, AttributeError) as error:  # what cannot be pickled
-        connection.send((False, RuntimeError(f"{type(result).__name__} cannot leave its process: {error}")))
+        reason = RuntimeError(f"{type(result).__name__} cannot leave its process: {error}")
+        connection.send(replace(answer, good=False, result=reason))

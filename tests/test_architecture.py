@@ -21,6 +21,7 @@ LEVELS = (
         "memory",
         "parallel",
         "tasks",
+        "turns",
         "geometry",
         "patterns",
         "located_yaml",
