@@ -17,7 +17,7 @@ from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Parts
 from hmcompress.network.pruning import compact, drop_weakest, prune, unwind
-from hmcompress.network.roundings import Roundings, cost
+from hmcompress.network.roundings import Form, Roundings, cost
 from hmcompress.network.search import LIMIT, Trial
 from hmcompress.network.small import SmallNetwork
 
@@ -74,8 +74,7 @@ def smallest_joint(
         candidate.scatter(_SCATTER * stage.work / len(best))
         candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
-    holding = [(form, candidate) for candidate in candidates for form in candidate.holding()]
-    holding.sort(key=lambda pair: (pair[0].cost, pair[0].error))
+    holding = _holding(candidates)
     for begin in range(0, len(holding), _REORDERED):
         trials = [candidate.reordered(form) for form, candidate in holding[begin : begin + _REORDERED]]
         for trial in sorted(trials, key=lambda trial: trial.cost):
@@ -83,6 +82,12 @@ def smallest_joint(
             if error <= LIMIT * tol:
                 return replace(trial, error=error)
     return None
+
+
+def _holding(candidates: Sequence[Roundings]) -> list[tuple[Form, Roundings]]:
+    """The forms that hold, smallest first, and whose they are; of those that are alike, one."""
+    found = {(form.cost, form.error): (form, candidate) for candidate in candidates for form in candidate.holding()}
+    return [found[key] for key in sorted(found)]
 
 
 @dataclass(frozen=True)

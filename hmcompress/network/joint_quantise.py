@@ -28,6 +28,7 @@ class Rounding:
     level: float  # distortion of each coefficient, a squared relative error of the outputs
     dead_zone: float = 0.1
     holding: float = 1.0  # how firmly exponents of rows and columns are held together
+    power: float = 0.0  # of the mean distortion that rows and columns have in common: 0 geometric, 1 arithmetic
     caution: float = 1.0  # times the price's curvature in the metric: how far the others are not assumed to follow
     parts: int = 4  # of a layer, one after another
     refits: int = 4  # at most, of all that is still free, after each part
@@ -94,7 +95,8 @@ def _quantise(network: SmallNetwork, data: Data, level: float, rounding: Roundin
     order, lower = _factor(own.numpy())
     pivots = np.empty(len(places))
     pivots[order] = np.diag(lower)
-    rows, columns = additive_exponents(live.numpy(), np.sqrt(12 * rounding.level) / pivots, rounding.holding)
+    wanted = np.sqrt(12 * rounding.level) / pivots
+    rows, columns = additive_exponents(live.numpy(), wanted, rounding.holding, rounding.power)
     for part in np.array_split(order[::-1], rounding.parts):
         if len(part):
             chosen = tuple(places[np.sort(part)].T)
@@ -173,19 +175,38 @@ def _factor(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order - 1, lower
 
 
-def additive_exponents(live: np.ndarray, steps: np.ndarray, holding: float) -> tuple[np.ndarray, np.ndarray]:
+def additive_exponents(
+    live: np.ndarray, steps: np.ndarray, holding: float, power: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Half octaves of rows and columns whose sums come near the wanted steps of the live entries.
 
-    Each is held towards the common mean as if by `holding` further entries.
+    The mean of some power of the entries' distortions is the wanted one in each row and column, so that no few of them
+    take all; of power 0, that of their logarithms. Each is held towards the common mean as if by `holding` further
+    entries.
     """
     logs = np.zeros(live.shape)
     logs[live] = 2 * np.log2(steps)
-    mean = logs[live].mean()
+    mean = _mean(logs, live, None, power)
     rows, columns = np.zeros(len(live)), np.zeros(live.shape[1])
     for _ in range(_SWEEPS):
-        rows = np.where(live, logs - mean - columns, 0).sum(1) / (live.sum(1) + holding)
-        columns = np.where(live, logs - mean - rows[:, None], 0).sum(0) / (live.sum(0) + holding)
+        rows = _mean(logs - mean - columns, live, 1, power) * _share(live.sum(1), holding)
+        columns = _mean(logs - mean - rows[:, None], live, 0, power) * _share(live.sum(0), holding)
     return _whole(rows), _whole(columns + mean)
+
+
+def _mean(logs: np.ndarray, live: np.ndarray, axis: int | None, power: float) -> np.ndarray:
+    """Of the live entries along an axis, those of small steps counting most where the power is above 0."""
+    count = np.maximum(live.sum(axis), 1)
+    if not power:
+        return np.where(live, logs, 0).sum(axis) / count
+    least = np.where(live, logs, np.inf).min(axis, keepdims=True)
+    least = np.where(np.isfinite(least), least, 0)
+    total = np.where(live, 2.0 ** (-power * np.where(live, logs - least, 0)), 0).sum(axis)
+    return np.squeeze(least, axis) - np.log2(np.where(total > 0, total / count, 1)) / power
+
+
+def _share(count: np.ndarray, holding: float) -> np.ndarray:
+    return count / np.maximum(count + holding, 1)
 
 
 def _whole(exponents: np.ndarray) -> np.ndarray:

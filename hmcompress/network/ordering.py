@@ -20,16 +20,16 @@ _ODD = ("tanh", "sin", "identity")  # functions that return the opposite of the 
 
 def embedded(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
     """The small network's layers in the first neurons of the large one's."""
-    return {
-        layer.layer.weight: Compact(canonical(placed(network, layer.layer, grid)))
-        for layer, grid in zip(small.layers, grids, strict=True)
-    }
+    return {layer.layer.weight: _part(network, layer, grid) for layer, grid in zip(small.layers, grids, strict=True)}
 
 
 def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
     """As `embedded`, with neurons exchanged and their signs turned at random wherever no byte more is needed."""
     rng = np.random.default_rng(0)
-    grids, best = [*grids], embedded(network, small, grids)
+    grids = [*grids]
+    parts = best = embedded(network, small, grids)
+    sizes = {name: nbytes({name: part}) for name, part in parts.items()}
+    least = sum(sizes.values())
     for k, odd in _hidden(small):
         pair = small.layers[k : k + 2]
         bytes_now = about(network, pair, grids[k : k + 2])
@@ -38,8 +38,15 @@ def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> P
             first, second = _exchanged(grids[k], grids[k + 1], i, j, -1 if odd and rng.integers(2) else 1)
             if (found := about(network, pair, [first, second])) <= bytes_now:
                 bytes_now, grids = found, [*grids[:k], first, second, *grids[k + 2 :]]
-        best = min(best, embedded(network, small, grids), key=nbytes)
+        changed = {x.layer.weight: _part(network, x, g) for x, g in zip(pair, grids[k : k + 2], strict=True)}
+        parts, sizes = parts | changed, sizes | {name: nbytes({name: part}) for name, part in changed.items()}
+        if sum(sizes.values()) < least:
+            best, least = parts, sum(sizes.values())
     return best
+
+
+def _part(network: Network, layer: Layer, grid: Grid) -> Compact:
+    return Compact(canonical(placed(network, layer.layer, grid)))
 
 
 def nbytes(parts: Parts) -> int:

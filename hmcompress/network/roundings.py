@@ -18,6 +18,8 @@ from hmcompress.network.small import Data, SmallNetwork
 _AIM = 0.97
 _HOPELESS = 2.5  # error over the tolerance at which a rounding is given up
 _FIRST = (1.0, 1e9)  # how firmly exponents are held together
+_EVEN = 0.5  # power of the mean of distortions that are more even
+_MANY = 200  # weights above which each form takes so long that there is no time for many
 _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
@@ -25,6 +27,7 @@ _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form 
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_LOST = 3  # forms given up one after another, from which on the next ones are half as much coarser
 _JACOBIANS = 40  # of all weights that are left, for the rounding of a layer
 _OVERHEAD, _STEP = 200, 1e7  # weights that cost as much as the rest of a Jacobian; multiplications for all else
 
@@ -63,18 +66,41 @@ class Roundings:
     slim: bool = False
     work: float = 0.0  # multiplications so far
     forms: list[Form] = field(default_factory=list)
+    lost: int = 0  # forms that were given up since the last one
 
     def begin(self) -> None:
-        """One form from scratch, finer than it will have to be: what is rounded too coarsely is none."""
+        """One form from scratch, finer than it will have to be: what is rounded too coarsely is none.
+
+        Distortions whose geometric means are alike scatter: most forms are poor, but some are lucky, which serves where
+        there are many. Where there are few, a form of more even distortions joins if it promises fewer bytes.
+        """
         for k in range(_SETTLING):
-            self._scratch(Rounding(self.level * _FINER ** (k + 1), holding=_FIRST[0]))
+            rounding = Rounding(self.level * _FINER ** (k + 1), holding=_FIRST[0])
+            self._scratch(rounding)
+            if self._are_few:
+                self._compete(replace(rounding, power=_EVEN))
             if self.forms:
                 return
 
+    def _compete(self, rounding: Rounding) -> None:
+        """One more form from scratch, which goes again where it promises no fewer bytes."""
+        before, promise = [*self.forms], self.promise
+        self._scratch(rounding)
+        if self.promise >= promise:
+            self.forms = before
+
+    @property
+    def _are_few(self) -> bool:
+        """Whether there is no time for many forms."""
+        return self.network.weights() > _MANY
+
     def settle(self) -> None:
         """Forms near the tolerance, from scratch."""
-        for holding in _FIRST if self.forms else ():
-            gap, rounding = self._gap(self.forms[0].error), self.forms[0].quantised.roundings[0]
+        if not self.forms:
+            return
+        first = min(self.forms, key=self._promise)
+        for holding in _FIRST:
+            gap, rounding = self._gap(first.error), first.quantised.roundings[0]
             rounding = replace(rounding, holding=holding)
             for _ in range(_SETTLING):
                 rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
@@ -132,11 +158,17 @@ class Roundings:
         level, zone, caution = spread * rng.standard_normal(3)
         return replace(
             rounding,
-            level=rounding.level * math.exp(2 * self._gap(error) + 0.3 * level),
+            level=rounding.level * math.exp(2 * self._reach(error) + 0.3 * level),
             dead_zone=min(max(rounding.dead_zone + 0.05 * zone, 0.0), 0.3),
             holding=float(rng.choice([rounding.holding, *_FIRST])),
             caution=rounding.caution * math.exp(0.5 * caution),
         )
+
+    def _reach(self, error: float) -> float:
+        """How much of the gap to the tolerance the next form is to close: less after some were given up, where few are
+        tried."""
+        gap = self._gap(error)
+        return gap * 0.5 ** (self.lost // _LOST) if gap > 0 and self._are_few else gap
 
     def _gap(self, error: float) -> float:
         """Logarithm of how far an error is below the tolerance."""
@@ -149,6 +181,7 @@ class Roundings:
         for k in range(len(begun.grids), len(sizes)):
             self.work += cost(_JACOBIANS, self.data, sum(sizes[k:]))
         found = quantised(begun, self.data, self.level, roundings, (_HOPELESS * self.goal) ** 2)
+        self.lost = self.lost + 1 if found is None else 0
         if found is None:
             return _HOPELESS * self.tol
         lattice = Lattice(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
