@@ -126,7 +126,7 @@ def commands(context: click.Context) -> int:
 @_patterns("--exclude", "Keep these tensors lossless")
 @_patterns("--drop", "Leave these tensors out")
 @click.option("--effort", type=click.Choice(EFFORTS), help="Time spent on a smaller file.")
-@click.option("--jobs", type=int, metavar="N", help="Threads; default: one for each processor.")
+@click.option("--jobs", type=int, metavar="N", help="Tensors at once; default: as many as processors.")
 @click.option("--device", metavar="D", help="Where the outputs metric runs the network: cpu, cuda, ...")
 @_force
 @click.option("--dry-run", is_flag=True, help="Do everything but write the file.")

@@ -111,7 +111,7 @@ class Settings(Frozen):
     include: Patterns = ()
     exclude: Patterns = ()
     drop: Patterns = ()
-    jobs: Count | None = None  # None: one for each processor
+    jobs: Count | None = None  # tensors at once; None: as many as processors
     device: Annotated[str, AfterValidator(_device)] = "cpu"
     seed: Seed = 0
 

@@ -27,7 +27,7 @@ from hmcompress.tasks import Task
 from hmcompress.turns import Turns
 
 _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold locks that a copy never gets
-_HARMLESS = ("rich.", "tqdm.")  # modules of threads that draw progress: a copy writes nothing
+_HARMLESS = ("rich.", "tqdm.", "ipykernel.", "IPython.")  # threads that draw or talk: a copy does neither
 _PATIENCE = 10.0  # seconds until a copy must have said that it runs
 _PR_SET_PDEATHSIG = 1  # of Linux
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
@@ -44,8 +44,13 @@ def may_fork() -> bool:
 def _is_alone() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
-    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
-    return all(type(thread).__module__.startswith(_HARMLESS) for thread in others)
+    return all(map(_is_harmless, threading.enumerate()))
+
+
+def _is_harmless(thread: threading.Thread) -> bool:
+    does = getattr(thread, "_target", None)  # of a plain Thread; others say by their class what they do
+    modules = (getattr(owner, "__module__", None) or "" for owner in (type(thread), does))
+    return thread is threading.main_thread() or any(module.startswith(_HARMLESS) for module in modules)
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,21 @@ def test_nothing_is_forked_beside_foreign_threads_or_libraries_with_locks(monkey
     assert not may_fork()
 
 
+def test_the_threads_of_a_notebook_are_no_obstacle(monkeypatch):
+    stop = threading.Event()
+
+    def watch():
+        stop.wait()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert not may_fork()
+    monkeypatch.setattr(watch, "__module__", "ipykernel.iostream")
+    assert may_fork()
+    stop.set()
+    thread.join()
+
+
 def test_nothing_is_forked_where_a_gpu_is_in_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert not may_fork()
