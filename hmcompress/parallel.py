@@ -18,6 +18,7 @@ from hmcompress.tasks import Task
 IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
 _LARGE = (32 << 20) - (1 << 14)  # bytes: about the largest array that glibc learns from
 _WORTH = 1 << 20  # bytes of tasks that are worth a process
+_WORTH_A_THREAD = 48 << 20  # of quick ones, a thread: threads take turns at Python's lock, and each turn takes a while
 _WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no other thread idle
 
 
@@ -52,8 +53,9 @@ def in_order(
 
 
 def _in_order(tasks: Sequence[Task], count: int, apart: bool, near_end: Callable[[], None]) -> Iterator[Any]:
-    count = min(count, len(tasks))
-    processes = min(count, sum(task.nbytes for task in tasks) // _WORTH) if apart else 0
+    nbytes = sum(task.nbytes for task in tasks)
+    count = min(count, len(tasks), *([] if apart else [nbytes // _WORTH_A_THREAD]))
+    processes = min(count, nbytes // _WORTH) if apart else 0
     if count <= 1:  # a thread of its own would keep more freed memory
         return _alone(tasks, near_end)
     if processes > 1 and may_fork():

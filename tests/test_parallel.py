@@ -13,6 +13,18 @@ from hmcompress.parallel import in_order
 from hmcompress.tasks import Task
 
 
+@pytest.fixture(autouse=True)
+def threads_for_little(monkeypatch):
+    monkeypatch.setattr(parallel, "_WORTH_A_THREAD", 1)
+
+
+def test_quick_work_on_few_bytes_stays_in_this_thread(monkeypatch):
+    monkeypatch.setattr(parallel, "_WORTH_A_THREAD", 10)
+    for nbytes, alone in ((4, True), (5, False)):
+        tasks = [Task(nbytes, lambda: time.sleep(0.01), lambda _: threading.current_thread()) for _ in range(4)]
+        assert (set(in_order(tasks, 2)) == {threading.current_thread()}) == alone
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 7])
 def test_results_come_in_the_order_of_the_tasks(jobs):
     def slow(i):
