@@ -47,18 +47,14 @@ class Turns:
         return k
 
     def begin(self, k: int) -> None:
-        """It is worked on now."""
-        if k == self._rest[0]:
-            self._rest.popleft()
-        else:
-            self._rest.remove(k)
+        """It is worked on now; it must be the first or the last that is left."""
+        taken = self._rest.popleft() if k == self._rest[0] else self._rest.pop()
+        assert taken == k
         nbytes = self._tasks[k].nbytes
+        self._begun += 1
+        self._begun_bytes += nbytes
+        self._busy_bytes += nbytes
         self._rest_bytes -= nbytes
-        self._begun, self._begun_bytes, self._busy_bytes = (
-            self._begun + 1,
-            self._begun_bytes + nbytes,
-            self._busy_bytes + nbytes,
-        )
 
     def end(self, k: int, memory: int, largest: int) -> None:
         """Work on it has ended; it was done where work has taken so much memory so far, on tasks of up to `largest`."""
