@@ -54,13 +54,14 @@ def in_order(
 
 def _in_order(tasks: Sequence[Task], count: int, apart: bool, near_end: Callable[[], None]) -> Iterator[Any]:
     nbytes = sum(task.nbytes for task in tasks)
-    count = min(count, len(tasks), *([] if apart else [nbytes // _WORTH_A_THREAD]))
+    count = min(count, len(tasks))
+    threads = count if apart else min(count, nbytes // _WORTH_A_THREAD)
     processes = min(count, nbytes // _WORTH) if apart else 0
-    if count <= 1:  # a thread of its own would keep more freed memory
+    if threads <= 1:  # a thread of its own would keep more freed memory
         return _alone(tasks, near_end)
     if processes > 1 and may_fork():
         return _apart(tasks, processes, near_end)
-    return _together(tasks, count, near_end)
+    return _together(tasks, threads, near_end)
 
 
 class Later:

@@ -9,10 +9,14 @@ import time
 
 import pytest
 import torch
+from rich.progress import Progress
 
 from hmcompress import forks, parallel
+from hmcompress.config import LayerRule
+from hmcompress.encoding import encode_layer
 from hmcompress.errors import SourceError
 from hmcompress.forks import Forks, may_fork
+from hmcompress.memory import peak_rss_bytes
 from hmcompress.parallel import in_order
 from hmcompress.tasks import Task
 
@@ -225,8 +229,6 @@ def test_nothing_is_forked_where_a_gpu_is_in_use(monkeypatch):
 
 
 def test_a_bar_that_is_drawn_beside_is_no_obstacle():
-    from rich.progress import Progress
-
     with Progress(disable=False) as bar:
         bar.add_task("drawn", total=1)
         assert len(threading.enumerate()) > 1
@@ -234,10 +236,6 @@ def test_a_bar_that_is_drawn_beside_is_no_obstacle():
 
 
 def test_the_report_knows_the_memory_of_the_copies():
-    from hmcompress.config import LayerRule
-    from hmcompress.encoding import encode_layer
-    from hmcompress.memory import peak_rss_bytes
-
     w, rule = torch.randn(600, 600), LayerRule(match="w", tol=0.1, norm="fro")
     task = Task(ENOUGH, lambda: (torch.ones(100 << 20, dtype=torch.uint8), w)[1], lambda w: encode_layer("w", w, rule))
     part = next(results([task]))

@@ -1,7 +1,10 @@
 """Claims about the parts of the engine, each by itself: trees, repeats, transforms, bases, orders, prices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hmatrix_matrices import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES, TRANSPOSED
-from hmcompress.hmatrix.blocks import MIN_LEAF, Block, max_nodes
+from hmcompress.hmatrix.blocks import MIN_LEAF, Block, Leaf, max_nodes
+from hmcompress.hmatrix.encode import PreparedLeaf
 from hmcompress.hmatrix.order import Natural, Permuted, morton_order, read_order, write_order
 from hmcompress.hmatrix.rank_one import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.repeats import find_repeats
@@ -85,6 +89,36 @@ def test_an_order_comes_back_and_is_undone(order):
     x = noise(40, 3)
     np.testing.assert_array_equal(back.apply(x, 0), order.apply(x, 0))
     np.testing.assert_array_equal(order.restore(order.apply(x, 0), 0), x)
+
+
+@pytest.mark.parametrize("order", [Natural(), Permuted(np.random.default_rng(0).permutation(40))], ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 63, 64, 200])
+def test_columns_are_put_back_in_place_a_few_rows_at_a_time(order, rows):
+    x = np.random.default_rng(1).standard_normal((rows, 40)).astype(np.float32)
+    changed = order.apply(x, 1).copy()
+    assert order.restore_columns(changed) is changed
+    assert np.array_equal(changed, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_entries_of_16_bits_are_read_as_if_from_the_block(dtype):
+    w = torch.from_numpy(noise(30, 40)).to(dtype)
+    prepared = PreparedLeaf(w.float().numpy(), Leaf(0, True), None)
+    places = np.arange(0, 1200, 7)
+    expected = prepared.in_steps(0.01)[places]
+    assert np.array_equal(replace(prepared, short=w).in_steps(0.01)[places], expected)
+    assert np.array_equal(expected, prepared.block.reshape(-1)[places] / np.float32(0.01))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 1, 4), (2, 4, 1), (0, 3, 3)])
+def test_differences_start_with_the_first_entry(shape):
+    x = np.random.default_rng(2).integers(-9, 9, shape)
+    for basis in BASES:
+        if basis.difference:
+            expected = x
+            for axis in basis.axes:
+                expected = np.diff(expected, axis=axis, prepend=0)
+            assert np.array_equal(basis.spread(x), expected)
 
 
 @pytest.mark.parametrize("s", [0.1, 0.3, 1.0, 10.0, 300.0])
