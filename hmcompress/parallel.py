@@ -23,7 +23,7 @@ _WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no oth
 
 
 def workers(jobs: int | None) -> int:
-    """The number of threads: as asked, else one for each processor this process may use."""
+    """How many tensors are worked on at once: as asked, else one for each processor this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return jobs or len(os.sched_getaffinity(0))
     return jobs or os.cpu_count() or 1

@@ -11,13 +11,13 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from hmcompress import forks, parallel
+from hmcompress import compress, forks, parallel
 from hmcompress.config import LayerRule
 from hmcompress.encoding import encode_layer
 from hmcompress.errors import SourceError
 from hmcompress.forks import Forks, may_fork
-from hmcompress.memory import peak_rss_bytes
 from hmcompress.parallel import in_order
+from hmcompress.reporting import Tally
 from hmcompress.tasks import Task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux only")
@@ -235,9 +235,31 @@ def test_a_bar_that_is_drawn_beside_is_no_obstacle():
         assert may_fork()
 
 
-def test_the_report_knows_the_memory_of_the_copies():
-    w, rule = torch.randn(600, 600), LayerRule(match="w", tol=0.1, norm="fro")
-    task = Task(ENOUGH, lambda: (torch.ones(100 << 20, dtype=torch.uint8), w)[1], lambda w: encode_layer("w", w, rule))
-    part = next(results([task]))
-    assert part.peak_rss_bytes > (100 << 20)
-    assert part.peak_rss_bytes != peak_rss_bytes()
+def test_a_layer_knows_the_memory_of_the_copy_that_coded_it():
+    w, rule = torch.randn(64, 64), LayerRule(match="w", tol=0.1, norm="fro")
+
+    def load(nbytes):
+        torch.ones(nbytes, dtype=torch.uint8)
+        return w
+
+    small, large = (
+        next(results([Task(ENOUGH, lambda n=n: load(n), lambda w: encode_layer("w", w, rule))])) for n in (1, 400 << 20)
+    )
+    assert large.peak_rss_bytes - small.peak_rss_bytes > 300 << 20
+    tally = Tally()
+    for part in (large, small):
+        tally.add(part)
+    assert tally.peak_rss_bytes == large.peak_rss_bytes
+
+
+def test_a_file_is_the_same_whether_copies_made_it_or_not(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(0, -2, 300)
+    weights = {f"l{i}": torch.randn(300, 300, generator=generator) * scales for i in range(6)}
+    torch.save(weights | {"steps": torch.arange(9)}, tmp_path / "model.pt")
+    begun, fork = [], forks._fork
+    monkeypatch.setattr(forks, "_fork", lambda *args: begun.append(True) or fork(*args))
+    for jobs in (1, 2):
+        compress(tmp_path / "model.pt", tmp_path / f"{jobs}.hmc.safetensors", tol=1e-2, jobs=jobs)
+        assert len(begun) == (0 if jobs == 1 else 2)
+    assert (tmp_path / "1.hmc.safetensors").read_bytes() == (tmp_path / "2.hmc.safetensors").read_bytes()

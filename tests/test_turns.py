@@ -1,6 +1,6 @@
 """Claims about which task is next: in order, within the memory that work takes, and from both ends at last."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress import turns
@@ -59,6 +59,7 @@ def test_small_tasks_tell_nothing_of_large_ones():
     assert len(begun(found)) == 1
 
 
+@settings(derandomize=True, deadline=None, database=None)
 @given(st.lists(st.integers(0, 50 * MB), max_size=12), st.integers(0, 60 * MB), st.integers(1, 5), st.randoms())
 def test_every_task_is_begun_once_whatever_ends_first(sizes, limit, waiting, random):
     found, running, over, taken = Turns(tasks(*sizes), limit, waiting), [], set(), 0

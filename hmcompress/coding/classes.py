@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
+from hmcompress.coding.sample import Looked
 from hmcompress.coding.shape import octaves
 from hmcompress.errors import FormatError
 
@@ -89,15 +89,7 @@ def scatter(values: np.ndarray, e: np.ndarray, groups: list[Group], count: int) 
     return q
 
 
-class Slices(Protocol):
-    """What gives some of its numbers at a time."""
-
-    size: int
-
-    def __getitem__(self, part: slice) -> np.ndarray: ...
-
-
-def largest_of(x: np.ndarray | Slices, e: np.ndarray, groups: list[Group]) -> np.ndarray:
+def largest_of(x: np.ndarray | Looked, e: np.ndarray, groups: list[Group]) -> np.ndarray:
     """The largest magnitude of each group among numbers x (n,) of classes e, rounded up."""
     starts = np.cumsum([0, *(size for _, size in groups[:-1])])
     largest = np.zeros(len(groups))
