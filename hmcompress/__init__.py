@@ -1,6 +1,5 @@
 """Make saved PyTorch models much smaller, with an error that is bounded, measured and checkable."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hmcompress.errors import (
@@ -12,6 +11,7 @@ from hmcompress.errors import (
     SettingsError,
     SourceError,
 )
+from hmcompress.late import load
 
 if TYPE_CHECKING:
     from hmcompress.hmatrix import HMatrix, compress_matrix
@@ -48,7 +48,6 @@ __all__ = [
     "verify",
 ]
 
-# Imported at first use: they need torch, which takes longer to load than a wrong option should take to be told.
 _HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix", "load_model": "nn"}
 _HOMES |= dict.fromkeys(
     ("bench", "compress", "decompress", "export", "load_checkpoint", "load_state_dict", "read_report", "verify"),
@@ -59,7 +58,7 @@ _HOMES |= dict.fromkeys(
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'hmcompress' has no attribute {name!r}")
-    return getattr(import_module(f"hmcompress.{_HOMES[name]}"), name)
+    return getattr(load(f"hmcompress.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """The command line: parse, call the pipeline, render, exit code."""
 
-import importlib
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ import click
 
 from hmcompress.config import EFFORTS, METRICS, NORMS, load_settings
 from hmcompress.errors import HMCompressError
+from hmcompress.late import load
 from hmcompress.report.files import check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
@@ -30,7 +31,9 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # else the interpreter takes apart all that torch made, object by object, before it ends
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,8 +70,8 @@ def _system_message(error: OSError) -> str:
 
 
 def _pipeline() -> ModuleType:
-    """The pipeline, on demand: it imports torch, which takes longer than --help or a wrong option should."""
-    return importlib.import_module("hmcompress.pipeline")
+    """The pipeline, on demand."""
+    return load("hmcompress.pipeline")
 
 
 # ---- options that several commands share ----

@@ -6,7 +6,6 @@ parent, however that ends. What a lost copy was at is done again by the parent.
 
 import contextlib
 import ctypes
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -17,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -25,6 +24,9 @@ import torch
 from hmcompress.memory import peak_rss_bytes
 from hmcompress.tasks import Task
 from hmcompress.turns import Turns
+
+if sys.platform != "win32":
+    import fcntl
 
 _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold locks that a copy never gets
 _HARMLESS = ("rich.", "tqdm.", "ipykernel.", "IPython.")  # threads that draw or talk: a copy does neither
@@ -70,7 +72,7 @@ class _Answer:
 class _Copy:
     """A copy of this process, the pipe to it and the one from it."""
 
-    process: ForkProcess
+    process: BaseProcess
     orders: Connection
     answers: Connection
 

@@ -18,6 +18,7 @@ LEVELS = (
     {
         "progress",
         "forks",
+        "late",
         "memory",
         "parallel",
         "tasks",

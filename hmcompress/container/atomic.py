@@ -89,12 +89,17 @@ def _publish(file: BinaryIO, path: Path, force: bool) -> None:
 
 
 def _name(file: BinaryIO, name: Path) -> None:
+    try:
+        _link(file, name)
+    except (OSError, NotImplementedError):  # not every system can name a file, or open a folder
+        _copy(file, name)
+
+
+def _link(file: BinaryIO, name: Path) -> None:
     folder = os.open(name.parent, os.O_RDONLY)
     try:
         # A folder handle makes Python call linkat with AT_SYMLINK_FOLLOW, which this needs.
         os.link(f"/proc/self/fd/{file.fileno()}", name.name, src_dir_fd=folder, dst_dir_fd=folder)
-    except (OSError, NotImplementedError):
-        _copy(file, name)
     finally:
         os.close(folder)
 

@@ -1,0 +1,32 @@
+"""Modules that are imported at first use."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from hmcompress.late import load
+
+
+def test_a_module_is_imported_and_garbage_is_collected_again():
+    assert load("hmcompress.errors").__name__ == "hmcompress.errors"
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError):
+        load("hmcompress.nothing")
+    assert gc.isenabled()
+
+
+def test_a_program_that_collects_no_garbage_goes_on_so():
+    gc.disable()
+    try:
+        load("hmcompress.errors")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_torch_is_not_imported_for_a_wrong_option():
+    code = "import sys, hmcompress.cli as c; c.run(['report', '--wrong']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "No such option" in done.stderr
