@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
@@ -59,6 +59,7 @@ __all__ = [
     "Settings",
     "TorchScriptNetwork",
     "load_settings",
+    "looked_up",
 ]
 
 Norm = Literal["fro", "spectral", "max"]
@@ -186,15 +187,38 @@ def _merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in base.items() if not (replaced and k in INPUT_KINDS)} | dict(given)
 
 
+def looked_up(settings: Settings, folders: Iterable[Path]) -> Settings:
+    """The same settings with files that are not where they were, but in one of the folders, named there.
+
+    A reference that is in none is left out: no bound needs it.
+    """
+    folders = tuple(folders)
+    data = _placed(settings.to_json(), lambda name: _file_in(name, folders))
+    if not Path(data.get("reference", "")).is_file():
+        data.pop("reference", None)
+    return Settings.from_json(data)
+
+
+def _file_in(name: str, folders: tuple[Path, ...]) -> str:
+    ends = (name, PureWindowsPath(name).name)  # which takes both kinds of names apart
+    found = (folder / end for folder in folders for end in ends)
+    return name if Path(name).exists() else str(next((path for path in found if path.is_file()), name))
+
+
 _FILES: tuple[Location, ...] = (("reference",), ("calibration", "inputs"), ("calibration", "gaussian", "file"))
 
 
 def _beside(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The same data with the files that lie beside the YAML named from the working directory."""
+    return _placed(data, lambda name: _file_beside(name, folder))
+
+
+def _placed(data: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
+    """The same data with its files, that of a factory too, named as `place` says."""
     found = dict(data)
     for location in _FILES:
-        _replace(found, location, lambda name: _file_beside(name, folder))
-    _replace(found, ("network", "factory"), lambda name: _factory_beside(name, folder))
+        _replace(found, location, place)
+    _replace(found, ("network", "factory"), lambda name: _factory_at(name, place))
     return found
 
 
@@ -204,9 +228,9 @@ def _file_beside(name: str, folder: Path) -> str:
     return name if Path(name).exists() and not Path(beside).exists() else beside
 
 
-def _factory_beside(name: str, folder: Path) -> str:
+def _factory_at(name: str, place: Callable[[str], str]) -> str:
     file, colon, function = name.rpartition(":")
-    return f"{_file_beside(file, folder)}:{function}" if colon and file.endswith(".py") else name
+    return f"{place(file)}:{function}" if colon and file.endswith(".py") else name
 
 
 def _replace(data: dict[str, Any], location: Location, change: Any) -> None:

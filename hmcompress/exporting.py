@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
+from hmcompress.config import Settings, looked_up
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.errors import BoundError, SettingsError
 from hmcompress.network.arguments import Arguments
-from hmcompress.network.inputs import Source
+from hmcompress.network.inputs import Source, is_there
 from hmcompress.network.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
 
@@ -50,11 +50,15 @@ def export(
 
 
 def held_out_inputs(file: str | os.PathLike, loaded: Loaded) -> tuple[Tensor, ...]:
-    """The held-out points of the file's calibration, else standard normal ones, in the module's dtype."""
-    settings = Settings.from_json(CompressedFile.open(file).index.info.settings)
+    """The held-out points of the file's calibration, else standard normal ones, in the module's dtype.
+
+    A calibration file may be beside the compressed one, or gone.
+    """
+    folder = Path(file).resolve().parent
+    settings = looked_up(Settings.from_json(CompressedFile.open(file).index.info.settings), (folder,))
     dtype = next(p.dtype for p in loaded.module.parameters())
     cartesian = isinstance(loaded.module, OperatorNetwork) and loaded.module.cartesian
-    if settings.calibration is not None:
+    if settings.calibration is not None and is_there(settings.calibration):
         return Source(settings.calibration, cartesian, dtype, Arguments.of(loaded.module)).held_out().tensors
     widths = [stack.width for stack in loaded.module.modules() if isinstance(stack, Stack)]
     generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 _CHOICES = re.compile(r"[*+?{|]")  # where a match can be tried in another way
 _REPEATED_GROUP = re.compile(r"\)[*+?{]")
+_SPECIAL = re.compile(r"\(\?[^:=!]")  # flags and comments: behind (?x) and (?#) what repeats a group stands elsewhere
 _MOST_CHOICES = 3
 _AGAIN = ("drop", "layers", "slopes")  # settings whose patterns are matched again when a compressed file is read
 
@@ -30,7 +31,8 @@ def is_quick(pattern: str) -> bool:
         re.compile(pattern[3:])
     except (re.error, OverflowError, RecursionError):
         return False
-    return len(_CHOICES.findall(pattern)) <= _MOST_CHOICES and not _REPEATED_GROUP.search(pattern)
+    few = len(_CHOICES.findall(pattern)) <= _MOST_CHOICES
+    return few and not _REPEATED_GROUP.search(pattern) and not _SPECIAL.search(pattern)
 
 
 def quick_patterns(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

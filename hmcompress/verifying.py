@@ -4,13 +4,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import FactoryNetwork, Settings
+from hmcompress.config import FactoryNetwork, Settings, looked_up
 from hmcompress.container import CompressedFile, LayerRow, View
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
@@ -79,6 +80,8 @@ def network_settings(
     settings = Settings.from_json(compressed.index.info.settings)
     if against is not None:
         check_quick(settings)
+        source, file = Path(against).resolve(), compressed.path.resolve()
+        settings = looked_up(settings, (source, source.parent, file.parent))  # the source may be a folder
     if settings.metric != "outputs" and factory is None:
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):

@@ -370,6 +370,9 @@ def test_a_pattern_of_the_command_line_is_told_by_its_option():
         ("re:(a|a)(a|a)(a|a)(a|a)b", False),
         ("re:.*.*.*.*b", False),
         ("re:(?:a+){9}", False),
+        ("re:(?x)(a+) +b", False),
+        ("re:(a+)(?#repeated)+b", False),
+        ("re:(?:a|b)c", True),
         ("re:(", False),
     ],
 )

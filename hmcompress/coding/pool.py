@@ -43,6 +43,7 @@ _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
 Values = np.ndarray | Joined | Looked | None  # (n,)
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
+_NOT_IN_SPARSE = tuple(bytes([kind]) for kind in (SPARSE, SPARSE_BY_COLUMNS, DIAGONALS))  # each once: no end of memory
 
 
 def encode_pool(
@@ -138,7 +139,7 @@ def _sparse_parts(
     """Places and values of what _encode_sparse wrote; classes: those of given places."""
     stream = Reader(data)
     places, shift, body = decode_places(stream.section(), count), stream.sint(), stream.rest()
-    if body[:1] in (bytes([SPARSE]), bytes([SPARSE_BY_COLUMNS])) or abs(shift) > MAX_CLASS:
+    if body[:1] in _NOT_IN_SPARSE or abs(shift) > MAX_CLASS:
         raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")
     return places, decode_pool(body, _shifted(classes(places), shift), len(places), len(places))
 

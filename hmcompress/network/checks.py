@@ -6,7 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
 from hmcompress.network.growth import growth_of_layers
+from hmcompress.network.inputs import is_there
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.problem import pose
 from hmcompress.report.records import NetworkRecord
@@ -17,6 +19,8 @@ def recheck(
     settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor], source: Path | None = None
 ) -> VerifyNetwork:
     """Recompute the bounds of a network from its original and decoded tensors. Raises NetworkError."""
+    if settings.calibration is not None and not is_there(settings.calibration):
+        raise NetworkError("the file that the held-out points come from is not here: give it as --inputs FILE")
     problem = pose(settings, original, source)
     error = max(problem.errors(problem.held_out, decoded))
     fresh = problem.reference(problem.source.fresh(), "fresh")

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file
 from hmcompress.errors import NetworkError
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Named arrays of a file, in its order. Raises NetworkError with the file's name."""
+def read_arrays(path: str | os.PathLike, setting: str = "") -> dict[str, np.ndarray]:
+    """Named arrays of a file, in its order. Raises NetworkError with the file's name, and which setting names it."""
     name, suffix = Path(path), Path(path).suffix.lower()
     if not name.is_file():
-        raise NetworkError(f"there is no file {path}")
+        raise NetworkError(f"{setting}there is no file {path}")
     try:
         if suffix == ".safetensors":
             arrays = load_file(name)

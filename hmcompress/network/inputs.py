@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -142,14 +143,21 @@ def _part(array: np.ndarray, settings: Calibration, fold: int, count: int) -> np
     return array[chosen[:count]]
 
 
+def is_there(settings: Calibration) -> bool:
+    """Whether the file that points come from, if any, can be found."""
+    if isinstance(settings, DomainCalibration):
+        return True
+    return Path(settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs).is_file()
+
+
 def _arrays(settings: Calibration, arguments: Arguments) -> list[np.ndarray]:
     if isinstance(settings, GaussianCalibration):
         given = settings.gaussian
-        arrays = read_arrays(given.file)
+        arrays = read_arrays(given.file, "calibration: gaussian: ")
         mean, cov = (_named(arrays, name, given.file) for name in (given.mean, given.cov))
         return [mean.astype(np.float64).reshape(-1), _root(cov.astype(np.float64), mean.size, given.file)]
     assert isinstance(settings, InputsCalibration)
-    return inputs_of(read_arrays(settings.inputs), arguments, settings.inputs)
+    return inputs_of(read_arrays(settings.inputs, "calibration: inputs: "), arguments, settings.inputs)
 
 
 def _named(arrays: dict[str, np.ndarray], name: str, file: str) -> np.ndarray:

@@ -68,6 +68,8 @@ def _layers(
 
     with replaced(network, note), torch.enable_grad():
         outputs = network.call(points.tensors, tensors)
+    if not seen:  # all weights are tied to others
+        return []
     turns = torch.arange(len(outputs)) % outputs.shape[1]
     value = outputs.gather(1, turns[:, None]).sum()
     gradients = torch.autograd.grad(value, [probe for _, _, probe in seen], allow_unused=True)

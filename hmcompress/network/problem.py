@@ -158,7 +158,7 @@ def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) 
 
     Raises NetworkError where the original network itself is far from them.
     """
-    arrays = read_arrays(file)
+    arrays = read_arrays(file, "reference: ")
     if "y" not in arrays:
         raise NetworkError(f"reference: {file} has no y, it has {', '.join(list(arrays)[:6])}")
     y = torch.as_tensor(arrays["y"]).double()

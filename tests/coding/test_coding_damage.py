@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from coding_integers import damaged, integers
 
+from hmcompress.coding import pool
+from hmcompress.coding.buffer import Writer
 from hmcompress.coding.classes import class_of
+from hmcompress.coding.diagonals import Way
 from hmcompress.coding.lossless import decode_array, encode_array
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
+from hmcompress.coding.sparse import encode_places
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_quickly
 from hmcompress.errors import FormatError
 
@@ -59,3 +63,19 @@ def peak_memory(decode: Callable[[bytes], object], streams: Iterable[bytes]) -> 
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kinds", [[pool.SPARSE] * 2, [pool.DIAGONALS] * 2, [pool.DIAGONALS, pool.SPARSE] * 2])
+def test_pools_in_pools_have_an_end(kinds):
+    """Each holds arrays of all its integers while it decodes the next."""
+    q = integers("gaussian", N, 12.0)
+    scale = int(class_of(12.0))
+    data = encode_pool(q, np.array([scale]))
+    for kind in reversed(kinds):
+        inside = Writer().raw(bytes([kind]))
+        if kind == pool.SPARSE:
+            data = inside.section(encode_places(np.arange(N), N)).sint(0).raw(data).getvalue()
+        else:
+            data = Way(False, False).write(inside).sint(scale).raw(data).getvalue()
+    with pytest.raises(FormatError, match="unknown or impossible kind"):
+        decode_pool(data, np.array([scale]), N, N // 10)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_networks import forward, outputs_settings, stack
 
+import hmcompress
 from hmcompress.network import pose
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.ntk import tangent_kernel, training_curves, water_filling_bits
@@ -73,3 +74,11 @@ def test_water_filling_matches_closed_forms() -> None:
     two = torch.tensor([4.0, 0.25], dtype=torch.float64)
     assert water_filling_bits(two, 1.25) == pytest.approx(0.5 * math.log2(4 / 1.0))
     assert water_filling_bits(two, 5.0) == 0
+
+
+def test_a_network_whose_weights_are_all_tied_has_no_rate_limit(tmp_path):
+    w = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
+    torch.save({"weight": w, "bias": w[:, 0]}, tmp_path / "m.pt")
+    options = {"network": {"linear": {}}, "calibration": {"domain": {f"x{k}": [-1, 1] for k in range(24)}}}
+    report = hmcompress.compress(tmp_path / "m.pt", metric="outputs", ntk=False, effort="fast", tol=1e-2, **options)
+    assert report.passed and report.network.rate_limit_bytes == 0
