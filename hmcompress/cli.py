@@ -12,7 +12,7 @@ import click
 from hmcompress.config import EFFORTS, METRICS, NORMS, load_settings
 from hmcompress.errors import HMCompressError
 from hmcompress.late import load
-from hmcompress.report.files import check_page, write_page
+from hmcompress.report.files import check_apart, check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
 from hmcompress.report.junit import render_junit
@@ -142,7 +142,8 @@ def compress(
 ) -> int:  # fmt: skip
     """Compress SOURCE: .pt .pth .bin .ckpt, TorchScript, .safetensors, or a folder of shards."""
     settings = load_settings(config, _overrides(options))
-    _check_pages((source, output or source), html)
+    if html is not None:
+        _check_pages((source, output or _pipeline().default_output(source)), html)
     with progress_bar(quiet) as tell:
         report = _pipeline().compress(
             source, output, settings=settings, force=force, dry_run=dry_run, progress=tell
@@ -150,6 +151,8 @@ def compress(
     if html is not None:  # spectra and loss curves are drawn here only: the file does not keep them
         write_page(html, render_report_html(report))
     _show(report, as_json, quiet, lambda width: report_view(report, width))
+    if dry_run:
+        _say("dry run: nothing was written", quiet or as_json)
     return 0 if report.passed else 1
 
 
@@ -257,6 +260,7 @@ def compare(
     """Ours beside SVD, quantisation, pruning and entropy-coded quantisation at the same measured error."""
     tols = tols or ((load_settings(config).tol,) if config else COMPARE_TOLERANCES)
     settings = [load_settings(config, {**_overrides(dict(options)), "tol": tol}) for tol in tols]
+    check_apart(html, plot)
     _check_pages((source,), html)
     if plot is not None:
         check_plot(plot, (source,))

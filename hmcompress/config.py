@@ -170,13 +170,29 @@ def load_settings(path: str | os.PathLike[str] | None = None, overrides: Mapping
     """
     origin = None if path is None else read_yaml(path)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    _check_target(given, "")
     if origin is None:
-        return _validated(given, None)
+        return _of_a_network(_validated(given, None), given)
+    _check_target(origin.data, f"{origin.where(('target_ratio',))}: ")
     data = {**_beside(origin.data, origin.path.parent), **given}
+    if "tol" in given:
+        data.pop("target_ratio", None)
     if isinstance(given.get("calibration"), Mapping):
         data["calibration"] = _merged_calibration(origin.data.get("calibration"), given["calibration"])
     kept = {key: value for key, value in origin.data.items() if key not in given}
-    return _validated(data, LocatedYaml(origin.path, kept, origin.lines))
+    return _of_a_network(_validated(data, LocatedYaml(origin.path, kept, origin.lines)), given)
+
+
+def _check_target(data: Mapping[str, Any], where: str) -> None:
+    if data.keys() >= {"tol", "target_ratio"}:
+        raise SettingsError(f"{where}give tol or target_ratio, not both: the ratio finds the tolerance")
+
+
+def _of_a_network(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings, unless the caller names a network or its inputs and bounds weights: its outputs were meant."""
+    if settings.metric == "weights" and given.keys() & {"network", "calibration"}:
+        raise SettingsError("a network and its inputs bound its outputs: give --metric outputs (metric: outputs) too")
+    return settings
 
 
 def _merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:

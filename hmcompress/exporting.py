@@ -22,6 +22,7 @@ from hmcompress.network.arguments import Arguments
 from hmcompress.network.inputs import Source, is_there
 from hmcompress.network.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
+from hmcompress.report.files import check_apart
 
 AGREES = 1e-5  # largest error of the ONNX model, relative to the largest output, unless torch's own is as large
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -39,7 +40,8 @@ def export(
     The ONNX model is run by onnxruntime on the file's held-out points before it is written. Raises NetworkError where
     the file does not name its network, SettingsError where the extra is missing, BoundError where ONNX differs.
     """
-    targets = [check_output(path, force, source=file) for path in (onnx, torch) if path is not None]
+    check_apart(onnx, torch)
+    targets = [check_output(path, force, (file,)) for path in (onnx, torch) if path is not None]
     loaded = load(file)
     module, inputs = loaded.module.eval().requires_grad_(False), held_out_inputs(file, loaded)
     made = [_onnx_bytes(module, inputs)] if onnx is not None else []

@@ -77,10 +77,10 @@ class _Copy:
     answers: Connection
 
     def answer(self) -> "_Answer | None":
-        """What it says, or None where it was lost."""
+        """What it says, or None where it was lost, or says what nobody understands."""
         try:
             return self.answers.recv()
-        except (EOFError, OSError):
+        except Exception:  # unpickling may raise anything; the task is done again here, and its own error told
             return None
 
     def dismiss(self) -> None:

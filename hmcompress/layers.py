@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.config import LayerRule, Settings
+from hmcompress.errors import SettingsError
 from hmcompress.patterns import matches
 from hmcompress.rules import rule_for
 
@@ -110,10 +111,24 @@ def select(tensors: Mapping[str, TensorLike], settings: Settings) -> dict[str, L
     """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
 
     Optimizer state, small matrices, long vectors and complex tensors are layers only where a rule or `include` names
-    them.
+    them. Raises SettingsError for a grid that does not fit.
     """
     rules = {name: rule_for(name, settings) for name in tensors}
-    return {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
+    chosen = {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
+    for name, rule in chosen.items():
+        if rule.grid is not None:
+            _check_grid(name, real_layout(tensors[name].shape, tensors[name].dtype), rule.grid, settings)
+    return chosen
+
+
+def _check_grid(name: str, matrix: Layout, grid: tuple[int, int], settings: Settings) -> None:
+    """Raise SettingsError, which says where, for a grid that fits neither rows nor columns."""
+    if math.prod(grid) in (matrix.rows, matrix.cols):
+        return
+    i = next(i for i, rule in enumerate(settings.layers) if matches(rule.match, name))
+    where = settings.where("layers", i, "grid")
+    size = f"{matrix.rows} x {matrix.cols}"
+    raise SettingsError(f"{where}: grid {grid[0]} x {grid[1]} has {math.prod(grid)} points, {name} is {size}")
 
 
 def _is_layer(name: str, tensor: TensorLike, rule: LayerRule, settings: Settings) -> bool:

@@ -85,11 +85,11 @@ def compress(
     start = time.perf_counter()
     settings = _settings(settings, config, options)
     checkpoint, settings = _opened(source, settings)
-    target = default_output(source) if output is None else Path(output)
+    target = default_output(source) if output is None else output
     if not dry_run:
-        check_output(target, force, source)
+        check_output(target, force, (source, *checkpoint.files))
     settings = _with_tolerance(checkpoint, settings, progress)
-    tally, output_bytes = write_file(None if dry_run else target, checkpoint, settings, force, progress)
+    tally, output_bytes = write_file(None if dry_run else Path(target), checkpoint, settings, force, progress)
     return Report(
         command="compress",
         source=str(source),

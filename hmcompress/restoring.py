@@ -73,7 +73,7 @@ def decompress(
     suffix = Path(output).suffix.lower()
     if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
-    check_output(output, force, source=file)
+    check_output(output, force, (file,))
     if slim:
         from hmcompress.slimming import write_slim  # here: only a slim network needs modules that run
 

@@ -46,6 +46,8 @@ def _text(error: ErrorDetails, location: Location, root: type[BaseModel]) -> str
     if error["type"] == "extra_forbidden":
         key, parent = str(location[-1]), location[:-1]
         inside = f" in {_dotted(parent)}" if parent else ""
+        if key in (tags := _tags_at(error, root)):
+            return f"{_dotted(parent)} takes one of {', '.join(tags)}, not two"
         return f"unknown setting '{key}'{inside}, {did_you_mean(key, _fields(_models_at(root, parent)))}"
     tags = _tags_at(error, root)
     if error["type"].startswith("union_tag") or (error["type"] == "missing" and location[-1] in tags):

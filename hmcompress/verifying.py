@@ -78,6 +78,10 @@ def network_settings(
     patterns that are not run.
     """
     settings = Settings.from_json(compressed.index.info.settings)
+    if against is None and (factory or inputs):
+        raise SettingsError("a network and its inputs check the file against its original: give --against SOURCE too")
+    if inputs and settings.metric != "outputs" and factory is None:
+        raise SettingsError("inputs check a network's outputs, which this file does not bound: give --network too")
     if against is not None:
         check_quick(settings)
         source, file = Path(against).resolve(), compressed.path.resolve()

@@ -12,6 +12,7 @@ import pytest
 
 from hmcompress import cli
 from hmcompress.errors import BoundError, FormatError, NetworkError, OutputError, SourceError
+from hmcompress.pipeline import default_output
 from hmcompress.report.terminal import so_far, time_left
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
@@ -22,7 +23,7 @@ class Pipeline(SimpleNamespace):
     """Remembers how it was called."""
 
     def __init__(self, **results) -> None:
-        super().__init__(calls=[])
+        super().__init__(calls=[], default_output=default_output)
         for name, result in results.items():
             setattr(self, name, self._function(name, result))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hmcompress import cli
 
@@ -180,3 +181,61 @@ def test_an_interrupt_is_exit_code_130_and_leaves_nothing(tmp_path, monkeypatch,
     assert cli.run(["compress", str(SAMPLE), "-o", str(target), "--jobs", jobs]) == 130
     assert capsys.readouterr().err.strip() == "hmcompress: interrupted"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A folder of two shards, and what its files hold."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    names = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    for name, key in zip(names, "ab", strict=True):
+        save_file({key: torch.randn(32, 32)}, folder / name)
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_no_output_replaces_a_part_of_the_source(shards, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    other = str(tmp_path / "o.hmc.safetensors")
+    for path in sorted(before):
+        assert cli.run(["compress", str(shards), "-o", str(path), "--force"]) == 2
+        assert "is the source itself" in one_line(capsys)
+        assert cli.run(["compress", str(shards), "-o", other, "--html", str(path)]) == 2
+        assert "is no page or picture" in one_line(capsys)
+    assert cli.run(["compress", str(shards), "--html", str(tmp_path / "shards.hmc.safetensors")]) == 2
+    assert "is the model itself" in one_line(capsys)
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
+    assert sorted(tmp_path.iterdir()) == [shards]
+
+
+def test_a_name_that_ends_like_a_folder_is_no_file(tmp_path, capsys):
+    assert cli.run(["compress", str(SAMPLE), "-o", str(tmp_path / "none") + os.sep]) == 2
+    assert "is a folder: name a file" in one_line(capsys) and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_that_it_was_one(tmp_path, capsys):
+    assert cli.run(["compress", str(SAMPLE), "-o", str(tmp_path / "o"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("dry run: nothing was written\n") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["compress", "SAMPLE", "--tol", "1e-4", "--target-ratio", "5"], "give tol or target_ratio, not both"),
+        (["compress", "SAMPLE", "--network", "a.b:c"], "give --metric outputs"),
+        (["compare", "SAMPLE", "--inputs", "nothere.npz"], "give --metric outputs"),
+        (["verify", "FILE", "--inputs", "nothere.npz"], "give --against SOURCE too"),
+        (["verify", "FILE", "--against", "SAMPLE", "--inputs", "nothere.npz"], "give --network too"),
+    ],
+)
+def test_no_option_is_ignored(arguments, expected, compressed, capsys):
+    names = {"SAMPLE": str(SAMPLE), "FILE": str(compressed)}
+    assert cli.run([names.get(word, word) for word in arguments]) == 2
+    assert expected in one_line(capsys)
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "hmcompress", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and "version" in done.stdout

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hmcompress.config import (
     DomainCalibration,
@@ -17,6 +18,7 @@ from hmcompress.config import (
     load_settings,
 )
 from hmcompress.errors import SettingsError
+from hmcompress.layers import select
 from hmcompress.patterns import is_quick, matches
 from hmcompress.rules import check_patterns, check_quick, dropped, rule_for, with_quick_patterns
 
@@ -107,7 +109,8 @@ def test_the_command_line_repairs_a_wrong_value_of_the_yaml(yaml):
 
 def test_inputs_on_the_command_line_replace_the_domain_and_keep_the_rest(yaml):
     settings = load_settings(
-        yaml("calibration: {domain: {x: [0, 1]}, samples: 99, derivatives: 2}"), {"calibration": {"inputs": "x.npz"}}
+        yaml("metric: outputs\nnetwork: {linear: {}}\ncalibration: {domain: {x: [0, 1]}, samples: 99, derivatives: 2}"),
+        {"calibration": {"inputs": "x.npz"}},
     )
     assert settings.calibration == InputsCalibration(inputs="x.npz", samples=99, derivatives=2)
 
@@ -241,7 +244,7 @@ WRONG = [
     ("network: {mlp: {}}", "'activation' is missing in network.mlp"),
     ("network:\n  mlp:\n    activation: tanh\n    furier: B", "line 4: unknown setting 'furier' in network.mlp, did"),
     ("network: tanh", "network needs one of mlp, deeponet, linear, factory, torchscript"),
-    ("network: {mlp: {activation: tanh}, linear: {}}", "unknown setting 'linear' in network"),
+    ("network: {mlp: {activation: tanh}, linear: {}}", "network takes one of mlp, deeponet, linear, factory"),
     ("network: {deeponet: {branch: {activation: relu}}}", "'trunk' is missing in network.deeponet"),
     ("network: {torchscript: false}", "network.torchscript must be true"),
     ("calibration: {samples: 9}", "calibration needs one of domain, gaussian, inputs"),
@@ -407,3 +410,31 @@ def test_slow_patterns_of_a_file_are_refused_where_they_would_be_run():
             check_quick(Settings.from_json(settings))
     rules = [{"match": "re:(a+)+b"}]  # which are not run again
     check_quick(load_settings(None, {"drop": ["re:a+b"], "layers": rules}))
+
+
+def test_a_ratio_beside_a_tolerance_is_told_with_its_line_and_gives_way_to_an_option(yaml):
+    with pytest.raises(SettingsError, match=r"line 2: give tol or target_ratio, not both"):
+        load_settings(yaml("tol: 1e-3\ntarget_ratio: 4"))
+    settings = load_settings(yaml("target_ratio: 4"), {"tol": 1e-2})
+    assert settings.tol == 1e-2 and settings.target_ratio is None
+    settings = load_settings(yaml("tol: 1e-3"), {"target_ratio": 4.0})
+    assert settings.target_ratio == 4.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("network: {mlp: {activation: tanh}, linear: {}}", "network takes one of mlp, deeponet, linear"),
+        ("calibration: {inputs: a.npz, domain: {x: [0, 1]}}", "calibration takes one of domain, gaussian, inputs"),
+    ],
+)
+def test_two_kinds_where_one_is_taken_are_told(yaml, text, expected):
+    with pytest.raises(SettingsError, match=expected + ".*, not two"):
+        load_settings(yaml(text))
+
+
+def test_a_grid_that_does_not_fit_is_told_with_its_line(yaml):
+    settings = load_settings(yaml("layers:\n  - {match: 'a*', grid: [8, 8]}"))
+    with pytest.raises(SettingsError, match=r"line 2: grid 8 x 8 has 64 points, a\.weight is 128 x 32"):
+        select({"a.weight": torch.zeros(128, 32)}, settings)
+    assert select({"a.weight": torch.zeros(128, 64)}, settings)

@@ -117,6 +117,6 @@ def test_a_tolerance_that_is_none_is_refused(file, tol):
         hmcompress.verify(file, tol=tol)
 
 
-def test_a_network_that_is_nowhere_recorded_needs_the_source(file):
-    with pytest.raises(SettingsError, match="no record of its network's error: give --against SOURCE too"):
+def test_a_network_that_is_named_needs_the_source(file):
+    with pytest.raises(SettingsError, match="check the file against its original: give --against SOURCE too"):
         hmcompress.verify(file, network="a:b", inputs="x.npy")

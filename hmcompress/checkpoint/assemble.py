@@ -71,6 +71,7 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
         nest=opened.nest,
         left_behind=opened.notes.lines(),
         metadata=opened.metadata,
+        files=opened.files,
     )
 
 

@@ -55,6 +55,7 @@ class Checkpoint:
     nest: Any | None
     left_behind: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()  # that it is read from
 
     @cached_property
     def digest(self) -> str:

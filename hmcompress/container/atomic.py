@@ -5,13 +5,14 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from hmcompress.errors import OutputError
 
 _COPY_BLOCK = 1 << 20
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 
 
 def place_of(path: str | os.PathLike) -> Path:
@@ -20,11 +21,14 @@ def place_of(path: str | os.PathLike) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike | None = None) -> Path:
-    """Say early, before minutes of work, why `path` cannot be written; raises OutputError."""
-    path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file with -o")
+def check_output(path: str | os.PathLike, force: bool, sources: Iterable[str | os.PathLike] = ()) -> Path:
+    """Say early, before minutes of work, why `path` cannot be written; raises OutputError.
+
+    sources: files that are never replaced.
+    """
+    name, path = os.fspath(path), Path(path)
+    if path.is_dir() or name.endswith(_SEPARATORS):
+        raise OutputError(f"{name} is a folder: name a file with -o")
     if str(path) == "-":  # what many tools take for standard output
         raise OutputError("- is no file name here: nothing is written to standard output, name a file with -o")
     folder = place_of(path).parent
@@ -35,11 +39,15 @@ def check_output(path: str | os.PathLike, force: bool, source: str | os.PathLike
     if path.exists() and not path.is_file():  # a rename would replace it, /dev/null too
         raise OutputError(f"{path} is a device or a pipe: name a file with -o")
     if os.path.lexists(path):  # a link to nothing is replaced no more silently than a file
-        if source is not None and path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+        if any(_are_same(path, source) for source in sources):
             raise OutputError(f"{path} is the source itself: name another file with -o")
         if not force:
             raise OutputError(f"{path} exists already: replace it with --force, or name another file with -o")
     return path
+
+
+def _are_same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 @contextlib.contextmanager

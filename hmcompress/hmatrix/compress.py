@@ -51,9 +51,9 @@ def compress_matrix(
 ) -> HMatrix:
     """Compress a matrix so that its relative error, measured on the decoded values, is at most `tol`.
 
-    w: (m, n), any floating dtype. norm: fro (relative Frobenius), spectral (relative 2-norm) or max (largest absolute
-    error over largest absolute weight). grid: side lengths (h, w) of the grid whose points the rows are, row-major.
-    kernel: entries of a convolution's kernel, by which the columns (in * kernel) are grouped.
+    w: (m, n), float64 to float16 or bfloat16. norm: fro (relative Frobenius), spectral (relative 2-norm) or max
+    (largest absolute error over largest absolute weight). grid: side lengths (h, w) of the grid whose points the rows
+    are, row-major. kernel: entries of a convolution's kernel, by which the columns (in * kernel) are grouped.
     Raises SettingsError for arguments that make no sense. Where no lossy form is smaller, or no step meets the
     tolerance in the stored dtype, the matrix is stored without loss.
     """
@@ -77,8 +77,10 @@ def compress_matrix(
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
-    if w.ndim != 2 or not w.is_floating_point():
-        raise SettingsError(f"compress_matrix takes a floating matrix (m, n), got {tuple(w.shape)} of {w.dtype}")
+    if w.ndim != 2 or not w.is_floating_point() or w.element_size() < 2:
+        raise SettingsError(
+            f"compress_matrix takes a matrix (m, n) of 16 to 64 bit floats, got {tuple(w.shape)} of {w.dtype}"
+        )
     if not 0 < tol < 1:
         raise SettingsError(f"tol is {tol}: it must lie between 0 and 1")
     if norm not in NORMS:

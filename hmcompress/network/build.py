@@ -57,7 +57,7 @@ class _Stack:
         weights = _weights(settings, tensors)
         if not weights:
             shown = ", ".join(list(tensors)[:6])
-            raise NetworkError(f"no weight matrix matches {', '.join(settings.layers)}; the checkpoint has {shown}")
+            raise NetworkError(f"layers: no weight matrix matches {', '.join(settings.layers)}; there are {shown}")
         features = _features(settings, tensors)
         _check_chain(weights, tensors, _first_width(features, tensors, settings))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hmcompress.errors import NetworkError
+from hmcompress.errors import HMCompressError, NetworkError
 
 Inputs = tuple[Tensor, ...]
 
@@ -103,9 +103,11 @@ class Network:
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
             outputs = self._with(state, inputs) if state else self.module(*inputs)
-        except NetworkError:
+        except (HMCompressError, MemoryError):
             raise
         except Exception as error:
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from error
             line = str(error).strip().splitlines() or [type(error).__name__]
             shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
             raise NetworkError(
@@ -118,6 +120,13 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
     parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
     return dict(parameters) | dict(buffers)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: compiled code that it stops ends with a SystemError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _remedy(inputs: Inputs, message: str) -> str:

@@ -176,7 +176,8 @@ def test_values_beyond_the_range_of_squares_are_kept():
         ({"norm": "l1"}, "fro, spectral, max"),
         ({"effort": "extreme"}, "fast, default, max"),
         ({"w": torch.zeros(3)}, r"matrix \(m, n\)"),
-        ({"w": torch.zeros(3, 3, dtype=torch.int32)}, "floating"),
+        ({"w": torch.zeros(3, 3, dtype=torch.int32)}, "16 to 64 bit floats"),
+        ({"w": torch.zeros(3, 3).to(torch.float8_e4m3fn)}, "16 to 64 bit floats"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_a_settings_error(arguments, message):

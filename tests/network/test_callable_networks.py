@@ -10,8 +10,9 @@ from small_networks import outputs_settings, saved
 
 import hmcompress
 from hmcompress.config import Settings
-from hmcompress.errors import NetworkError
+from hmcompress.errors import BoundError, NetworkError
 from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.model import Network
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 
@@ -98,3 +99,24 @@ def test_a_byte_order_mark_is_no_line_of_names(tmp_path: Path) -> None:
     settings = outputs_settings(network={"factory": f"{HELPERS}:convolution"}, calibration=calibration)
     problem = pose(settings, callable_networks.convolution().state_dict())
     assert len(problem.calibration.points) == 64 - 2 * 16
+
+
+class Stopped(torch.nn.Module):
+    """Fails as compiled code does that Ctrl-C stops, or for lack of memory."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.net, self.error = torch.nn.Linear(2, 3), error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.error, KeyboardInterrupt):
+            raise SystemError("returned a result with an exception set") from self.error
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), BoundError("no step")])
+def test_what_is_no_fault_of_the_network_is_not_told_as_one(error: BaseException) -> None:
+    module = Stopped(error)
+    network = Network(module, (), {}, "factory", torch.float32)
+    with pytest.raises(type(error)):
+        network.call((torch.zeros(4, 2),))

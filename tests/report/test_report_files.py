@@ -11,7 +11,7 @@ import pytest
 import samples
 
 from hmcompress.errors import OutputError, SettingsError
-from hmcompress.report.files import check_page, write_page
+from hmcompress.report.files import check_apart, check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.junit import render_junit
 from hmcompress.report.plot import check_plot, write_plot
@@ -139,9 +139,9 @@ def test_junit_survives_hostile_names():
 
 def test_files_are_replaced_whole(tmp_path):
     path = tmp_path / "a.html"
-    write_page(path, "one")
-    write_page(path, "two\n")
-    assert path.read_text() == "two\n" and os.listdir(tmp_path) == ["a.html"]
+    write_page(path, "<!doctype html>one")
+    write_page(path, "<!DOCTYPE html>two\n")
+    assert path.read_text() == "<!DOCTYPE html>two\n" and os.listdir(tmp_path) == ["a.html"]
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
@@ -184,6 +184,23 @@ def test_a_page_never_replaces_the_model(tmp_path):
         with pytest.raises(OutputError, match="is the model itself, name another file"):
             check_page(tmp_path / name, (model,))
     assert check_page(tmp_path / "page.html", (model,)) == tmp_path / "page.html"
+
+
+def test_a_page_replaces_pages_and_pictures_only(tmp_path):
+    for name, start in {"a.svg": b"<svg>", "a.png": b"\x89PNG\r\n", "a.xml": b"<?xml ", "empty": b""}.items():
+        (tmp_path / name).write_bytes(start)
+        assert check_page(tmp_path / name)
+    for name, start in {"a.yaml": b"tol: 1", "a.json": b"{}", "shard": b"<\0\0\0\0\0\0\0{"}.items():
+        (tmp_path / name).write_bytes(start)
+        with pytest.raises(OutputError, match="is no page or picture that could be replaced, name another file"):
+            write_page(tmp_path / name, "<!doctype html>")
+        assert (tmp_path / name).read_bytes() == start
+
+
+def test_outputs_of_one_command_are_files_of_their_own(tmp_path):
+    check_apart("a", None, None, tmp_path / "b")
+    with pytest.raises(OutputError, match=r"a is named twice: give each output a file of its own"):
+        check_apart("a", os.path.join(".", "a"))
 
 
 def test_a_layer_is_found_by_name_and_the_nearest_is_named():

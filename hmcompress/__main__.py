@@ -1,0 +1,5 @@
+"""`python -m hmcompress`."""
+
+from hmcompress.cli import main
+
+main()
