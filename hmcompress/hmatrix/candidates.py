@@ -13,6 +13,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import price
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
+from hmcompress.hmatrix.likeness import like_lines
 from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
 from hmcompress.hmatrix.partition import plan_matrix, sparse_leaf, whole_leaves
 from hmcompress.hmatrix.reweighted import best_reweighted_leaf
@@ -51,7 +52,9 @@ def candidates(
     plain = Candidate(Leaf(0, True))
     if structure is None:
         return [plain]
-    if not (structure.is_global(task.effort) or grid):
+    searched = structure.is_global(task.effort) or grid is not None
+    alike = like_lines(task.values, step) if searched or structure.has_like_lines() else []
+    if not (searched or alike):
         quick = task.effort == "default" and task.w.numel() >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
     values = task.values
@@ -59,7 +62,8 @@ def candidates(
     in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
     if in_steps is not None:
         leaves = whole_leaves(in_steps, structure.may_be_smooth(task.effort))
-    found = _trees(values, step, structure, task, grid, leaves[-1] if leaves else None)
+    orders = ([_grid_order(values.shape, grid)] if grid else []) + alike
+    found = _trees(values, step, structure, task, orders, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
@@ -132,17 +136,15 @@ def _trees(
     step: float,
     structure: Structure,
     task: Task,
-    grid: tuple[int, int] | None,
+    orders: list[tuple[Order, Order]],
     whole: tuple[Leaf, float] | None,
 ) -> list[Priced]:
-    """The best tree in the order as stored, on the grid's Morton curve, and with like rows and columns together."""
+    """The best tree in the order as stored, in those of rows and columns that are given, and in one by clusters."""
     found = []
     if structure.is_local(task.effort) and any(splits(*values.shape)):
         found.append(_tree(values, step, Natural(), Natural(), structure, task, whole))
-    orders = [_grid_order(values.shape, grid)] if grid else []
-    if structure.may_be_shuffled(task.effort) and values.size <= _ORDERED:
-        orders += _clustered(values, step, structure)
-    for rows, columns in orders:
+    may_be_shuffled = structure.may_be_shuffled(task.effort) and values.size <= _ORDERED
+    for rows, columns in orders + (_clustered(values, step, structure) if may_be_shuffled else []):
         ordered = columns.apply(rows.apply(values, 0), 1)
         found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step), task))
     return found

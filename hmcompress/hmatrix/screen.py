@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.likeness import likeness
 from hmcompress.hmatrix.rank_one import rank_one_scales
 from hmcompress.hmatrix.repeats import find_repeats
 
@@ -37,6 +38,7 @@ _NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most
 _PART = 256
 _GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
 _ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
+_ALIKE_BITS = 0.1
 _HEAVY = 12.0  # kurtosis of what is not zero, beyond which large entries are cut: tails say nothing about structure
 
 
@@ -47,7 +49,8 @@ class Structure:
     spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
     strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
     blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits. tails: how far a
-    few large entries exceed the others, which may stand together in another order.
+    few large entries exceed the others, which may stand together in another order. alike: bits an entry that the
+    nearest of all other rows or columns saves.
     """
 
     spike: float
@@ -56,16 +59,21 @@ class Structure:
     repeats: bool
     scales: float
     tails: float
+    alike: float
 
     def is_nothing(self) -> bool:
         """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""
         uneven = max(self.unevenness, self.tails) > _EVEN
         small = self.spike < _NO_SPIKE and not uneven and self.scales < _UNSCALED
-        return small and not self.repeats and self.smoothness < _ROUGH
+        return small and not self.repeats and self.smoothness < _ROUGH and not self.has_like_lines()
 
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
         return self.spike > _SPIKE[effort] or self.is_local(effort)
+
+    def has_like_lines(self) -> bool:
+        """Whether rows or columns are like others, wherever these stand."""
+        return self.alike > _ALIKE_BITS
 
     def is_smooth(self) -> bool:
         """Whether neighbours resemble each other so much that they may predict each other."""
@@ -123,7 +131,7 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0)  # all is worth a try
+_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0)  # all is worth a try
 
 
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
@@ -146,7 +154,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
-    return Structure(spike, _smoothness(part.corner()), uneven, _repeats(_samples(w), step), x.saved, tails)
+    repeats, alike = _repeats(_samples(w), step), likeness(some, step)
+    return Structure(spike, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike)
 
 
 def _array(w: Array | Tensor) -> Array:

@@ -1,0 +1,87 @@
+"""Rows that are like others far from them: neurons that have collapsed, tokens that were never trained.
+
+In an order where each row follows one that is like it, differences are small. Columns likewise.
+"""
+
+import numpy as np
+import torch
+
+from hmcompress.hmatrix import price
+from hmcompress.hmatrix.order import Natural, Order, Permuted
+
+Array = np.ndarray
+_LOOKED_AT = 24  # rows
+_LARGER, _FEW, _WORK = 4, 1 << 22, 1e10  # distances over entries, and more of them; multiplications for these
+_PAYS = 0.01  # of the bits of all rows, beyond what the order takes
+_TINY = 1e-12
+
+
+def likeness(x: Array, step: float) -> float:
+    """Bits an entry that the nearest of the other rows saves once it is named, for some rows of x (m, n) or columns."""
+    x, step = _unit(x, step)
+    return max(_likeness(x, step), _likeness(x.T, step))
+
+
+def _unit(x: Array, step: float) -> tuple[Array, float]:
+    """Both over the largest magnitude: squares neither overflow nor vanish."""
+    largest = float(max(x.max(initial=0), -x.min(initial=0))) or 1.0
+    return x / x.dtype.type(largest), step / largest
+
+
+def _even(x: Array, step: float) -> Array:
+    """x with columns of one size: differences are coded by the scales of theirs, and none should hide the others."""
+    size = np.sqrt(np.maximum(np.square(x).mean(0), max(step**2, _TINY)))  # smaller ones round to zero
+    return x * (np.exp(np.log(size).mean()) / size)
+
+
+def _likeness(x: Array, step: float) -> float:
+    x = _even(x, step)
+    some = np.arange(min(_LOOKED_AT, len(x))) * len(x) // min(_LOOKED_AT, len(x))
+    near = _distances(x[some], x)
+    near[np.arange(len(some)), some] = np.inf
+    centred = x[some] - x.mean(0)  # what all rows have in common, or all columns, is of low rank
+    own = np.square(centred - centred.mean(1)[:, None]).sum(1)
+    return float(np.mean(_saved(own, near.min(1), x.shape[1], step))) - np.log2(len(x)) / x.shape[1]
+
+
+def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
+    """Orders of the rows, and of the columns, of values (m, n) that bring like ones together, where that pays."""
+    values, step = _unit(values, step)
+    rows, columns = _chain(values, step), _chain(values.T, step)
+    found: list[tuple[Order, Order]] = [] if rows is None else [(Permuted(rows), Natural())]
+    return found if columns is None else [*found, (Natural(), Permuted(columns))]
+
+
+def _chain(x: Array, step: float) -> Array | None:
+    """The order of the rows of x (m, n) in which each follows the nearest of those that are left."""
+    m, n = x.shape
+    if m < 3 or m * m > _LARGER * x.size + _FEW or m * m * n > _WORK:
+        return None
+    x = _even(x, step)
+    distances = _distances(x, x)
+    np.fill_diagonal(distances, np.inf)
+    own = np.square(x, dtype=np.float64).sum(1)
+    order, steps = [int(np.argmin(own))], [own.min()]
+    left = np.ones(m, np.bool_)
+    for _ in range(m - 1):
+        left[order[-1]] = False
+        near = np.where(left, distances[order[-1]], np.inf)
+        order.append(int(np.argmin(near)))
+        steps.append(near[order[-1]])
+    saved = n * float(_saved(own[order], np.array(steps), n, step).sum())
+    whole = n * float(price.bits(np.sqrt(own / n) / step).sum())
+    return np.array(order) if saved - m * np.log2(m) > _PAYS * whole else None
+
+
+def _saved(own: Array, near: Array, n: int, step: float) -> Array:
+    """Bits an entry of rows of n entries, by the sums of their squares and of those of differences to others."""
+    bits = [price.bits(np.sqrt(np.maximum(squares, _TINY) / n) / step) for squares in (own, near)]
+    return np.maximum(bits[0] - bits[1], 0.0)
+
+
+def _distances(a: Array, b: Array) -> Array:
+    """Squares of distances (k, m) between rows of a (k, n) and of b (m, n)."""
+    x, y = (torch.from_numpy(np.ascontiguousarray(rows)) for rows in (a, b))
+    squares = (x @ y.T).mul_(-2)  # in place: it may be larger than the matrix
+    squares.add_(x.square().sum(1)[:, None]).add_(y.square().sum(1))
+    return squares.clamp_min_(0).numpy()
