@@ -33,10 +33,18 @@ _LAYOUT_PARTS = {
 _BUILTIN_MODULES = ("builtins", "__builtin__")
 
 
+_OF_JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+
+
 def find_global(module: str, name: str) -> Any:
-    """What a pickle's global means here: a constructor, a dtype, a storage type, or a name without meaning."""
+    """What a pickle's global means here: a constructor, a dtype, a storage type, or a name without meaning.
+
+    Raises SourceError for one that says what else the file is.
+    """
     if module == "torch" and name in _DTYPES:
         return _DTYPES[name]
+    if (module, name) == _OF_JOBLIB:  # an array's bytes follow in the midst of the pickle
+        raise SourceError("is a file of joblib; open it with joblib.load and save what it holds with torch.save")
     if module.startswith("torch") and name in STORAGE_DTYPES:
         return Constructor(f"{module}.{name}", lambda *_: LeftBehind("a bare storage"))
     if module in _BUILTIN_MODULES:

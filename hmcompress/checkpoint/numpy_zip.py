@@ -8,7 +8,7 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob
 from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, view_of
-from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle
+from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle, array_of
 from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
 from hmcompress.geometry import contiguous_stride
@@ -31,6 +31,9 @@ def open_npz(archive: Archive) -> Opened:
 def _array(blob: Blob) -> Any:
     start, header = _header(blob)
     dtype = DtypeInPickle(header.get("descr"))
+    if dtype.code[:1] == "U":
+        text = blob.read(start, blob.nbytes - start).numpy().tobytes()
+        return array_of(text, dtype, header.get("shape"))  # of texts, which are few
     if dtype.code not in TORCH_DTYPES:
         return LeftBehind("a numpy array that holds no numbers")
     shape, torch_dtype = checked_shape(header.get("shape")), TORCH_DTYPES[dtype.code]

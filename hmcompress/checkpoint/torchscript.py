@@ -42,11 +42,19 @@ def open_torchscript(archive: Archive) -> Opened:
     return opened_object("TorchScript", reader.state, length, archive.path, notes)
 
 
-class _ScriptModule:
-    """Walks the module tree; the class texts in `code/` say which attributes are parameters and buffers."""
+def state_in_package(archive: Archive, number: str, notes: Notes) -> OrderedDict[str, Any]:
+    """The state dict of a TorchScript module inside a torch.package, which numbers them. Raises SourceError."""
+    module, length = unpickle_entry(archive, f".data/ts_code/{number}/data.pkl", ZipStorages(archive, ".data/{}"))
+    reader = _ScriptModule(archive, Budget(length), notes, ".data/ts_code/code/")
+    reader.collect(module, "", 0)
+    return reader.state
 
-    def __init__(self, archive: Archive, budget: Budget, notes: Notes) -> None:
-        self._archive, self._budget, self._notes = archive, budget, notes
+
+class _ScriptModule:
+    """Walks the module tree; the class texts in the folder `code` say which attributes are parameters and buffers."""
+
+    def __init__(self, archive: Archive, budget: Budget, notes: Notes, code: str = "code/") -> None:
+        self._archive, self._budget, self._notes, self._code = archive, budget, notes, code
         self._slots: dict[str, list[str] | None] = {}
         self.state: OrderedDict[str, Any] = OrderedDict()
 
@@ -84,7 +92,7 @@ class _ScriptModule:
 
     def _parse(self, class_name: str) -> list[str] | None:
         module, _, name = class_name.rpartition(".")
-        file = f"code/{module.replace('.', '/')}.py"
+        file = f"{self._code}{module.replace('.', '/')}.py"
         if file not in self._archive:
             return None
         text = self._archive.read(file).decode("utf-8", "replace")

@@ -15,6 +15,7 @@ import torch
 from checkpoint_files import assert_same, restored, small_state, tensors_of
 from safetensors.torch import save_file
 from torch import nn
+from torch.package import package_exporter
 
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import SourceError
@@ -190,6 +191,20 @@ def test_torch_package_gives_its_pickles(tmp_path):
         exporter.save_pickle("model", "a.pkl", small_state())
         exporter.save_pickle("model", "b.pkl", {"x": torch.ones(2)})
     assert open_checkpoint(path).names[-1] == "model/b.x"
+
+
+def test_torch_script_in_a_package_gives_its_weights_under_any_name(tmp_path, monkeypatch):
+    """As Silero's speech models come."""
+    monkeypatch.setattr(package_exporter, "_gate_torchscript_serialization", False)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.BatchNorm1d(30))
+    path = tmp_path / "model.pt"
+    with torch.package.PackageExporter(path) as exporter:
+        exporter.extern(["collections", "torch.**"])
+        exporter.save_pickle("models", "model", {"net": torch.jit.script(module), "sample_rate": 16000})
+    checkpoint = open_checkpoint(path)
+    assert_same(restored(checkpoint), {"net": module.state_dict(), "sample_rate": 16000})
+    assert "weights of TorchScript are kept" in checkpoint.left_behind[-1]
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import small_state
+from checkpoint_files import restored, small_state
 from safetensors.torch import save_file
 
 from hmcompress.checkpoint import open_checkpoint
@@ -199,6 +199,21 @@ def test_messages_hold_no_control_characters(tmp_path):
     assert message(path).isprintable()
     torch.save({"a\n\x1b": torch.relu, "w": torch.ones(1)}, tmp_path / "m.pt")
     assert all(line.isprintable() for line in open_checkpoint(tmp_path / "m.pt").left_behind)
+
+
+def test_a_file_of_joblib_is_named(tmp_path):
+    path = tmp_path / "model.joblib"
+    path.write_bytes(b"\x80\x04}\x8c\x01w\x8c\x13joblib.numpy_pickle\x8c\x11NumpyArrayWrapper\x93)\x81\xc4\x00\x01")
+    assert "is a file of joblib; open it with joblib.load" in message(path)
+
+
+def test_texts_in_npz_are_kept(tmp_path):
+    path = tmp_path / "model.npz"
+    names = np.array(["lift", "drag", ""])
+    np.savez(path, w=np.ones(2), names=names, label=np.array("x"), big=names.astype(">U4"))
+    checkpoint = open_checkpoint(path)
+    back = restored(checkpoint)
+    assert back["names"] == back["big"] == names.tolist() and back["label"] == ["x"]
 
 
 def test_arrays_of_objects_in_npz_are_left_behind(tmp_path):
