@@ -46,6 +46,8 @@ def _likeness(x: Array, step: float) -> float:
 
 def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
     """The order of the rows, or of the columns, of values (m, n) that brings like ones together, where that pays."""
+    if not any(map(_is_quick, (values.shape, values.shape[::-1]))):
+        return []
     values, step = _unit(values, step)
     (rows, by_rows), (columns, by_columns) = _chain(values, step), _chain(values.T, step)
     if max(by_rows, by_columns) < _PAYS:
@@ -53,16 +55,21 @@ def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
     return [(Permuted(rows), Natural()) if by_rows > by_columns else (Natural(), Permuted(columns))]
 
 
+def _is_quick(shape: tuple[int, ...]) -> bool:
+    m, n = shape
+    return m > 2 and m * m <= _LARGER * m * n + _FEW and m * m * n <= _WORK
+
+
 def _chain(x: Array, step: float) -> tuple[Array, float]:
     """The order of the rows of x (m, n) in which each follows the nearest of those that are left; the share of
     their bits that it saves beyond what it takes."""
     m, n = x.shape
-    if m < 3 or m * m > _LARGER * x.size + _FEW or m * m * n > _WORK:
+    if not _is_quick(x.shape):
         return np.arange(m), 0.0
     x = _even(x, step)
     distances = _distances(x, x)
     np.fill_diagonal(distances, np.inf)
-    own = np.square(x, dtype=np.float64).sum(1)
+    own = _squares(x)
     order, steps = [int(np.argmin(own))], [own.min()]
     left = np.ones(m, np.bool_)
     for _ in range(m - 1):
@@ -70,10 +77,15 @@ def _chain(x: Array, step: float) -> tuple[Array, float]:
         near = np.where(left, distances[order[-1]], np.inf)
         order.append(int(np.argmin(near)))
         steps.append(near[order[-1]])
-    own[1:] = np.minimum(own[1:], np.square(np.diff(x, axis=0), dtype=np.float64).sum(1))  # neighbours as they stand
+    own[1:] = np.minimum(own[1:], _squares(np.diff(x, axis=0)))  # neighbours as they stand
     saved = n * float(_saved(own[order], np.array(steps), n, step).sum())
     whole = n * float(price.bits(np.sqrt(own / n) / step).sum())
     return np.array(order), (saved - m * np.log2(m)) / max(whole, 1.0)
+
+
+def _squares(x: Array) -> Array:
+    """Sums of squares of rows, in little memory."""
+    return np.einsum("ij,ij->i", x, x, dtype=np.float64)
 
 
 def _saved(own: Array, near: Array, n: int, step: float) -> Array:
