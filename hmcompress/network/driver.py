@@ -140,9 +140,10 @@ def _passes(
     without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
     samples also near the original weights."""
     kernel = bound is not None
-    budget, structured = _budget(problem, settings.effort, _KERNEL if kernel else 1), _structured(problem, tensors)
+    work, structured = _cost(problem, data), _structured(problem, tensors)
+    budget = _budget(problem, work, settings.effort, _KERNEL if kernel else 1)
     factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
-    cheap = not problem.order and not factored and _cost(problem) <= _CHEAP
+    cheap = not problem.order and not factored and work <= _CHEAP
     dense = bool(problem.network.layers)
     few = _too_few_rows(problem)
     ways: list[tuple[bool, bool | None]] = [(kernel, None if few and not kernel else False)]  # firm, near
@@ -204,7 +205,8 @@ def _middle(
     if middle is None:
         return None
     own = replace(problem, network=middle)
-    data, budget = prepare(own, tensors, settings.effort), _budget(own, settings.effort)
+    data = prepare(own, tensors, settings.effort)
+    budget = _budget(own, _cost(own, data), settings.effort)
     return search(
         lambda knobs: compressed(problem.network, middle, data, knobs),
         measured,
@@ -231,18 +233,20 @@ def _decoded(problem: Problem, data: Calibration, parts: Parts) -> dict[str, Ten
     return tensors_of(problem.network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
 
 
-def _budget(problem: Problem, effort: str, times: int = 1) -> int:
+def _budget(problem: Problem, work: int, effort: str, times: int = 1) -> int:
+    """Passes, each of so many multiplications."""
     most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
-    work = _STACK_WORK if stacks else _WORK
-    return int(min(max(work / max(_cost(problem), 1), _FEWEST), most))
+    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
 
 
-def _cost(problem: Problem) -> int:
-    """Multiplications of a pass."""
-    rows = len(problem.calibration.points)
-    cost = sum(_cost_of_layer(m, n, rows) for m, n in map(problem.network.shape, problem.network.layers))
-    return cost + work_of_others(problem.network)
+def _cost(problem: Problem, data: Calibration) -> int:
+    """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
+    cost = work_of_others(problem.network)
+    for layer in problem.network.layers:
+        m, n = problem.network.shape(layer)
+        cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
+    return cost
 
 
 def _cost_of_layer(m: int, n: int, rows: int) -> int:

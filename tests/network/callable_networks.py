@@ -34,6 +34,17 @@ class Force(_Dense):
             return -torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
 
 
+class PerEdge(nn.Module):
+    """A layer that sees twenty rows of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.net(x[:, None].expand(-1, 20, -1))).mean(1)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +107,7 @@ class Wide(nn.Module):
 
 
 pinn = partial(_seeded, Pinn)
+per_edge = partial(_seeded, PerEdge)
 force = partial(_seeded, Force)
 tied = partial(_seeded, Tied)
 complex_linear = partial(_seeded, Complex)

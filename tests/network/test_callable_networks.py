@@ -11,8 +11,9 @@ from small_networks import outputs_settings, saved
 import hmcompress
 from hmcompress.config import Settings
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network import NetworkResult, compress_network, driver, pose
 from hmcompress.network.model import Network
+from hmcompress.network.problem import prepare
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 
@@ -120,3 +121,11 @@ def test_what_is_no_fault_of_the_network_is_not_told_as_one(error: BaseException
     network = Network(module, (), {}, "factory", torch.float32)
     with pytest.raises(type(error)):
         network.call((torch.zeros(4, 2),))
+
+
+def test_rows_that_a_layer_sees_of_a_sample_count_as_work(tmp_path: Path) -> None:
+    """Graph networks and transformers took minutes for as many passes as networks that see a sample once."""
+    state = callable_networks.per_edge().state_dict()
+    problem = pose(settings_for("per_edge", points(), tmp_path), state)
+    rows = 20 * len(problem.calibration.points)
+    assert rows * 2 * 32 < driver._cost(problem, prepare(problem, state, "fast")) < 2 * rows * 2 * 32
