@@ -16,32 +16,30 @@ _PAYS = 0.03  # of the bits of all rows
 _TINY = 1e-12
 
 
-def likeness(x: Array, step: float) -> float:
-    """Bits an entry that the nearest of the other rows saves once it is named, for some rows of x (m, n) or columns."""
-    x, step = _unit(x, step)
-    return max(_likeness(x, step), _likeness(x.T, step))
+def likeness(x: Array, square: Array, step: float) -> float:
+    """Bits an entry that the nearest of the other rows saves once it is named, for some rows of x (m, n) or columns.
+
+    square: x squared, which must neither overflow nor vanish.
+    """
+    return max(_likeness(x, square, step), _likeness(x.T, square.T, step))
 
 
-def _unit(x: Array, step: float) -> tuple[Array, float]:
-    """Both over the largest magnitude: squares neither overflow nor vanish."""
-    largest = float(max(x.max(initial=0), -x.min(initial=0))) or 1.0
-    return x / x.dtype.type(largest), step / largest
-
-
-def _even(x: Array, step: float) -> Array:
-    """x with columns of one size: differences are coded by the scales of theirs, and none should hide the others."""
-    size = np.sqrt(np.maximum(np.square(x).mean(0), max(step**2, _TINY)))  # smaller ones round to zero
-    return x * (np.exp(np.log(size).mean()) / size)
-
-
-def _likeness(x: Array, step: float) -> float:
-    x = _even(x, step)
+def _likeness(x: Array, square: Array, step: float) -> float:
     some = np.arange(min(_LOOKED_AT, len(x))) * len(x) // min(_LOOKED_AT, len(x))
-    near = _distances(x[some], x)
+    weights = _evening(square.mean(0), step)
+    sizes, products = square @ weights, torch.from_numpy(x[some] * weights) @ torch.from_numpy(x).T
+    near = sizes[some][:, None] + sizes - 2 * products.numpy()
     near[np.arange(len(some)), some] = np.inf
-    centred = x[some] - x.mean(0)  # what all rows have in common, or all columns, is of low rank
+    centred = (x[some] - x.mean(0)) * np.sqrt(weights)  # what all rows have in common, or all columns, is of low rank
     own = np.square(centred - centred.mean(1)[:, None]).sum(1)
     return float(np.mean(_saved(own, near.min(1), x.shape[1], step))) - np.log2(len(x)) / x.shape[1]
+
+
+def _evening(squares: Array, step: float) -> Array:
+    """Factors for squares that make columns of these mean squares one size: differences are coded by the scales of
+    theirs, and none should hide the others."""
+    squares = np.maximum(squares, max(step**2, _TINY))  # smaller ones round to zero
+    return (np.exp(np.log(squares).mean()) / squares).astype(squares.dtype)
 
 
 def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
@@ -55,6 +53,12 @@ def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
     return [(Permuted(rows), Natural()) if by_rows > by_columns else (Natural(), Permuted(columns))]
 
 
+def _unit(x: Array, step: float) -> tuple[Array, float]:
+    """Both over the largest magnitude: squares neither overflow nor vanish."""
+    largest = float(max(x.max(initial=0), -x.min(initial=0))) or 1.0
+    return x / x.dtype.type(largest), step / largest
+
+
 def _is_quick(shape: tuple[int, ...]) -> bool:
     m, n = shape
     return m > 2 and m * m <= _LARGER * m * n + _FEW and m * m * n <= _WORK
@@ -66,8 +70,8 @@ def _chain(x: Array, step: float) -> tuple[Array, float]:
     m, n = x.shape
     if not _is_quick(x.shape):
         return np.arange(m), 0.0
-    x = _even(x, step)
-    distances = _distances(x, x)
+    x = x * np.sqrt(_evening(np.square(x).mean(0), step))
+    distances = _distances(x)
     np.fill_diagonal(distances, np.inf)
     own = _squares(x)
     order, steps = [int(np.argmin(own))], [own.min()]
@@ -94,9 +98,9 @@ def _saved(own: Array, near: Array, n: int, step: float) -> Array:
     return np.maximum(bits[0] - bits[1], 0.0)
 
 
-def _distances(a: Array, b: Array) -> Array:
-    """Squares of distances (k, m) between rows of a (k, n) and of b (m, n)."""
-    x, y = (torch.from_numpy(np.ascontiguousarray(rows)) for rows in (a, b))
-    squares = (x @ y.T).mul_(-2)  # in place: it may be larger than the matrix
-    squares.add_(x.square().sum(1)[:, None]).add_(y.square().sum(1))
-    return squares.clamp_min_(0).numpy()
+def _distances(x: Array) -> Array:
+    """Squares of distances (m, m) between rows of x (m, n)."""
+    rows = torch.from_numpy(np.ascontiguousarray(x))
+    sizes = rows.square().sum(1)
+    squares = (rows @ rows.T).mul_(-2)  # in place: it may be larger than the matrix
+    return squares.add_(sizes[:, None]).add_(sizes).clamp_min_(0).numpy()

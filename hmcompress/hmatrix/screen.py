@@ -109,13 +109,14 @@ class Structure:
 class _Whitened:
     """A matrix divided by row and column scales: rows[i] * entries[i, j] * columns[j], float32, never multiplied out.
 
-    square: entries squared. saved: the share of the bits that the scales save.
+    square: entries squared. step: in units of the entries. saved: the share of the bits that the scales save.
     """
 
     entries: Array
     square: Array
     rows: Array
     columns: Array
+    step: float
     saved: float
 
     def times(self, x: Array) -> Array:
@@ -154,7 +155,7 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
-    repeats, alike = _repeats(_samples(w), step), likeness(some, step)
+    repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
     return Structure(spike, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike)
 
 
@@ -173,7 +174,7 @@ def _whitened(a: Array, step: float) -> _Whitened:
     log_rms = 0.5 * np.log2(max(float(square.mean()), 1e-30))
     saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
     bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)
-    return _Whitened(x, square, 1 / rows, 1 / columns, saved / bits)
+    return _Whitened(x, square, 1 / rows, 1 / columns, float(step / largest), saved / bits)
 
 
 def _unit(a: Array) -> tuple[Array, np.float64]:

@@ -6,8 +6,10 @@ import torch
 from hmatrix_matrices import noise
 
 from hmcompress.hmatrix import candidates, compress_matrix
-from hmcompress.hmatrix.likeness import like_lines, likeness
+from hmcompress.hmatrix import likeness as module
+from hmcompress.hmatrix.likeness import like_lines
 from hmcompress.hmatrix.order import Natural
+from hmcompress.hmatrix.screen import find_structure
 
 STEP = 1e-3
 
@@ -17,6 +19,10 @@ def collapsed(m=160, n=96, kinds=5, spread=1e-2, seed=0):
     rng = np.random.default_rng(seed)
     own = rng.standard_normal((kinds, n))
     return own[rng.integers(0, kinds, m)] + spread * rng.standard_normal((m, n))
+
+
+def likeness(x, step=STEP):
+    return module.likeness(x, np.square(x), step)
 
 
 def without(monkeypatch, w, tol, **how):
@@ -55,17 +61,21 @@ def test_rows_of_a_kind_follow_each_other():
 def test_noise_is_like_nothing():
     for shape in ((300, 40), (64, 64), (40, 300)):
         x = noise(*shape) * np.exp(noise(shape[0], 1, 1)) * np.exp(noise(1, shape[1], 2))
-        assert likeness(x, STEP) < 0.1 and like_lines(x, STEP) == []
+        assert likeness(x) < 0.1 and like_lines(x, STEP) == []
 
 
 def test_what_all_rows_share_is_no_likeness():
-    assert likeness(noise(200, 60) + 5 * noise(1, 60, 1), STEP) < 0.1
+    assert likeness(noise(200, 60) + 5 * noise(1, 60, 1)) < 0.1
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_likeness_minds_no_magnitude(size):
     x = collapsed().astype(np.float32)
-    assert likeness(x * np.float32(size), STEP * size) == pytest.approx(likeness(x, STEP), rel=1e-3)
+    assert find_structure(x, STEP).alike > 0.1
+    assert find_structure(x * np.float32(size), STEP * size).alike == pytest.approx(
+        find_structure(x, STEP).alike, rel=1e-3
+    )
+    assert len(like_lines(x * np.float32(size), STEP * size)) == len(like_lines(x, STEP)) == 1
 
 
 def test_more_distances_than_a_matrix_has_entries_are_not_computed():
