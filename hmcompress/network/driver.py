@@ -12,7 +12,7 @@ from torch import Tensor
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
-from hmcompress.errors import BoundError
+from hmcompress.errors import BoundError, NetworkError
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
@@ -220,8 +220,11 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
 
     def measured(parts: Parts) -> float:
         decoded = _decoded(problem, data, parts)
-        error = max(problem.errors(problem.held_out, decoded))
-        return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
+        try:
+            error = max(problem.errors(problem.held_out, decoded))
+            return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
+        except NetworkError:  # the original ran on these points
+            return math.inf
 
     return measured
 

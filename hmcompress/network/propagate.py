@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.coded import Coded, Engine, Slices, Weighted
@@ -63,7 +64,7 @@ Parts = dict[str, Coded]
 
 
 def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
-    """Every layer and other weight of the network in coded form, by name."""
+    """Every layer and other weight of the network in coded form, by name. Raises NetworkError where it breaks so."""
     parts: Parts = {name: _other(name, data, knobs) for name in data.others}
     if not network.layers:
         return parts
@@ -123,6 +124,8 @@ def _coded(
 ) -> Coded:
     weights = data.weights[layer.weight]
     x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
+    if not torch.isfinite(x).all():
+        raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
     z = _stacked(data.targets[layer.weight], weights)
     moment = second_moment(x, xs[0].numel() // xs[0].shape[-1])
     target = ridge_target(network.matrix(layer).numpy(), x, z, moment, knobs.ridge)
