@@ -123,6 +123,7 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
         exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
         found = [] if exact is None else [exact]
     if not found:
+        problem.errors(problem.held_out, tensors)  # raises where no tensor can be replaced at all
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
     return min(found, key=lambda t: t.cost)
 

@@ -14,6 +14,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
 from hmcompress.network.coded import Engine
+from hmcompress.network.curvature import check_second_derivatives
 from hmcompress.network.error import Reference, block_errors, evaluate, network_error, reference, scaled
 from hmcompress.network.files import read_arrays
 from hmcompress.network.gradients import gradient_metrics
@@ -86,6 +87,8 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     order = settings.calibration.derivatives
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
+    if order == 2:
+        check_second_derivatives(network, points)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
