@@ -63,11 +63,28 @@ def adopt(
     layers = [
         DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
         for path, child in module.named_modules()
-        if isinstance(child, nn.Linear) and child.weight.is_floating_point() and f"{path}.weight" in by_place
+        if _is_dense(child) and f"{path}.weight" in by_place
     ]
     dense = {layer.weight for layer in layers}
-    others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE]
+    masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
+    others = [
+        n
+        for n, p in names.items()
+        if n not in dense and p not in masks and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE
+    ]
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+
+
+def _is_dense(module: nn.Module) -> bool:
+    """Whether a module is x W^T + b and nothing else; masks and low-rank additions have a forward of their own."""
+    if not isinstance(module, nn.Linear) or "forward" in vars(module) or module._forward_hooks:
+        return False
+    return type(module).forward is nn.Linear.forward and module.weight.is_floating_point()
+
+
+def _is_mask(buffer: Tensor) -> bool:
+    """Whether a buffer is zeros and ones: which weights are there is no matter of precision."""
+    return bool(((buffer == 0) | (buffer == 1)).all())
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -113,6 +113,28 @@ def test_networks_without_gradients_or_with_repeated_layers_use_the_tolerance(na
     assert len(result.layers) == 3
 
 
+@pytest.mark.parametrize("name", ["masked", "added", "doubled"])
+def test_only_what_is_a_dense_layer_is_taken_for_one(name: str, tmp_path: Path) -> None:
+    result = compressed(name, points(), tmp_path)
+    dense = {layer.name for layer in result.record.layers}
+    assert dense == {"4.weight"} | (
+        {f"{k}.{part}.weight" for k in (0, 2) for part in ("down", "up")} if name == "added" else set()
+    )
+    assert {"0.weight", "2.weight", "4.weight"} <= {layer.row.name for layer in result.layers}
+    assert 0.7e-2 < result.record.error <= 1e-2
+
+
+def test_masks_come_back_bit_for_bit_and_masked_weights_take_few_bytes(tmp_path: Path) -> None:
+    state = foreign_networks.masked().state_dict()
+    source = saved(tmp_path, state).path
+    settings = settings_for("masked", points(), tmp_path)
+    hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    decoded = hmcompress.load_state_dict(tmp_path / "small.hmc.safetensors")
+    assert all(torch.equal(decoded[name], t) for name, t in state.items() if name.endswith("mask"))
+    result = compressed("masked", points(), tmp_path)
+    assert layer_bytes(result) < 0.75 * entropy_coded_bytes(result, tmp_path, settings)
+
+
 def test_modules_that_print_leave_stdout_to_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", points())
     saved(tmp_path, foreign_networks.talkative().state_dict())
