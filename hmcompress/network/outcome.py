@@ -7,13 +7,16 @@ from itertools import pairwise
 from torch import Tensor
 
 from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
 from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, reference_error
+from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
+from hmcompress.report.verdicts import VerifyNetwork
 
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
@@ -60,6 +63,16 @@ def too_few_samples(record: NetworkRecord) -> str | None:
         f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
     )
+
+
+def fresh_points(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where points that neither the search nor the bound has seen show a larger error."""
+    try:
+        error = max(problem.errors(problem.reference(problem.source.fresh(), "fresh"), decoded))
+    except NetworkError as broken:  # the bound holds all the same
+        return f"not measured on fresh points: {broken}"
+    points = len(problem.held_out.points)
+    return fresh_line(VerifyNetwork(record.tol, record.error, fresh_error=error, held_out=points))
 
 
 def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
