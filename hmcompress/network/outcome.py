@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
@@ -12,6 +13,7 @@ from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.model import Network
+from hmcompress.network.modules import Activation, Stack
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, reference_error
 from hmcompress.report.lines import fresh_line
@@ -85,3 +87,29 @@ def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
     shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
     counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
     return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"
+
+
+def read_as(network: Network, settings: Settings) -> str | None:
+    """One line: as which function a checkpoint's weights were read, where nothing checks it."""
+    stacks = [part for part in network.module.modules() if isinstance(part, Stack)]
+    if settings.reference is not None or network.kind not in ("mlp", "deeponet"):
+        return None
+    parts = [_shown(stack) for stack in stacks]
+    shown = parts[0] if network.kind == "mlp" else f"branch {parts[0]} times trunk {parts[1]}"
+    return (
+        f"network read as {shown}; factors that are no weights (2 pi, w0, output transforms) are not in it: give "
+        "reference: to check it"
+    )
+
+
+def _shown(stack: Stack) -> str:
+    """`2-64-64-1, tanh after each layer but the last`, and what comes before the first."""
+    layers = [cast(nn.Linear, layer) for layer in stack.layers]
+    sizes = "-".join(map(str, (layers[0].in_features, *(layer.out_features for layer in layers))))
+    features = stack.features
+    before = "(x - mean) / std, " if features.mean is not None or features.std is not None else ""
+    before += "[sin(x B), cos(x B)], " if features.frequencies is not None else ""
+    if not stack.activations:
+        return before + sizes
+    last = "" if stack.last else " but the last"
+    return f"{before}{sizes}, {cast(Activation, stack.activations[0]).name} after each layer{last}"

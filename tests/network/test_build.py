@@ -1,14 +1,17 @@
 """A checkpoint becomes the network it was, or one clear line says why not."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from small_networks import build_idle, forward, outputs_settings, saved, stack
 
+import hmcompress
 from hmcompress.errors import NetworkError
-from hmcompress.network import compress_network, pose
+from hmcompress.network import compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
 
 HERE = Path(__file__).parent
@@ -157,3 +160,29 @@ def test_whole_numbers_for_a_network_of_floats_are_named() -> None:
     network = build_network(settings({"mlp": {"activation": "tanh"}}), stack([2, 16, 1]))
     with pytest.raises(NetworkError, match="some inputs are whole numbers: store them as floats"):
         network.run((torch.ones(4, 2, dtype=torch.int64),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "2-24-24-1, tanh after each layer but the last"),
+        ({"activation_after_last": True}, "2-24-24-1, tanh after each layer"),
+        ({"fourier": "B"}, "[sin(x B), cos(x B)], 2-24-24-1, tanh after each layer but the last"),
+    ],
+)
+def test_how_a_network_was_read_is_said_where_no_reference_checks_it(
+    changes: dict[str, Any], shown: str, tmp_path: Path
+) -> None:
+    """It is no part of the file, which would grow by a tenth."""
+    state = stack([2, 24, 24, 1]) | ({"B": torch.randn(2, 1)} if "fourier" in changes else {})
+    source = saved(tmp_path, state).path
+    settings = outputs_settings(network={"mlp": {"activation": "tanh", **changes}})
+    report = hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    (note,) = (note for note in report.notes if note.startswith("network read as"))
+    assert note.startswith(f"network read as {shown}; factors that are no weights (2 pi, w0, output transforms)")
+    assert not hmcompress.read_report(tmp_path / "small.hmc.safetensors").notes
+    x = torch.rand(100, 2, dtype=torch.float64)
+    run = pose(settings, load_tensors(saved(tmp_path, state))).network.run((x,))
+    np.savez(tmp_path / "r.npz", x=x.numpy(), y=run.numpy())
+    checked = settings.model_copy(update={"reference": str(tmp_path / "r.npz")})
+    assert not hmcompress.compress(source, dry_run=True, settings=checked).notes
