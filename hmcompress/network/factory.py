@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,8 @@ def adopt(
         n for n, t in tensors.items() if n not in names and t.dtype in FLOATS and t.ndim and not is_optimizer_state(n)
     ]
     if missing or wrong or (left and not names):
-        raise NetworkError(f"{what} does not fit the checkpoint: " + _differences(missing, wrong, left))
+        advice = _fitting_prefix(own, tensors) if kind == "factory" else ""
+        raise NetworkError(f"{what} does not fit the checkpoint: {_differences(missing, wrong, left)}{advice}")
     with torch.no_grad():
         for name, place in names.items():
             own[place].copy_(tensors[name])
@@ -150,6 +152,29 @@ def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes
     ]
     fits = [{n: p for n, p in option.items() if p in own} for option in options]
     return max(fits, key=len)
+
+
+def _fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Which prefix of the checkpoint's names, and what in its place, gives all of the module's; empty for none."""
+    place = next(iter(own), "")
+    for name in tensors:
+        tail = _common_tail(name, place)
+        old, new = name[: len(name) - len(tail)], place[: len(place) - len(tail)]
+        if tail and all(p.startswith(new) and _has(tensors, old + p[len(new) :], t) for p, t in own.items()):
+            return "; without prefix: it fits" if old == new else f'; prefix: {{"{old}": "{new}"}} fits'
+    return ""
+
+
+def _has(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> bool:
+    return name in tensors and tensors[name].shape == like.shape
+
+
+def _common_tail(a: str, b: str) -> str:
+    """What two names end with, in whole parts between dots."""
+    shared = takewhile(
+        lambda pair: pair[0] == pair[1], zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    )
+    return ".".join(reversed([part for part, _ in shared]))
 
 
 def _roots(tensors: Mapping[str, object]) -> tuple[str, ...]:

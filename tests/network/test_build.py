@@ -13,6 +13,7 @@ import hmcompress
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
+from hmcompress.network.factory import adopt
 
 HERE = Path(__file__).parent
 HELPERS = HERE / "small_networks.py"
@@ -186,3 +187,24 @@ def test_how_a_network_was_read_is_said_where_no_reference_checks_it(
     np.savez(tmp_path / "r.npz", x=x.numpy(), y=run.numpy())
     checked = settings.model_copy(update={"reference": str(tmp_path / "r.npz")})
     assert not hmcompress.compress(source, dry_run=True, settings=checked).notes
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "given", "advice"),
+    [
+        ("", "policy.", {}, '; prefix: {"": "policy."} fits'),
+        ("net.body.", "policy.", {}, '; prefix: {"net.body.": "policy."} fits'),
+        ("policy.", "policy.", {"net.": "x."}, "; without prefix: it fits"),
+        ("policy.x", "policy.", {}, ""),
+    ],
+)
+def test_a_prefix_that_would_fit_is_named(found: str, wanted: str, given: dict[str, str], advice: str) -> None:
+    state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3)).state_dict()
+    module = torch.nn.ModuleDict({wanted[:-1]: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3))})
+    tensors = {found + name: t for name, t in state.items()}
+    with pytest.raises(NetworkError, match="does not fit the checkpoint") as error:
+        adopt(module, tensors, given, "factory", "f")
+    assert str(error.value).endswith(advice) and ("prefix" in str(error.value)) == bool(advice)
+    if "{" in advice:
+        prefix = dict([tuple(part.strip('{}" ') for part in advice[10:-5].split(":"))])
+        assert len(adopt(module, tensors, prefix, "factory", "f").places) == 4
