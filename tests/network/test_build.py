@@ -208,3 +208,31 @@ def test_a_prefix_that_would_fit_is_named(found: str, wanted: str, given: dict[s
     if "{" in advice:
         prefix = dict([tuple(part.strip('{}" ') for part in advice[10:-5].split(":"))])
         assert len(adopt(module, tensors, prefix, "factory", "f").places) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "meant"),
+    [
+        ({"mlp": {"activation": "tanh", "fourier": "B"}}, "did you mean 'features.B'"),
+        ({"mlp": {"activation": "tanh", "input_mean": "shfit"}}, "did you mean 'shift'"),
+        ({"mlp": {"activation": "tanh", "input_std": "nothing"}}, "there are net.0.weight, net.0.bias, net.2.weight"),
+        ({"mlp": {"activation": "swish", "slopes": "slope"}}, "did you mean 'slope.0'"),
+        ({"linear": {"weight": "net.0.wieght"}}, "did you mean 'net.0.weight'"),
+        ({"linear": {"weight": "net.0.weight", "bias": "net.0.b"}}, "did you mean 'net.0.bias'"),
+        (
+            {
+                "deeponet": {
+                    "branch": {"activation": "tanh", "layers": "net.0.*"},
+                    "trunk": {"activation": "tanh", "layers": "net.0.*"},
+                    "bias": "model_state_dict.b",
+                }
+            },
+            "did you mean 'model_state_dict.b.0'",
+        ),
+    ],
+)
+def test_a_tensor_that_is_not_there_is_answered_with_one_that_is(network: dict[str, Any], meant: str) -> None:
+    more = ("features.B", "shift", "slope.0", "model_state_dict.b.0")
+    state = stack([2, 16, 1]) | {name: torch.ones(()) for name in more}
+    with pytest.raises(NetworkError, match=f": {meant}"):
+        build_network(settings(network), state)
