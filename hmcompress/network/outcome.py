@@ -34,6 +34,7 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
         samples=len(problem.calibration.points),
         seed=problem.settings.seed,
         derivative_errors=tuple(held_out[1:]),
+        function_error=held_out[0] if problem.order else None,
         layers=growth_of_layers(problem, decoded),
     )
     if settings.ntk_bound is not None:

@@ -115,8 +115,10 @@ def _listed(title: str, items: tuple[str, ...]) -> list[str]:
 def network_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
     """Rows (what, error, tolerance) of the network's section."""
     tol = format_tolerance(network.tol)
+    alone = network.function_error
     rows = [
         ("held-out points", format_error(network.error), tol),
+        *([] if alone is None else [("  the function alone", format_error(alone), "")]),
         (f"calibration points ({network.samples}, seed {network.seed})", format_error(network.calibration_error), ""),
     ]
     extra = (("domain widened by 10 %", network.widened_error), ("1 % noise on the inputs", network.noisy_error))

@@ -102,6 +102,8 @@ def test_derivatives_keep_the_tolerance(tmp_path: Path, order: int) -> None:
     errors = ((slopes[1] - slopes[0]).norm(dim=0) / slopes[0].norm(dim=0)).tolist()
     assert errors == pytest.approx(list(result.record.derivative_errors[:2]), rel=1e-6)
     assert max(errors) <= 1e-2
+    alone = result.record.function_error
+    assert alone is not None and result.record.error == max(alone, *result.record.derivative_errors)
 
 
 def test_kernel_bound_holds_and_costs_bytes(plain: NetworkResult, tmp_path: Path) -> None:
