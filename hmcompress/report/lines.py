@@ -164,8 +164,9 @@ def fresh_line(network: VerifyNetwork) -> str | None:
     few = points < FEW_POINTS and fresh > DIFFER * network.error
     if not few and fresh <= network.tol:
         return None
+    only = " only" if points < FEW_POINTS else ""
     above = ", above the tolerance" if fresh > network.tol else ""
-    return f"the bound was measured on {points:,} held-out points only: fresh points gave {format_error(fresh)}{above}"
+    return f"the bound was measured on {points:,} held-out points{only}: fresh points gave {format_error(fresh)}{above}"
 
 
 def violation(layer: VerifyLayer) -> str:
