@@ -21,7 +21,7 @@ from hmcompress.network.gradients import gradient_metrics
 from hmcompress.network.inputs import Points, Source
 from hmcompress.network.model import Network, in_order_of_computation
 from hmcompress.network.moments import sensitivities
-from hmcompress.network.others import perturbed_moments, perturbed_sensitivities
+from hmcompress.network.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
 from hmcompress.network.propagate import Calibration, original_targets
 
 _SENSITIVITY_ROWS = 2048
@@ -153,6 +153,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
         gradient_metrics(problem.network, points, tensors, lambda b: scaled(kind, ref[:1], b), problem.settings.seed),
         {name: tensors[name].dtype for name in names},
         Engine(effort),
+        without_zero_rows(problem.network, points, tensors),
     )
 
 

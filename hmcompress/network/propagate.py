@@ -58,6 +58,7 @@ class Calibration:
     other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
+    without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
 
 
 Parts = dict[str, Coded]
@@ -100,10 +101,10 @@ def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     w, sensitivity = data.others[name], data.other_sensitivities[name]
     if name not in data.other_metrics or name in knobs.structured:
         return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
-    slices = [
-        Weighted(quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone))
-        for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True)
-    ]
+    slices = []
+    for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
+        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone)
+        slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     return Slices(tuple(slices), tuple(w.shape), w.dtype)
 
 

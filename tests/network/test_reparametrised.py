@@ -4,6 +4,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reparametrised
 import torch
@@ -12,9 +13,11 @@ from small_networks import outputs_settings, saved
 import hmcompress
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
-from hmcompress.network import compress_network
+from hmcompress.hmatrix.grid import Grid
+from hmcompress.network import compress_network, pose
 from hmcompress.network.ntk import Kernel
-from hmcompress.network.propagate import Knobs, Parts
+from hmcompress.network.problem import prepare
+from hmcompress.network.propagate import Knobs, Parts, run_pass
 from hmcompress.network.search import search
 
 HELPERS = Path(__file__).parent / "reparametrised.py"
@@ -36,6 +39,25 @@ def test_normalised_weights_end_in_a_file_that_holds(name: str, order: int, tmp_
         assert hmcompress.verify(tmp_path / "small.hmc.safetensors", source).passed
     assert report.network is not None and 1e-3 < report.network.error <= 1e-2
     assert report.layer_stored_bytes < 0.4 * report.layer_source_bytes
+
+
+def test_weights_without_zero_rows_are_found_and_keep_a_live_entry_in_each(tmp_path: Path) -> None:
+    """However coarse the steps are, the half-compressed network runs."""
+    state = reparametrised.normed().state_dict()
+    settings = settings_for("normed")
+    problem = pose(settings, state)
+    data = prepare(problem, state, "fast")
+    assert data.without_zero_rows == {name for name in state if name.endswith("original1")}
+    coarse = {name: part.dense().float() for name, part in run_pass(problem.network, data, Knobs(10.0)).items()}
+    directions = [t for name, t in coarse.items() if name.endswith("original1")]
+    assert all(bool((t != 0).any(1).all()) and (t == 0).float().mean() > 0.4 for t in directions)
+    assert torch.isfinite(problem.network.run(problem.held_out.points.tensors, coarse)).all()
+
+
+def test_a_row_without_entries_stays_so_and_another_gets_its_largest_in_steps() -> None:
+    grid = Grid(np.zeros((3, 2), np.int64), np.zeros(3, np.int64), np.array([0, 8]))
+    w = np.array([[0.1, 0.2], [0.0, 0.0], [0.0, -0.3]])
+    assert grid.with_live_rows(w).q.tolist() == [[1, 0], [0, 0], [0, -1]]
 
 
 def test_nan_of_the_original_is_still_an_error(tmp_path: Path) -> None:
