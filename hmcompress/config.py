@@ -178,7 +178,9 @@ def load_settings(path: str | os.PathLike[str] | None = None, overrides: Mapping
     if "tol" in given:
         data.pop("target_ratio", None)
     if isinstance(given.get("calibration"), Mapping):
-        data["calibration"] = _merged_calibration(origin.data.get("calibration"), given["calibration"])
+        data["calibration"] = merged_calibration(origin.data.get("calibration"), given["calibration"])
+    if isinstance(given.get("network"), Mapping):
+        data["network"] = merged_network(origin.data.get("network"), given["network"])
     kept = {key: value for key, value in origin.data.items() if key not in given}
     return _of_a_network(_validated(data, LocatedYaml(origin.path, kept, origin.lines)), given)
 
@@ -195,12 +197,18 @@ def _of_a_network(settings: Settings, given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Another source of inputs replaces the one in the YAML and keeps its samples, seed and derivatives."""
     if not isinstance(base, Mapping):
         return dict(given)
     replaced = any(kind in given for kind in INPUT_KINDS)
     return {k: v for k, v in base.items() if not (replaced and k in INPUT_KINDS)} | dict(given)
+
+
+def merged_network(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Another factory in place of one keeps its prefixes: it makes the same module."""
+    both = isinstance(base, Mapping) and "factory" in base and "factory" in given
+    return ({"prefix": base["prefix"]} if both and "prefix" in base else {}) | dict(given)
 
 
 def looked_up(settings: Settings, folders: Iterable[Path]) -> Settings:

@@ -102,7 +102,7 @@ def compress(
         layers=tuple(tally.layers),
         other=tally.other,
         left_behind=checkpoint.left_behind,
-        notes=tuple(tally.notes),
+        notes=(*tally.said, *tally.notes),
         network=tally.network,
         seconds=time.perf_counter() - start,
         peak_rss_bytes=max(peak_rss_bytes(), tally.peak_rss_bytes),
@@ -134,7 +134,7 @@ def _coded(
 
     result = compress_network(checkpoint, settings, progress)
     rest = encode_rest(checkpoint, result.tensors, settings, progress, near_end)
-    return chain(result.layers, rest), Tally(result.record, result.notes)
+    return chain(result.layers, rest), Tally(result.record, result.notes, result.said)
 
 
 def verify(

@@ -30,9 +30,12 @@ _MUCH = 1 << 16  # bytes that are worth a remark
 class Tally:
     """Takes in the parts of a file as they are coded, and forgets their bytes."""
 
-    def __init__(self, network: NetworkRecord | None = None, notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self, network: NetworkRecord | None = None, notes: Iterable[str] = (), said: Iterable[str] = ()
+    ) -> None:
         self.layers: list[LayerRecord] = []
         self.notes = list(notes)
+        self.said = tuple(said)  # notes that the file does not keep
         self.network = network
         self.other = OtherRecord()
         self.peak_rss_bytes = 0  # of the processes that coded layers, whichever was the largest

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import FactoryNetwork, Settings, looked_up
+from hmcompress.config import FactoryNetwork, Settings, looked_up, merged_calibration, merged_network
 from hmcompress.container import CompressedFile, LayerRow, View
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
@@ -90,13 +90,14 @@ def network_settings(
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
         check_code(settings.network.factory, against)
+    stored = settings.to_json()
     given = {
         "metric": "outputs",
         "tol": tol or settings.tol,
-        "network": factory and {"factory": factory},
-        "calibration": inputs and {"inputs": inputs},
+        "network": factory and merged_network(stored.get("network"), {"factory": factory}),
+        "calibration": inputs and merged_calibration(stored.get("calibration"), {"inputs": inputs}),
     }
-    return Settings.from_json(settings.to_json() | {key: value for key, value in given.items() if value})
+    return Settings.from_json(stored | {key: value for key, value in given.items() if value})
 
 
 def check_network(

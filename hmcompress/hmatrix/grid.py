@@ -36,6 +36,14 @@ class Grid:
         """The same with the rows of a mask (m,) set to zero."""
         return replace(self, q=np.where(dead[:, None], 0, self.q))
 
+    def with_live_rows(self, w: np.ndarray) -> "Grid":
+        """The same with the largest entry of w (m, n), in steps, in each row that would be zero and is not in w."""
+        dead = np.flatnonzero(~self.live_rows & (w != 0).any(1))
+        columns = np.abs(w[dead] / powers(self.column_exponents)).argmax(1)
+        q = self.q.copy()
+        q[dead, columns] = np.sign(w[dead, columns])
+        return replace(self, q=q)
+
 
 def powers(exponents: np.ndarray) -> np.ndarray:
     """2 ** (e / 2), the same on every machine."""

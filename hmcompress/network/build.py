@@ -13,6 +13,7 @@ from hmcompress.network.factory import build_foreign
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.modules import Activation, Features, OperatorNetwork, Stack
 from hmcompress.patterns import matches
+from hmcompress.settings_errors import did_you_mean
 
 _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32
 
@@ -56,8 +57,8 @@ class _Stack:
     def __init__(self, prefix: str, settings: MLP, tensors: Tensors) -> None:
         weights = _weights(settings, tensors)
         if not weights:
-            shown = ", ".join(list(tensors)[:6])
-            raise NetworkError(f"layers: no weight matrix matches {', '.join(settings.layers)}; there are {shown}")
+            given = ", ".join(settings.layers)
+            raise NetworkError(f"layers: no weight matrix matches {given}; there are {_few(tensors)}")
         features = _features(settings, tensors)
         _check_chain(weights, tensors, _first_width(features, tensors, settings))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
@@ -125,12 +126,29 @@ def _features(settings: MLP, tensors: Tensors) -> Features:
 
 def _tensor(name: str, tensors: Tensors) -> Tensor:
     if name not in tensors:
-        raise NetworkError(f"the network names tensor {name}, which the checkpoint does not have")
+        raise NetworkError(
+            f"the network names tensor {name}, which the checkpoint does not have: {_near(name, tensors)}"
+        )
     return tensors[name].detach().clone()
+
+
+def _near(name: str, tensors: Tensors) -> str:
+    """The tensor that was meant: a part of it, the same one elsewhere, or one of a like name."""
+    same = [n for n in tensors if n.startswith(f"{name}.") or n.endswith(f".{name}")]
+    text = did_you_mean(name, tensors)
+    return f"did you mean '{same[0]}'?" if same else text if text.startswith("did") else f"there are {_few(tensors)}"
+
+
+def _few(tensors: Tensors) -> str:
+    return ", ".join(list(tensors)[:6]) + " ..." * (len(tensors) > 6)
 
 
 def _slopes(settings: MLP, tensors: Tensors, count: int) -> list[str | None]:
     names = [n for pattern in settings.slopes or () for n in tensors if matches(pattern, n)]
+    if settings.slopes and not names:
+        raise NetworkError(
+            f"slopes: no tensor matches {', '.join(settings.slopes)}: {_near(settings.slopes[0], tensors)}"
+        )
     if settings.slopes and len(names) not in (1, count):
         raise NetworkError(f"slopes: {len(names)} tensors match, {count} activations need one each (or one for all)")
     padded: list[str | None] = [*names] if len(names) != 1 else [names[0]] * count

@@ -34,6 +34,7 @@ def recheck(
         largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
         ntk_tol=None if kernel is None else kernel.tol,
         ntk_error=None if kernel is None else kernel.error(decoded),
+        held_out=len(problem.held_out.points),
     )
 
 

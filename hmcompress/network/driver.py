@@ -12,7 +12,7 @@ from torch import Tensor
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
-from hmcompress.errors import BoundError
+from hmcompress.errors import BoundError, NetworkError
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
@@ -22,7 +22,7 @@ from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
-from hmcompress.network.outcome import measure, slim_sizes, too_few_samples
+from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples
 from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
@@ -61,8 +61,9 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
     notes = [too_few_samples(record)] + ([slim_sizes(problem.network, record)] if settings.slim == "prefer" else [])
+    said = read_as(problem.network, settings), fresh_points(problem, record, decoded)
     ordered = in_checkpoint_order(layers, checkpoint.names)
-    return NetworkResult(ordered, record, tuple(note for note in notes if note is not None))
+    return NetworkResult(ordered, record, *(tuple(n for n in some if n is not None) for some in (notes, said)))
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -123,6 +124,7 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
         exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
         found = [] if exact is None else [exact]
     if not found:
+        problem.errors(problem.held_out, tensors)  # raises where no tensor can be replaced at all
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
     return min(found, key=lambda t: t.cost)
 
@@ -222,8 +224,11 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
 
     def measured(parts: Parts) -> float:
         decoded = _decoded(problem, data, parts)
-        error = max(problem.errors(problem.held_out, decoded))
-        return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
+        try:
+            error = max(problem.errors(problem.held_out, decoded))
+            return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
+        except NetworkError:  # the original ran on these points
+            return math.inf
 
     return measured
 

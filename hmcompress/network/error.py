@@ -25,10 +25,10 @@ class Reference:
 def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Outputs and derivatives, in float64, in batches."""
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), network.holding(tensors) as call:
         for begin in range(0, len(points), _BATCH):
             part = points.take(slice(begin, begin + _BATCH))
-            parts.append([b.double() for b in jets(network, part, order, lambda x: network.call(x, tensors))])
+            parts.append([b.double() for b in jets(network, part, order, call)])
     return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
 

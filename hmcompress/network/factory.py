@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,8 @@ def adopt(
         n for n, t in tensors.items() if n not in names and t.dtype in FLOATS and t.ndim and not is_optimizer_state(n)
     ]
     if missing or wrong or (left and not names):
-        raise NetworkError(f"{what} does not fit the checkpoint: " + _differences(missing, wrong, left))
+        advice = _fitting_prefix(own, tensors) if kind == "factory" else ""
+        raise NetworkError(f"{what} does not fit the checkpoint: {_differences(missing, wrong, left)}{advice}")
     with torch.no_grad():
         for name, place in names.items():
             own[place].copy_(tensors[name])
@@ -63,11 +65,28 @@ def adopt(
     layers = [
         DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
         for path, child in module.named_modules()
-        if isinstance(child, nn.Linear) and child.weight.is_floating_point() and f"{path}.weight" in by_place
+        if _is_dense(child) and f"{path}.weight" in by_place
     ]
     dense = {layer.weight for layer in layers}
-    others = [n for n, p in names.items() if n not in dense and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE]
+    masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
+    others = [
+        n
+        for n, p in names.items()
+        if n not in dense and p not in masks and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE
+    ]
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+
+
+def _is_dense(module: nn.Module) -> bool:
+    """Whether a module is x W^T + b and nothing else; masks and low-rank additions have a forward of their own."""
+    if not isinstance(module, nn.Linear) or "forward" in vars(module) or module._forward_hooks:
+        return False
+    return type(module).forward is nn.Linear.forward and module.weight.is_floating_point()
+
+
+def _is_mask(buffer: Tensor) -> bool:
+    """Whether a buffer is zeros and ones: which weights are there is no matter of precision."""
+    return bool(((buffer == 0) | (buffer == 1)).all())
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
@@ -133,6 +152,29 @@ def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes
     ]
     fits = [{n: p for n, p in option.items() if p in own} for option in options]
     return max(fits, key=len)
+
+
+def _fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Which prefix of the checkpoint's names, and what in its place, gives all of the module's; empty for none."""
+    place = next(iter(own), "")
+    for name in tensors:
+        tail = _common_tail(name, place)
+        old, new = name[: len(name) - len(tail)], place[: len(place) - len(tail)]
+        if tail and all(p.startswith(new) and _has(tensors, old + p[len(new) :], t) for p, t in own.items()):
+            return "; without prefix: it fits" if old == new else f'; prefix: {{"{old}": "{new}"}} fits'
+    return ""
+
+
+def _has(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> bool:
+    return name in tensors and tensors[name].shape == like.shape
+
+
+def _common_tail(a: str, b: str) -> str:
+    """What two names end with, in whole parts between dots."""
+    shared = takewhile(
+        lambda pair: pair[0] == pair[1], zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    )
+    return ".".join(reversed([part for part, _ in shared]))
 
 
 def _roots(tensors: Mapping[str, object]) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """A network that can be run: a module, its dense layers in the order of computation, their names in the checkpoint."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -73,18 +75,25 @@ class Network:
         weight, bias = module.weight.detach().double(), module.bias
         return weight if layer.bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
 
-    def _with(self, state: Mapping[str, Tensor], inputs: Inputs) -> object:
-        """Outputs with some of the module's own tensors replaced."""
-        own = own_tensors(self.module)
+    def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The module's own tensors that the checkpoint's replace, by their places."""
+        own = own_tensors(self.module) if tensors else {}
+        state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
         once = {own[place]: place for place in state}.values()  # a tied tensor has several places
-        state = {place: state[place].to(own[place].dtype) for place in once}
+        return {place: state[place].to(own[place].dtype) for place in once}
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Callable[[Inputs], Tensor]]:
+        """`call` with some tensors replaced; an archive runs with its own alone, which change meanwhile."""
         if not isinstance(self.module, torch.jit.ScriptModule):
-            return functional_call(self.module, state, inputs)
+            yield partial(self.call, tensors=tensors)
+            return
+        own, state = own_tensors(self.module), self._state(tensors)
         kept = {place: own[place].detach().clone() for place in state}
         try:
             for place, t in state.items():
                 own[place].data.copy_(t)
-            return self.module(*inputs)
+            yield self.call
         finally:
             for place, t in kept.items():
                 own[place].data.copy_(t)
@@ -99,20 +108,21 @@ class Network:
 
     def call(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """As `run`, with gradients where the caller wants them."""
-        state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
+        if tensors and isinstance(self.module, torch.jit.ScriptModule):
+            with self.holding(tensors) as call:
+                return call(inputs)
+        state = self._state(tensors)
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
-            outputs = self._with(state, inputs) if state else self.module(*inputs)
+            outputs = functional_call(self.module, state, inputs) if state else self.module(*inputs)
         except (HMCompressError, MemoryError):
             raise
         except Exception as error:
             if _was_interrupted(error):
                 raise KeyboardInterrupt from error
-            line = str(error).strip().splitlines() or [type(error).__name__]
+            line = _said(error)
             shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
-            raise NetworkError(
-                f"the network fails on the inputs {shapes}: {line[0]}; {_remedy(inputs, line[0])}"
-            ) from error
+            raise NetworkError(f"the network fails on the inputs {shapes}: {line}; {_remedy(inputs, line)}") from error
         return flatten(outputs)
 
 
@@ -129,6 +139,12 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
+def _said(error: Exception) -> str:
+    """The first line of an error; of one within an archive the last, for the first says only that there is one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].removeprefix("RuntimeError: ") if "TorchScript interpreter" in lines[0] else lines[0]
+
+
 def _remedy(inputs: Inputs, message: str) -> str:
     if any(not t.is_floating_point() and not t.is_complex() for t in inputs) and "dtype" in message:
         return "some inputs are whole numbers: store them as floats"
@@ -136,6 +152,9 @@ def _remedy(inputs: Inputs, message: str) -> str:
         return "some inputs must be whole numbers: store them as integers in .npz or .safetensors"
     if "missing" in message and "argument" in message:
         return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
+    if "forward AD" in message and (operation := re.search(r"with (?:aten::)?(\w+?)(_backward|_jvp)? that", message)):
+        works = "derivatives: 1 works" if operation[2] else "use derivatives: 0"
+        return f"torch knows no such derivative of {operation[1]}: {works}, or write it as a formula in a factory"
     return "check network: and calibration:"
 
 

@@ -4,6 +4,7 @@ Rows are pairs of a point and one output (outputs take turns). By layers, K = su
 x and sensitivities g of each layer alone: positive semi-definite by construction.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,8 +25,9 @@ class Kernel:
     k: Tensor
 
     def error(self, other: "Kernel") -> float:
-        """Relative Frobenius error of `other` against this one."""
-        return float((other.k - self.k).norm() / self.k.norm().clamp_min(1e-300))
+        """Relative Frobenius error of `other` against this one; inf where it is not finite."""
+        error = float((other.k - self.k).norm() / self.k.norm().clamp_min(1e-300))
+        return error if math.isfinite(error) else math.inf
 
     def alignment(self, other: "Kernel") -> float:
         """Cosine of the angle between two kernels."""

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
+from hmcompress.layers import from_matrices, to_matrices
 from hmcompress.network.error import block_errors, evaluate
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network, replaced
 
 _STEP = 1e-3  # relative Frobenius size of the perturbation
 _ROWS = 256
+_FEW_ROWS = 16
 _UNUSED = 1e-12
 _LEAST_VARIANCE = 1e-300
 
@@ -41,6 +43,23 @@ def perturbed_sensitivities(
             f"'{unused[0]}' (or exclude: in the YAML), or is it another network?"
         )
     return {name: max(s, _UNUSED) for name, s in found.items()}
+
+
+def without_zero_rows(network: Network, points: Points, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes."""
+    points = points.take(slice(0, _FEW_ROWS))
+    return frozenset(name for name in network.others if _breaks(network, points, name, tensors[name]))
+
+
+def _breaks(network: Network, points: Points, name: str, w: Tensor) -> bool:
+    """Whether a row of zeros gives outputs that are not finite, or none."""
+    matrices = to_matrices(w).clone()
+    matrices[:, 0] = 0
+    try:
+        blocks = evaluate(network, points, 0, {name: from_matrices(matrices, w.shape, w.dtype)})
+    except NetworkError:
+        return True
+    return not bool(torch.isfinite(blocks[0]).all())
 
 
 def perturbed_moments(

@@ -3,17 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
 from hmcompress.network.error import Reference
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.model import Network
+from hmcompress.network.modules import Activation, Stack
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem, reference_error
+from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
+from hmcompress.report.verdicts import VerifyNetwork
 
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
@@ -29,6 +34,7 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
         samples=len(problem.calibration.points),
         seed=problem.settings.seed,
         derivative_errors=tuple(held_out[1:]),
+        function_error=held_out[0] if problem.order else None,
         layers=growth_of_layers(problem, decoded),
     )
     if settings.ntk_bound is not None:
@@ -62,6 +68,16 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     )
 
 
+def fresh_points(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where points that neither the search nor the bound has seen show a larger error."""
+    try:
+        error = max(problem.errors(problem.reference(problem.source.fresh(), "fresh"), decoded))
+    except NetworkError as broken:  # the bound holds all the same
+        return f"not measured on fresh points: {broken}"
+    points = len(problem.held_out.points)
+    return fresh_line(VerifyNetwork(record.tol, record.error, fresh_error=error, held_out=points))
+
+
 def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
     """One line: neurons of each layer and multiplications per sample, before and after; None without known stacks."""
     dead = {layer.name: layer.dead_rows for layer in record.layers}
@@ -72,3 +88,29 @@ def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
     shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
     counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
     return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"
+
+
+def read_as(network: Network, settings: Settings) -> str | None:
+    """One line: as which function a checkpoint's weights were read, where nothing checks it."""
+    stacks = [part for part in network.module.modules() if isinstance(part, Stack)]
+    if settings.reference is not None or network.kind not in ("mlp", "deeponet"):
+        return None
+    parts = [_shown(stack) for stack in stacks]
+    shown = parts[0] if network.kind == "mlp" else f"branch {parts[0]} times trunk {parts[1]}"
+    return (
+        f"network read as {shown}; factors that are no weights (2 pi, w0, output transforms) are not in it: give "
+        "reference: to check it"
+    )
+
+
+def _shown(stack: Stack) -> str:
+    """`2-64-64-1, tanh after each layer but the last`, and what comes before the first."""
+    layers = [cast(nn.Linear, layer) for layer in stack.layers]
+    sizes = "-".join(map(str, (layers[0].in_features, *(layer.out_features for layer in layers))))
+    features = stack.features
+    before = "(x - mean) / std, " if features.mean is not None or features.std is not None else ""
+    before += "[sin(x B), cos(x B)], " if features.frequencies is not None else ""
+    if not stack.activations:
+        return before + sizes
+    last = "" if stack.last else " but the last"
+    return f"{before}{sizes}, {cast(Activation, stack.activations[0]).name} after each layer{last}"

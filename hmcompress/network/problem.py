@@ -14,13 +14,14 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
 from hmcompress.network.coded import Engine
+from hmcompress.network.curvature import check_second_derivatives
 from hmcompress.network.error import Reference, block_errors, evaluate, network_error, reference, scaled
 from hmcompress.network.files import read_arrays
 from hmcompress.network.gradients import gradient_metrics
 from hmcompress.network.inputs import Points, Source
 from hmcompress.network.model import Network, in_order_of_computation
 from hmcompress.network.moments import sensitivities
-from hmcompress.network.others import perturbed_moments, perturbed_sensitivities
+from hmcompress.network.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
 from hmcompress.network.propagate import Calibration, original_targets
 
 _SENSITIVITY_ROWS = 2048
@@ -86,6 +87,8 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     order = settings.calibration.derivatives
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
+    if order == 2:
+        check_second_derivatives(network, points)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
@@ -150,6 +153,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
         gradient_metrics(problem.network, points, tensors, lambda b: scaled(kind, ref[:1], b), problem.settings.seed),
         {name: tensors[name].dtype for name in names},
         Engine(effort),
+        without_zero_rows(problem.network, points, tensors),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.coded import Coded, Engine, Slices, Weighted
@@ -57,13 +58,14 @@ class Calibration:
     other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
+    without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
 
 
 Parts = dict[str, Coded]
 
 
 def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
-    """Every layer and other weight of the network in coded form, by name."""
+    """Every layer and other weight of the network in coded form, by name. Raises NetworkError where it breaks so."""
     parts: Parts = {name: _other(name, data, knobs) for name in data.others}
     if not network.layers:
         return parts
@@ -99,10 +101,10 @@ def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     w, sensitivity = data.others[name], data.other_sensitivities[name]
     if name not in data.other_metrics or name in knobs.structured:
         return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
-    slices = [
-        Weighted(quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone))
-        for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True)
-    ]
+    slices = []
+    for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
+        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone)
+        slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     return Slices(tuple(slices), tuple(w.shape), w.dtype)
 
 
@@ -123,6 +125,8 @@ def _coded(
 ) -> Coded:
     weights = data.weights[layer.weight]
     x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
+    if not torch.isfinite(x).all():
+        raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
     z = _stacked(data.targets[layer.weight], weights)
     moment = second_moment(x, xs[0].numel() // xs[0].shape[-1])
     target = ridge_target(network.matrix(layer).numpy(), x, z, moment, knobs.ridge)

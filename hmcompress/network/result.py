@@ -21,6 +21,7 @@ class NetworkResult:
     layers: tuple[EncodedLayer, ...]
     record: NetworkRecord
     notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()  # further notes, which the file does not keep
 
     @property
     def tensors(self) -> tuple[str, ...]:

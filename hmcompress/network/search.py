@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.coded import living
 from hmcompress.network.propagate import Knobs, Parts
 
@@ -102,13 +103,20 @@ class Search:
     def trial(self, knobs: Knobs) -> Trial:
         """Run a pass, or look it up."""
         if knobs not in self.trials:
-            parts = self._run(knobs)
-            nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-            neurons = living(parts.values()) if self._slim else 0
-            self.trials[knobs] = Trial(knobs, parts, nbytes, self._measure(parts), neurons)
+            self.trials[knobs] = self._made(knobs)
             self._tick(len(self.trials))
             self._forget()
         return self.trials[knobs]
+
+    def _made(self, knobs: Knobs) -> Trial:
+        """A pass; of infinite error where the half-compressed network breaks, for the original ran on these points."""
+        try:
+            parts = self._run(knobs)
+        except (NetworkError, np.linalg.LinAlgError):
+            return Trial(knobs, {}, 0, math.inf)
+        nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
+        neurons = living(parts.values()) if self._slim else 0
+        return Trial(knobs, parts, nbytes, self._measure(parts), neurons)
 
     def holding(self) -> list[Trial]:
         """The trials that hold, smallest first."""
@@ -136,7 +144,8 @@ class Search:
             moved = (self._gap(trial) - self._gap(after)) / gap
             if gap < 0 and after.error > _WORSE * trial.error:  # finer steps do not help
                 break
-            power = power * min(max(1 / max(moved, 0.3), 0.5), 2.0) if moved > 0 else power / 2
+            if math.isfinite(trial.error):
+                power = power * min(max(1 / max(moved, 0.3), 0.5), 2.0) if moved > 0 else power / 2
             trial = after
         return trial
 

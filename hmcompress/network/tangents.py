@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hmcompress.network.formulas import Formulas
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Inputs, Network, replaced
 
@@ -36,7 +37,7 @@ def along(points: Points, which: int, direction: Tensor, order: int, run: Callab
     def first(t: Tensor) -> Any:
         return jvp(f, (t,), (direction,))
 
-    with _differentiable_kernels():
+    with _differentiable_kernels(order):
         if order < 2:
             return list(first(points.tensors[which]))
         both: Any = jvp(first, (points.tensors[which],), (direction,))
@@ -45,13 +46,14 @@ def along(points: Points, which: int, direction: Tensor, order: int, run: Callab
 
 
 @contextmanager
-def _differentiable_kernels() -> Iterator[None]:
-    """Without the fused kernels of recurrent layers and attention, of which torch knows no tangents."""
+def _differentiable_kernels(order: int) -> Iterator[None]:
+    """Without the fused kernels of recurrent layers and attention, of which torch knows no tangents, and with formulas
+    for operations of which it knows no derivatives of this order."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     fused = torch.backends.mkldnn.set_flags(_enabled=False)[0]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), Formulas(order):
             yield
     finally:
         torch.backends.mkldnn.set_flags(_enabled=fused)
@@ -106,7 +108,7 @@ def run_with_tangents(network: Network, points: Points, tensors: Mapping[str, Te
     pairs = list(directions(points))
     which = pairs[0][0]
     copies = len(pairs)
-    with torch.no_grad(), _differentiable_kernels(), forward_ad.dual_level():
+    with torch.no_grad(), _differentiable_kernels(1), forward_ad.dual_level():
         repeated = [torch.cat([t] * copies) if points.joint or k == which else t for k, t in enumerate(points.tensors)]
         repeated[which] = forward_ad.make_dual(repeated[which], torch.cat([e for _, e in pairs]))
         network.call(tuple(repeated), tensors)

@@ -11,9 +11,11 @@ from hmcompress.report.format import (
     one_line,
 )
 from hmcompress.report.records import LayerRecord, NetworkRecord, Report
-from hmcompress.report.verdicts import VerifyLayer, VerifyReport
+from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork, VerifyReport
 
 TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
+FEW_POINTS = 1000  # held-out points below which others may differ
+DIFFER = 1.1  # fresh over held-out error from which they do
 SHOWN = 10
 
 METHODS = {
@@ -113,8 +115,10 @@ def _listed(title: str, items: tuple[str, ...]) -> list[str]:
 def network_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
     """Rows (what, error, tolerance) of the network's section."""
     tol = format_tolerance(network.tol)
+    alone = network.function_error
     rows = [
         ("held-out points", format_error(network.error), tol),
+        *([] if alone is None else [("  the function alone", format_error(alone), "")]),
         (f"calibration points ({network.samples}, seed {network.seed})", format_error(network.calibration_error), ""),
     ]
     extra = (("domain widened by 10 %", network.widened_error), ("1 % noise on the inputs", network.noisy_error))
@@ -150,6 +154,19 @@ def network_notes(network: NetworkRecord, layer_bytes: int) -> list[str]:
             f"{network.samples} samples are too few, raise 'samples:' under 'calibration:'."
         )
     return notes
+
+
+def fresh_line(network: VerifyNetwork) -> str | None:
+    """One line where points that nobody has seen show more than the held-out ones; None where they do not."""
+    fresh, points = network.fresh_error, network.held_out
+    if fresh is None or points is None:
+        return None
+    few = points < FEW_POINTS and fresh > DIFFER * network.error
+    if not few and fresh <= network.tol:
+        return None
+    only = " only" if points < FEW_POINTS else ""
+    above = ", above the tolerance" if fresh > network.tol else ""
+    return f"the bound was measured on {points:,} held-out points{only}: fresh points gave {format_error(fresh)}{above}"
 
 
 def violation(layer: VerifyLayer) -> str:

@@ -156,6 +156,7 @@ class NetworkRecord:
     ntk: NtkRecord | None = None
     rate_limit_bytes: float | None = None
     layers: tuple[NetworkLayer, ...] = ()
+    function_error: float | None = None  # of the outputs alone, where `error` is the largest of theirs and derivatives'
 
     @property
     def passed(self) -> bool:
@@ -164,7 +165,8 @@ class NetworkRecord:
         return ntk and all(error <= self.tol for error in (self.error, *self.derivative_errors))
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ntk": self.ntk and self.ntk.to_json()}
+        data = {**asdict(self), "ntk": self.ntk and self.ntk.to_json()}
+        return {key: value for key, value in data.items() if key != "function_error" or value is not None}
 
 
 @dataclass(frozen=True)

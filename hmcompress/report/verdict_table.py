@@ -8,7 +8,7 @@ from rich.text import Text
 
 from hmcompress.report.comparisons import BenchReport, BenchRow, CompareReport
 from hmcompress.report.format import abbreviate, format_bytes, format_error, format_ratio, format_tolerance, printable
-from hmcompress.report.lines import METHODS, verify_line
+from hmcompress.report.lines import METHODS, fresh_line, verify_line
 from hmcompress.report.table import line, plain_table
 from hmcompress.report.verdicts import VerifyReport
 
@@ -22,7 +22,9 @@ def verify_view(report: VerifyReport, file: str, width: int) -> RenderableType:
         error = "differs" if math.isinf(layer.error) else format_error(layer.error)
         table.add_row(Text(name), Text(error, "bold red"), format_tolerance(layer.tol))
     parts: list[RenderableType] = [table] if failed else []
-    parts += [_verify_network(report)] if report.network is not None else []
+    if report.network is not None:
+        said = fresh_line(report.network)
+        parts += [_verify_network(report), *([line(f"Note: {said}", "yellow")] if said else [])]
     return Group(*parts, line(verify_line(report, file), "green" if report.passed else "bold red"))
 
 

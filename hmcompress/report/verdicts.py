@@ -32,6 +32,7 @@ class VerifyNetwork:
     largest_growth: str | None = None  # the layer that amplifies the error most
     ntk_tol: float | None = None
     ntk_error: float | None = None
+    held_out: int | None = None  # points on which `error` was measured
 
     @property
     def passed(self) -> bool:

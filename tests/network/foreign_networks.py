@@ -166,3 +166,46 @@ class Residual(nn.Module):
             seen = nn.functional.layer_norm(x + x.mean(1, keepdim=True), x.shape[-1:])
             x = x + down(nn.functional.gelu(up(seen)))
         return self.head(x.mean(1))
+
+
+class Masked(nn.Linear):
+    """A dense layer with a mask on its weights, as autoregressive flows have them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", (torch.rand(outputs, inputs) < 0.6).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
+class Added(nn.Linear):
+    """A dense layer with a low-rank addition."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Linear(inputs, 2, bias=False), nn.Linear(2, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(self.down(x))
+
+
+def _stack_of(layer: type[nn.Linear]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(layer(2, 32), nn.Tanh(), layer(32, 32), nn.Tanh(), nn.Linear(32, 1))
+
+
+def masked() -> nn.Module:
+    return _stack_of(Masked)
+
+
+def added() -> nn.Module:
+    return _stack_of(Added)
+
+
+def doubled() -> nn.Module:
+    """Changes what a dense layer gives with a hook, and another one's forward."""
+    net = _stack_of(nn.Linear)
+    net[0].register_forward_hook(lambda module, args, output: 2 * output)
+    net[2].forward = lambda x: 2 * nn.functional.linear(x, net[2].weight, net[2].bias)
+    return net

@@ -1,15 +1,19 @@
 """A checkpoint becomes the network it was, or one clear line says why not."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from small_networks import build_idle, forward, outputs_settings, saved, stack
 
+import hmcompress
 from hmcompress.errors import NetworkError
-from hmcompress.network import compress_network, pose
+from hmcompress.network import compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
+from hmcompress.network.factory import adopt
 
 HERE = Path(__file__).parent
 HELPERS = HERE / "small_networks.py"
@@ -157,3 +161,78 @@ def test_whole_numbers_for_a_network_of_floats_are_named() -> None:
     network = build_network(settings({"mlp": {"activation": "tanh"}}), stack([2, 16, 1]))
     with pytest.raises(NetworkError, match="some inputs are whole numbers: store them as floats"):
         network.run((torch.ones(4, 2, dtype=torch.int64),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "2-24-24-1, tanh after each layer but the last"),
+        ({"activation_after_last": True}, "2-24-24-1, tanh after each layer"),
+        ({"fourier": "B"}, "[sin(x B), cos(x B)], 2-24-24-1, tanh after each layer but the last"),
+    ],
+)
+def test_how_a_network_was_read_is_said_where_no_reference_checks_it(
+    changes: dict[str, Any], shown: str, tmp_path: Path
+) -> None:
+    """It is no part of the file, which would grow by a tenth."""
+    state = stack([2, 24, 24, 1]) | ({"B": torch.randn(2, 1)} if "fourier" in changes else {})
+    source = saved(tmp_path, state).path
+    settings = outputs_settings(network={"mlp": {"activation": "tanh", **changes}})
+    report = hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    (note,) = (note for note in report.notes if note.startswith("network read as"))
+    assert note.startswith(f"network read as {shown}; factors that are no weights (2 pi, w0, output transforms)")
+    assert not hmcompress.read_report(tmp_path / "small.hmc.safetensors").notes
+    x = torch.rand(100, 2, dtype=torch.float64)
+    run = pose(settings, load_tensors(saved(tmp_path, state))).network.run((x,))
+    np.savez(tmp_path / "r.npz", x=x.numpy(), y=run.numpy())
+    checked = settings.model_copy(update={"reference": str(tmp_path / "r.npz")})
+    assert not hmcompress.compress(source, dry_run=True, settings=checked).notes
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "given", "advice"),
+    [
+        ("", "policy.", {}, '; prefix: {"": "policy."} fits'),
+        ("net.body.", "policy.", {}, '; prefix: {"net.body.": "policy."} fits'),
+        ("policy.", "policy.", {"net.": "x."}, "; without prefix: it fits"),
+        ("policy.x", "policy.", {}, ""),
+    ],
+)
+def test_a_prefix_that_would_fit_is_named(found: str, wanted: str, given: dict[str, str], advice: str) -> None:
+    state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3)).state_dict()
+    module = torch.nn.ModuleDict({wanted[:-1]: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 3))})
+    tensors = {found + name: t for name, t in state.items()}
+    with pytest.raises(NetworkError, match="does not fit the checkpoint") as error:
+        adopt(module, tensors, given, "factory", "f")
+    assert str(error.value).endswith(advice) and ("prefix" in str(error.value)) == bool(advice)
+    if "{" in advice:
+        prefix = dict([tuple(part.strip('{}" ') for part in advice[10:-5].split(":"))])
+        assert len(adopt(module, tensors, prefix, "factory", "f").places) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "meant"),
+    [
+        ({"mlp": {"activation": "tanh", "fourier": "B"}}, "did you mean 'features.B'"),
+        ({"mlp": {"activation": "tanh", "input_mean": "shfit"}}, "did you mean 'shift'"),
+        ({"mlp": {"activation": "tanh", "input_std": "nothing"}}, "there are net.0.weight, net.0.bias, net.2.weight"),
+        ({"mlp": {"activation": "swish", "slopes": "slope"}}, "did you mean 'slope.0'"),
+        ({"linear": {"weight": "net.0.wieght"}}, "did you mean 'net.0.weight'"),
+        ({"linear": {"weight": "net.0.weight", "bias": "net.0.b"}}, "did you mean 'net.0.bias'"),
+        (
+            {
+                "deeponet": {
+                    "branch": {"activation": "tanh", "layers": "net.0.*"},
+                    "trunk": {"activation": "tanh", "layers": "net.0.*"},
+                    "bias": "model_state_dict.b",
+                }
+            },
+            "did you mean 'model_state_dict.b.0'",
+        ),
+    ],
+)
+def test_a_tensor_that_is_not_there_is_answered_with_one_that_is(network: dict[str, Any], meant: str) -> None:
+    more = ("features.B", "shift", "slope.0", "model_state_dict.b.0")
+    state = stack([2, 16, 1]) | {name: torch.ones(()) for name in more}
+    with pytest.raises(NetworkError, match=f": {meant}"):
+        build_network(settings(network), state)

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from foreign_networks import Convolutions, Residual
-from small_networks import outputs_settings, saved
+from small_networks import outputs_settings, saved, stack
 from torch import Tensor
 
+import hmcompress
 import hmcompress.network.driver as driver
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.propagate import Knobs
 from hmcompress.network.search import Trial, search
+from hmcompress.report.lines import fresh_line
 
 FOREIGN = Path(__file__).parent / "foreign_networks.py"
 
@@ -122,3 +124,16 @@ def test_a_network_of_convolutions_is_searched_once(tmp_path: Path, monkeypatch:
     result = compress_network(saved(tmp_path, Convolutions().state_dict()), settings)
     assert result.record.error <= 1e-2
     assert [(call["dense"], call["firm"]) for call in calls] == [(False, False)]
+
+
+def test_what_few_held_out_points_hide_is_said_by_compress_and_verify(tmp_path: Path) -> None:
+    """Fresh ones are twice to four times as far off; the bound holds on 24 points and the file passes."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).uniform(-1, 1, (96, 2)))
+    source = saved(tmp_path, stack([2, 48, 48, 1], gain=3.0)).path
+    settings = outputs_settings(tol=1e-3, calibration={"inputs": str(tmp_path / "x.npy")})
+    report = hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    verdict = hmcompress.verify(tmp_path / "small.hmc.safetensors", source)
+    assert verdict.passed and verdict.network is not None and verdict.network.held_out == 24
+    said = fresh_line(verdict.network)
+    assert said is not None and said in report.notes
+    assert "measured on 24 held-out points only: fresh points gave" in said

@@ -17,11 +17,13 @@ from hmcompress.baselines import PEERS
 from hmcompress.baselines.knobs import Knob, Part
 from hmcompress.baselines.matrix import Matrix
 from hmcompress.cli import run
-from hmcompress.config import Settings
+from hmcompress.config import Settings, load_settings
+from hmcompress.container import CompressedFile
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.layers import to_matrices
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
+from hmcompress.verifying import network_settings
 
 HELPERS = Path(__file__).parent / "foreign_networks.py"
 
@@ -113,6 +115,28 @@ def test_networks_without_gradients_or_with_repeated_layers_use_the_tolerance(na
     assert len(result.layers) == 3
 
 
+@pytest.mark.parametrize("name", ["masked", "added", "doubled"])
+def test_only_what_is_a_dense_layer_is_taken_for_one(name: str, tmp_path: Path) -> None:
+    result = compressed(name, points(), tmp_path)
+    dense = {layer.name for layer in result.record.layers}
+    assert dense == {"4.weight"} | (
+        {f"{k}.{part}.weight" for k in (0, 2) for part in ("down", "up")} if name == "added" else set()
+    )
+    assert {"0.weight", "2.weight", "4.weight"} <= {layer.row.name for layer in result.layers}
+    assert 0.7e-2 < result.record.error <= 1e-2
+
+
+def test_masks_come_back_bit_for_bit_and_masked_weights_take_few_bytes(tmp_path: Path) -> None:
+    state = foreign_networks.masked().state_dict()
+    source = saved(tmp_path, state).path
+    settings = settings_for("masked", points(), tmp_path)
+    hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    decoded = hmcompress.load_state_dict(tmp_path / "small.hmc.safetensors")
+    assert all(torch.equal(decoded[name], t) for name, t in state.items() if name.endswith("mask"))
+    result = compressed("masked", points(), tmp_path)
+    assert layer_bytes(result) < 0.75 * entropy_coded_bytes(result, tmp_path, settings)
+
+
 def test_modules_that_print_leave_stdout_to_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", points())
     saved(tmp_path, foreign_networks.talkative().state_dict())
@@ -163,3 +187,34 @@ def test_a_factory_that_exits_is_an_error_and_no_success(text: str, tmp_path: Pa
     options = ["--metric", "outputs", "--network", f"{tmp_path / 'net.py'}:build", "--inputs", str(tmp_path / "x.npy")]
     assert run(["compress", str(tmp_path / "model.pt"), *options]) == 2
     assert not (tmp_path / "model.hmc.safetensors").exists()
+
+
+def renamed(name: str) -> dict[str, Tensor]:
+    """The state of a factory's module with names for which no usual prefix is known."""
+    state = getattr(foreign_networks, name)().state_dict()
+    return {key.replace("first.", "entry."): t for key, t in state.items()}
+
+
+def test_verify_with_another_factory_keeps_prefixes_seed_and_derivatives(tmp_path: Path) -> None:
+    source = saved(tmp_path, renamed("out_of_place")).path
+    network = {"factory": f"{HELPERS}:out_of_place", "prefix": {"entry.": "first.", "last.": "last."}}
+    calibration = {"derivatives": 1, "samples": 64, "held_out": 64, "seed": 3}
+    settings = outputs_settings(network=network, calibration=calibration)
+    report = hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
+    np.save(tmp_path / "x.npy", points())
+    factory = f"{HELPERS}:out_of_place"
+    verdict = hmcompress.verify(tmp_path / "small.hmc.safetensors", source, network=factory)
+    assert verdict.network is not None and report.network is not None
+    assert verdict.network.error == pytest.approx(report.network.error)
+    file, inputs = tmp_path / "small.hmc.safetensors", str(tmp_path / "x.npy")
+    given = network_settings(CompressedFile.open(file), source, None, factory, inputs)
+    assert given is not None and given.calibration is not None
+    assert (given.calibration.derivatives, given.calibration.seed, given.calibration.held_out) == (1, 3, 64)
+
+
+def test_another_factory_on_the_command_line_keeps_the_prefixes_of_the_yaml(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("metric: outputs\nnetwork: {factory: 'a:b', prefix: {'x.': 'y.'}}\n")
+    given = {"network": {"factory": "c:d"}, "calibration": {"domain": {"x": [0, 1]}}}
+    assert load_settings(tmp_path / "c.yaml", given).to_json()["network"] == {"factory": "c:d", "prefix": {"x.": "y."}}
+    mlp = {"network": {"mlp": {"activation": "tanh"}}, "calibration": {"domain": {"x": [0, 1]}}}
+    assert load_settings(tmp_path / "c.yaml", mlp).to_json()["network"] == mlp["network"]

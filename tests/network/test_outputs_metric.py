@@ -102,6 +102,8 @@ def test_derivatives_keep_the_tolerance(tmp_path: Path, order: int) -> None:
     errors = ((slopes[1] - slopes[0]).norm(dim=0) / slopes[0].norm(dim=0)).tolist()
     assert errors == pytest.approx(list(result.record.derivative_errors[:2]), rel=1e-6)
     assert max(errors) <= 1e-2
+    alone = result.record.function_error
+    assert alone is not None and result.record.error == max(alone, *result.record.derivative_errors)
 
 
 def test_kernel_bound_holds_and_costs_bytes(plain: NetworkResult, tmp_path: Path) -> None:
@@ -176,6 +178,12 @@ def test_torchscript_runs_itself(tmp_path: Path) -> None:
     settings = outputs_settings(network={"torchscript": True})
     report = hmcompress.compress(tmp_path / "net.pt", tmp_path / "net.hmc.safetensors", settings=settings)
     assert report.network is not None and report.network.error <= 1e-2
+    small = hmcompress.load_model(tmp_path / "net.hmc.safetensors", torch.jit.load(tmp_path / "net.pt"))
+    small.save(tmp_path / "small.pt")  # type: ignore[operator]
+    x = torch.rand(2000, 2) * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
+    with torch.no_grad():
+        y, again = net(x), torch.jit.load(tmp_path / "small.pt")(x)
+    assert torch.equal(small(x), again) and 1e-3 < float((again - y).norm() / y.norm()) < 1.2e-2
 
 
 def test_file_verifies_against_its_source_on_fresh_points(tmp_path: Path) -> None:

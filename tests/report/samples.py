@@ -53,7 +53,7 @@ def unicode() -> Report:
     return dataclasses.replace(small(), source="m\u00f6del \u6a21\u578b.pt", output="\u6a21.hmc.safetensors")
 
 
-def network() -> Report:
+def network(function_error: float | None = None) -> Report:
     """A PINN bounded on its outputs."""
     names = [f"net.{i}.weight" for i in (0, 2, 4)]
     record = NetworkRecord(
@@ -62,6 +62,7 @@ def network() -> Report:
                   Curves((1.0, 0.5, 0.2), (1.0, 0.51, 0.21))),
         51.2,
         tuple(NetworkLayer(name, 1e-3 * (i + 1), 2e-3 * (i + 1), 1.25, 12 * i, 3) for i, name in enumerate(names)),
+        function_error,
     )  # fmt: skip
     layers = tuple(layer(name, tol=None, error=0.21, stored_bytes=800) for name in names)
     return dataclasses.replace(
@@ -107,6 +108,11 @@ def foreign() -> VerifyReport:
 def verified_network(error: float = 9e-3, ntk_error: float = 0.09) -> VerifyReport:
     layers = (VerifyLayer("net.0.weight", None, 0.2),)
     return VerifyReport(layers, VerifyNetwork(1e-2, error, 9.3e-3, "net.0.weight", 0.1, ntk_error))
+
+
+def verified_few_points(fresh: float = 1.62e-3, held_out: int = 250) -> VerifyReport:
+    """Held out points of a small file that are kinder than others."""
+    return VerifyReport((), VerifyNetwork(1e-3, 9.7e-4, fresh, held_out=held_out))
 
 
 def compared() -> CompareReport:

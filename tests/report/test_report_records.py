@@ -9,10 +9,10 @@ import samples
 
 from hmcompress.errors import FormatError
 from hmcompress.report.json import render_json
-from hmcompress.report.lines import bound_line
+from hmcompress.report.lines import bound_line, network_figures
 from hmcompress.report.records import LayerRecord, Report
 from hmcompress.report.typed import well_typed
-from hmcompress.reporting import network_from_json
+from hmcompress.reporting import network_from_json, stored_record
 
 REPORT_KEYS = [
     "schema", "command", "source", "output", "source_bytes", "output_bytes", "ratio", "tol", "norm", "metric",
@@ -146,3 +146,13 @@ def test_a_part_of_a_network_of_another_kind_is_refused(key, wrong):
     data = json.loads(json.dumps(samples.network().network.to_json())) | {key: wrong}
     with pytest.raises(FormatError, match="makes no sense"):
         network_from_json(data)
+
+
+def test_the_error_of_the_function_alone_is_there_where_derivatives_are_bounded() -> None:
+    """Beside the largest of all, which is the one that is bounded; files without it are read as before."""
+    record = samples.network(4.2e-3).network
+    assert record is not None and document(samples.network(4.2e-3))["network"]["function_error"] == 4.2e-3
+    assert ("  the function alone", "4.20e-3", "") in network_figures(record)
+    stored = stored_record(record)
+    assert network_from_json(stored).function_error == 4.2e-3
+    assert network_from_json({k: v for k, v in stored.items() if k != "function_error"}).function_error is None

@@ -9,6 +9,7 @@ import samples
 from rich.console import Console
 
 from hmcompress.report.groups import MAX_ROWS, layer_rows
+from hmcompress.report.lines import fresh_line
 from hmcompress.report.table import layer_view, report_view
 from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
 
@@ -45,6 +46,7 @@ def test_other_views_are_golden():
     check("verify_failed", drawn(verify_view(samples.verified(False), "m.hmc.safetensors", 80)))
     check("verify_foreign", drawn(verify_view(samples.foreign(), "m.hmc.safetensors", 80)))
     check("verify_network", drawn(verify_view(samples.verified_network(error=0.02), "m.hmc.safetensors", 80)))
+    check("verify_few_points", drawn(verify_view(samples.verified_few_points(), "m.hmc.safetensors", 80)))
     check("compare", drawn(compare_view(samples.compared())))
     check("bench", drawn(bench_view(samples.benched(), 80)))
 
@@ -94,3 +96,14 @@ def test_names_cannot_steer_the_terminal():
 
 def test_too_few_samples_are_said_with_the_remedy():
     assert "raise 'samples:' under 'calibration:'" in " ".join(drawn(report_view(samples.network(), 80)).split())
+
+
+@pytest.mark.parametrize(
+    ("fresh", "held_out", "said"),
+    [(9.8e-4, 250, False), (1.01e-3, 4096, True), (9.99e-4, 4096, False), (1.01e-3, 250, True)],
+)
+def test_what_fresh_points_show_is_said_where_it_differs(fresh: float, held_out: int, said: bool) -> None:
+    network = samples.verified_few_points(fresh, held_out).network
+    assert network is not None and network.passed  # the exit code stays
+    assert (fresh_line(network) is not None) == said
+    assert ("above the tolerance" in (fresh_line(network) or "")) == (fresh > network.tol)
