@@ -191,9 +191,9 @@ def _check_target(data: Mapping[str, Any], where: str) -> None:
 
 
 def _of_a_network(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """The settings, unless the caller names a network or its inputs and bounds weights: its outputs were meant."""
-    if settings.metric == "weights" and given.keys() & {"network", "calibration"}:
-        raise SettingsError("a network and its inputs bound its outputs: give --metric outputs (metric: outputs) too")
+    """The settings, unless the caller names inputs of no network: they were meant for something."""
+    if "calibration" in given and settings.network is None:
+        raise SettingsError("inputs are those of a network: name it too, with --network or network: in the YAML")
     return settings
 
 

@@ -54,6 +54,9 @@ __all__ = [
 ]
 
 SUFFIX = ".hmc.safetensors"
+_WEIGHTS_ALONE = (
+    "the tolerance bounds the weights; the network is kept for load_model and export: metric outputs bounds it"
+)
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
 
 _ELSEWHERE = {"bench": "hmcompress.timing", "export": "hmcompress.exporting", "load_model": "hmcompress.nn"}
@@ -129,7 +132,8 @@ def _coded(
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
         parts = encode_weights(checkpoint, settings, progress, near_end)
-        return parts, Tally(notes=kept_complex(checkpoint, settings))
+        said = () if settings.network is None else (_WEIGHTS_ALONE,)
+        return parts, Tally(notes=kept_complex(checkpoint, settings), said=said)
     from hmcompress.network import compress_network
 
     result = compress_network(checkpoint, settings, progress)

@@ -224,8 +224,7 @@ def test_a_dry_run_says_that_it_was_one(tmp_path, capsys):
     ("arguments", "expected"),
     [
         (["compress", "SAMPLE", "--tol", "1e-4", "--target-ratio", "5"], "give tol or target_ratio, not both"),
-        (["compress", "SAMPLE", "--network", "a.b:c"], "give --metric outputs"),
-        (["compare", "SAMPLE", "--inputs", "nothere.npz"], "give --metric outputs"),
+        (["compare", "SAMPLE", "--inputs", "nothere.npz"], "inputs are those of a network: name it too"),
         (["verify", "FILE", "--inputs", "nothere.npz"], "give --against SOURCE too"),
         (["verify", "FILE", "--against", "SAMPLE", "--inputs", "nothere.npz"], "give --network too"),
     ],
@@ -234,6 +233,14 @@ def test_no_option_is_ignored(arguments, expected, compressed, capsys):
     names = {"SAMPLE": str(SAMPLE), "FILE": str(compressed)}
     assert cli.run([names.get(word, word) for word in arguments]) == 2
     assert expected in one_line(capsys)
+
+
+def test_a_network_beside_a_bound_on_weights_is_not_taken_for_bounded(tmp_path, capsys):
+    """The file keeps it for load_model and export."""
+    output = ["-o", str(tmp_path / "o.hmc.safetensors"), "--tol", "1e-2", "--effort", "fast", "--json"]
+    assert cli.run(["compress", str(SAMPLE), "--network", "a.b:c", *output]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metric"] == "weights" and "the tolerance bounds the weights" in report["notes"][0]
 
 
 def test_the_module_is_the_command():
