@@ -65,7 +65,8 @@ def candidates(
     orders = ([_grid_order(values.shape, grid)] if grid else []) + alike
     found = _trees(values, step, structure, task, orders, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
-    best = min((price for price, candidate in found if not _is_reweighted(candidate)), default=np.inf)
+    sure = (price for price, c in found if not _is_reweighted(c) and (c.rows, c.columns) not in alike)
+    best = min(sure, default=np.inf)  # differences of like lines may cost more than their price: others stay
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None and structure.is_smooth():
@@ -162,7 +163,7 @@ def _tree(
     patience = 2 if task.effort == "max" else 1
     plan, price = plan_matrix(ordered, step, structure.may_be_smooth(task.effort), structure.repeats, patience, whole)
     side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
-    return price + side, Candidate(_with_remainders(plan) if task.norm == "max" else plan, rows, columns)
+    return price + side, Candidate(_filled(plan) if task.norm == "max" else plan, rows, columns)
 
 
 def _grid_order(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[Order, Order]:
@@ -187,8 +188,13 @@ def _clustered(values: Array, step: float, structure: Structure) -> list[tuple[O
     return [(rows, columns)]
 
 
-def _with_remainders(plan: Plan) -> Plan:
+def with_remainders(candidate: Candidate) -> Candidate:
+    """The same with a remainder on every leaf."""
+    return replace(candidate, plan=_filled(candidate.plan))
+
+
+def _filled(plan: Plan) -> Plan:
     """The same tree with a remainder on every leaf, so that no entry is left to a truncated tail."""
     if isinstance(plan, Leaf):
         return replace(plan, remainder=True, basis=plan.basis if BASES[plan.basis].keeps_entries else 0)
-    return Split(tuple(map(_with_remainders, plan.children))) if isinstance(plan, Split) else plan
+    return Split(tuple(map(_filled, plan.children))) if isinstance(plan, Split) else plan

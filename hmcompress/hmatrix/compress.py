@@ -12,7 +12,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.blocks import Leaf
-from hmcompress.hmatrix.candidates import candidates
+from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
@@ -171,11 +171,9 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
     along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
     worth = _worth(step, task, grid, structure, known)
-    tuned: dict[Candidate, HMatrix | None] = {}
-    for candidate in worth:
-        for matrix in filter(None, tuned.values()):
-            matrix.forget_if_large()
-        tuned[candidate] = tune(task, candidate, step)
+    tuned = _tuned(task, worth, step)
+    if not any(tuned.values()):  # low-rank parts alone may be too coarse at any step
+        tuned |= _tuned(task, [*map(with_remainders, worth), _PLAIN], step)
     found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
     if untried and found and _plain_guess(task, step) < min(m.nbytes for m in found):
@@ -187,6 +185,16 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
         along_trellis = tune_trellis(task, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
+
+
+def _tuned(task: Task, worth: list[Candidate], step: float) -> dict[Candidate, HMatrix | None]:
+    """The payload of each candidate, None where no step keeps the bound."""
+    tuned: dict[Candidate, HMatrix | None] = {}
+    for candidate in dict.fromkeys(worth):
+        for matrix in filter(None, tuned.values()):
+            matrix.forget_if_large()
+        tuned[candidate] = tune(task, candidate, step)
+    return tuned
 
 
 def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:

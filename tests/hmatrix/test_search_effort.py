@@ -106,3 +106,14 @@ def test_a_smooth_field_with_an_edge_is_a_short_cosine_series():
     w = torch.from_numpy(waves + (np.add.outer(x, x) > 1) * 0.5).float()
     assert compress_matrix(w, 1e-2).nbytes < 1500
     assert partition.sparse_leaf(w.numpy() / 0.02)[0] == Leaf(0, True, 0, 3)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
+def test_where_no_low_rank_part_reaches_the_tolerance_it_is_not_lossless(tol):
+    """Ranks end at half of a side; where prices left only such parts, a remainder is coded beside them."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 64)))[0] for n in (64, 400))
+    w = torch.from_numpy(left * 10 ** -np.linspace(0, 6, 64) @ right.T).float()
+    found = compress_matrix(w, tol)
+    assert found.method == "hmatrix" and found.error <= tol
+    assert found.nbytes < w.nbytes / 3
