@@ -12,7 +12,7 @@ from hmcompress.hmatrix.order import Natural, Order, Permuted
 Array = np.ndarray
 _LOOKED_AT = 24  # rows
 _LARGER, _FEW, _WORK = 4, 1 << 22, 1e10  # distances over entries, and more of them; multiplications for these
-_PAYS = 0.03  # of the bits of all rows
+_PAYS = 0.01  # of the bits of all rows
 _TINY = 1e-12
 
 
@@ -43,14 +43,13 @@ def _evening(squares: Array, step: float) -> Array:
 
 
 def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
-    """The order of the rows, or of the columns, of values (m, n) that brings like ones together, where that pays."""
+    """Orders of the rows, and of the columns, of values (m, n) that bring like ones together, where that pays."""
     if not any(map(_is_quick, (values.shape, values.shape[::-1]))):
         return []
     values, step = _unit(values, step)
     (rows, by_rows), (columns, by_columns) = _chain(values, step), _chain(values.T, step)
-    if max(by_rows, by_columns) < _PAYS:
-        return []
-    return [(Permuted(rows), Natural()) if by_rows > by_columns else (Natural(), Permuted(columns))]
+    found: list[tuple[Order, Order]] = [(Permuted(rows), Natural())] if by_rows > _PAYS else []
+    return [*found, (Natural(), Permuted(columns))] if by_columns > _PAYS else found
 
 
 def _unit(x: Array, step: float) -> tuple[Array, float]:

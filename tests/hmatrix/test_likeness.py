@@ -75,7 +75,7 @@ def test_likeness_minds_no_magnitude(size):
     assert find_structure(x * np.float32(size), STEP * size).alike == pytest.approx(
         find_structure(x, STEP).alike, rel=1e-3
     )
-    assert len(like_lines(x * np.float32(size), STEP * size)) == len(like_lines(x, STEP)) == 1
+    assert len(like_lines(x * np.float32(size), STEP * size)) == len(like_lines(x, STEP)) > 0
 
 
 def test_more_distances_than_a_matrix_has_entries_are_not_computed():
