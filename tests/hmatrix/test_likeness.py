@@ -44,10 +44,10 @@ def test_what_collapsed_is_coded_in_an_order_that_brings_it_together(turned, tol
 
 @pytest.mark.parametrize("norm", ["fro", "max", "spectral"])
 def test_collapsed_rows_cost_less_in_every_norm(norm, monkeypatch):
-    w = torch.from_numpy(collapsed(96, 24, 8)).float()
+    w = torch.from_numpy(collapsed(200, 40, 30)).float()
     found = compress_matrix(w, 1e-3, norm)
     assert found.error <= 1e-3
-    assert found.nbytes <= without(monkeypatch, w, 1e-3, norm=norm)
+    assert found.nbytes < 0.7 * without(monkeypatch, w, 1e-3, norm=norm)
 
 
 def test_rows_of_a_kind_follow_each_other():
