@@ -31,8 +31,6 @@ _LAYOUT_PARTS = {
     "sparse_bsc": ("ccol_indices", "row_indices", "values"),
 }
 _BUILTIN_MODULES = ("builtins", "__builtin__")
-
-
 _OF_JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 
 

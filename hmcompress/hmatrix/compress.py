@@ -172,8 +172,9 @@ def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: S
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
     worth = _worth(step, task, grid, structure, known)
     tuned = _tuned(task, worth, step)
-    if not any(tuned.values()):  # low-rank parts alone may be too coarse at any step
-        tuned |= _tuned(task, [*map(with_remainders, worth), _PLAIN], step)
+    if all(matrix is None for matrix in tuned.values()):  # low-rank parts alone may be too coarse at any step
+        filled = [c for c in map(with_remainders, worth) if c not in tuned]
+        tuned |= _tuned(task, [*filled, _PLAIN] if filled else [], step)
     found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
     if untried and found and _plain_guess(task, step) < min(m.nbytes for m in found):

@@ -117,3 +117,11 @@ def test_where_no_low_rank_part_reaches_the_tolerance_it_is_not_lossless(tol):
     found = compress_matrix(w, tol)
     assert found.method == "hmatrix" and found.error <= tol
     assert found.nbytes < w.nbytes / 3
+
+
+@pytest.mark.parametrize("n", [200, 400])
+def test_noise_that_its_dtype_cannot_hold_so_finely_is_coded_once(n, monkeypatch):
+    tried, tune = [], compress.tune
+    monkeypatch.setattr(compress, "tune", lambda task, c, step: tried.append(c) or tune(task, c, step))
+    assert compress_matrix(torch.from_numpy(noise(n, n)).float(), 1e-8).method == "lossless"
+    assert len(tried) == 1
