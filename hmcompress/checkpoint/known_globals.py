@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import torch
@@ -255,7 +255,7 @@ _TABLE: dict[str, Any] = {
     "torch.device": _device,
     "torch.Size": _size,
     "collections.OrderedDict": _ordered,
-    "collections.defaultdict": lambda *_: {},
+    "collections.defaultdict": lambda *_: defaultdict(),
     "collections.Counter": lambda pairs=(): Counter(_plain_dict(pairs)),
     "collections.deque": lambda values=(), *_: deque(_items(values)),
     "builtins.set": _set,

@@ -6,7 +6,7 @@ runs our own checked code, calling anything else yields a StandIn. Work and memo
 
 import pickle
 import struct
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -187,7 +187,7 @@ class Machine:
     def set_items(self, flat: list[Any]) -> None:
         target = self._stack[-1]
         entries = target.entries if isinstance(target, StandIn) else target
-        if type(entries) not in (dict, OrderedDict) or len(flat) % 2:
+        if type(entries) not in (dict, OrderedDict, defaultdict) or len(flat) % 2:
             raise TypeError("items set on something that is no dict")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             entries[check_key(key)] = value

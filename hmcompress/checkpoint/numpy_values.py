@@ -18,6 +18,7 @@ TORCH_DTYPES = {
     "u1": torch.uint8, "u2": torch.uint16, "u4": torch.uint32, "u8": torch.uint64,
     "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "c8": torch.complex64, "c16": torch.complex128,
 }  # fmt: skip
+_OTHER = "?"  # subarrays and structured types
 _CODE = re.compile(r"([<>|=]?)([a-zA-Z]\d{0,6})")
 
 
@@ -26,14 +27,17 @@ class DtypeInPickle:
 
     def __init__(self, code: object, *_: object) -> None:
         match = _CODE.fullmatch(code) if isinstance(code, str) else None
-        self.order, self.code = match.groups() if match else ("", "?")
+        self.order, self.code = match.groups() if match else ("", _OTHER)
 
     def set_pickled_state(self, state: object) -> None:
         """The tuple of numpy's dtype.__reduce__: version, byte order, and fields of structured types."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
             self.order = state[1]
         if isinstance(state, tuple) and len(state) > 3 and (state[2] is not None or state[3] is not None):
-            self.code = "?"  # subarrays and structured types
+            self.code = _OTHER
+
+    def __str__(self) -> str:
+        return "with fields" if self.code == _OTHER else f"'{self.order}{self.code}'"
 
     @property
     def big_endian(self) -> bool:
@@ -42,7 +46,7 @@ class DtypeInPickle:
     def concrete(self) -> np.dtype:
         """The dtype of a plain number. Raises SourceError for all others."""
         if self.code not in TORCH_DTYPES:
-            raise SourceError(f"numpy values of type '{self.code}'")
+            raise SourceError(f"numpy values of type {self}")
         return np.dtype(("<>"[self.big_endian]) + self.code)
 
 
@@ -75,7 +79,7 @@ def array_of(data: object, dtype: object, shape: object, fortran: bool = False) 
         return NumpyArray(numbers(data, dtype, sizes, fortran))
     if dtype.code[:1] == "U" and dtype.code[1:].isdigit():
         return _text_array(data, dtype, sizes)
-    return LeftBehind(f"a numpy array of type '{dtype.code}'")
+    return LeftBehind(f"a numpy array of type {dtype}")
 
 
 def numbers(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...], fortran: bool) -> LazyTensor:

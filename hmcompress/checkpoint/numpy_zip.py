@@ -1,13 +1,16 @@
 """numpy's .npz archives: one .npy entry per array."""
 
 import ast
+import io
 import struct
 from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob
+from hmcompress.checkpoint.known_globals import find_global
 from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, view_of
+from hmcompress.checkpoint.machine import Machine, Stream
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle, array_of
 from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
@@ -32,10 +35,11 @@ def _array(blob: Blob) -> Any:
     start, header = _header(blob)
     dtype = DtypeInPickle(header.get("descr"))
     if dtype.code[:1] == "U":
-        text = blob.read(start, blob.nbytes - start).numpy().tobytes()
-        return array_of(text, dtype, header.get("shape"))  # of texts, which are few
+        return array_of(_content(blob, start), dtype, header.get("shape"))  # of texts, which are few
+    if dtype.code == "O":
+        return _objects(_content(blob, start))
     if dtype.code not in TORCH_DTYPES:
-        return LeftBehind("a numpy array that holds no numbers")
+        return LeftBehind(f"a numpy array of type {dtype}")
     shape, torch_dtype = checked_shape(header.get("shape")), TORCH_DTYPES[dtype.code]
     stride = contiguous_stride(shape)
     if header.get("fortran_order"):
@@ -43,6 +47,15 @@ def _array(blob: Blob) -> Any:
     storage = Storage(blob.nbytes, blob, dtype.big_endian)
     data = TypedStorage(storage, torch_dtype, start, blob.nbytes - start)
     return NumpyArray(view_of(data, torch_dtype, 0, shape, stride))
+
+
+def _content(blob: Blob, start: int) -> bytes:
+    return blob.read(start, blob.nbytes - start).numpy().tobytes()
+
+
+def _objects(pickle: bytes) -> Any:
+    """An array of objects, which numpy pickles. Raises SourceError."""
+    return Machine(Stream(io.BytesIO(pickle), len(pickle)), find_global).load()
 
 
 def _header(blob: Blob) -> tuple[int, dict]:

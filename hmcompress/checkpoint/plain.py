@@ -1,6 +1,6 @@
 """From what a pickle built to plain Python values: stand-ins become dicts, lists or None, and a line says so."""
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_INLINE_BYTES, Budget
 from hmcompress.checkpoint.modules import module_slots, module_state
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
 from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_config_value
+from hmcompress.checkpoint.optimizers import with_numbered_state
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 
@@ -127,8 +128,8 @@ class Plainer:
             if plain_key is not key:
                 self.notes.add(join(place, plain_key), "an item whose key is an object, kept under its plain value")
             made[plain_key] = self.plain(item, join(place, plain_key))
-        if type(value) is Counter:
-            self.notes.add(place, "a collections.Counter, kept as a dict")
+        if type(value) in (Counter, defaultdict):
+            self.notes.add(place, f"a collections.{type(value).__name__}, kept as a dict")
         return made
 
     def _sequence(self, value: list | tuple | deque, place: str) -> list | tuple:
@@ -172,6 +173,8 @@ def _content(value: StandIn) -> tuple[Any, str | None]:
         return value.entries, "a dict"
     if value.items:
         return value.items, "a list"
+    if attributes and (numbered := with_numbered_state(attributes)) is not None:
+        return numbered, "a dict of its attributes, the state of each parameter under its number"
     if attributes:
         return attributes, "a dict of its attributes"
     if attributes is None:
@@ -209,5 +212,5 @@ def _why_not(value: Any) -> str:
     if isinstance(value, TypedStorage):
         return "a bare storage"
     if isinstance(value, DtypeInPickle):
-        return f"the numpy dtype '{value.order}{value.code}'"
+        return f"the numpy dtype {value}"
     return f"a {type(value).__name__}"

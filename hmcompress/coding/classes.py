@@ -21,7 +21,7 @@ def class_of(rms: np.ndarray | float) -> np.ndarray:
     """The class of integers with the given root mean square, in steps."""
     with np.errstate(divide="ignore"):
         e = np.rint(CLASSES_PER_OCTAVE * np.log2(rms))
-    return np.clip(np.nan_to_num(e, neginf=ZERO_CLASS), ZERO_CLASS, MAX_CLASS).astype(np.int16)
+    return np.fmin(np.fmax(e, ZERO_CLASS), MAX_CLASS).astype(np.int16)
 
 
 def groups_of(e: np.ndarray, count: int) -> list[Group]:

@@ -54,13 +54,13 @@ class Model:
     def subsets(self, e: int) -> Array:
         """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised."""
         largest = self.largest(e)
-        bins = self.shape.probabilities([np.arange(-4 * largest - 1, 4 * largest + 5) / self._scale(e)])[0]
+        bins = self.shape.probabilities(np.arange(-4 * largest - 1, 4 * largest + 5) / self._scale(e))
         return np.ascontiguousarray((bins[:-1] + bins[1:]).reshape(-1, SUBSETS).T)
 
     def high_parts(self, e: int) -> Array:
         """(2 * largest + 1,): probability of each high part of a class whose integers are split."""
         edges = np.arange(-self.largest(e), self.largest(e) + 2) * 4.0 * 2.0 ** low_bits(e) - 0.5
-        return self.shape.probabilities([edges / self._scale(e)])[0]
+        return self.shape.probabilities(edges / self._scale(e))
 
 
 def low_bits(e: int) -> int:

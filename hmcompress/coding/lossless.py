@@ -1,7 +1,8 @@
 """Arrays without loss: the smallest of raw bytes, pcodec and zstd, behind one byte that says which.
 
 zstd sees the bytes as they lie, or as planes: all first bytes of the elements, then all second bytes, and so on. The
-exponents of weights then stand together, apart from the noise of their mantissas.
+exponents of weights then stand together, apart from the noise of their mantissas. pcodec takes numbers of one byte as
+such of two.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pcodec import ChunkConfig, DeltaSpec, ModeSpec, standalone
 
 from hmcompress.errors import FormatError
 
-RAW, PCODEC, ZSTD, PLANES = range(4)
+RAW, PCODEC, ZSTD, PLANES, WIDE = range(5)
 _PCODEC_TYPES = {"f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8"}
+_WIDER = {"i1": np.dtype(np.int16), "u1": np.dtype(np.uint16)}  # what carries numbers that pcodec does not take
 _HIGHEST, _FEW = 19, 1 << 20  # a level for up to so many bytes, where repetitions were found
 _CLEAR, _MANY = 4, 1 << 23  # a ratio, from which this level is quick and serves more bytes
 _LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
@@ -32,12 +34,18 @@ def encode_array(a: np.ndarray, effort: str = "default") -> bytes:
 def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterator[tuple[int, bytes]]:
     if flat.size == 0:
         return
-    if f"{flat.dtype.kind}{flat.dtype.itemsize}" in _PCODEC_TYPES:
+    if _kind(flat.dtype) in _PCODEC_TYPES:
         yield PCODEC, pcodec_encode(flat, pcodec_level)
+    if _kind(flat.dtype) in _WIDER:
+        yield WIDE, pcodec_encode(flat.astype(_WIDER[_kind(flat.dtype)]), pcodec_level)
     data = flat.view(np.uint8)
     yield ZSTD, _dictionary(data, zstd_level)
     if flat.itemsize > 1:
         yield PLANES, _dictionary(_transposed(data, flat.itemsize), zstd_level)
+
+
+def _kind(dtype: np.dtype) -> str:
+    return f"{dtype.kind}{dtype.itemsize}"
 
 
 def _dictionary(data: np.ndarray, level: int) -> bytes:
@@ -63,6 +71,8 @@ def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: 
     code, body = data[0], bytes(data[1:])
     if code == PCODEC:
         return pcodec_decode(body, dtype, count)
+    if code == WIDE and _kind(dtype) in _WIDER:
+        return _narrowed(pcodec_decode(body, _WIDER[_kind(dtype)], count), dtype)
     if code in (ZSTD, PLANES):
         body = zstd_decompress(body, count * dtype.itemsize)
         body = _transposed(np.frombuffer(body, np.uint8), count).tobytes() if code == PLANES and count else body
@@ -71,6 +81,13 @@ def decode_array(data: bytes | memoryview, dtype: np.dtype | type | str, count: 
     if len(body) != count * dtype.itemsize:
         raise FormatError(f"{len(body)} bytes where {count * dtype.itemsize} are expected: the file is damaged")
     return np.frombuffer(body, dtype, count).copy()
+
+
+def _narrowed(wide: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    narrow = wide.astype(dtype)
+    if not np.array_equal(narrow, wide):
+        raise FormatError("a number stream holds numbers beyond its type: the file is damaged")
+    return narrow
 
 
 def pcodec_encode(flat: np.ndarray, level: int, *, noise: bool = False) -> bytes:

@@ -265,18 +265,21 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     groups = groups_of(e, q.size)
     if not groups:
         return 0.0
-    shape = own_shape(q, e, x, groups)
-    total, q, end = 0.0, gather(q, e, groups), 0
-    for (_, size), (low, largest, p) in zip(groups, class_tables(groups, shape), strict=True):
-        end += size
-        high = np.clip(q[end - size : end] >> low, -largest, largest) + largest
-        total += low * size - float(np.sum(np.bincount(high, minlength=len(p)) * np.log2(p)))
-    return total
+    own, q, sizes = _own_shape(q, e, x), gather(q, e, groups), np.array([size for _, size in groups])
+    largest = np.maximum.reduceat(np.abs(q), np.cumsum(sizes) - sizes)
+    tables = class_tables(groups, _with_support(own, _reach(largest, groups)))
+    low, bounds, starts = (np.repeat(a, sizes) for a in (tables.low, tables.largest, tables.starts))
+    counts = np.bincount(np.clip(q >> low, -bounds, bounds) + bounds + starts, minlength=len(tables.p))
+    return float(np.dot(tables.low, sizes) - np.dot(counts, np.log2(tables.p)))
 
 
 def _support(q: np.ndarray | Looked, e: np.ndarray, groups: list[Group]) -> float:
-    """Largest |q| + 1 over the scale of its class."""
-    return max(1.0, float(((largest_of(q, e, groups) + 1.0) / scales_of(groups)).max()))
+    return _reach(largest_of(q, e, groups), groups)
+
+
+def _reach(largest: np.ndarray, groups: list[Group]) -> float:
+    """The largest magnitude of any group, given that of each (g,), plus one, over the scale of its class."""
+    return max(1.0, float(((largest + 1.0) / scales_of(groups)).max()))
 
 
 def _with_support(shape: Shape, support: float) -> Shape:

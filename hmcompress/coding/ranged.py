@@ -4,6 +4,8 @@ Integers that need more than about 300 values are split: the high part is range 
 narrow bins, are stored as they are.
 """
 
+from dataclasses import dataclass
+
 import constriction
 import numpy as np
 
@@ -26,21 +28,46 @@ _ans = constriction.stream.stack.AnsCoder
 _model = constriction.stream.model
 
 
-def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> list[tuple[int, int, np.ndarray]]:
-    """(bits to split off, largest high part, probabilities of the high parts) for each group; ladder: see there."""
-    splits, edges = [], []
-    for (e, _), scale in zip(groups, scales_of(groups).tolist(), strict=True):
-        low = min(max(0, e // CLASSES_PER_OCTAVE - _SPLIT), ladder.most_low_bits)
-        largest = int(min(max(ladder.rung(shape.support * scale) / 2**low, 0) + 2, _LARGEST))
-        splits.append((low, largest))
-        edges.append(ladder.positions(np.arange(-largest, largest + 2) * 2.0**low - 0.5) / scale)
-    return [(*split, p) for split, p in zip(splits, shape.probabilities(edges), strict=True)]
+@dataclass(frozen=True)
+class Tables:
+    """Of g groups: bits to split off (g,), the largest high part (g,), and the probabilities of the high parts.
+
+    p: those of -largest to largest of the first group, then those of the next.
+    """
+
+    low: np.ndarray
+    largest: np.ndarray
+    p: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the probabilities of each group begin (g,)."""
+        sizes = 2 * self.largest + 1
+        return np.cumsum(sizes) - sizes
+
+    def groups(self) -> list[tuple[int, int, np.ndarray]]:
+        """(bits to split off, largest high part, probabilities) of each group."""
+        parts = np.split(self.p, self.starts[1:])
+        return list(zip(self.low.tolist(), self.largest.tolist(), parts, strict=True))
+
+
+def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Tables:
+    """The tables of groups that share a shape; ladder: see there."""
+    scales = scales_of(groups)
+    low = np.clip(np.array([e for e, _ in groups]) // CLASSES_PER_OCTAVE - _SPLIT, 0, ladder.most_low_bits)
+    tops = [ladder.rung(shape.support * scale) for scale in scales.tolist()]
+    largest = np.minimum(np.maximum(np.array(tops) / 2.0**low, 0) + 2, _LARGEST).astype(np.int64)
+    sizes = 2 * largest + 2  # one edge more than there are intervals
+    ends = np.cumsum(sizes)
+    numbers = np.arange(ends[-1]) - np.repeat(ends - sizes + largest, sizes)
+    edges = ladder.positions(numbers * np.repeat(2.0**low, sizes) - 0.5) / np.repeat(scales, sizes)
+    return Tables(low, largest, np.delete(shape.probabilities(edges), ends[:-1] - 1))
 
 
 def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
     """q: the integers of all groups, one group after the other; they are left as they are."""
     coder, raw_lows, escapes, end = _ans(), [], [], len(q)
-    tables = class_tables(groups, shape, ladder)
+    tables = class_tables(groups, shape, ladder).groups()
     for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
         given = values = q[end - size : end]
@@ -88,7 +115,7 @@ def decode_ranged(
     """The integers of all groups, one group after the other; narrow: as int16 if all fit. Raises FormatError."""
     stream = Reader(data)
     shape = read_shape(stream)
-    tables = class_tables(groups, shape, ladder)
+    tables = class_tables(groups, shape, ladder).groups()
     raw_lows = [
         _decode_lows(stream.section(), low, size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, size) in zip(tables, groups, strict=True)

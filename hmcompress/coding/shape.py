@@ -72,16 +72,13 @@ class Shape:
         given = np.maximum(np.diff(other.cdf(self._positions)), 2.0**-26)
         return float(np.sum(masses * np.log2(masses / given)))
 
-    def probabilities(self, edges: list[np.ndarray]) -> list[np.ndarray]:
-        """For each array of signed edges the probability of each interval between consecutive ones.
+    def probabilities(self, edges: np.ndarray) -> np.ndarray:
+        """For signed edges (n,), of which runs ascend, the probability of each interval between neighbours: (n - 1,).
 
         In float64: the range coder adds them up, and in float32 the last of many can be rounded away.
         """
-        joined = np.concatenate(edges)
-        signed = np.sign(joined) * self.cdf(np.abs(joined))
-        p = np.maximum(np.diff(signed) / 2, 2.0**-26)
-        ends = np.cumsum([len(part) for part in edges])
-        return [p[end - len(part) : end - 1] for part, end in zip(edges, ends, strict=True)]
+        signed = np.sign(edges) * self.cdf(np.abs(edges))
+        return np.maximum(np.diff(signed) / 2, 2.0**-26)
 
 
 def fit_shape(z: np.ndarray) -> Shape:

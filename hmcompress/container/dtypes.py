@@ -66,6 +66,12 @@ def word_count(dtype: torch.dtype, elements: int) -> int:
     return elements * dtype.itemsize // words(dtype).itemsize
 
 
+def table_shape(shape: tuple[int, ...], count: int) -> tuple[int, int]:
+    """Rows and columns of the `count` words of a tensor: its first dimension, and all others."""
+    rows = shape[0] if len(shape) > 1 and count else 1
+    return rows, count // rows
+
+
 def to_words(tensor: torch.Tensor) -> np.ndarray:
     """A CPU tensor of any shape as a flat array of words, bits unchanged."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
@@ -78,4 +84,4 @@ def from_words(array: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) ->
     """The inverse of to_words; takes over the array's memory."""
     if array.size == 0:
         return torch.empty(shape, dtype=dtype)
-    return torch.from_numpy(array).view(dtype).reshape(shape)
+    return torch.from_numpy(array.reshape(-1)).view(dtype).reshape(shape)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader
-from hmcompress.coding.lossless import decode_array
-from hmcompress.container.dtypes import from_words, word_count, words
+from hmcompress.coding.tables import decode_table
+from hmcompress.container.dtypes import from_words, table_shape, word_count, words
 from hmcompress.container.header import POOL, file_digest, parse_header, stored_digest
 from hmcompress.container.index import Index
 from hmcompress.container.index_reader import index_from_json
@@ -120,7 +120,8 @@ class CompressedFile:
         with self._decoding(name, self._nbytes((name,))):
             if name not in self.index.packed:
                 return from_words(np.frombuffer(body, words(dtype)).copy(), dtype, shape)
-            return from_words(decode_array(body, words(dtype), word_count(dtype, elements(shape))), dtype, shape)
+            table = table_shape(shape, word_count(dtype, elements(shape)))
+            return from_words(decode_table(body, words(dtype), table), dtype, shape)
 
     def _load_single(self, name: str) -> dict[str, Tensor]:
         return {name: self.load_untouched(name)}

@@ -17,9 +17,9 @@ from typing import IO, BinaryIO
 import torch
 
 from hmcompress.coding.buffer import Writer
-from hmcompress.coding.lossless import encode_array
+from hmcompress.coding.tables import encode_table
 from hmcompress.container.atomic import atomic_write, check_output, place_of, writing
-from hmcompress.container.dtypes import SAFETENSORS, to_words
+from hmcompress.container.dtypes import SAFETENSORS, table_shape, to_words
 from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, POOL, RESERVED, build_header, is_unicode
 from hmcompress.container.index import Index, index_to_json
 from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
@@ -35,7 +35,7 @@ _Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool
 def pack_tensor(name: str, tensor: torch.Tensor, effort: str = "default") -> PackedTensor:
     """The bytes in which an untouched tensor is stored: as it is, or coded where that is smaller."""
     words = to_words(tensor)
-    coded = encode_array(words, effort)
+    coded = encode_table(words.reshape(table_shape(tuple(tensor.shape), words.size)), effort)
     packed = tensor.dtype not in SAFETENSORS or len(coded) + _PACKING_COSTS < words.nbytes
     return PackedTensor(name, coded if packed else words.tobytes(), packed, tuple(tensor.shape), tensor.dtype)
 

@@ -20,6 +20,7 @@ from hmcompress.hmatrix.words import WORDS, floats_of, words_of
 Array = np.ndarray
 Part = CodedFactors | CodedRemainder
 _RIDGE = 1e-12
+_KEPT = 1 << 20  # entries of a matrix whose rounded leaves are kept
 _NARROW = 2.0**15 - 1  # as below, in 16 bits
 _WIDE = 2**31 - 1  # integers beyond take 64 bits
 
@@ -88,7 +89,7 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
     """A leaf (m, n) whose remainder, if it has one, is rounded but has no scales yet.
 
     q: integers; x: the values before rounding, or once more the integers; both (m, n) in the leaf's basis. values: x in
@@ -103,9 +104,28 @@ class _Draft:
     values: Array | InSteps | Looked | None = None
 
 
-def encode_leaves(prepared: list[PreparedLeaf], step: float, options: Options, final: bool = True) -> list[CodedLeaf]:
+class Drafts:
+    """The leaves of a plan, rounded at one step after another; of a small matrix, the last ones are kept."""
+
+    def __init__(self, prepared: list[PreparedLeaf], smooth: bool) -> None:
+        self._prepared, self._smooth = prepared, smooth
+        self._kept: tuple[float, list[Draft]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def at(self, step: float) -> list[Draft]:
+        if self._kept is not None and self._kept[0] == step:
+            return self._kept[1]
+        self._kept = None
+        found = [_draft(p, step, self._smooth) for p in self._prepared]
+        if sum(p.block.size for p in self._prepared) <= _KEPT:
+            self._kept = step, found
+        return found
+
+
+def encode_leaves(drafts: list[Draft], options: Options, final: bool = True) -> list[CodedLeaf]:
     """Code the leaves. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
-    drafts = [_draft(p, step, options) for p in prepared]
     scales = iter(_scales([d.x for d in drafts if d.x is not None], options, final))
     return [CodedLeaf(d.shape, (*_some(d.factors), *_some(_remainder(d, scales, options)))) for d in drafts]
 
@@ -114,21 +134,21 @@ def _some(part: Part | None) -> tuple[Part, ...]:
     return () if part is None else (part,)
 
 
-def _draft(prepared: PreparedLeaf, step: float, options: Options) -> _Draft:
+def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
     leaf = prepared.leaf
     block = prepared.block if leaf == Leaf(0, True) else prepared.block.astype(np.float64)
     rest, factors = block / block.dtype.type(step), None
     if prepared.spectrum is not None:
-        factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), options)
+        factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), smooth)
         rest = rest if factors is None else rest - factors.decode().dense()
     if not leaf.remainder:
-        return _Draft(rest.shape, factors, leaf.basis)
+        return Draft(rest.shape, factors, leaf.basis)
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
     integers, x = q.astype(_narrowest(max(q.max(), -q.min()))), x.astype(np.float32, copy=False)  # scales need no more
     values = prepared.in_steps(step) if leaf == Leaf(0, True) else x
-    return _Draft(rest.shape, factors, leaf.basis, integers, x, values)
+    return Draft(rest.shape, factors, leaf.basis, integers, x, values)
 
 
 def _narrowest(largest: float) -> type[np.signedinteger]:
@@ -136,10 +156,10 @@ def _narrowest(largest: float) -> type[np.signedinteger]:
     return np.int16 if largest < _NARROW else np.int32 if largest < _WIDE else np.int64
 
 
-def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, options: Options) -> CodedFactors | None:
+def _encode_factors(a: Array, prepared: PreparedLeaf, s: Spectrum, smooth: bool) -> CodedFactors | None:
     """Right factor first; the left one is then the least-squares fit to the block, so it makes up for the rounding."""
     values, right = s.values[0], s.right[0]
-    coarse, smooth = prepared.leaf.coarse, options.smooth and not prepared.leaf.reweighted
+    coarse, smooth = prepared.leaf.coarse, smooth and not prepared.leaf.reweighted
     scale = 2.0**-coarse
     coded_right = encode_columns(right * (values * scale), smooth)
     v = unit_columns(coded_right)
@@ -162,7 +182,7 @@ def _scales(values: list[Array], options: Options, final: bool) -> list[Scales]:
     return [fit_scales(values[0], True)] if options.alone and values else fit_scales_of(values)
 
 
-def _remainder(draft: _Draft, scales: Iterator[Scales], options: Options) -> CodedRemainder | None:
+def _remainder(draft: Draft, scales: Iterator[Scales], options: Options) -> CodedRemainder | None:
     q, x, basis = draft.q, draft.x, draft.basis
     if q is None or x is None:
         return None

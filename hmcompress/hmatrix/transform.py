@@ -35,58 +35,60 @@ def _octave_bands(n: int) -> tuple[int, ...]:
 
 
 @cache
-def _levels(n: int) -> tuple[int, tuple[tuple[int, ...], ...]]:
-    """The coarsest stride, and for every stride from there down to 1 the points it adds."""
+def _strides(n: int) -> tuple[int, ...]:
+    """How far apart the anchors are, and the points known after every further level, down to 1."""
     stride = 1
     while (n - 1) // stride > _ANCHORS:
         stride *= 2
-    strides, s = [], stride // 2
-    while s:
-        strides.append(tuple(range(s, n, 2 * s)))
-        s //= 2
-    return stride, tuple(strides)
+    return tuple(stride >> i for i in range(stride.bit_length()))
 
 
+@cache
+def _levels(n: int) -> tuple[slice, ...]:
+    """The anchors, and the points that every further level adds."""
+    first, *finer = _strides(n)
+    return (slice(0, n, first), *(slice(s, n, 2 * s) for s in finer))
+
+
+@cache
 def _interpolation_bands(n: int) -> tuple[int, ...]:
-    stride, levels = _levels(n)
-    return (len(range(0, n, stride)), *(len(points) for points in levels))
+    return tuple(len(range(n)[points]) for points in _levels(n))
 
 
-def _predict(x: Array, points: Array, s: int) -> Array:
-    """Predict rows `points` of x from the rows s and 3 s away, by the highest order that fits in."""
-    n = len(x)
-    left, right = x[points - s], x[np.minimum(points + s, n - 1)]
-    far_left, far_right = x[np.maximum(points - 3 * s, 0)], x[np.minimum(points + 3 * s, n - 1)]
-    has_right = (points + s < n)[:, None]
-    has_far_left, has_far_right = (points - 3 * s >= 0)[:, None], (points + 3 * s < n)[:, None]
-    linear = (left + right) / 2
-    cubic = (9 * (left + right) - far_left - far_right) / 16
-    toward_left = (3 * right + 6 * left - far_left) / 8
-    toward_right = (3 * left + 6 * right - far_right) / 8
-    inside = np.where(has_far_right, toward_right, linear)
-    inside = np.where(has_far_left, np.where(has_far_right, cubic, toward_left), inside)
-    return np.where(has_right, inside, np.where(has_far_left, 1.5 * left - 0.5 * far_left, left))
+def _predict(known: Array, count: int) -> Array:
+    """Predict `count` rows, each between one of the known rows (l, k) and the next, by the highest order that fits in.
+
+    Of the last of the known rows there may be no next one.
+    """
+    n = len(known)
+    found = np.empty((count, known.shape[1]))
+    if n > 2:
+        found[1 : n - 2] = (9 * (known[1:-2] + known[2:-1]) - known[:-3] - known[3:]) / 16
+        found[0] = (3 * known[0] + 6 * known[1] - known[2]) / 8
+        found[n - 2] = (3 * known[n - 1] + 6 * known[n - 2] - known[n - 3]) / 8
+    elif n > 1:
+        found[0] = (known[0] + known[1]) / 2
+    if count == n:
+        found[-1] = 1.5 * known[-1] - 0.5 * known[-2] if n > 1 else known[-1]
+    return found
 
 
 def _walk(n: int, columns: int, take: Callable[[int, int, Array], Array]) -> Array:
     """Rebuild columns level by level; take(start, stop, prediction) gives the true or decoded values of a band."""
-    stride, levels = _levels(n)
-    x = np.zeros((n, columns))
-    anchors = np.arange(0, n, stride)
-    x[anchors] = take(0, len(anchors), np.zeros((len(anchors), columns)))
-    start = len(anchors)
-    for points in levels:
-        rows = np.array(points)
-        x[rows] = take(start, start + len(rows), _predict(x, rows, int(rows[0])))
-        start += len(rows)
+    x, sizes = np.zeros((n, columns)), _interpolation_bands(n)
+    anchors, *finer = _levels(n)
+    x[anchors] = take(0, sizes[0], np.zeros((sizes[0], columns)))
+    start = sizes[0]
+    for points, size in zip(finer, sizes[1:], strict=True):
+        x[points] = take(start, start + size, _predict(x[:: points.step], size))
+        start += size
     return x
 
 
 @cache
 def _band_order(n: int) -> Array:
     """Row index of every integer, in band order."""
-    stride, levels = _levels(n)
-    return np.concatenate([np.arange(0, n, stride), *(np.array(points) for points in levels)]).astype(int)
+    return np.concatenate([np.arange(n)[points] for points in _levels(n)])
 
 
 def _interpolation_forward(x: Array) -> Array:

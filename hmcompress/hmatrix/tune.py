@@ -15,7 +15,7 @@ from hmcompress.hmatrix import interpolated, tree, trellis
 from hmcompress.hmatrix.basis import BASES
 from hmcompress.hmatrix.blocks import Leaf, Plan, Split
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
-from hmcompress.hmatrix.encode import PreparedLeaf, encode_leaves, prepare
+from hmcompress.hmatrix.encode import Drafts, encode_leaves, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.measure import reference, relative_error
 from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
@@ -47,20 +47,20 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
         if found is not None:
             return found
     if rounding is None:
-        leaves = _prepared(task, candidate, step)
-        step = _search(task, partial(_error, task, leaves, candidate), start, _ENOUGH)
-        return _largest(task, partial(_payload, task, leaves, candidate), step)
-    known = None if candidate.plan == Leaf(0, True) else _prepared(task, candidate, step)
+        drafts = _drafts(task, candidate, step)
+        step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
+        return _largest(task, partial(_payload, task, drafts, candidate), step)
+    known = None if candidate.plan == Leaf(0, True) else _drafts(task, candidate, step)
     step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
     del rounding  # and the integers that it keeps
     return _largest(task, partial(_payload, task, known, candidate), step)
 
 
-def _prepared(task: Task, candidate: Candidate, step: float) -> list[PreparedLeaf]:
+def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:
     leaves = prepare(candidate.ordered(task.values), candidate.plan, step)
     if task.w.dtype in SHORT and candidate.is_plain:
-        return [replace(leaves[0], short=task.w)]
-    return leaves
+        leaves = [replace(leaves[0], short=task.w)]
+    return Drafts(leaves, task.options.smooth)
 
 
 def _may_round(task: Task) -> bool:
@@ -178,26 +178,26 @@ def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) 
     return None
 
 
-def _payload(task: Task, known: list[PreparedLeaf] | None, candidate: Candidate, step: float) -> bytes:
+def _payload(task: Task, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
     """known: the leaves that hold factors; without any, all is made and let go again: it may take much memory."""
-    data = _smaller_payload(task, known or _prepared(task, candidate, step), candidate, step)
+    data = _smaller_payload(task, known or _drafts(task, candidate, step), candidate, step)
     if known is None:
         task.forget()
     return data
 
 
-def _smaller_payload(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> bytes:
+def _smaller_payload(task: Task, drafts: Drafts, candidate: Candidate, step: float) -> bytes:
     scales = task.options.scales and candidate.scaled
-    options = replace(task.options, alone=len(prepared) == 1, scales=scales)
-    leaves = encode_leaves(prepared, step, options)
+    options = replace(task.options, alone=len(drafts) == 1, scales=scales)
+    leaves = encode_leaves(drafts.at(step), options)
     pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
     if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
-        del prepared
+        del drafts
         task.forget()
         return _encoded(leaves, candidate, step, task.effort)
     best = _encoded(leaves, candidate, step, task.effort, pruned)
     # A general coder may find what prices do not see, and needs no scales.
-    plain = encode_leaves(prepared, step, replace(options, scales=False))
+    plain = encode_leaves(drafts.at(step), replace(options, scales=False))
     integers = [p.q for p in plain[0].parts if isinstance(p, CodedRemainder)]
     if task.effort == "max" or pruned or any(general_promises(q, len(best)) for q in integers):
         return min(best, _encoded(plain, candidate, step, task.effort), key=len)
@@ -233,8 +233,8 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
     return best
 
 
-def _error(task: Task, prepared: list[PreparedLeaf], candidate: Candidate, step: float) -> float:
-    parts = [leaf.decode() for leaf in encode_leaves(prepared, step, task.options, final=False)]
+def _error(task: Task, drafts: Drafts, candidate: Candidate, step: float) -> float:
+    parts = [leaf.decode() for leaf in encode_leaves(drafts.at(step), task.options, final=False)]
     shape = (task.w.shape[0], task.w.shape[1])
     wide = task.w.dtype == torch.float64
     leaves = tree.place(candidate.plan, parts, shape)

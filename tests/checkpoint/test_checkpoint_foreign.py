@@ -227,6 +227,18 @@ def test_keys_of_any_kind_are_kept_or_said(tmp_path, foreign):
     )
 
 
+def test_the_state_of_an_optimizer_pickled_whole_is_kept(tmp_path):
+    path, module = tmp_path / "m.pt", torch.nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    torch.save({"model": module, "optimizer": optimizer}, path)
+    checkpoint = open_checkpoint(path)
+    state = restored(checkpoint)["optimizer"]["state"]
+    assert_same(state, optimizer.state_dict()["state"])
+    assert "under its number" in " ".join(checkpoint.left_behind)
+
+
 def test_an_optimizer_pickled_whole_is_opened(tmp_path):
     module = torch.nn.Linear(2, 2)
     path = tmp_path / "model.pt"

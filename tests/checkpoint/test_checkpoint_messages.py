@@ -216,9 +216,18 @@ def test_texts_in_npz_are_kept(tmp_path):
     assert back["names"] == back["big"] == names.tolist() and back["label"] == ["x"]
 
 
-def test_arrays_of_objects_in_npz_are_left_behind(tmp_path):
+def test_arrays_of_objects_in_npz_are_opened(tmp_path):
     path = tmp_path / "model.npz"
-    np.savez(path, w=np.ones(2), o=np.array([1, "x"], dtype=object))
+    layers = np.array([np.ones((2, 3)), np.zeros(4), "tanh"], dtype=object)
+    np.savez(path, w=np.ones(2), o=layers, all=np.array({"b": np.arange(3)}, dtype=object))
     checkpoint = open_checkpoint(path)
-    assert checkpoint.names == ("w",)
-    assert checkpoint.left_behind == ("o: a numpy array that holds no numbers",)
+    assert checkpoint.left_behind == ("o, all: a numpy array of objects, kept as a flat list",)
+    back = restored(checkpoint)
+    assert [np.shape(item) for item in back["o"]] == [(2, 3), (4,), ()]
+    assert np.array_equal(back["all"][0]["b"], np.arange(3))
+
+
+def test_arrays_with_fields_in_npz_are_left_behind(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, w=np.ones(2), f=np.zeros(2, dtype=[("x", "f4")]), d=np.array(["2026-01-01"], "M8[D]"))
+    assert open_checkpoint(path).left_behind == ("f, d: a numpy array of type with fields",)

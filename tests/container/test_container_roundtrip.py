@@ -35,6 +35,15 @@ def test_untouched_tensor_comes_back_bit_for_bit(tmp_path, dtype, shape):
     assert same(read(tmp_path / "f")["a.b"], tensor)
 
 
+@pytest.mark.parametrize("dtype", KEPT, ids=str)
+def test_untouched_table_comes_back_by_columns(tmp_path, dtype):
+    columns = torch.arange(16, dtype=torch.uint8).repeat_interleave(dtype.itemsize)
+    tensor = columns.repeat(64, 1).reshape(64, 4, -1).view(dtype).contiguous()
+    assert pack_tensor("w", tensor).body[0] & 8 and len(pack_tensor("w", tensor).body) < 200
+    write(tmp_path / "f", {"w": tensor})
+    assert same(read(tmp_path / "f")["w"], tensor)
+
+
 def test_nan_payloads_and_signed_zeros_survive(tmp_path):
     tensor = torch.tensor([0x7FC00001, 0xFFC00000, 0x80000000, 0x7F800000] * 100).to(torch.uint32).view(torch.float32)
     write(tmp_path / "f", {"t": tensor})
