@@ -11,8 +11,9 @@ from hmcompress.coding.streams import encode_below, encode_ints
 FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
 FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
-_SAMPLE = 1 << 16
-_GLANCE, _NOTHING = -50, 0.99  # a zstd level; a share of the bytes
+_SAMPLE, _SHORT = 1 << 16, 1 << 14
+_GLANCE, _NOTHING, _LESS = -50, 0.99, 0.97  # a zstd level; shares of the bytes
+_MIDDLE, _SHRINKS, _MAY_SHRINK = 6, 1.25, 1.7  # a zstd level; how much less the highest one makes; of few integers
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -36,10 +37,27 @@ def smallest_general(rows: np.ndarray, size: int, thorough: bool) -> bytes | Non
     return encode_ints(rows, "max") if _repeats(rows, size) else None
 
 
-def _repeats(rows: np.ndarray, size: int) -> bool:
-    """Whether a quick dictionary coder stays below `size` bytes for all rows, judged by the first of them."""
-    part = rows[: max(1, _SAMPLE // rows.shape[1])]
-    data = part.astype(np.int16 if max(part.max(), -part.min()) < 1 << 15 else part.dtype).tobytes()
-    if len(zstd_compress(data, _GLANCE)) > _NOTHING * len(data):  # a look at a few places found nothing that repeats
+def repeats(q: np.ndarray, size: float) -> bool:
+    """Whether a general coder may store the integers of a matrix (m, n), many ones, in less than `size` bytes."""
+    return any(_repeats(rows, size) for rows in orders(q, q.shape[1]))
+
+
+def _repeats(rows: np.ndarray, size: float) -> bool:
+    """Whether a dictionary coder may get below `size` bytes for all rows, judged by the first of them."""
+    part = rows[: max(1, _SAMPLE // rows.shape[1])].reshape(-1)
+    largest = max(part.max(), -part.min())
+    part = part.astype(np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else part.dtype)
+    if not (_has_long_matches(part) or _has_short_matches(part[:_SHORT])):
         return False
-    return len(zstd_compress(data, 1)) * rows.size < size * part.size
+    most = _MAY_SHRINK if rows.size <= _SAMPLE else _SHRINKS
+    return len(zstd_compress(part, _MIDDLE)) * rows.size < most * size * part.size
+
+
+def _has_long_matches(part: np.ndarray) -> bool:
+    return len(zstd_compress(part, _GLANCE)) < _NOTHING * part.nbytes
+
+
+def _has_short_matches(part: np.ndarray) -> bool:
+    """Whether the integers take less in this order than in another one."""
+    shuffled = part[np.argsort(np.modf(np.arange(len(part)) * 0.6180339887498949)[0])]
+    return len(zstd_compress(part, 1)) < _LESS * len(zstd_compress(shuffled, 1))

@@ -1,5 +1,7 @@
 """Where the integers of a run that are not zero stand: how far each is from the one before, or a bit for every place.
 
+Bits are coded as independent ones, or by a dictionary coder where blocks were pruned.
+
 What stands on diagonals, in bands or in blocks leaves distances that repeat, and a general coder sees a few thousand
 of them where it would see millions of zeros. Weights that were pruned have more zeros than any smooth distribution.
 """
@@ -8,12 +10,14 @@ import constriction
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.coding.lossless import zstd_compress, zstd_decompress
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 
 SPARSE = 32  # entries for each that is not zero, at least
 _SAMPLE = 1 << 12
-_GAPS, _BITS = range(2)
+_GAPS, _BITS, _MASK = range(3)
+_HIGHEST, _QUICK, _MANY = 19, 9, 1 << 18  # levels of zstd; bytes from which the highest takes long
 _UNIT = 1 << 16  # of the chance that a place is not zero
 _ans = constriction.stream.stack.AnsCoder
 _bernoulli = constriction.stream.model.Bernoulli
@@ -31,7 +35,8 @@ def encode_places(places: np.ndarray, count: int) -> bytes:
     """Encode ascending positions below `count`."""
     out = Writer().uint(len(places))
     if SPARSE * len(places) > count:
-        return out.raw(bytes([_BITS])).raw(_encode_bits(places, count)).getvalue()
+        found = bytes([_BITS]) + _encode_bits(places, count), bytes([_MASK]) + _encode_mask(places, count)
+        return out.raw(min(found, key=len)).getvalue()
     return out.raw(bytes([_GAPS])).raw(encode_ints(np.diff(places, prepend=-1), "max")).getvalue()
 
 
@@ -41,6 +46,8 @@ def decode_places(data: bytes | memoryview, count: int) -> np.ndarray:
     some, kind = stream.uint(count), stream.raw(1)[0]
     if kind == _BITS:
         places = _decode_bits(stream.rest(), some, count)
+    elif kind == _MASK:
+        places = _decode_mask(stream.rest(), some, count)
     elif kind == _GAPS:
         gaps = decode_ints(stream.rest(), some, np.int64)
         if gaps.min(initial=1) < 1 or gaps.max(initial=1) > count or float(gaps.sum(dtype=np.float64)) > count:
@@ -70,4 +77,19 @@ def _decode_bits(words: bytes, some: int, count: int) -> np.ndarray:
     places = np.flatnonzero(coder.decode(_bernoulli(_chance(some, count), perfect=False), count))
     if len(places) != some or not coder.is_empty():
         raise FormatError("a range-coded stream holds other places than it says: the file is damaged")
+    return places
+
+
+def _encode_mask(places: np.ndarray, count: int) -> bytes:
+    bits = np.zeros(count, bool)
+    bits[places] = True
+    mask = np.packbits(bits)
+    return zstd_compress(mask, _HIGHEST if len(mask) < _MANY else _QUICK)
+
+
+def _decode_mask(frame: bytes, some: int, count: int) -> np.ndarray:
+    mask = np.frombuffer(zstd_decompress(frame, -(-count // 8)), np.uint8)
+    places = np.flatnonzero(np.unpackbits(mask, count=count))
+    if len(places) != some:
+        raise FormatError("a mask holds other places than it says: the file is damaged")
     return places

@@ -6,6 +6,7 @@ import numpy as np
 
 from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
+from hmcompress.coding.general import repeats
 from hmcompress.coding.histogram import histogram_promises
 from hmcompress.coding.pool import LONG, price_pool
 from hmcompress.coding.sample import jittered
@@ -86,13 +87,14 @@ def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
 
 def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
     """Whether the entries (m, n), in steps, may cost less than `best` bits as they are, where prices see no reason:
-    many are zero, they mix small and large ones or repeat along diagonals."""
+    many are zero, they mix small and large ones or repeat, along diagonals or anywhere."""
     if in_steps is None:
         return False
     first = max(0, (len(in_steps) - _BAND) // 2)
     band = np.rint(in_steps[first : first + _BAND]).astype(np.int64)
     likely = best * _share(in_steps[first : first + _BAND], in_steps) * band.size / in_steps.size
-    return any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
+    found = any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
+    return found or repeats(band, likely / 8)
 
 
 def _share(band: Array, whole: Array) -> float:

@@ -85,7 +85,8 @@ def _prepare_leaf(block: Array, leaf: Leaf, step: float) -> PreparedLeaf:
     if leaf.reweighted:
         found = reweighted_triplets(block.astype(np.float64) / step, leaf.rank)
         return PreparedLeaf(block, leaf, found.spectrum.times(step), found.weights)
-    return PreparedLeaf(block, leaf, spectra(block[None].astype(np.float64) / step).take(leaf.rank).times(step))
+    triplets = spectra(block[None].astype(np.float64) / step, rank=leaf.rank)
+    return PreparedLeaf(block, leaf, triplets.take(leaf.rank).times(step))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], colours: A
     ranks = worthwhile_ranks(stack, squares, np.array([cost for _, cost in best]), colours)
     worth = np.flatnonzero(ranks)
     if len(worth):
-        triplets = spectra(stack[worth], rough=True).take(int(ranks.max()))
+        most = int(ranks.max())
+        triplets = spectra(stack[worth], rough=True, rank=most).take(most)
         for found in _price_spectra(triplets, stack.shape[1:], squares[worth], bool(colours[:, worth].any())):
             for i, option in zip(worth, found, strict=True):
                 best[i] = _cheaper(best[i], option)

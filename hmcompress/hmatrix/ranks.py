@@ -6,6 +6,7 @@ Singular vectors, and prices of their columns under every transform, are most of
 import numpy as np
 
 from hmcompress.hmatrix import price
+from hmcompress.hmatrix.deficiency import deficient_ranks
 from hmcompress.hmatrix.spectra import leading_values, singular_values
 
 Array = np.ndarray
@@ -24,15 +25,17 @@ def worthwhile_ranks(stack: Array, squares: Array, best: Array, smooth: Array) -
     """
     _, m, n = stack.shape
     ranks = np.zeros(len(stack), int)
-    some = np.flatnonzero(_hopeful(stack, squares, best, smooth))
+    deficient = deficient_ranks(stack)
+    some = np.flatnonzero((deficient > 0) | _hopeful(stack, squares, best, smooth))
     if len(some):
         part = stack if len(some) == len(stack) else stack[some]
-        values = singular_values(part)
+        values = singular_values(part, int(deficient.max()) + _SPARE)
         prices = _cheapest(values, squares[some], m, n, smooth[:, some])
         found = np.argmin(prices, axis=1) + 1
         promising = np.take_along_axis(prices, found[:, None] - 1, 1)[:, 0] < best[some]
         low = best[some] < _LOW_RATE * m * n
-        ranks[some] = np.where(low, values.shape[1], np.where(promising, 2 * found + _SPARE, 0))
+        most = np.maximum(2 * found, deficient[some]) + _SPARE
+        ranks[some] = np.where(low, values.shape[1], np.where(promising, np.minimum(most, values.shape[1]), 0))
     return ranks
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.deficiency import deficiency, some_lines
 from hmcompress.hmatrix.likeness import likeness
 from hmcompress.hmatrix.rank_one import rank_one_scales
 from hmcompress.hmatrix.repeats import find_repeats
@@ -50,7 +51,8 @@ class Structure:
     strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
     blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits. tails: how far a
     few large entries exceed the others, which may stand together in another order. alike: bits an entry that the
-    nearest of all other rows or columns saves.
+    nearest of all other rows or columns saves. deficiency: bits an entry that low rank saves, if singular values do
+    not fall.
     """
 
     spike: float
@@ -60,16 +62,17 @@ class Structure:
     scales: float
     tails: float
     alike: float
+    deficiency: float
 
     def is_nothing(self) -> bool:
         """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""
         uneven = max(self.unevenness, self.tails) > _EVEN
-        small = self.spike < _NO_SPIKE and not uneven and self.scales < _UNSCALED
+        small = max(self.spike, self.deficiency) < _NO_SPIKE and not uneven and self.scales < _UNSCALED
         return small and not self.repeats and self.smoothness < _ROUGH and not self.has_like_lines()
 
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
-        return self.spike > _SPIKE[effort] or self.is_local(effort)
+        return max(self.spike, self.deficiency) > _SPIKE[effort] or self.is_local(effort)
 
     def has_like_lines(self) -> bool:
         """Whether rows or columns are like others, wherever these stand."""
@@ -132,7 +135,7 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0)  # all is worth a try
+_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0, 1.0)  # all is worth a try
 
 
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
@@ -156,7 +159,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
-    return Structure(spike, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike)
+    low = deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
+    return Structure(spike, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike, low)
 
 
 def _array(w: Array | Tensor) -> Array:

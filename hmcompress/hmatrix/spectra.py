@@ -34,29 +34,34 @@ class Spectrum:
         return Spectrum(self.values * factor, self.left, self.right)
 
 
-def spectra(stack: Array, rough: bool = False) -> Spectrum:
+def spectra(stack: Array, rough: bool = False, rank: int = 0) -> Spectrum:
     """Leading triplets of every block of a stack (b, m, n), in steps; as many as can matter at this step.
 
-    rough: right to well below a step only, which is enough for prices and takes less time.
+    rough: right to well below a step only, which is enough for prices and takes less time. rank: how many of large
+    blocks may be asked for.
     """
     _, m, n = stack.shape
     if m < n:
-        s = spectra(np.ascontiguousarray(np.swapaxes(stack, 1, 2)), rough)
+        s = spectra(np.ascontiguousarray(np.swapaxes(stack, 1, 2)), rough, rank)
         return Spectrum(s.values, s.right, s.left)
     a = _rough(stack) if rough else torch.from_numpy(np.ascontiguousarray(stack)).double()
-    basis = _gram_basis(a) if n <= _EXACT else _sketch_basis(a)
+    basis = _gram_basis(a) if n <= _EXACT else _sketch_basis(a, max(_SKETCH, rank))
     return _triplets(a, basis, m)
 
 
-def singular_values(stack: Array) -> Array:
-    """About the leading singular values of every block of a stack (b, m, n), descending, as many as triplets."""
+def singular_values(stack: Array, rank: int = 0) -> Array:
+    """About the leading singular values of every block of a stack (b, m, n), descending, as many as triplets.
+
+    rank: see spectra.
+    """
     a = _rough(stack)
     a = a.mT if a.shape[1] < a.shape[2] else a
     if a.shape[2] <= _EXACT:
         squares, count = eigenvalues(a.mT @ a), max(1, a.shape[2] // 2)
     else:
-        small = a @ _sketch_basis(a)
-        squares, count = eigenvalues(small.mT @ small), _SKETCH
+        count = max(_SKETCH, rank)
+        small = a @ _sketch_basis(a, count)
+        squares = eigenvalues(small.mT @ small)
     return squares.flip(-1)[:, :count].clamp_min(0).sqrt().double().numpy()
 
 

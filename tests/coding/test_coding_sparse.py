@@ -87,15 +87,28 @@ def test_places_outside_of_the_stream_are_damage(gaps):
         decode_places(data.getvalue(), 10)
 
 
-def test_places_that_are_not_what_they_say_are_damage():
-    data = encode_places(np.arange(0, 40, 2), 40)
-    assert decode_places(data, 40).tolist() == list(range(0, 40, 2))
-    with pytest.raises(FormatError, match=r"places|cut"):
-        decode_places(data, 64)
-    with pytest.raises(FormatError, match="cut"):
-        decode_places(data[:-1], 40)
+@pytest.mark.parametrize("places", [np.arange(0, 40, 2), np.flatnonzero(np.random.default_rng(0).random(400) < 0.3)])
+def test_places_that_are_not_what_they_say_are_damage(places):
+    count = int(places[-1]) + 2
+    data = encode_places(places, count)
+    assert decode_places(data, count).tolist() == places.tolist()
+    for damaged in (data[:-1], bytes([data[0] + 1]) + data[1:]):
+        with pytest.raises(FormatError, match=r"places|cut|frame"):
+            decode_places(damaged, count)
+    with pytest.raises(FormatError, match=r"places|cut|frame"):
+        decode_places(data, 2 * count)
     with pytest.raises(FormatError, match="kind"):
-        decode_places(data[:1] + b"\7" + data[2:], 40)
+        decode_places(data[:1] + b"\7" + data[2:], count)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_pruned_blocks_cost_little_more_than_what_is_left(side):
+    random = np.random.default_rng(0)
+    kept = np.kron(random.random((512 // side, 512 // side)) < 0.2, np.ones((side, side), bool))
+    places = np.flatnonzero(kept)
+    data = encode_places(places, kept.size)
+    assert np.array_equal(decode_places(data, kept.size), places)
+    assert len(data) < 0.1 * kept.size / 8
 
 
 def test_a_sparse_pool_within_another_is_damage():

@@ -1,0 +1,75 @@
+"""Claims about matrices of low rank whose singular values do not fall: products of layers, merged updates."""
+
+import numpy as np
+import pytest
+import torch
+
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.deficiency import deficiency, deficient_ranks, some_lines
+
+
+def product(m: int, n: int, rank: int, noise: float = 0.0) -> np.ndarray:
+    """The product of two layers (m, rank) and (rank, n), and noise of a size relative to it."""
+    random = np.random.default_rng(0)
+    a = random.standard_normal((m, rank)) @ random.standard_normal((rank, n))
+    return (a + noise * np.sqrt(rank) * random.standard_normal((m, n))).astype(np.float32)
+
+
+def found(a: np.ndarray, steps: float = 1e3) -> float:
+    return deficiency(a[some_lines(a.shape)] * (steps / np.sqrt(np.mean(np.square(a)))), a.shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "tol"),
+    [
+        ((512, 512), 32, 1e-3),
+        ((512, 512), 24, 1e-4),
+        ((256, 256), 16, 1e-5),
+        ((768, 320), 64, 1e-2),
+        ((300, 999), 40, 1e-3),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_of_layers_takes_less_than_its_factors(shape, rank, tol, dtype):
+    h = compress_matrix(torch.from_numpy(product(*shape, rank)).to(dtype), tol)
+    assert 0.9 * tol < h.error <= tol and h.max_rank == rank
+    assert h.nbytes < (2 if tol > 1e-4 else 3) * rank * sum(shape)  # bytes of an entry of its factors
+
+
+def test_a_merged_update_in_half_precision_is_found():
+    h = compress_matrix(torch.from_numpy(product(512, 512, 48)).half(), 1e-2)
+    assert h.error <= 1e-2 and h.nbytes < 2 * 48 * 1024
+
+
+def test_blocks_of_low_rank_are_found():
+    heads = np.concatenate([product(96, 384, 12), product(96, 384, 12)[:, ::-1], np.roll(product(96, 384, 12), 99, 1)])
+    h = compress_matrix(torch.from_numpy(heads), 1e-3)
+    assert h.error <= 1e-3 and h.nbytes < 2 * 36 * sum(heads.shape)
+
+
+def test_what_is_left_of_low_rank_is_coded_beside_it():
+    a = product(512, 512, 48, noise=1e-3)
+    assert (
+        compress_matrix(torch.from_numpy(a), 1e-4).nbytes
+        < 0.5 * compress_matrix(torch.from_numpy(a), 1e-4, effort="fast").nbytes
+    )
+
+
+@pytest.mark.parametrize("rank", [8, 31, 100])
+def test_the_rank_is_told(rank):
+    assert deficient_ranks(1e3 * product(256, 512, rank)[None])[0] == rank
+    assert found(product(256, 512, rank)) > 2
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (512, 512), (1000, 40), (33, 700)])
+def test_noise_has_no_low_rank(shape):
+    random = np.random.default_rng(0)
+    for a in (random.standard_normal(shape), random.standard_t(3, shape), random.random(shape) - 0.5):
+        assert found(a) == 0
+    assert found(random.standard_normal(shape) * np.geomspace(1, 100, shape[0])[:, None]) < 0.02
+
+
+@pytest.mark.parametrize("a", [np.zeros((64, 64)), np.full((64, 64), np.inf), np.ones((64, 64)), np.ones((1, 9))])
+def test_degenerate_matrices_do_no_harm(a):
+    with np.errstate(invalid="ignore"):
+        assert deficient_ranks(a[None])[0] in (0, 1)
