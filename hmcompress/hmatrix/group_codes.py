@@ -27,8 +27,10 @@ from hmcompress.hmatrix.treestream import read_tree, write_tree
 
 Array = np.ndarray
 _PARTS, _TILES = (256, 128, 64, 32), (128, 64)
+_BYTES, _FEW, _SURE = 127, 32, 0.2  # the largest code of 8 bits, entries of a small group, and a miss that tells little
 _LOOK, _REPEATED, _LINES = 128, 0.7, 4  # neighbours, how many of them differ at most, rows and columns looked at
 _SOME, _BEGINNING = 8, 1 << 10  # groups, and entries of each, that tell whether a grouping is worth a try
+_ROUNDINGS = 2.1  # by which a code over the largest may miss
 _AT_ONCE = 1 << 18
 _INT32 = 1 << 31
 _WORDS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
@@ -50,8 +52,18 @@ def find(w: Tensor, effort: str = "default") -> list[tuple[bytes, bool]]:
 
 
 def _repeats(w: Tensor) -> bool:
-    """Whether neighbours that are not zero take equal magnitudes so often that there may be few codes."""
-    return any(_repeat(lines) for lines in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T))
+    """Whether neighbours that are not zero take equal magnitudes so often, or such multiples, that codes are likely."""
+    return any(_repeat(lines) or _are_bytes(lines) for lines in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T))
+
+
+def _are_bytes(lines: Tensor) -> bool:
+    """Whether small groups along the lines (k, n) are codes of 8 bits, of which few are equal in so few entries."""
+    miss = _ROUNDINGS * _BYTES * HALF[lines.dtype]
+    if miss > _SURE or lines.shape[1] < _FEW:
+        return False
+    groups = lines[:, : lines.shape[1] // _FEW * _FEW].reshape(-1, _FEW).double()
+    codes = _BYTES * groups / groups.abs().amax(1, keepdim=True)
+    return bool(((codes - codes.round()).abs() <= miss).all(1).any())
 
 
 def _repeat(lines: Tensor) -> bool:

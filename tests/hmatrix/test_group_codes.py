@@ -62,6 +62,8 @@ MADE: dict[str, tuple[Callable[[], Tensor], float]] = {
     "int4 in bfloat16": (lambda: symmetric(128, 7, torch.bfloat16, torch.bfloat16), 3.8),
     "int8 rows in bfloat16": (lambda: symmetric(512, 127, torch.float32, torch.bfloat16), 7.5),
     "int8 columns": (lambda: symmetric(512, 127, torch.float32, torch.float32).T.contiguous(), 7.5),
+    "int8 in groups of 32": (lambda: symmetric(32, 127, torch.float16, torch.float32), 8.2),
+    "int8 in groups of 32 in float16": (lambda: symmetric(32, 127, torch.float16, torch.float16), 8.2),
     "zero points in float16": (lambda: zero_point(torch.float16), 4.0),
     "zero points": (lambda: zero_point(torch.float32), 4.0),
     "offsets in bfloat16": (lambda: offset(torch.bfloat16), 5.8),
