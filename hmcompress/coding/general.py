@@ -3,6 +3,8 @@
 Their highest levels are slow, and of noise they gain nothing: quick tests say where they are worth a try.
 """
 
+from functools import cache
+
 import numpy as np
 
 from hmcompress.coding.lossless import zstd_compress
@@ -11,9 +13,9 @@ from hmcompress.coding.streams import encode_below, encode_ints
 FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
 FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
-_SAMPLE, _SHORT = 1 << 16, 1 << 14
-_GLANCE, _NOTHING, _LESS = -50, 0.99, 0.97  # a zstd level; shares of the bytes
-_MIDDLE, _SHRINKS, _MAY_SHRINK = 6, 1.25, 1.7  # a zstd level; how much less the highest one makes; of few integers
+_SAMPLE, _SHORT = 1 << 16, 1 << 13
+_GLANCE, _NOTHING, _LESS = -10, 0.99, 0.97  # a zstd level; shares of the bytes
+_MIDDLE, _SHRINKS, _MAY_SHRINK = 6, 1.15, 1.45  # a zstd level; how much less the highest one makes; of few integers
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -59,5 +61,9 @@ def _has_long_matches(part: np.ndarray) -> bool:
 
 def _has_short_matches(part: np.ndarray) -> bool:
     """Whether the integers take less in this order than in another one."""
-    shuffled = part[np.argsort(np.modf(np.arange(len(part)) * 0.6180339887498949)[0])]
-    return len(zstd_compress(part, 1)) < _LESS * len(zstd_compress(shuffled, 1))
+    return len(zstd_compress(part, 1)) < _LESS * len(zstd_compress(part[_another_order(len(part))], 1))
+
+
+@cache
+def _another_order(n: int) -> np.ndarray:
+    return np.argsort(np.modf(np.arange(n) * 0.6180339887498949)[0])

@@ -159,8 +159,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
-    low = deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
-    return Structure(spike, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike, low)
+    low = 0.0 if spike is None else deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
+    return Structure(spike or 0.0, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike, low)
 
 
 def _array(w: Array | Tensor) -> Array:
@@ -191,9 +191,10 @@ def _unit(a: Array) -> tuple[Array, np.float64]:
     return (x / largest).astype(np.float32), largest
 
 
-def _spike(x: _Whitened, shape: tuple[int, int]) -> float:
+def _spike(x: _Whitened, shape: tuple[int, int]) -> float | None:
     """Bits an entry that leading singular directions take out of a matrix of this shape, less what their factors need.
 
+    None where they are as those of noise; 0 where each costs more than it saves, which all together need not do.
     x: its entries, or some of its rows and columns, of which noise takes a larger share into its leading directions.
     """
     energy = _sum(x.square, x.rows**2, x.columns**2)
@@ -204,7 +205,7 @@ def _spike(x: _Whitened, shape: tuple[int, int]) -> float:
         image = x.times_transpose(_orthonormal(x.times(image)))
         gains = -0.5 * np.log2(np.maximum(1 - np.linalg.eigvalsh(_gram(image)) / energy, _LEAST_SHARE))
         if gains.max() < _HOPELESS * cost:  # as of noise: no further power can bring out what pays
-            return 0.0
+            return None
     return float(np.sum(np.maximum(gains - cost, 0)))
 
 
