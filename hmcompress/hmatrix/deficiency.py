@@ -41,10 +41,11 @@ def _found(some: Array, shape: tuple[int, ...]) -> list[tuple[int, float]]:
     """How many pivots a low-rank part of each takes, (b, k, k), and the bits an entry it saves; 0 where none pays."""
     if some.shape[1] < 2 * _WINDOW:
         return [(0, 0.0)] * len(some)
-    rms = np.sqrt(np.mean(np.square(some, dtype=np.float64), axis=(1, 2)))
+    rms = np.sqrt(np.einsum("bij,bij->b", some, some, dtype=np.float64) / some[0].size)
     pivots = _pivots(some.astype(np.float32 if rms.max() < _FINE else np.float64, copy=False))
     later = np.lib.stride_tricks.sliding_window_view(pivots, _WINDOW, axis=1).max(2)[:, 1:]
-    left = later / np.maximum(np.median(pivots[:, :_FIRST], axis=1), _TINY)[:, None]  # after 1, 2, ... of them
+    first = np.sort(pivots[:, :_FIRST], axis=1)[:, _FIRST // 2, None]
+    left = later / np.maximum(first, _TINY)  # after 1, 2, ... of them
     drops = np.isfinite(pivots).all(1) & (left < _DROP).any(1)
     return [_best(x, r, shape) if drop else (0, 0.0) for x, r, drop in zip(left, rms, drops, strict=True)]
 

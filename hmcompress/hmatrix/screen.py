@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.concentration import LINES, LONGEST, concentration
 from hmcompress.hmatrix.deficiency import deficiency, some_lines
 from hmcompress.hmatrix.likeness import likeness
 from hmcompress.hmatrix.rank_one import rank_one_scales
@@ -48,11 +49,11 @@ class Structure:
     """What a cheap look finds.
 
     spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
-    strangers do, 0 to 1. unevenness: variance of block energies over that of independent entries. repeats: whether
-    blocks repeat. scales: bits an entry that row and column scales may save, as a share of all bits. tails: how far a
-    few large entries exceed the others, which may stand together in another order. alike: bits an entry that the
-    nearest of all other rows or columns saves. deficiency: bits an entry that low rank saves, if singular values do
-    not fall.
+    strangers do, or how few cosines make up a line, 0 to 1. unevenness: variance of block energies over that of
+    independent entries. repeats: whether blocks repeat. scales: bits an entry that row and column scales may save, as a
+    share of all bits. tails: how far a few large entries exceed the others, which may stand together in another order.
+    alike: bits an entry that the nearest of all other rows or columns saves. deficiency: bits an entry that low rank
+    saves, if singular values do not fall.
     """
 
     spike: float
@@ -160,7 +161,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
     low = 0.0 if spike is None else deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
-    return Structure(spike or 0.0, _smoothness(part.corner()), uneven, repeats, x.saved, tails, alike, low)
+    smoothness = max(_smoothness(part.corner()), _concentration(w))
+    return Structure(spike or 0.0, smoothness, uneven, repeats, x.saved, tails, alike, low)
 
 
 def _array(w: Array | Tensor) -> Array:
@@ -242,6 +244,12 @@ def _smoothness(part: Array) -> float:
     power = max(2 * float(np.vdot(part, part)) / part.size, 1e-30)  # a corner of zeros is smooth: the rest decides
     differences = (part[1:] - part[:-1], part[:, 1:] - part[:, :-1])
     return max(1 - float(np.vdot(d, d)) / d.size / power for d in differences)
+
+
+def _concentration(w: Array | Tensor) -> float:
+    """How few cosines make up rows or columns, judged by some."""
+    rows, columns = (-(-side // LINES) for side in w.shape)
+    return max(concentration(_array(w[::rows, :LONGEST])), concentration(_array(w[:LONGEST, ::columns].T)))
 
 
 def _unevenness(x: _Whitened) -> tuple[float, float]:
