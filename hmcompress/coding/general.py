@@ -15,7 +15,7 @@ FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _SAMPLE, _SHORT = 1 << 16, 1 << 13
 _GLANCE, _NOTHING, _LESS = -10, 0.99, 0.97  # a zstd level; shares of the bytes
-_MIDDLE, _SHRINKS, _MAY_SHRINK = 6, 1.15, 1.45  # a zstd level; how much less the highest one makes; of few integers
+_MIDDLE, _SHRINKS = 6, 1.1  # a zstd level; how much less the highest one makes
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -51,8 +51,7 @@ def _repeats(rows: np.ndarray, size: float) -> bool:
     part = part.astype(np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else part.dtype)
     if not (_has_long_matches(part) or _has_short_matches(part[:_SHORT])):
         return False
-    most = _MAY_SHRINK if rows.size <= _SAMPLE else _SHRINKS
-    return len(zstd_compress(part, _MIDDLE)) * rows.size < most * size * part.size
+    return len(zstd_compress(part, _MIDDLE)) * rows.size < _SHRINKS * size * part.size
 
 
 def _has_long_matches(part: np.ndarray) -> bool:
