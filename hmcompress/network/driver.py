@@ -22,7 +22,7 @@ from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
-from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples
+from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples, with_changed_inputs
 from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
@@ -60,7 +60,9 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
-    notes = [too_few_samples(record)] + ([slim_sizes(problem.network, record)] if settings.slim == "prefer" else [])
+    record, blank = with_changed_inputs(problem, record, decoded)
+    sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
+    notes = [too_few_samples(record), *sizes, *blank]
     said = read_as(problem.network, settings), fresh_points(problem, record, decoded)
     ordered = in_checkpoint_order(layers, checkpoint.names)
     return NetworkResult(ordered, record, *(tuple(n for n in some if n is not None) for some in (notes, said)))

@@ -61,8 +61,8 @@ class Problem:
         return None if points is None else self.reference(points, "widened")
 
     def reference(self, points: Points, what: str) -> Reference:
-        """The original's outputs on further points."""
-        return reference(self.network, points, self.order, what)
+        """The original's outputs on further points, where nothing is bounded. Raises NetworkError as `reference`."""
+        return reference(self.network, points, self.order, what, advice=False)
 
 
 def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None = None) -> Problem:
