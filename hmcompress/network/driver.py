@@ -37,7 +37,7 @@ _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
-_LEAST_SIDE = 64  # of a matrix in which structure is looked for
+_LEAST_SIDE = 64  # of a square matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
@@ -267,14 +267,19 @@ def _too_few_rows(problem: Problem) -> bool:
 
 
 def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers in which the engine finds structure: learned operators, heads on a grid."""
-    return frozenset(name for name in _wide(problem, tensors) if is_structured(tensors[name], _STRUCTURED))
+    """Layers in which the engine finds structure: learned operators, heads on a grid, the few modes of a basis."""
+    large = [n for n in _matrices(problem, tensors) if tensors[n].numel() >= _LEAST_SIDE**2]
+    return frozenset(name for name in large if is_structured(tensors[name], _STRUCTURED))
 
 
 def _wide(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers large enough for structure."""
+    """Layers that may be products of two factors."""
+    return frozenset(n for n in _matrices(problem, tensors) if min(tensors[n].shape) >= _LEAST_SIDE)
+
+
+def _matrices(problem: Problem, tensors: Mapping[str, Tensor]) -> list[str]:
     names = (*(layer.weight for layer in problem.network.layers), *problem.network.others)
-    return frozenset(n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) >= _LEAST_SIDE)
+    return [n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) > 1]
 
 
 def _encode(
