@@ -10,7 +10,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.growth import growth_of_layers
 from hmcompress.network.inputs import is_there
 from hmcompress.network.kernel_bound import TangentBound
-from hmcompress.network.problem import pose
+from hmcompress.network.problem import Problem, pose
 from hmcompress.report.records import NetworkRecord
 from hmcompress.report.verdicts import VerifyNetwork
 
@@ -23,19 +23,26 @@ def recheck(
         raise NetworkError("the file that the held-out points come from is not here: give it as --inputs FILE")
     problem = pose(settings, original, source)
     error = max(problem.errors(problem.held_out, decoded))
-    fresh = problem.reference(problem.source.fresh(), "fresh")
     growth = growth_of_layers(problem, decoded)
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
     return VerifyNetwork(
         tol=settings.tol,
         error=error,
-        fresh_error=max(problem.errors(fresh, decoded)),
+        fresh_error=_on_fresh_points(problem, decoded),
         largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
         ntk_tol=None if kernel is None else kernel.tol,
         ntk_error=None if kernel is None else kernel.error(decoded),
         held_out=len(problem.held_out.points),
     )
+
+
+def _on_fresh_points(problem: Problem, decoded: Mapping[str, Tensor]) -> float | None:
+    """None where the original has no outputs on them: nothing is bounded there."""
+    try:
+        return max(problem.errors(problem.reference(problem.source.fresh(), "fresh"), decoded))
+    except NetworkError:
+        return None
 
 
 def as_stored(record: NetworkRecord, tol: float | None = None) -> VerifyNetwork:

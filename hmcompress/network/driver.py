@@ -22,7 +22,7 @@ from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
 from hmcompress.network.model import Network
-from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples
+from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples, with_changed_inputs
 from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
@@ -37,7 +37,7 @@ _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
-_LEAST_SIDE = 64  # of a matrix in which structure is looked for
+_LEAST_SIDE = 64  # of a square matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
@@ -60,7 +60,9 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     record = measure(problem, settings, decoded)
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
-    notes = [too_few_samples(record)] + ([slim_sizes(problem.network, record)] if settings.slim == "prefer" else [])
+    record, blank = with_changed_inputs(problem, record, decoded)
+    sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
+    notes = [too_few_samples(record), *sizes, *blank]
     said = read_as(problem.network, settings), fresh_points(problem, record, decoded)
     ordered = in_checkpoint_order(layers, checkpoint.names)
     return NetworkResult(ordered, record, *(tuple(n for n in some if n is not None) for some in (notes, said)))
@@ -265,14 +267,19 @@ def _too_few_rows(problem: Problem) -> bool:
 
 
 def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers in which the engine finds structure: learned operators, heads on a grid."""
-    return frozenset(name for name in _wide(problem, tensors) if is_structured(tensors[name], _STRUCTURED))
+    """Layers in which the engine finds structure: learned operators, heads on a grid, the few modes of a basis."""
+    large = [n for n in _matrices(problem, tensors) if tensors[n].numel() >= _LEAST_SIDE**2]
+    return frozenset(name for name in large if is_structured(tensors[name], _STRUCTURED))
 
 
 def _wide(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers large enough for structure."""
+    """Layers that may be products of two factors."""
+    return frozenset(n for n in _matrices(problem, tensors) if min(tensors[n].shape) >= _LEAST_SIDE)
+
+
+def _matrices(problem: Problem, tensors: Mapping[str, Tensor]) -> list[str]:
     names = (*(layer.weight for layer in problem.network.layers), *problem.network.others)
-    return frozenset(n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) >= _LEAST_SIDE)
+    return [n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) > 1]
 
 
 def _encode(

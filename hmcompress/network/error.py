@@ -32,18 +32,18 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
     return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
 
-def reference(network: Network, points: Points, order: int, what: str) -> Reference:
-    """The original's outputs. Raises NetworkError where they are not finite or all zero."""
+def reference(network: Network, points: Points, order: int, what: str, advice: bool = True) -> Reference:
+    """The original's outputs. Raises NetworkError where they are not finite or all zero, with advice if wanted."""
     blocks = evaluate(network, points, order)
-    for block in blocks[:1]:
-        if not torch.isfinite(block).all():
-            bad = int((~torch.isfinite(block)).any(1).sum())
-            raise NetworkError(
-                f"the original network's outputs are nan or inf on {bad} of {len(block)} {what} points: "
-                + _why_not_finite(network)
-            )
-        if not block.any():
-            raise NetworkError(f"the original network's outputs are zero on all {what} points: check the activation")
+    bad = int((~torch.isfinite(blocks[0])).any(1).sum())
+    if bad:
+        why = f": {_why_not_finite(network)}" if advice else ""
+        raise NetworkError(
+            f"the original network's outputs are nan or inf on {bad} of {len(blocks[0])} {what} points{why}"
+        )
+    if not blocks[0].any():
+        why = ": check the activation" if advice else ""
+        raise NetworkError(f"the original network's outputs are zero on all {what} points{why}")
     return Reference(points, blocks)
 
 

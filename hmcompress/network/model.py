@@ -11,11 +11,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
 
 Inputs = tuple[Tensor, ...]
+KNOWS_NO = "torch knows no such derivative"
+_NO_GRADIENT = "does not require grad"  # what torch says where gradients are taken that are not kept
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Network:
     cartesian: bool = False
     stacks: tuple[tuple[DenseLayer, ...], ...] = ()  # runs of layers, each feeding only the next, elementwise
     widths: tuple[int, ...] | None = None  # coordinates of each input, where known
+    own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
 
     @property
     def built_in(self) -> bool:
@@ -111,19 +115,29 @@ class Network:
         if tensors and isinstance(self.module, torch.jit.ScriptModule):
             with self.holding(tensors) as call:
                 return call(inputs)
-        state = self._state(tensors)
+        if not self.own_gradients or torch.is_grad_enabled():
+            return flatten(self._outputs(inputs, self._state(tensors)))
+        with torch.enable_grad():
+            return flatten(self._outputs(inputs, self._state(tensors))).detach()
+
+    def _outputs(self, inputs: Inputs, state: Mapping[str, Tensor]) -> object:
+        """What the module itself returns. Raises NetworkError with its own message."""
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
-            outputs = functional_call(self.module, state, inputs) if state else self.module(*inputs)
+            return functional_call(self.module, dict(state), inputs) if state else self.module(*inputs)
         except (HMCompressError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if _was_interrupted(error):
                 raise KeyboardInterrupt from error
             line = _said(error)
             shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
             raise NetworkError(f"the network fails on the inputs {shapes}: {line}; {_remedy(inputs, line)}") from error
-        return flatten(outputs)
+
+    def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
+        """Of each floating tensor that the module returns."""
+        with torch.set_grad_enabled(self.own_gradients):
+            return [tuple(t.shape) for t in _tensors(self._outputs(inputs, {}))]
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -139,8 +153,10 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """The first line of an error; of one within an archive the last, for the first says only that there is one."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program with sys.exit({'' if error.code is None else repr(error.code)})"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].removeprefix("RuntimeError: ") if "TorchScript interpreter" in lines[0] else lines[0]
 
@@ -154,7 +170,7 @@ def _remedy(inputs: Inputs, message: str) -> str:
         return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
     if "forward AD" in message and (operation := re.search(r"with (?:aten::)?(\w+?)(_backward|_jvp)? that", message)):
         works = "derivatives: 1 works" if operation[2] else "use derivatives: 0"
-        return f"torch knows no such derivative of {operation[1]}: {works}, or write it as a formula in a factory"
+        return f"{KNOWS_NO} of {operation[1]}: {works}, or write it as a formula in a factory"
     return "check network: and calibration:"
 
 
@@ -201,16 +217,28 @@ def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
     """The same network with its layers in the order in which a forward pass calls them.
 
     Layers whose module is not called (their weights may be used all the same, or ignored), or more than once, so that
-    no single input describes them, become other weights.
+    no single input describes them, become other weights; so do those inside torch.func transforms, whose inputs cannot
+    be kept. A network that takes gradients itself is found here, as it fails without.
     """
-    calls: list[DenseLayer] = []
-
-    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        calls.append(layer)
-
-    with replaced(network, note):
-        network.run(inputs)
+    try:
+        calls = _calls(network, inputs)
+    except NetworkError as error:
+        if network.own_gradients or _NO_GRADIENT not in str(error.__cause__):
+            raise
+        return in_order_of_computation(replace(network, own_gradients=True), inputs)
     once = tuple(layer for layer in calls if calls.count(layer) == 1)
     rest = tuple(layer.weight for layer in network.layers if layer not in once)
     stacks = tuple(stack for stack in network.stacks if all(layer in once for layer in stack))
     return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks)
+
+
+def _calls(network: Network, inputs: Inputs) -> list[DenseLayer]:
+    """The layers that a forward pass calls, as often as it does; a call inside torch.func transforms stands twice."""
+    calls: list[DenseLayer] = []
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+        calls.extend([layer] * (2 if is_functorch_wrapped_tensor(z) else 1))
+
+    with replaced(network, note):
+        network.run(inputs)
+    return calls

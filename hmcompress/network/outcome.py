@@ -1,6 +1,6 @@
 """What the report says about the network once its decoded tensors are in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import cast
@@ -24,7 +24,7 @@ _TOO_FEW = 1.3  # held-out over calibration error at which more samples are aske
 
 
 def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor]) -> NetworkRecord:
-    """Everything the report says about the network with decoded tensors in it."""
+    """What the report says about the network with decoded tensors in it; see also `with_changed_inputs`."""
     calibration = problem.errors(problem.calibration, decoded)
     held_out = problem.errors(problem.held_out, decoded)
     record = NetworkRecord(
@@ -42,11 +42,6 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
     if problem.network.built_in:
         points = problem.calibration.points.pairs(LIMIT_ROWS)
         record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
-    wide, noisy = problem.reference_widened(), problem.reference_noisy()
-    if wide is not None:
-        record = replace(record, widened_error=_changed_inputs(problem, decoded, wide))
-    if noisy is not None:
-        record = replace(record, noisy_error=_changed_inputs(problem, decoded, noisy))
     if settings.reference is not None:
         before = reference_error(problem, settings.reference, {})
         after = reference_error(problem, settings.reference, decoded)
@@ -54,8 +49,26 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
     return record
 
 
-def _changed_inputs(problem: Problem, decoded: Mapping[str, Tensor], ref: Reference) -> float:
-    return problem.errors(ref, decoded)[0]
+def with_changed_inputs(
+    problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]
+) -> tuple[NetworkRecord, list[str]]:
+    """The record with errors on inputs that are reported, not bounded, and one line for each that is left blank: there
+    the original may leave the domain of a logarithm."""
+    (widened, wide_note), (noisy, noise_note) = (
+        _changed_inputs(problem, decoded, "domain widened by 10 %", problem.reference_widened),
+        _changed_inputs(problem, decoded, "1 % noise on the inputs", problem.reference_noisy),
+    )
+    return replace(record, widened_error=widened, noisy_error=noisy), [*wide_note, *noise_note]
+
+
+def _changed_inputs(
+    problem: Problem, decoded: Mapping[str, Tensor], what: str, posed: Callable[[], Reference | None]
+) -> tuple[float | None, list[str]]:
+    try:
+        ref = posed()
+        return (None if ref is None else problem.errors(ref, decoded)[0]), []
+    except NetworkError as broken:
+        return None, [f"{what}: not measured, {broken}"]
 
 
 def too_few_samples(record: NetworkRecord) -> str | None:

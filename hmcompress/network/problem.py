@@ -14,7 +14,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
 from hmcompress.network.coded import Engine
-from hmcompress.network.curvature import check_second_derivatives
+from hmcompress.network.curvature import check_derivatives
 from hmcompress.network.error import Reference, block_errors, evaluate, network_error, reference, scaled
 from hmcompress.network.files import read_arrays
 from hmcompress.network.gradients import gradient_metrics
@@ -26,6 +26,7 @@ from hmcompress.network.propagate import Calibration, original_targets
 
 _SENSITIVITY_ROWS = 2048
 _REPEATED = 64  # samples that are run twice
+_COUNTED = 61  # samples whose rows are counted: few outputs are as many
 _STEADY = 0.1  # of the tolerance
 _WRONG = 0.5  # an original that misses its own reference by more is another network
 
@@ -60,8 +61,8 @@ class Problem:
         return None if points is None else self.reference(points, "widened")
 
     def reference(self, points: Points, what: str) -> Reference:
-        """The original's outputs on further points."""
-        return reference(self.network, points, self.order, what)
+        """The original's outputs on further points, where nothing is bounded. Raises NetworkError as `reference`."""
+        return reference(self.network, points, self.order, what, advice=False)
 
 
 def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None = None) -> Problem:
@@ -84,16 +85,29 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     if settings.calibration.derivatives and not points.tensors[-1].is_floating_point():
         raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
+    _check_rows(network, points.take(slice(0, _COUNTED)))
     order = settings.calibration.derivatives
+    if order:
+        check_derivatives(network, points, order)
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
-    if order == 2:
-        check_second_derivatives(network, points)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
         reference_error(problem, settings.reference, {})
     return problem
+
+
+def _check_rows(network: Network, points: Points) -> None:
+    """Raise NetworkError where the outputs of several samples have become one; a sample may have several rows."""
+    shapes, count = network.shapes(points.tensors), len(points)
+    if any((shape and shape[0] % count == 0) or count in shape for shape in shapes):
+        return
+    shown = " and ".join(map(str, shapes))
+    raise NetworkError(
+        f"the network returns {shown} for {count} samples: no axis has one entry a sample, so what it returns is of "
+        "the batch and not of each sample; does it average or sum over the first axis?"
+    )
 
 
 def _check_repeats(network: Network, points: Points, settings: Settings) -> None:

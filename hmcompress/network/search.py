@@ -14,6 +14,7 @@ from hmcompress.network.propagate import Knobs, Parts
 _NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
 _SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
+_SURELY = 0.02  # from what is aimed at: such a trial holds
 _AIM = 0.97
 LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
@@ -189,9 +190,7 @@ class Search:
                 draws["shrinkage"] = base.knobs.shrinkage * math.exp(_SPREAD_SHRINKAGE * rng.standard_normal())
             self.trial(replace(base.knobs, dead_zone=zone, growth=growth, variance=share, **draws))
 
-    def refine(
-        self,
-    ) -> None:
+    def refine(self) -> None:
         """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""
         share = 0.6
         for _ in range(12):
@@ -289,7 +288,9 @@ def search(
         )
         found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
         best = trial
-    if not best.knobs.structured:  # the engine searches by itself
+    if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
+        found.settle(best.knobs, 4, _SURELY)
+    else:
         found.scatter(dense)
     found.refine()
     held = found.holding()

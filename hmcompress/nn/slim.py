@@ -151,6 +151,8 @@ def _keep(layer: nn.Linear, function: Elementwise, following: nn.Linear, alive: 
     function.keep(alive)
     following.weight = _part(following.weight, (slice(None), alive))
     following.in_features = following.weight.shape[1]
+    if following.bias is not None:  # decoded with the weight, it would hold the memory of all its columns
+        following.bias = nn.Parameter(following.bias.detach().clone(), following.bias.requires_grad)
 
 
 def _keep_rows(layer: nn.Linear, alive: Tensor) -> None:

@@ -66,7 +66,8 @@ def run(name: str) -> Iterator[str]:
     seconds = time.process_time() - start
     stored, dense = layer_bytes(result)
     record = result.record
-    shown = [f"{record.error:.2e}", f"wider {record.widened_error or math.nan:.2e}", f"noisy {record.noisy_error:.2e}"]
+    wide, noisy = record.widened_error or math.nan, record.noisy_error or math.nan
+    shown = [f"{record.error:.2e}", f"wider {wide:.2e}", f"noisy {noisy:.2e}"]
     shown += [f"derivative {e:.2e}" for e in record.derivative_errors]
     yield f"{name}: {stored} B, {dense / stored:.1f}x, {', '.join(shown)}, {seconds:.0f} s"
     yield f"  living neurons: {', '.join(str(k) for k in living_neurons(result))}"

@@ -195,6 +195,25 @@ def _stack_of(layer: type[nn.Linear]) -> nn.Module:
     return nn.Sequential(layer(2, 32), nn.Tanh(), layer(32, 32), nn.Tanh(), nn.Linear(32, 1))
 
 
+class Modes(nn.Module):
+    """Coefficients by a small network, of twelve fixed smooth modes on a mesh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 12))
+        x = torch.linspace(0, 1, 400)
+        waves = torch.arange(1, 13)[:, None] * torch.pi * x
+        self.register_buffer("modes", torch.sin(waves) * torch.exp(-x) + 0.2 * torch.cos(0.7 * waves))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) @ self.modes
+
+
+def modes() -> nn.Module:
+    torch.manual_seed(0)
+    return Modes()
+
+
 def masked() -> nn.Module:
     return _stack_of(Masked)
 

@@ -147,6 +147,13 @@ def test_modules_that_print_leave_stdout_to_the_json(tmp_path: Path, capsys: pyt
     assert code == 0 and json.loads(shown.out)["network"]["error"] <= 1e-2 and "building" in shown.err
 
 
+@pytest.mark.parametrize("tol", [1e-2, 1e-3])
+def test_a_basis_of_few_smooth_modes_is_coded_by_its_structure(tol: float, tmp_path: Path) -> None:
+    result = compressed("modes", points(), tmp_path, tol=tol)
+    size = next(len(layer.payload) for layer in result.layers if layer.row.name == "modes")
+    assert result.record.error <= tol and 8 * size < 3 * 12 * 400  # bits a number; one by one they take 5 and more
+
+
 def test_tokens_that_were_not_seen_keep_their_precision(tmp_path: Path) -> None:
     """Each token occurs about once among the calibration samples, so a third of those held out does not."""
     result = compressed("tokens", np.random.default_rng(0).integers(0, 800, (400, 4)), tmp_path)

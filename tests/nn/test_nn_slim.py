@@ -13,6 +13,7 @@ from hmcompress.config import MLP, DeepONet, DeepONetNetwork, Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
 from hmcompress.nn import slim_module
+from hmcompress.nn.memory import resident_bytes
 
 
 def network(activation=nn.Tanh, bias: bool = True) -> nn.Sequential:
@@ -57,6 +58,20 @@ def test_a_network_without_dead_neurons_stays_as_it_is():
     weights = [p.clone() for p in model.parameters()]
     slim_module(model)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights, strict=True))
+
+
+def test_what_stays_takes_no_more_memory_than_its_numbers():
+    """Weight and bias are decoded as one matrix, of which each is a part."""
+    model = network()
+    dead(model[2].weight, list(range(25)))
+    dead(model[4].weight, list(range(15)))
+    for layer in (model[0], model[2], model[4]):
+        joint = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
+        layer.weight, layer.bias = nn.Parameter(joint[:, :-1]), nn.Parameter(joint[:, -1])
+    slim_module(model)
+    assert sizes(model) == [5, 5, 1]
+    assert resident_bytes(model) == 8 * sum(p.numel() for p in model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_an_all_dead_layer_keeps_one_neuron():
