@@ -1,4 +1,4 @@
-"""Claims about lines that are few cosines: transforms and windowed kernels cost next to nothing, noise is no such line."""
+"""Claims about lines that are few cosines: transforms and windowed kernels are found, noise is no such line."""
 
 import numpy as np
 import pytest
