@@ -12,12 +12,15 @@ from hmcompress.errors import FormatError
 STORED, DEFLATE, ZSTD = range(3)
 _LEAST_LIMIT = 4 << 20
 _MOST_GROWTH = 100
+_LONG = 1 << 20
 
 
 def pack_json(document: Any) -> bytes:
     """Encode plain JSON values (nan and inf allowed, as Python's json writes them) compactly."""
     text = json.dumps(document, separators=(",", ":")).encode()
-    candidates = [(STORED, text), (DEFLATE, _deflate(text)), (ZSTD, _zstd(text))]
+    candidates = [(STORED, text), (ZSTD, _zstd(text))]
+    if len(text) <= _LONG:  # of more, zstd's window sees further, and deflating takes long
+        candidates.append((DEFLATE, _deflate(text)))
     code, body = min((c for c in candidates if len(text) <= _limit(len(c[1]))), key=lambda c: len(c[1]))
     return bytes([code]) + body
 
@@ -50,7 +53,8 @@ def _deflate(text: bytes) -> bytes:
 
 
 def _zstd(text: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=19, dict_data=_zstd_dictionary()).compress(text)
+    level = 19 if len(text) <= _LONG else 12
+    return zstandard.ZstdCompressor(level=level, dict_data=_zstd_dictionary()).compress(text)
 
 
 def _zstd_dictionary() -> zstandard.ZstdCompressionDict:

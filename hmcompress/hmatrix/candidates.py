@@ -126,7 +126,7 @@ def _leaves(
     if leaves and structure.spike > _REWEIGHTED_SPIKE:
         reweighted = best_reweighted_leaf(values / values.dtype.type(step), leaves[1][1])
         leaves = [*leaves, reweighted] if reweighted is not None else leaves
-    return [(price, Candidate(leaf)) for leaf, price in leaves if _serves(leaf, task.norm)]
+    return [(price, Candidate(leaf if _serves(leaf, task.norm) else _filled(leaf))) for leaf, price in leaves]
 
 
 def _serves(leaf: Leaf, norm: str) -> bool:

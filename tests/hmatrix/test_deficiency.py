@@ -36,6 +36,12 @@ def test_a_product_of_layers_takes_less_than_its_factors(shape, rank, tol, dtype
     assert h.nbytes < (2 if tol > 1e-4 else 3) * rank * sum(shape)  # bytes of an entry of its factors
 
 
+@pytest.mark.parametrize("norm", ["spectral", "max"])
+def test_every_norm_takes_the_factors(norm):
+    h = compress_matrix(torch.from_numpy(product(400, 300, 40)), 1e-3, norm)
+    assert 0.9e-3 < h.error <= 1e-3 and h.nbytes < 2 * 40 * 700
+
+
 def test_a_merged_update_in_half_precision_is_found():
     h = compress_matrix(torch.from_numpy(product(512, 512, 48)).half(), 1e-2)
     assert h.error <= 1e-2 and h.nbytes < 2 * 48 * 1024
