@@ -70,7 +70,7 @@ def candidates(
     best = min(sure, default=np.inf)  # differences of like lines may cost more than their price: others stay
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
-    if in_steps is not None and structure.is_smooth():
+    if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
         worth += _concentrated(in_steps, best, task)
     if known < np.inf:
         return list(dict.fromkeys(worth))

@@ -32,7 +32,7 @@ _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take
 _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
 _SMALLEST = 1 << 12
 _LOOK = 1 << 15  # entries
-_MANY, _CLEARLY = 1 << 16, 0.99  # entries of a convolution, some of whose channels tell how its kernels lie best
+_MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channels tell how its kernels lie best
 _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
@@ -115,24 +115,26 @@ def _lossless_guess(w: Tensor) -> float:
 
 def _arranged(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
     """The smallest lossy form, the kernels of a convolution in any arrangement."""
-    tiles = tilings(task, kernel)
+    tiles, best = tilings(task, kernel), None
+    plain = True
     if tiles and task.w.numel() > _MANY:
-        tiles = _promising(tiles, some_channels(task, kernel), kernel)
-        found = _in_tiles(task, tiles[0], None) if tiles else None
-        return _smallest(task, grid) if found is None else found
-    best = _smallest(task, grid)
+        tiles, plain = _promising(tiles, some_channels(task, kernel), kernel)
+    if plain:
+        best = _smallest(task, grid)
     for tile in tiles:
         best = _in_tiles(task, tile, best)
-    return best
+    return _smallest(task, grid) if best is None else best
 
 
-def _promising(tiles: list[Tile], some: Task, kernel: int) -> list[Tile]:
-    """The tile that serves some of the channels best, where any does clearly better than none; zeros tell nothing."""
+def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], bool]:
+    """The tiles that serve some of the channels about best, and whether none does about as well."""
     known = _smallest(some, None)
-    limit = _CLEARLY * known.nbytes if known is not None else math.inf
     found = [_in_tiles(some, tile, known) for tile in tilings(some, kernel)]
-    better = [(m.nbytes, tile) for m, tile in zip(found, tiles, strict=False) if m is not None and m.nbytes < limit]
-    return [min(better)[1]] if better else []
+    better = [(m.nbytes, tile) for m, tile in zip(found, tiles, strict=False) if m is not None and m is not known]
+    limit = _NEARLY * min((size for size, _ in better), default=math.inf)
+    if known is not None:
+        limit = min(limit, _NEARLY * known.nbytes)
+    return [tile for size, tile in sorted(better) if size <= limit], known is None or known.nbytes <= limit
 
 
 def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:

@@ -49,11 +49,11 @@ class Structure:
     """What a cheap look finds.
 
     spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
-    strangers do, or how few cosines make up a line, 0 to 1. unevenness: variance of block energies over that of
+    strangers do, 0 to 1. unevenness: variance of block energies over that of
     independent entries. repeats: whether blocks repeat. scales: bits an entry that row and column scales may save, as a
     share of all bits. tails: how far a few large entries exceed the others, which may stand together in another order.
     alike: bits an entry that the nearest of all other rows or columns saves. deficiency: bits an entry that low rank
-    saves, if singular values do not fall.
+    saves, if singular values do not fall. waves: how few cosines make up a line, 0 to 1.
     """
 
     spike: float
@@ -64,12 +64,13 @@ class Structure:
     tails: float
     alike: float
     deficiency: float
+    waves: float
 
     def is_nothing(self) -> bool:
         """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""
         uneven = max(self.unevenness, self.tails) > _EVEN
         small = max(self.spike, self.deficiency) < _NO_SPIKE and not uneven and self.scales < _UNSCALED
-        return small and not self.repeats and self.smoothness < _ROUGH and not self.has_like_lines()
+        return small and not (self.repeats or self.may_be_smooth("default") or self.has_like_lines())
 
     def is_global(self, effort: str) -> bool:
         """Whether one low-rank part of the whole promises enough."""
@@ -85,7 +86,7 @@ class Structure:
 
     def may_be_smooth(self, effort: str) -> bool:
         """Whether neighbours resemble each other at all: without that no basis is worth a try."""
-        return effort == "max" or self.smoothness > _ROUGH
+        return effort == "max" or self.smoothness > _ROUGH or self.waves > 0
 
     def is_scaled(self) -> bool:
         """Whether row or column scales promise enough where decoding speed counts too."""
@@ -106,7 +107,8 @@ class Structure:
 
     def is_local(self, effort: str) -> bool:
         """Whether parts that differ from place to place promise enough."""
-        return self.repeats or self.smoothness > _SMOOTH[effort] or self.unevenness > _UNEVEN[effort]
+        smooth = self.smoothness > _SMOOTH[effort] or self.waves > 0
+        return self.repeats or smooth or self.unevenness > _UNEVEN[effort]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class _Whitened:
         return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
 
 
-_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0, 1.0)  # all is worth a try
+_UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0, 1.0, 0.0)  # all is worth a try
 
 
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
@@ -161,8 +163,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
     low = 0.0 if spike is None else deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
-    smoothness = max(_smoothness(part.corner()), _concentration(w))
-    return Structure(spike or 0.0, smoothness, uneven, repeats, x.saved, tails, alike, low)
+    smoothness, waves = _smoothness(part.corner()), _concentration(w)
+    return Structure(spike or 0.0, smoothness, uneven, repeats, x.saved, tails, alike, low, waves)
 
 
 def _array(w: Array | Tensor) -> Array:
