@@ -93,8 +93,23 @@ def solving() -> nn.Module:
     return Solving()
 
 
+def torch_solves_wrongly() -> bool:
+    """Whether this release of torch loses terms of the second derivatives; later ones do not."""
+    module, x, v = solving().double(), torch.tensor([[0.3, -0.2]], dtype=torch.float64), torch.ones(1, 2).double()
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.func.jvp(module, (x,), (v,))[1]
+
+    second = torch.func.jvp(slope, (x,), (v,))[1]
+    difference = (slope(x + 1e-5 * v) - slope(x - 1e-5 * v)) / 2e-5
+    return float((second - difference).norm()) > 1e-3 * float(difference.norm())
+
+
 def test_networks_with_wrong_second_derivatives_are_refused(tmp_path: Path) -> None:
     settings = outputs_settings(network={"factory": f"{__file__}:solving"}, calibration={"derivatives": 2})
+    if not torch_solves_wrongly():
+        points_of_box(settings, solving().state_dict(), tmp_path)
+        return
     with pytest.raises(NetworkError, match=r"derivatives: 2: torch computes wrong second.*derivatives: 1"):
         points_of_box(settings, solving().state_dict(), tmp_path)
 
