@@ -115,15 +115,13 @@ def _lossless_guess(w: Tensor) -> float:
 
 def _arranged(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
     """The smallest lossy form, the kernels of a convolution in any arrangement."""
-    tiles, best = tilings(task, kernel), None
-    plain = True
+    tiles, plain = tilings(task, kernel), True
     if tiles and task.w.numel() > _MANY:
         tiles, plain = _promising(tiles, some_channels(task, kernel), kernel)
-    if plain:
-        best = _smallest(task, grid)
+    best = _smallest(task, grid) if plain else None
     for tile in tiles:
         best = _in_tiles(task, tile, best)
-    return _smallest(task, grid) if best is None else best
+    return _smallest(task, grid) if best is None and not plain else best
 
 
 def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], bool]:
