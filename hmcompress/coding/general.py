@@ -3,7 +3,7 @@
 Their highest levels are slow, and of noise they gain nothing: quick tests say where they are worth a try.
 """
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,6 +63,6 @@ def _has_short_matches(part: np.ndarray) -> bool:
     return len(zstd_compress(part, 1)) < _LESS * len(zstd_compress(part[_another_order(len(part))], 1))
 
 
-@cache
+@lru_cache(8)  # an order of up to 64 kB each
 def _another_order(n: int) -> np.ndarray:
     return np.argsort(np.modf(np.arange(n) * 0.6180339887498949)[0])

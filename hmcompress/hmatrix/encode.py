@@ -34,7 +34,6 @@ class Options:
 
     every: bool = False
     alone: bool = False
-    smooth: bool = True
     scales: bool = True
 
 

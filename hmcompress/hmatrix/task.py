@@ -57,7 +57,7 @@ class Task:
 
     @property
     def options(self) -> Options:
-        return Options(every=self.norm == "max", smooth=self.effort != "fast", scales=self.effort != "fast")
+        return Options(every=self.norm == "max", scales=self.effort != "fast")
 
 
 def zero_payload() -> bytes:

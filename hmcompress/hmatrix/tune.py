@@ -60,7 +60,7 @@ def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:
     leaves = prepare(candidate.ordered(task.values), candidate.plan, step)
     if task.w.dtype in SHORT and candidate.is_plain:
         leaves = [replace(leaves[0], short=task.w)]
-    return Drafts(leaves, task.options.smooth)
+    return Drafts(leaves, task.effort != "fast")
 
 
 def _may_round(task: Task) -> bool:
