@@ -27,7 +27,7 @@ from hmcompress.container.squeeze import pack_json
 
 _IN_MEMORY = 64 << 20
 _BLOCK = 1 << 20
-_AHEAD = 64  # blocks that are written and not hashed yet
+_AHEAD = 64 << 20  # bytes that are written and not hashed yet
 _PACKING_COSTS = 16  # bytes that a coded tensor's shape and dtype take in the index, roughly
 _Parts = list[tuple[int, int]]  # where the bytes of one tensor lie in the spool: begin, length
 
@@ -117,12 +117,16 @@ class FileWriter(AbstractContextManager["FileWriter"]):
     def _assemble(self, file: BinaryIO, header: bytes, parts: _Parts) -> None:
         digest = blake2b(digest_size=DIGEST_BYTES)
         with ThreadPoolExecutor(1) as beside:
-            hashed: deque[Future[None]] = deque()
+            hashed: deque[tuple[int, Future[None]]] = deque()
+            ahead = 0
             for block in chain([header], *(self._spool.read(*part) for part in parts)):
-                hashed.append(beside.submit(digest.update, block))
+                hashed.append((len(block), beside.submit(digest.update, block)))
                 file.write(block)
-                if len(hashed) > _AHEAD:
-                    hashed.popleft().result()
+                ahead += len(block)
+                while ahead > _AHEAD:
+                    nbytes, done = hashed.popleft()
+                    done.result()
+                    ahead -= nbytes
             file.flush()
             os.fsync(file.fileno())  # the disk works while the rest is hashed
         file.seek(DIGEST_AT)
