@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,23 +13,22 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.layers import is_optimizer_state
 from hmcompress.network.coded import is_structured
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.fallback import nearest_weights
-from hmcompress.network.gradients import WIDEST, work_of_others
+from hmcompress.network.gradients import work_of_others
+from hmcompress.network.guard import Guard
 from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.middle import compressed, middle_network
-from hmcompress.network.model import Network
 from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples, with_changed_inputs
+from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.problem import Problem, pose, prepare
-from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
+from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
-from hmcompress.rules import rule_for
 
 _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
 _FEWEST = 14  # passes
@@ -40,6 +39,8 @@ _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below w
 _LEAST_SIDE = 64  # of a square matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
+_SEARCHES = 3  # at most, each aiming lower
+_LOWER, _LOWEST = 0.99, 0.5  # than what would do; of what was aimed at before
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 _WORTH = 1.2  # times the bytes of one way to search, up to which the first passes of another are worth the others
 
@@ -55,73 +56,58 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     problem = pose(settings, tensors, checkpoint.path)
     problem = replace(problem, network=owned(problem.network, checkpoint, kept(checkpoint, settings)))
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
-        trial = _search(problem, settings, tensors, progress)
-    layers, decoded = _encode(problem, trial, tensors, time.perf_counter() - start)
-    record = measure(problem, settings, decoded)
+        trial = _guarded(problem, settings, tensors, progress)
+    layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
+    record = measure(problem, settings, stored)
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
-    record, blank = with_changed_inputs(problem, record, decoded)
+    record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     notes = [too_few_samples(record), *sizes, *blank]
-    said = read_as(problem.network, settings), fresh_points(problem, record, decoded)
+    said = read_as(problem.network, settings), fresh_points(problem, record, stored)
     ordered = in_checkpoint_order(layers, checkpoint.names)
     return NetworkResult(ordered, record, *(tuple(n for n in some if n is not None) for some in (notes, said)))
 
 
-def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint but optimizer state, ties included, in the source's order."""
-    bases = {tie.base for tie in checkpoint.ties.values()}
-    wanted = [n for n in checkpoint.names if not is_optimizer_state(n)]
-    stored = {n: e.load() for n, e in checkpoint.entries.items() if n in wanted or n in bases}
-    return {
-        n: stored[n]
-        if n in stored
-        else stored[checkpoint.ties[n].base].as_strided(
-            checkpoint.ties[n].shape, checkpoint.ties[n].stride, checkpoint.ties[n].offset
-        )
-        for n in wanted
-    }
+def _guarded(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], progress: Progress) -> Trial:
+    """What the search finds, where it holds on points that nothing was chosen by; else what one finds that aims lower,
+    by as much as it was above the tolerance there."""
+    data = prepare(problem, tensors, settings.effort)
+    guard = Guard.of(problem, data, settings.tol)
+    found: list[tuple[float, Trial]] = []
+    aim = settings
+    while not found or (found[-1][0] > settings.tol and len(found) < _SEARCHES):
+        try:
+            trial = _search(problem, aim, tensors, data, guard, progress)
+        except BoundError:
+            if not found:
+                raise
+            break
+        found.append((guard.error(trial.parts), trial))
+        excess = max(found[-1][0] / settings.tol, 1.0)
+        aim = aim.model_copy(update={"tol": aim.tol * max(_LOWER / excess, _LOWEST)})
+    return min(found, key=lambda pair: (max(pair[0], settings.tol), pair[1].cost))[1]
 
 
-def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
-    """Tensors that a rule keeps lossless."""
-    return {name for name in checkpoint.names if rule_for(name, settings).keep}  # patterns were checked before `drop`
-
-
-def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:
-    """The network whose weights are to be coded: none that `keep` names, and a tied one once, under its base.
-
-    Tied ones and very wide ones are no dense layers any more, but other weights.
-    """
-    bases = {tie.base for tie in checkpoint.ties.values()}
-    own, others = [], list(network.others)
-    for layer in network.layers:
-        if layer.weight in keep:
-            continue
-        quick = max(network.shape(layer)) <= WIDEST  # moments of wider ones would take too long
-        if quick and layer.weight in checkpoint.entries and layer.weight not in bases:
-            coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
-            own.append(layer if coded else replace(layer, bias=None))
-        elif layer.weight in checkpoint.entries:
-            others.append(layer.weight)
-    others = [name for name in others if name in checkpoint.entries and name not in keep]
-    stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
-    return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
-
-
-def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], progress: Progress) -> Trial:
+def _search(
+    problem: Problem,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    data: Calibration,
+    guard: Guard,
+    progress: Progress,
+) -> Trial:
     """The smaller of the joint stage's result and the search's over passes, which is left out where it cannot win."""
     bound = settings.ntk_bound
-    data = prepare(problem, tensors, settings.effort)
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
-    joint = None if kernel is not None else _joint(problem, settings, measured, progress)
+    joint = None if kernel is not None else _joint(problem, settings, guard.of_those_that_hold(measured), progress)
     if kernel is None and joint is None:
         joint = _middle(problem, settings, tensors, measured, progress)
     run = partial(run_pass, problem.network, data)
     found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
-        found += _passes(problem, settings, tensors, data, measured, progress, kernel)
+        found += _passes(problem, settings, tensors, data, measured, guard, progress, kernel)
     if not found:
         exact = nearest_weights(problem.network, tensors, data.engine, measured, settings.tol)
         found = [] if exact is None else [exact]
@@ -137,6 +123,7 @@ def _passes(
     tensors: Mapping[str, Tensor],
     data: Calibration,
     measured: Measure,
+    guard: Guard,
     progress: Progress,
     bound: TangentBound | None,
 ) -> list[Trial]:
@@ -154,6 +141,11 @@ def _passes(
     if cheap and dense and not kernel:
         ways = [(False, False), (True, False), *([(False, True)] if few else [])]
     found: list[Trial] = []
+
+    def prefer(parts: Parts) -> bool:
+        if bound is None or not guard.holds(parts):
+            return guard.holds(parts)
+        return bound.trains_alike(decoded(problem.network, data, parts))
 
     def tick(way: int, done: int) -> None:
         progress("search", min(done, budget) + way * budget, len(ways) * budget)
@@ -173,7 +165,7 @@ def _passes(
             factored=factored,
             slim=settings.slim == "prefer",
             dense=dense,
-            prefer=None if bound is None else lambda parts: bound.trains_alike(_decoded(problem, data, parts)),
+            prefer=prefer,
         )
         tick(k, budget)
         found += [] if trial is None else [trial]
@@ -225,19 +217,14 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
     """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
 
     def measured(parts: Parts) -> float:
-        decoded = _decoded(problem, data, parts)
+        held = decoded(problem.network, data, parts)
         try:
-            error = max(problem.errors(problem.held_out, decoded))
-            return error if kernel is None else max(error, tol * kernel.error(decoded) / kernel.tol)
+            error = max(problem.errors(problem.held_out, held))
+            return error if kernel is None else max(error, tol * kernel.error(held) / kernel.tol)
         except NetworkError:  # the original ran on these points
             return math.inf
 
     return measured
-
-
-def _decoded(problem: Problem, data: Calibration, parts: Parts) -> dict[str, Tensor]:
-    """The tensors that coded parts stand for."""
-    return tensors_of(problem.network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
 
 
 def _budget(problem: Problem, work: int, effort: str, times: int = 1) -> int:

@@ -17,6 +17,7 @@ from hmcompress.network.model import Inputs
 _WIDER = 0.1
 _NOISE = 0.01
 _FRESH = 7919  # added to the seed for points that neither the search nor the report has seen
+_GUARD = 4  # the fold that the search chooses nothing by
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _in_precision(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Source:
-    """A supply of points: disjoint folds for calibration, held-out error and fresh checks."""
+    """A supply of points: disjoint folds for calibration, held-out error, the search's last check and fresh ones."""
 
     def __init__(
         self, settings: Calibration, cartesian: bool, dtype: torch.dtype, arguments: Arguments = UNNAMED
@@ -83,6 +84,10 @@ class Source:
 
     def fresh(self) -> Points:
         return self._fold(2, self.settings.held_out)
+
+    def guard(self) -> Points:
+        """What the search may look at, but chooses nothing by."""
+        return self._fold(_GUARD, self.settings.held_out)
 
     def more(self, count: int) -> Points | None:
         """Further points to learn from, which no other fold has. None for files, which end."""
@@ -126,7 +131,7 @@ def _gaussian(mean: np.ndarray, root: np.ndarray, seed: int, count: int, wider: 
 
 
 def _rows(arrays: list[np.ndarray], settings: Calibration, fold: int, count: int, joint: bool) -> list[np.ndarray]:
-    """Disjoint rows of every array, shuffled by the seed: at most half is held out."""
+    """Disjoint rows of every array, shuffled by the seed: at most half are not learned from."""
     lengths = {len(a) for a in arrays}
     if joint and len(lengths) > 1:
         shown = " and ".join(map(str, sorted(lengths)))
@@ -136,8 +141,10 @@ def _rows(arrays: list[np.ndarray], settings: Calibration, fold: int, count: int
 
 def _part(array: np.ndarray, settings: Calibration, fold: int, count: int) -> np.ndarray:
     order = np.random.default_rng(settings.seed).permutation(len(array))
-    held = min(settings.held_out, len(array) // 4)
-    chosen = {0: order[2 * held :], 1: order[:held], 2: order[held : 2 * held]}[fold]
+    held, other = min(settings.held_out, len(array) // 4), min(settings.held_out, len(array) // 8)
+    ends = np.cumsum([0, held, other, other])
+    places = {1: slice(0, held), _GUARD: slice(*ends[1:3]), 2: slice(*ends[2:4]), 0: slice(ends[3], None)}
+    chosen = order[places[fold]]
     if not len(chosen):
         raise NetworkError(f"calibration: the file has {len(array)} rows, at least 8 are needed for disjoint folds")
     return array[chosen[:count]]

@@ -193,6 +193,11 @@ def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tenso
     return tensors
 
 
+def decoded(network: Network, data: Calibration, parts: Parts) -> dict[str, Tensor]:
+    """The tensors that coded parts stand for."""
+    return tensors_of(network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
+
+
 def original_targets(network: Network, points: Points, order: int) -> dict[str, list[Tensor]]:
     """Pre-activations of every layer in the original network, and their derivatives."""
     targets: dict[str, list[Tensor]] = {}

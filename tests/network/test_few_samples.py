@@ -14,10 +14,13 @@ from torch import Tensor
 import hmcompress
 import hmcompress.network.driver as driver
 from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.guard import Guard
 from hmcompress.network.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.propagate import Knobs
 from hmcompress.network.search import Trial, search
 from hmcompress.report.lines import fresh_line
+from hmcompress.report.records import Report
+from hmcompress.report.verdicts import VerifyReport
 
 FOREIGN = Path(__file__).parent / "foreign_networks.py"
 
@@ -126,14 +129,32 @@ def test_a_network_of_convolutions_is_searched_once(tmp_path: Path, monkeypatch:
     assert [(call["dense"], call["firm"]) for call in calls] == [(False, False)]
 
 
-def test_what_few_held_out_points_hide_is_said_by_compress_and_verify(tmp_path: Path) -> None:
-    """Fresh ones are twice to four times as far off; the bound holds on 24 points and the file passes."""
-    np.save(tmp_path / "x.npy", np.random.default_rng(3).uniform(-1, 1, (96, 2)))
-    source = saved(tmp_path, stack([2, 48, 48, 1], gain=3.0)).path
-    settings = outputs_settings(tol=1e-3, calibration={"inputs": str(tmp_path / "x.npy")})
-    report = hmcompress.compress(source, tmp_path / "small.hmc.safetensors", settings=settings)
-    verdict = hmcompress.verify(tmp_path / "small.hmc.safetensors", source)
+def few_rows(folder: Path) -> tuple[Report, VerifyReport]:
+    np.save(folder / "x.npy", np.random.default_rng(3).uniform(-1, 1, (96, 2)))
+    source = saved(folder, stack([2, 48, 48, 1], gain=3.0)).path
+    settings = outputs_settings(tol=1e-3, calibration={"inputs": str(folder / "x.npy")})
+    report = hmcompress.compress(source, folder / "small.hmc.safetensors", settings=settings, force=True)
+    return report, hmcompress.verify(folder / "small.hmc.safetensors", source)
+
+
+def test_what_few_held_out_points_hide_is_said_by_compress_and_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh ones are far off where no others were looked at; the bound holds on 24 points and the file passes."""
+    monkeypatch.setattr(Guard, "error", lambda self, parts: 0.0)
+    report, verdict = few_rows(tmp_path)
     assert verdict.passed and verdict.network is not None and verdict.network.held_out == 24
     said = fresh_line(verdict.network)
     assert said is not None and said in report.notes
     assert "measured on 24 held-out points only: fresh points gave" in said
+
+
+def test_points_that_nothing_was_chosen_by_bring_fresh_ones_near_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, guarded = few_rows(tmp_path)
+    monkeypatch.setattr(Guard, "error", lambda self, parts: 0.0)
+    _, alone = few_rows(tmp_path)
+    assert guarded.network is not None and alone.network is not None
+    assert guarded.network.fresh_error is not None and alone.network.fresh_error is not None
+    assert guarded.network.fresh_error < 0.7 * alone.network.fresh_error

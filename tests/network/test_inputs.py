@@ -1,5 +1,6 @@
 """Points: disjoint folds, right boxes, right covariance, files of every kind."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,9 @@ def plain(settings: dict) -> Source:
 
 def test_folds_of_a_box_share_no_point() -> None:
     points = source({"domain": {"x": [-1, 1], "t": [0, 2]}})
-    folds = [fold().tensors[0] for fold in (points.calibration, points.held_out, points.fresh)]
+    folds = [fold().tensors[0] for fold in (points.calibration, points.held_out, points.fresh, points.guard)]
     rows = [tuple(row) for fold in folds for row in fold.tolist()]
-    assert len(set(rows)) == len(rows) == 3 * 512
+    assert len(set(rows)) == len(rows) == 4 * 512
 
 
 def test_box_is_filled_and_not_left() -> None:
@@ -69,9 +70,10 @@ def test_files_give_disjoint_rows(tmp_path: Path, suffix: str) -> None:
     else:
         np.savetxt(path, x, delimiter=",", header="a,b", comments="")
     points = plain({"inputs": str(path)})
-    folds = [set(map(tuple, f().tensors[0].tolist())) for f in (points.calibration, points.held_out, points.fresh)]
-    assert not folds[0] & folds[1] and not folds[1] & folds[2] and not folds[0] & folds[2]
-    assert len(folds[0]) == 20 and len(folds[1]) == 10
+    deal = points.calibration, points.held_out, points.guard, points.fresh
+    folds = [set(map(tuple, fold().tensors[0].tolist())) for fold in deal]
+    assert not any(a & b for a, b in combinations(folds, 2))
+    assert [len(fold) for fold in folds] == [20, 10, 5, 5]
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Points that nothing is chosen by: what the search finds must hold there too, or it aims lower."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_networks import outputs_settings, saved, stack
+
+import hmcompress.network.driver as driver
+from hmcompress.network import compress_network
+from hmcompress.network.guard import Guard
+from hmcompress.network.problem import pose, prepare
+from hmcompress.network.propagate import Knobs, decoded, run_pass
+from hmcompress.network.search import Trial
+
+
+def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -> tuple[list[float], list[int], float]:
+    """What searches aim at, the bytes they find, and the bytes kept, where guard points show these errors in turn."""
+    aimed, found, left = [], [], list(errors)
+    search = driver._search
+
+    def noted(problem: Any, settings: Any, *rest: Any) -> Trial:
+        aimed.append(settings.tol)
+        trial = search(problem, settings, *rest)
+        found.append(sum(len(part.payload(thorough=False)) for part in trial.parts.values()))
+        monkeypatch.setattr(Guard, "error", lambda self, parts: left.pop(0))
+        return trial
+
+    def as_at_first(self: Guard, parts: Any) -> float:
+        return 0.0
+
+    def searched(*args: Any) -> Trial:
+        monkeypatch.setattr(Guard, "error", as_at_first)
+        return noted(*args)
+
+    monkeypatch.setattr(driver, "_search", searched)
+    result = compress_network(saved(tmp_path, stack([2, 24, 24, 1])), outputs_settings())
+    return aimed, found, result.record.error
+
+
+def test_a_search_aims_lower_by_what_guard_points_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aimed, found, error = aims(monkeypatch, [1.5e-2, 0.9e-2], tmp_path)
+    assert aimed == [1e-2, pytest.approx(0.66e-2)]
+    assert found[1] > found[0] and error <= 0.66e-2
+
+
+def test_one_search_is_enough_where_guard_points_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert aims(monkeypatch, [0.99e-2], tmp_path)[0] == [1e-2]
+
+
+def test_searches_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that comes nearest is kept; the bound of the held-out points is that of every one."""
+    aimed, _, error = aims(monkeypatch, [9e-2, 1.1e-2, 1.2e-2], tmp_path)
+    assert aimed == [1e-2, pytest.approx(0.5e-2), pytest.approx(0.45e-2)]
+    assert 0.45e-2 < error <= 0.5e-2
+
+
+@pytest.mark.parametrize("level", [1e-4, 1e-2])
+def test_guard_points_see_what_the_held_out_ones_see(level: float) -> None:
+    state, settings = stack([2, 24, 24, 1]), outputs_settings()
+    problem = pose(settings, state)
+    data = prepare(problem, state, "fast")
+    guard, parts = Guard.of(problem, data, settings.tol), run_pass(problem.network, data, Knobs(level))
+    held = max(problem.errors(problem.held_out, decoded(problem.network, data, parts)))
+    assert guard.error(parts) == pytest.approx(held, rel=0.2) and guard.error(parts) != held
+    assert guard.holds(parts) == (guard.error(parts) <= settings.tol) == (level < 1e-3)
