@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import samples
-from rich.console import Console
 
+from hmcompress.report.comparisons import BenchReport, BenchRow
 from hmcompress.report.groups import MAX_ROWS, layer_rows
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.table import layer_view, report_view
+from hmcompress.report.terminal import plain_console
 from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -18,7 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def drawn(view, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False, force_terminal=False, legacy_windows=False).print(view)
+    plain_console(file=out, width=width, force_terminal=False, legacy_windows=False).print(view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -87,9 +88,19 @@ def test_a_violated_bound_stands_out():
     assert "1 of 5 bounds are VIOLATED: net.2.weight" in text and "1.01e-3!" in text
 
 
-def test_names_cannot_steer_the_terminal():
+HOSTILE_VIEWS = {
+    "report": lambda: report_view(samples.hostile(), 80),
+    "layer": lambda: layer_view(samples.hostile().layers[0], samples.hostile()),
+    "bench": lambda: bench_view(
+        BenchReport((BenchRow("[red]a[/b]:smile:\x1b[31m<\u202e", 1, "dense", 1, 1, 1, 1),)), 200
+    ),
+}
+
+
+@pytest.mark.parametrize("view", HOSTILE_VIEWS)
+def test_names_cannot_steer_the_terminal(view):
     out = io.StringIO()
-    Console(file=out, width=80, force_terminal=True, color_system="truecolor").print(report_view(samples.hostile(), 80))
+    plain_console(file=out, width=200, force_terminal=True, color_system="truecolor").print(HOSTILE_VIEWS[view]())
     assert "\x1b[31m<" not in out.getvalue() and "\u202e" not in out.getvalue()
     assert "[red]" in out.getvalue()  # markup is shown, not obeyed
 
