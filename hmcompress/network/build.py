@@ -75,7 +75,8 @@ class _Stack:
         self.places = {name: f"{prefix}layers.{k}.weight" for k, name in enumerate(weights)}
         self.places |= {b: f"{prefix}layers.{k}.bias" for k, b in enumerate(biases) if b}
         self.places |= {s: f"{prefix}activations.{k}.slope" for k, s in enumerate(slopes) if s}
-        self.used = set(self.places) | {n for n in (settings.fourier, settings.input_mean, settings.input_std) if n}
+        self.places |= {name: f"{prefix}features.{part}" for part, name in _named(settings).items() if name}
+        self.used = set(self.places)
 
 
 def _weights(settings: MLP, tensors: Tensors) -> list[str]:
@@ -120,8 +121,12 @@ def _first_width(features: Features, tensors: Tensors, settings: MLP) -> int | N
 
 
 def _features(settings: MLP, tensors: Tensors) -> Features:
-    named = (settings.input_mean, settings.input_std, settings.fourier)
-    return Features(*(None if name is None else _tensor(name, tensors) for name in named))
+    return Features(**{part: None if n is None else _tensor(n, tensors) for part, n in _named(settings).items()})
+
+
+def _named(settings: MLP) -> dict[str, str | None]:
+    """The tensor of each part of Features."""
+    return {"mean": settings.input_mean, "std": settings.input_std, "frequencies": settings.fourier}
 
 
 def _tensor(name: str, tensors: Tensors) -> Tensor:

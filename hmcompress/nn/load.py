@@ -108,7 +108,7 @@ def _skeleton(compressed: CompressedFile, settings: Settings) -> Network:
     tensors: dict[str, Tensor] = {}
     for part in compressed.parts():
         if part.tensors[0] in compressed.layer_of:
-            tensors |= {n: torch.zeros(()).expand(compressed.index.shapes[n]) for n in part.tensors}
+            tensors |= {n: torch.empty(compressed.index.shapes[n], device="meta") for n in part.tensors}
         else:
             tensors |= part.load()
     with torch.device("meta"):
