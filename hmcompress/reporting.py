@@ -171,4 +171,5 @@ def _layer(
         leaves=Leaves(**row.leaves),
         max_rank=row.max_rank,
         seconds=seconds,
+        norm=row.norm,
     )

@@ -60,7 +60,7 @@ class _Stack:
             given = ", ".join(settings.layers)
             raise NetworkError(f"layers: no weight matrix matches {given}; there are {_few(tensors)}")
         features = _features(settings, tensors)
-        _check_chain(weights, tensors, _first_width(features, tensors, settings))
+        _check_chain(weights, tensors, _first_width(features))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
         biases = [_bias_of(name, tensors) for name in weights]
         linears = [
@@ -116,7 +116,7 @@ def _check_chain(weights: Sequence[str], tensors: Tensors, first: int | None) ->
         width, last = m, name
 
 
-def _first_width(features: Features, tensors: Tensors, settings: MLP) -> int | None:
+def _first_width(features: Features) -> int | None:
     return None if features.frequencies is None else 2 * features.frequencies.shape[1]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_other_views_are_golden():
     check("verify_few_points", drawn(verify_view(samples.verified_few_points(), "m.hmc.safetensors", 80)))
     check("compare", drawn(compare_view(samples.compared())))
     check("bench", drawn(bench_view(samples.benched(), 80)))
+
+
+def test_a_layer_in_another_norm_than_the_report_says_so():
+    small = samples.small()
+    layer = replace(small.layers[0], norm="max")
+    report = replace(small, layers=(layer, *small.layers[1:]))
+    assert f"{layer.method} (max)" in " ".join(drawn(report_view(report, 140), 140).split())
+    assert "(max), tolerance" in drawn(layer_view(layer, report))
+    rows = report.to_json()["layers"]
+    assert rows[0]["norm"] == "max" and all("norm" not in row for row in rows[1:])
 
 
 @pytest.mark.parametrize("width", [70, 80, 100, 133, 134, 200])
