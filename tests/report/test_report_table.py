@@ -63,6 +63,14 @@ def test_a_layer_in_another_norm_than_the_report_says_so():
     assert rows[0]["norm"] == "max" and all("norm" not in row for row in rows[1:])
 
 
+def test_no_figure_of_a_bench_is_cut_off():
+    seconds = [6.734e-6, 99.9994e-6, 1.2344e-4, 0.99951, 9.9994]
+    rows = tuple(BenchRow("a.long.name.of.a.layer", 1, "lowrank", s, s, 1_230_000, 123_000) for s in seconds)
+    text = drawn(bench_view(BenchReport(rows, ()), 80))
+    assert text.count("1.23 MB -> 123 kB") == 5 and text.count("1.00x") == 5
+    assert all(text.count(time) == 2 for time in ("6.73 us", "100 us", "0.123 ms", "1 s", "10 s"))
+
+
 @pytest.mark.parametrize("width", [70, 80, 100, 133, 134, 200])
 @pytest.mark.parametrize("name", ["small", "network", "large", "violated"])
 def test_no_figure_is_cut_off(name, width):
