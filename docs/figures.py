@@ -30,7 +30,7 @@ def command_of(row: str) -> list[str] | None:
 
 def measure(arguments: list[str]) -> dict:
     """The JSON report of one command; nothing is written."""
-    command = [sys.executable, "-m", "hmcompress.cli", *arguments, "--dry-run", "--json"]
+    command = [sys.executable, "-m", "hmcompress", *arguments, "--dry-run", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr.strip()}")

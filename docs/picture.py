@@ -32,7 +32,7 @@ def compared() -> dict:
     if len(sys.argv) > 1:
         return json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     options = [option for tol in TOLERANCES for option in ("--tol", tol)]
-    command = [sys.executable, "-m", "hmcompress.cli", *COMMAND, *options]
+    command = [sys.executable, "-m", "hmcompress", *COMMAND, *options]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -31,7 +32,11 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def main() -> None:
     """Entry point of the console script."""
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except Exception:  # a fault of ours: 1 would say that a bound is violated
+        traceback.print_exc()
+        code = 2
     gc.freeze()  # else the interpreter takes apart all that torch made, object by object, before it ends
     sys.exit(code)
 
@@ -292,7 +297,3 @@ def _show(record: Any, as_json: bool, quiet: bool, view: Callable[[int], Any]) -
 def _say(message: str, quiet: bool) -> None:
     if not quiet:
         put_line(message, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

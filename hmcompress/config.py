@@ -79,7 +79,7 @@ class LayerRule(Frozen):
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"(cpu|mps|(cuda|xpu)(:\d+)?)", value):
+    if not re.fullmatch(r"(cpu|mps|(cuda|xpu)(:(0|[1-9][0-9]?))?)", value):
         raise ValueError("must be cpu, cuda, cuda:1 or the like")
     return value
 

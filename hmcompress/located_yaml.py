@@ -141,6 +141,9 @@ class _Walk:
             return self.loader.construct_object(node)
         except ValueError as error:  # a date such as 2024-99-99, a number of 5,000 digits
             raise SettingsError(f"{self._at(node)}: {node.value[:40]} is no value: {str(error)[:60]}") from error
+        except (LookupError, AttributeError):  # a text behind a tag that promises something else
+            kind = node.tag.rpartition(":")[2]
+            raise SettingsError(f"{self._at(node)}: '{node.value[:40]}' is no {kind}") from None
 
     def _at(self, node: yaml.Node) -> str:
         return f"{self.path} line {node.start_mark.line + 1}"

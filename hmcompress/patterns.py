@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hmcompress.errors import SettingsError
+
+_FAULTS = (re.error, OverflowError, RecursionError)  # of what is no regular expression
 _CHOICES = re.compile(r"[*+?{|]")  # where a match can be tried in another way
 _REPEATED_GROUP = re.compile(r"\)[*+?{]")
 _SPECIAL = re.compile(r"\(\?[^:=!]")  # flags and comments: behind (?x) and (?#) what repeats a group stands elsewhere
@@ -14,10 +17,13 @@ _AGAIN = ("drop", "layers", "slopes")  # settings whose patterns are matched aga
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a glob, or `re:` and a regular expression, matches the whole name."""
-    if pattern.startswith("re:"):
+    """Whether a glob, or `re:` and a regular expression, matches the whole name. Raises SettingsError."""
+    if not pattern.startswith("re:"):
+        return fnmatch.fnmatchcase(name, pattern)
+    try:
         return re.fullmatch(pattern[3:], name) is not None
-    return fnmatch.fnmatchcase(name, pattern)
+    except _FAULTS as error:
+        raise SettingsError(f"'{pattern}' is not a regular expression: {error}") from None
 
 
 def is_quick(pattern: str) -> bool:
@@ -29,7 +35,7 @@ def is_quick(pattern: str) -> bool:
         return True
     try:
         re.compile(pattern[3:])
-    except (re.error, OverflowError, RecursionError):
+    except _FAULTS:
         return False
     few = len(_CHOICES.findall(pattern)) <= _MOST_CHOICES
     return few and not _REPEATED_GROUP.search(pattern) and not _SPECIAL.search(pattern)

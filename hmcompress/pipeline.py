@@ -233,7 +233,8 @@ def without(checkpoint: Checkpoint, names: tuple[str, ...]) -> Checkpoint:
     """The same checkpoint with some tensors left out; what a remaining tie needs stays."""
     if checkpoint.names and len(names) == len(checkpoint.names):
         raise SettingsError(f"drop names every tensor of {checkpoint.path}: nothing is left to compress")
-    out = set(names) - {tie.base for name, tie in checkpoint.ties.items() if name not in set(names)}
+    named = set(names)
+    out = named - {tie.base for name, tie in checkpoint.ties.items() if name not in named}
     nbytes = sum(checkpoint.entries[name].nbytes for name in out if name in checkpoint.entries)
     told = (f"{len(out)} tensor{'s' * (len(out) > 1)}, {nbytes:,} bytes: dropped on request",) if out else ()
     return replace(

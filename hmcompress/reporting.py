@@ -8,6 +8,7 @@ from typing import Any
 
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
+from hmcompress.container.checks import LARGEST
 from hmcompress.container.dtypes import dtype_name
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
@@ -147,7 +148,7 @@ def _names(record: type) -> set[str]:
 
 
 def _whole(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
+    return value if type(value) is int and 0 <= value < LARGEST else 0
 
 
 def _plus(other: OtherRecord, source_bytes: int, stored_bytes: int) -> OtherRecord:
@@ -170,4 +171,5 @@ def _layer(
         leaves=Leaves(**row.leaves),
         max_rank=row.max_rank,
         seconds=seconds,
+        norm=row.norm,
     )

@@ -1,7 +1,6 @@
 """Which rule holds for which tensor: globs and regular expressions over dotted names; the first match decides."""
 
 import fnmatch
-import re
 from collections.abc import Iterable, Sequence
 
 from hmcompress.config import LayerRule, Settings
@@ -54,8 +53,8 @@ def rule_for(name: str, settings: Settings) -> LayerRule:
 def _check(pattern: str, names: Sequence[str], where: str) -> None:
     try:
         found = any(matches(pattern, name) for name in names)
-    except re.error as error:
-        raise SettingsError(f"{where}: '{pattern}' is not a regular expression: {error}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
     if not found:
         raise SettingsError(f"{where}: '{pattern}' matches no tensor, {_hint(pattern, names)}")
 

@@ -1,6 +1,7 @@
 """Code that a compressed file names: run only where it is the user's own."""
 
 import os
+import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +30,12 @@ def _place_of(module: str) -> Path | None:
     """Where a module's code lies, told without running it; None where the search path has none of this name."""
     if module.endswith(".py"):
         return Path(module).resolve()
+    name = module.partition(".")[0]
     try:
-        spec = find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):  # a module that the calling program made
-        return None
+        spec = find_spec(name)
+    except (ImportError, ValueError):  # __main__, or a module that the calling program made
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return Path(file).resolve() if file else None
     if spec is None:
         return None
     if spec.origin is not None and spec.has_location:

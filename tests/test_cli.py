@@ -276,6 +276,15 @@ def test_compare_takes_the_tolerances_given_else_those_of_the_yaml(pipeline, tmp
     assert [call[2]["tols"] for call in stand_in.calls] == [(0.1, 0.01), (1e-5,), cli.COMPARE_TOLERANCES]
 
 
+def test_a_fault_of_the_program_is_no_violated_bound(pipeline, monkeypatch, capsys):
+    pipeline(report=KeyError("a fault"))
+    monkeypatch.setattr(sys, "argv", ["hmcompress", "report", "m.hmc.safetensors"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "KeyError: 'a fault'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["", *cli.commands.commands])
 def test_help_is_there_without_torch(command):
     """torch takes seconds to import; help and usage errors do without it."""

@@ -152,7 +152,7 @@ def test_a_damaged_file_is_one_line(compressed, tmp_path, capsys):
 
 
 def run_in(folder: Path, *arguments: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hmcompress.cli", *arguments]
+    command = [sys.executable, "-m", "hmcompress", *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}, cwd=folder, **options,

@@ -1,6 +1,7 @@
 """A compressed file may name code: it is run only where it is the user's own, or where the user says so."""
 
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -47,6 +48,16 @@ def test_code_elsewhere_is_not_called_and_the_users_own_is(elsewhere, monkeypatc
     check_code("mynetwork:build", "/model.pt")
     monkeypatch.syspath_prepend(elsewhere)
     check_code("mynetwork:build", "/model.pt")
+
+
+def test_functions_of_the_running_program_are_called_only_where_it_is_the_users_own(elsewhere, monkeypatch):
+    program = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    check_code("__main__:build", "model.pt")  # typed in, as in a notebook
+    program.__file__ = str(elsewhere / "mynetwork.py")
+    with pytest.raises(SettingsError, match="names code to run"):
+        check_code("__main__:build", "model.pt")  # the console script would run again
+    check_code("__main__:build", elsewhere / "model.pt")
 
 
 def test_verify_runs_foreign_code_on_request_only(elsewhere, monkeypatch):

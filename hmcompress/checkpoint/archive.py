@@ -30,6 +30,7 @@ class Archive:
             raise SourceError(
                 f"truncated or damaged zip archive ({one_line(str(error))}); copy or download it again"
             ) from error
+        check_expansion((info.file_size for info in infos), self.nbytes)  # entries may lie on the same bytes
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):
             raise SourceError("damaged: its zip archive has two entries of one name")
@@ -68,7 +69,6 @@ class Archive:
             return self._bytes_of(info, info.CRC or None)  # torch can leave checksums out as 0
         if info.compress_type != zipfile.ZIP_DEFLATED:
             raise SourceError("its archive is compressed in an unusual way; repack it with plain zip, or save it again")
-        check_expansion((info.file_size,), self.nbytes)
         return DeflatedBlob(self._bytes_of(info, None), info.file_size, info.CRC)
 
     def _bytes_of(self, info: zipfile.ZipInfo, crc: int | None) -> FileBlob:

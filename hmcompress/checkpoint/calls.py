@@ -1,5 +1,6 @@
 """What calls and keys of a pickle mean here: nothing foreign is called, and no hash is dear."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftB
 from hmcompress.errors import SourceError
 
 _MAX_KEY_NODES = 64
+_SIZED = (str, bytes, bytearray, tuple, list, dict, set, frozenset, deque)
 # Their hashes are cheap: by content of known length, cached (frozenset, whose items were checked), or by identity.
 _HASHABLE = (
     str, int, float, complex, bytes, type(None), frozenset, np.generic, torch.dtype, torch.device,
@@ -31,6 +33,12 @@ def check_key(key: object) -> object:
         elif not isinstance(item, _HASHABLE):
             raise SourceError(f"its pickle has a {type(item).__name__} as a key, which is not supported")
     return key
+
+
+def size_of(arguments: object) -> int:
+    """Items and characters of arguments, and of the containers among them: what a call may copy."""
+    items = arguments if isinstance(arguments, tuple) else (arguments,)
+    return len(items) + sum(len(item) for item in items if isinstance(item, _SIZED))
 
 
 def call(target: object, arguments: tuple, keywords: dict | None = None) -> Any:

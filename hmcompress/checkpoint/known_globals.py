@@ -9,6 +9,7 @@ import torch
 
 from hmcompress.checkpoint.calls import check_key
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
+from hmcompress.checkpoint.limits import MAX_NAME
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
@@ -109,7 +110,7 @@ def _from_numpy(data: Any = None, *_: Any) -> Any:
 
 def _from_type(function: Any, kind: Any = None, arguments: Any = (), state: Any = None, *_: Any) -> Any:
     """A tensor with attributes or of a subclass: the tensor itself where torch built it."""
-    if isinstance(function, Constructor) and isinstance(arguments, tuple):
+    if isinstance(function, Constructor) and function.name.startswith("torch._utils.") and isinstance(arguments, tuple):
         tensor = function.build(*arguments)
         if isinstance(tensor, LeftBehind):  # DTensor, torchao: the values lie in parts that only their class can join
             return LeftBehind(f"a tensor of class {kind} without plain values; save its full_tensor() or dequantize()")
@@ -199,7 +200,7 @@ def _complex(real: Any = 0.0, imag: Any = 0.0) -> complex:
 
 def _attribute(owner: Any, name: Any = "", *_: Any) -> Any:
     """getattr in a pickle only names a nested class, a method or an enum's member."""
-    if isinstance(owner, (Global, Constructor)) and isinstance(name, str):
+    if isinstance(owner, (Global, Constructor)) and isinstance(name, str) and len(str(owner)) <= MAX_NAME:
         return Global(str(owner), name)
     return LeftBehind("an attribute of an object")
 

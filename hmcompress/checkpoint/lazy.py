@@ -91,7 +91,10 @@ class LazyTensor:
 
     def _with_signs(self, values: torch.Tensor) -> torch.Tensor:
         values = values.conj().resolve_conj() if self.conjugate else values
-        return values.neg() if self.negative else values
+        try:
+            return values.neg() if self.negative else values
+        except RuntimeError:  # of truth values, and of numbers that torch only holds
+            raise SourceError(f"damaged: a negative view of type {str(self.dtype).removeprefix('torch.')}") from None
 
 
 def normal_stride(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob, FileBlob, MemoryBlob
 from hmcompress.checkpoint.known_globals import find_global, storage_dtype
 from hmcompress.checkpoint.lazy import Storage, TypedStorage
+from hmcompress.checkpoint.limits import Budget
 from hmcompress.checkpoint.machine import Machine, Stream
 from hmcompress.checkpoint.standins import Constructor
 from hmcompress.errors import SourceError
@@ -24,8 +25,11 @@ _MAX_INNER = 3  # files in bytes in files
 class _Segment:
     """A run of bytes in which a legacy file lies: a file on disk, or bytes inside a pickle."""
 
-    def __init__(self, file: BinaryIO, size: int, path: Path | None, data: bytes | None, depth: int) -> None:
+    def __init__(
+        self, file: BinaryIO, size: int, path: Path | None, data: bytes | None, depth: int, budget: Budget
+    ) -> None:
         self.file, self.size, self._path, self._data, self.depth = file, size, path, data, depth
+        self._budget = budget  # of the file on disk: bytes may be read as a file again and again
 
     def blob(self, start: int, nbytes: int) -> Blob:
         if self._path is not None:
@@ -35,7 +39,7 @@ class _Segment:
     def unpickle(self, persistent_load: Any = None) -> Any:
         """The next pickle; the file is left at its end."""
         stream = Stream(self.file, self.size - self.file.tell())
-        return Machine(stream, self._find_global, persistent_load).load()
+        return Machine(stream, self._find_global, persistent_load, self._budget).load()
 
     def _find_global(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
@@ -45,7 +49,7 @@ class _Segment:
     def _load_from_bytes(self, data: Any) -> Any:
         if not isinstance(data, (bytes, bytearray)) or self.depth >= _MAX_INNER:
             raise SourceError("damaged: a storage that is not made of bytes")
-        inner = _Segment(io.BytesIO(data), len(data), None, bytes(data), self.depth + 1)
+        inner = _Segment(io.BytesIO(data), len(data), None, bytes(data), self.depth + 1, self._budget)
         if inner.unpickle() != MAGIC:
             raise SourceError("holds a tensor pickled in a way this release does not know")
         return _Legacy(inner).load()
@@ -127,7 +131,7 @@ def open_pickle(path: Path) -> Opened:
     """A legacy file of torch.save, or a plain pickle of an object with tensors or arrays. Raises SourceError."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        segment = _Segment(file, size, path, None, 0)
+        segment = _Segment(file, size, path, None, 0, Budget(size))
         obj = segment.unpickle()
         if obj != MAGIC:
             return opened_object("pickle", obj, file.tell(), path)

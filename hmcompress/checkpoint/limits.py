@@ -13,7 +13,7 @@ _EXPANSION = 8
 
 
 class Budget:
-    """Counts down what a walk over an unpickled object may visit.
+    """Counts down what a walk over an unpickled object may visit, or what constructors in a pickle may copy.
 
     Without sharing, every visited value costs a byte of the pickle at least; a pickle whose parts are shared again and
     again would unfold to exponential size.

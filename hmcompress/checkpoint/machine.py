@@ -10,7 +10,8 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from hmcompress.checkpoint.calls import call, check_key
+from hmcompress.checkpoint.calls import call, check_key, size_of
+from hmcompress.checkpoint.limits import Budget
 from hmcompress.checkpoint.standins import StandIn
 from hmcompress.errors import SourceError
 
@@ -51,8 +52,10 @@ class Machine:
         stream: Stream,
         find_global: Callable[[str, str], Any],
         persistent_load: Callable[[Any], Any] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._stream = stream
+        self._budget = budget or Budget(stream.left)
         self._find = find_global
         self._persistent = persistent_load
         self._stack: list[Any] = []
@@ -93,14 +96,8 @@ class Machine:
         else:
             self.pop_mark()
 
-    def duplicate(self) -> None:
-        self.push(self._stack[-1])
-
     def put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
-
-    def memoize(self) -> None:
-        self.put(len(self._memo))
 
     def get(self, index: int) -> None:
         self.push(self._memo[index])
@@ -151,24 +148,30 @@ class Machine:
             raise SourceError("its pickle refers to data outside of it, which is not a form that torch.save writes")
         self.push(self._persistent(key))
 
+    def call(self, target: Any, arguments: Any, keywords: Any = None) -> None:
+        """Push what a call gives. Constructors may copy what they are given, so shared arguments count each time."""
+        self._budget.spend(size_of(arguments))
+        self.push(call(target, arguments, keywords))
+
     def reduce(self) -> None:
         arguments, target = self.pop(), self.pop()
-        self.push(call(target, arguments))
+        self.call(target, arguments)
 
     def new_object_with_keywords(self) -> None:
         keywords, arguments, target = self.pop(), self.pop(), self.pop()
-        self.push(call(target, arguments, keywords))
+        self.call(target, arguments, keywords)
 
     def instance_by_lines(self) -> None:
         target = self._find(self.line(), self.line())
-        self.push(call(target, tuple(self.pop_mark())))
+        self.call(target, tuple(self.pop_mark()))
 
     def instance_from_stack(self) -> None:
         target, *arguments = self.pop_mark()
-        self.push(call(target, tuple(arguments)))
+        self.call(target, tuple(arguments))
 
     def build(self) -> None:
         state, target = self.pop(), self._stack[-1]
+        self._budget.spend(size_of(state))
         if isinstance(target, StandIn):
             target.states.append(state)
         elif hasattr(type(target), "set_pickled_state"):  # stand-ins of numpy's arrays and dtypes
@@ -236,7 +239,7 @@ _HANDLERS: dict[bytes, Callable[[Machine], Any]] = {
     pickle.MARK: Machine.mark,
     pickle.POP: Machine.pop_or_mark,
     pickle.POP_MARK: Machine.pop_mark,
-    pickle.DUP: Machine.duplicate,
+    pickle.DUP: lambda m: m.push(m._stack[-1]),
     pickle.NONE: lambda m: m.push(None),
     pickle.NEWTRUE: lambda m: m.push(True),
     pickle.NEWFALSE: lambda m: m.push(False),
@@ -279,7 +282,7 @@ _HANDLERS: dict[bytes, Callable[[Machine], Any]] = {
     pickle.PUT: lambda m: m.put(int(m.line())),
     pickle.BINPUT: lambda m: m.put(m.number("B")),
     pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
-    pickle.MEMOIZE: Machine.memoize,
+    pickle.MEMOIZE: lambda m: m.put(len(m._memo)),
     pickle.GET: lambda m: m.get(int(m.line())),
     pickle.BINGET: lambda m: m.get(m.number("B")),
     pickle.LONG_BINGET: lambda m: m.get(m.number("<I")),

@@ -34,7 +34,7 @@ class _Walk:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._seen: set[int] = set()  # objects in attributes, which modules often share
+        self._seen: set[int] = set()  # modules, and objects in their attributes, which they often share
         self._loose: dict[tuple[str, str], Any] = {}
         self.state: OrderedDict[str, Any] = OrderedDict()
         self.skipped: list[tuple[str, str]] = []
@@ -48,9 +48,9 @@ class _Walk:
             self.skipped.append((prefix.rstrip("."), f"{_what(module)} where a module was expected"))
             return
         self._own(slots, prefix)
-        for name, value in slots.items():
-            if name not in _MARKS:
-                self._attribute(value, f"{prefix}{name}", 0)
+        if id(module) not in self._seen:
+            self._seen.add(id(module))
+            self._attributes(slots, prefix)
         for name, child in _named(slots["_modules"]):
             self._budget.spend(len(prefix))
             self.collect(child, f"{prefix}{name}.", depth + 1)
@@ -73,6 +73,12 @@ class _Walk:
         """(name, why) of each tensor among the attributes that is not one of the state's in another place."""
         kept = {_identity(tensor) for tensor in self.state.values()}
         return [key for key, value in self._loose.items() if _identity(value) not in kept]
+
+    def _attributes(self, slots: dict[str, Any], prefix: str) -> None:
+        for name, value in slots.items():
+            self._budget.spend()
+            if name not in _MARKS:
+                self._attribute(value, f"{prefix}{name}", 0)
 
     def _attribute(self, value: Any, place: str, depth: int) -> None:
         """Say which tensors lie in an attribute: no part of the state dict, but part of what was saved."""

@@ -14,7 +14,7 @@ A tensor's name is the dotted path to it, so the skeleton only says where tensor
 
 import base64
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -64,6 +64,7 @@ def flatten(obj: Any) -> Flat:
 class _Packer:
     leaves: dict[str, Any] = field(default_factory=dict)
     _dicts: list[tuple[dict, str, dict]] = field(default_factory=list)
+    _numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
 
     def node(self, value: Any, place: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -93,9 +94,10 @@ class _Packer:
         if len(place) > MAX_NAME:
             raise SourceError(f"the name of a tensor is longer than {MAX_NAME} characters: {one_line(place, 60)}")
         wanted = place.encode("utf-8", "backslashreplace").decode() or ROOT_TENSOR
-        name, number = wanted, 2
+        name = wanted
         while name in self.leaves:
-            name, number = f"{wanted}#{number}", number + 1
+            self._numbers[wanted] += 1
+            name = f"{wanted}#{self._numbers[wanted]}"
         if len(self.leaves) >= MAX_TENSORS:
             raise SourceError(f"holds more than {MAX_TENSORS} tensors")
         self.leaves[name] = value

@@ -40,27 +40,32 @@ _MAKERS = ("copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newob
 class StandIn:
     """An object of a foreign class: how it was made, and what was put into it."""
 
-    __slots__ = ("arguments", "entries", "items", "maker", "states")
+    __slots__ = ("_merged", "_root", "arguments", "entries", "items", "maker", "states")
 
     def __init__(self, maker: object, arguments: tuple) -> None:
         self.maker = maker
+        self._root: StandIn = maker._root if isinstance(maker, StandIn) else self  # of foreign calls, one on another
         self.arguments = arguments
         self.items: list[Any] = []  # of list-like objects
         self.entries: dict[Any, Any] = {}  # of dict-like objects
         self.states: list[Any] = []
+        self._merged: tuple[int, dict[Any, Any] | None] | None = None
 
     @property
     def class_name(self) -> str:
         """The dotted name of the foreign class or function."""
-        made = self
-        while isinstance(made.maker, StandIn):  # what a foreign function returned, called in turn
-            made = made.maker
+        made = self._root
         if str(made.maker) in _MAKERS and made.arguments and isinstance(made.arguments[0], (Global, Constructor)):
             return str(made.arguments[0])
         return str(made.maker) + ("(...)" if made is not self else "")
 
     def attributes(self) -> dict[Any, Any] | None:
-        """The instance's attributes where its state has the usual form, else None."""
+        """The instance's attributes where its state has the usual form, else None; of the states so far, for good."""
+        if self._merged is None or self._merged[0] != len(self.states):
+            self._merged = len(self.states), self._joined()
+        return self._merged[1]
+
+    def _joined(self) -> dict[Any, Any] | None:
         merged: dict[Any, Any] = {}
         for state in self.states:
             parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)

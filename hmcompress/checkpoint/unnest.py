@@ -41,6 +41,7 @@ class _Unpacker:
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
         self._sorted = sorted((name, index) for index, name in enumerate(tensors))
+        self._left = len(tensors)  # that dicts of tensors may hold: each stands in one of them
 
     def value(self, node: Any, place: str, depth: int) -> Any:
         if depth > 2 * MAX_DEPTH:
@@ -77,6 +78,9 @@ class _Unpacker:
         prefix = place + "." if place else ""
         start = bisect_left(self._sorted, (prefix, 0))
         stop = bisect_left(self._sorted, (place + "/", 0)) if place else len(self._sorted)
+        self._left -= stop - start
+        if self._left < 0:
+            raise ValueError("tensors that stand in two places")
         for name, _ in sorted(self._sorted[start:stop], key=lambda pair: pair[1]):
             made[name[len(prefix) :]] = self._tensors[name]
         return made

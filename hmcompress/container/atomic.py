@@ -84,7 +84,7 @@ def _unnamed(folder: Path) -> BinaryIO:
 
 def _publish(file: BinaryIO, path: Path, force: bool) -> None:
     """Give the nameless file a temporary name beside `path`, then rename it."""
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".hmcompress.{secrets.token_hex(6)}.tmp")  # a long name may leave no room for more
     try:
         _name(file, temporary)
         if not force and os.path.lexists(path):

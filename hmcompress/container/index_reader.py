@@ -1,5 +1,6 @@
 """The index read back: every number is checked against the file before anything relies on it."""
 
+import math
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from hmcompress.config import NORMS, Norm
-from hmcompress.container.checks import Document, choice, damaged, integer, integer_tuple, number
+from hmcompress.container.checks import LARGEST, Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
@@ -102,6 +103,8 @@ def _view(geometry: Sequence[Any], base: str, shapes: Shapes) -> View:
         return View.whole(base, shapes[base])
     shape, stride = integer_tuple(geometry[0], "ties"), integer_tuple(geometry[1], "ties")
     offset = integer(geometry[2], elements(shapes[base]) + 1, "ties")
+    if math.prod(max(n, 1) for n in shape) >= LARGEST:  # torch multiplies before it meets a zero
+        damaged("'ties'")
     if len(shape) != len(stride) or span(shape, stride, offset) > elements(shapes[base]):
         damaged("'ties'")
     return View(base, shape, stride, offset)

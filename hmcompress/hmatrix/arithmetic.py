@@ -6,6 +6,7 @@ The encoder keeps its interval exactly, so that its end is the shortest string o
 import numpy as np
 
 from hmcompress.coding.symbols import Coder
+from hmcompress.errors import FormatError
 
 _LEAST = 48  # bits of the interval's width below which a byte is shifted out
 _UNIT = 1 << 10  # of frequencies that are not whole
@@ -74,8 +75,9 @@ class ArithmeticDecoder(Coder):
         return value
 
     def _narrow(self, unit: int, below: int, own: int) -> None:
-        self._value = max(self._value - unit * below, 0)
-        self._width = unit * own
+        self._value, self._width = self._value - unit * below, unit * own
+        if not 0 <= self._value < self._width:  # it would grow without end
+            raise FormatError("an arithmetic-coded stream does not decode: the file is damaged")
         while self._width < 1 << _LEAST:
             byte = self._data[self._place] if self._place < len(self._data) else 0
             self._value, self._width, self._place = self._value << 8 | byte, self._width << 8, self._place + 1

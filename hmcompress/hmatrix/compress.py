@@ -108,7 +108,7 @@ def _lossless_guess(w: Tensor) -> float:
     """Bytes of a lossless form, guessed low from some entries: rows and values that repeat may beat any rate."""
     part = w.reshape(-1)[:_LOOK]
     some = np.sort(part[:: max(1, part.numel() // _SOME)].float().numpy())
-    if w.element_size() > 2 and 2 * np.count_nonzero(np.diff(some)) < np.count_nonzero(some):
+    if w.element_size() > 2 and 2 * np.count_nonzero(some[1:] != some[:-1]) < np.count_nonzero(some):
         return _GUESS * exact.estimate(w, _MANY)
     return _GUESS * exact.glance(w)
 
@@ -138,7 +138,7 @@ def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], 
 def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the smaller form of the matrix whose rows are the tiles of this one."""
     rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
-    if not 0 < np.float32(step) < math.inf:
+    if not _is_step(step):
         return best
     structure = find_structure(rearranged.w, step, task.effort == "max")
     noise = best is not None and tile[0] == 1 and not are_alike(task.w, tile[1])  # some channels have told otherwise
@@ -157,12 +157,18 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     if task.size == 0:
         return task.measured(zero_payload())
     step = first_step(task)
-    if not 0 < np.float32(step) < math.inf:  # steps are stored as float32
+    if not _is_step(step):
         return None
     structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
     best = _untiled(task, grid, step, structure)
     searched = structure is not None and structure.is_global(task.effort) and task.norm != "spectral"
     return _tiled(task, best) if searched else best
+
+
+def _is_step(step: float) -> bool:
+    """Whether a step can be stored, which is as float32."""
+    with np.errstate(over="ignore"):
+        return bool(0 < np.float32(step) < math.inf)
 
 
 def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: Structure | None) -> HMatrix | None:

@@ -101,7 +101,7 @@ def _list_of_values(flat: Tensor, limit: int) -> Tensor | None:
 def _distinct(x: Tensor) -> int:
     """How many values x (n,) takes, in float32."""
     ordered = np.sort(x.float().numpy())
-    return 1 + int(np.count_nonzero(np.diff(ordered)))
+    return 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def _read_values(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

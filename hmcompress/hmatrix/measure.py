@@ -15,6 +15,7 @@ Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
 _CHUNK = 1 << 15  # entries: in float64 they fit into the cache
 _OF_NUMPY = (torch.float64, torch.float32, torch.float16)
+_TINY = 1e-140  # a Frobenius norm of numbers whose squares may vanish
 
 
 def measure_error(original: Tensor, decoded: Tensor, norm: Norm = "fro") -> tuple[float, float]:
@@ -32,12 +33,17 @@ def reference(original: Tensor, norm: Norm) -> float:
     if norm == "spectral":
         return spectral_norm(original.double())
     if norm == "fro":
-        with np.errstate(over="ignore"):  # inf: no lossy form is tried then
-            return math.sqrt(sum(float(np.dot(x, x)) for x in _chunks(original.reshape(-1))))
+        size = _length(original)
+        return size if not size < _TINY else _length(original, reference(original, "max") or 1.0)
     largest = 0.0
     for x in _chunks(original.reshape(-1)):
         largest = _larger(largest, x)
     return largest
+
+
+def _length(original: Tensor, unit: float = 1.0) -> float:
+    """The Frobenius norm, squares taken in this unit. inf: no lossy form is tried then."""
+    return unit * math.sqrt(sum(_square(x, unit) for x in _chunks(original.reshape(-1))))
 
 
 def relative_error(original: Tensor, decoded: Iterable[Tensor], norm: Norm, size: float) -> tuple[float, float]:
@@ -48,8 +54,8 @@ def relative_error(original: Tensor, decoded: Iterable[Tensor], norm: Norm, size
         whole = torch.cat(list(decoded))
         error = spectral_norm(original.double() - whole.double())
         return _ratio(error, size), _difference(original, [whole])[1]
-    squares, largest = _difference(original, decoded)
-    return _ratio(math.sqrt(squares) if norm == "fro" else largest, size), largest
+    length, largest = _difference(original, decoded, size if 0 < size < _TINY else 1.0)
+    return _ratio(length if norm == "fro" else largest, size), largest
 
 
 def spectral_norm(a: Tensor) -> float:
@@ -64,19 +70,27 @@ def spectral_norm(a: Tensor) -> float:
     return scale * math.sqrt(max(float(eigenvalues(gram)[-1]), 0.0))
 
 
-def _difference(original: Tensor, decoded: Iterable[Tensor]) -> tuple[float, float]:
-    """Sum of squares and largest magnitude of the original less the decoded rows."""
+def _difference(original: Tensor, decoded: Iterable[Tensor], unit: float = 1.0) -> tuple[float, float]:
+    """Frobenius norm and largest magnitude of the original less the decoded rows; unit: of what is squared."""
     squares = largest = 0.0
     flat, start = original.reshape(-1), 0
     for block in decoded:
         for x, y in zip(_chunks(flat[start : start + block.numel()]), _chunks(block.reshape(-1)), strict=True):
             x -= y
-            squares += float(np.dot(x, x))
             largest = _larger(largest, x)
+            squares += _square(x, unit)
         start += block.numel()
     if start != flat.numel():  # what is missing would count as without error
         raise ValueError(f"{start} decoded entries for a matrix of {flat.numel()}")
-    return squares, largest
+    return unit * math.sqrt(squares), largest
+
+
+def _square(x: np.ndarray, unit: float) -> float:
+    """The squared length of x, in this unit; inf where it is too large for a number. x is overwritten."""
+    with np.errstate(over="ignore"):
+        if unit != 1.0:
+            x /= unit
+        return float(np.dot(x, x))
 
 
 def _larger(largest: float, x: np.ndarray) -> float:

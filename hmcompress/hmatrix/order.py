@@ -1,4 +1,4 @@
-"""Orders of rows and columns: as stored, by norm, clustered, spectral, or along a Morton curve."""
+"""Orders of rows and columns: as stored, any permutation, or along the Morton curve of a grid."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -32,16 +32,14 @@ def find_repeats(blocks: list[Array], step: float = 1.0) -> list[Repeat | None]:
     index: dict[tuple[int, bool], list[int]] = defaultdict(list)
     found: list[Repeat | None] = []
     for i, (block, (own, _)) in enumerate(zip(blocks, prints, strict=True)):
-        found.append(_look_up(i, own, block, blocks, index, width, allowed))
+        found.append(_look_up(own, block, blocks, index, width, allowed))
         if found[-1] is None:
             for value, transposed in zip(prints[i], (False, True), strict=True):
                 index[(int(value // width), transposed)].append(i)
     return found
 
 
-def _look_up(
-    i: int, own: float, block: Array, blocks: list[Array], index: dict, width: float, allowed: float
-) -> Repeat | None:
+def _look_up(own: float, block: Array, blocks: list[Array], index: dict, width: float, allowed: float) -> Repeat | None:
     bucket = int(own // width)
     for transposed in (False, True):
         for near in (bucket, bucket - 1, bucket + 1):

@@ -60,7 +60,7 @@ class _Stack:
             given = ", ".join(settings.layers)
             raise NetworkError(f"layers: no weight matrix matches {given}; there are {_few(tensors)}")
         features = _features(settings, tensors)
-        _check_chain(weights, tensors, _first_width(features, tensors, settings))
+        _check_chain(weights, tensors, _first_width(features))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
         biases = [_bias_of(name, tensors) for name in weights]
         linears = [
@@ -75,7 +75,8 @@ class _Stack:
         self.places = {name: f"{prefix}layers.{k}.weight" for k, name in enumerate(weights)}
         self.places |= {b: f"{prefix}layers.{k}.bias" for k, b in enumerate(biases) if b}
         self.places |= {s: f"{prefix}activations.{k}.slope" for k, s in enumerate(slopes) if s}
-        self.used = set(self.places) | {n for n in (settings.fourier, settings.input_mean, settings.input_std) if n}
+        self.places |= {name: f"{prefix}features.{part}" for part, name in _named(settings).items() if name}
+        self.used = set(self.places)
 
 
 def _weights(settings: MLP, tensors: Tensors) -> list[str]:
@@ -115,13 +116,17 @@ def _check_chain(weights: Sequence[str], tensors: Tensors, first: int | None) ->
         width, last = m, name
 
 
-def _first_width(features: Features, tensors: Tensors, settings: MLP) -> int | None:
+def _first_width(features: Features) -> int | None:
     return None if features.frequencies is None else 2 * features.frequencies.shape[1]
 
 
 def _features(settings: MLP, tensors: Tensors) -> Features:
-    named = (settings.input_mean, settings.input_std, settings.fourier)
-    return Features(*(None if name is None else _tensor(name, tensors) for name in named))
+    return Features(**{part: None if n is None else _tensor(n, tensors) for part, n in _named(settings).items()})
+
+
+def _named(settings: MLP) -> dict[str, str | None]:
+    """The tensor of each part of Features."""
+    return {"mean": settings.input_mean, "std": settings.input_std, "frequencies": settings.fourier}
 
 
 def _tensor(name: str, tensors: Tensors) -> Tensor:

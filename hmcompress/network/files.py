@@ -1,13 +1,20 @@
 """Arrays from the files that users keep points in: safetensors, npz, npy, csv."""
 
 import os
+import warnings
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
+from torch import Tensor
 
 from hmcompress.errors import NetworkError
+
+_SHORT = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def read_arrays(path: str | os.PathLike, setting: str = "") -> dict[str, np.ndarray]:
@@ -17,7 +24,7 @@ def read_arrays(path: str | os.PathLike, setting: str = "") -> dict[str, np.ndar
         raise NetworkError(f"{setting}there is no file {path}")
     try:
         if suffix == ".safetensors":
-            arrays = load_file(name)
+            arrays = {key: _array(tensor) for key, tensor in load_file(name).items()}
         elif suffix == ".npz":
             with np.load(name, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
@@ -27,11 +34,22 @@ def read_arrays(path: str | os.PathLike, setting: str = "") -> dict[str, np.ndar
             arrays = {"x": _csv(name)}
         else:
             raise NetworkError(f"{path}: points are read from .safetensors, .npz, .npy and .csv")
-    except (OSError, ValueError, SafetensorError) as error:
-        line = str(error).splitlines()[0]
+    except (OSError, ValueError, SafetensorError, EOFError, BadZipFile, zlib.error) as error:
+        line = next(iter(str(error).splitlines()), "it is damaged")
         why = "it is no file of plain arrays" if "allow_pickle" in line else line
         raise NetworkError(f"{path} cannot be read: {why}") from None
-    return _checked(arrays, path)
+    return {key: _native(array) for key, array in _checked(arrays, path).items()}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor; those of dtypes that numpy lacks as float32."""
+    return (tensor.float() if tensor.dtype in _SHORT else tensor).numpy()
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In a dtype that torch has: the machine's byte order, and no more than double precision."""
+    wide = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}.get(array.dtype.kind, array.dtype)
+    return array.astype(wide if array.itemsize > wide.itemsize else array.dtype.newbyteorder("="), copy=False)
 
 
 def _csv(path: Path) -> np.ndarray:
@@ -43,7 +61,9 @@ def _csv(path: Path) -> np.ndarray:
         skip = 0
     except ValueError:
         skip = 1
-    return np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, encoding="utf-8-sig")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no rows is told as an error
+        return np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, encoding="utf-8-sig")
 
 
 def _checked(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:

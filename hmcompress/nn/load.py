@@ -18,7 +18,7 @@ from hmcompress.network.model import Network
 from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
 from hmcompress.nn.lean import lean
-from hmcompress.nn.memory import device_of, resident_bytes
+from hmcompress.nn.memory import device_of
 from hmcompress.nn.rebuild import Form
 from hmcompress.nn.slim import Sizes, slim_module
 from hmcompress.progress import Progress, silent
@@ -37,10 +37,6 @@ class Loaded:
     kind: str  # mlp, deeponet, linear, or module: the caller's
     places: dict[str, str]  # of the file's tensors in the module
     sizes: tuple[Sizes, ...] = ()  # of chains of dense layers, where dead neurons were taken out
-
-    @property
-    def resident_bytes(self) -> int:
-        return resident_bytes(self.module)
 
 
 def load_model(
@@ -108,7 +104,7 @@ def _skeleton(compressed: CompressedFile, settings: Settings) -> Network:
     tensors: dict[str, Tensor] = {}
     for part in compressed.parts():
         if part.tensors[0] in compressed.layer_of:
-            tensors |= {n: torch.zeros(()).expand(compressed.index.shapes[n]) for n in part.tensors}
+            tensors |= {n: torch.empty(compressed.index.shapes[n], device="meta") for n in part.tensors}
         else:
             tensors |= part.load()
     with torch.device("meta"):

@@ -72,7 +72,7 @@ def _is_device(path: Path) -> bool:
 
 def _replace(path: Path, data: bytes) -> None:
     path = Path(os.path.realpath(path))  # a link stays, /dev/stdout too
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".hmcompress.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -31,8 +31,8 @@ def format_error(error: float | None) -> str:
         return ABSENT
     if error == 0 or not math.isfinite(error):
         return "0" if error == 0 else str(error)
-    exponent = math.floor(math.log10(abs(error)))
-    mantissa = math.ceil(error / 10.0**exponent * 100 - 1e-9) / 100
+    exponent, shift = math.floor(math.log10(abs(error))), 200 if abs(error) < 1e-300 else 0  # powers below are zero
+    mantissa = math.ceil(error * 10.0**shift / 10.0 ** (exponent + shift) * 100 - 1e-9) / 100
     if mantissa >= 10:
         mantissa, exponent = mantissa / 10, exponent + 1
     if -1 <= exponent <= 2:

@@ -77,19 +77,20 @@ def _layers(report: Report) -> str:
     if not report.layers:
         return ""
     limited = report.norm == "fro" and report.metric == "weights"
-    rows = [_layer(layer, limited) for layer in report.layers]
+    rows = [_layer(layer, report) for layer in report.layers]
     meaning = "limit: log2(1/tol) bits a weight" if limited else "error: of the weights"
     caption = f"leaves: z zero, l low-rank, q quantized, h hybrid; {meaning}"
     return "<h2>Layers</h2>" + table(caption, _LAYER_COLUMNS, rows)
 
 
-def _layer(layer: LayerRecord, limited: bool) -> list[Cell]:
-    leaves = layer.leaves
+def _layer(layer: LayerRecord, report: Report) -> list[Cell]:
+    leaves, limited = layer.leaves, layer.norm == "fro" and report.metric == "weights"
+    method = layer.method if layer.norm == report.norm else f"{layer.method} ({layer.norm})"
     counts = ((leaves.zero, "z"), (leaves.low_rank, "l"), (leaves.quantized, "q"), (leaves.hybrid, "h"))
     beyond = layer.tol is not None and layer.error > layer.tol
     error = format_error(layer.error)
     return [
-        text(layer.name), text(format_shape(layer.shape)), text(format_dtype(layer.dtype)), text(layer.method),
+        text(layer.name), text(format_shape(layer.shape)), text(format_dtype(layer.dtype)), text(method),
         " ".join(f"{count}{letter}" for count, letter in counts if count), str(layer.max_rank or ""),
         format_bits(layer.bits_per_weight), format_bits(layer.rate_limit if limited else None),
         format_bytes(layer.source_bytes), format_bytes(layer.stored_bytes),

@@ -29,9 +29,11 @@ def _cases(report: VerifyReport) -> list[_Case]:
     cases: list[_Case] = [(layer.name, None if layer.passed else violation(layer)) for layer in report.layers]
     network = report.network
     if network is not None:
-        cases.append(("network outputs", _beyond(network.error, network.tol) if network.error > network.tol else None))
+        cases.append(
+            ("network outputs", _beyond(network.error, network.tol) if not network.error <= network.tol else None)
+        )
     if network is not None and network.ntk_tol is not None and network.ntk_error is not None:
-        beyond = network.ntk_error > network.ntk_tol
+        beyond = not network.ntk_error <= network.ntk_tol  # nan is beyond
         cases.append(("network tangent kernel", _beyond(network.ntk_error, network.ntk_tol) if beyond else None))
     return cases
 

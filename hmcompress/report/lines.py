@@ -65,7 +65,8 @@ def _network_bound_line(network: NetworkRecord) -> str:
     if not network.passed:
         broken = [what for what, error, tol in _bounds(network) if not error <= tol]
         return f"Bounds on the network are VIOLATED: {', '.join(broken)}."
-    worst, share = max(((what, error / tol) for what, error, tol in _bounds(network)), key=lambda bound: bound[1])
+    shares = ((what, error / tol if tol else 0.0) for what, error, tol in _bounds(network))
+    worst, share = max(shares, key=lambda bound: bound[1])
     holds = "All bounds on the network hold" if len(_bounds(network)) > 1 else "The bound on the network holds"
     return f"{holds}; largest error {math.floor(share * 1000) / 1000:.3f} of its tolerance, in {worst}."
 
@@ -145,7 +146,7 @@ def _ntk_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
 def network_notes(network: NetworkRecord, layer_bytes: int) -> list[str]:
     """The rate limit beside our bytes, and what to do about too few samples."""
     notes = []
-    if network.rate_limit_bytes is not None:
+    if network.rate_limit_bytes is not None and math.isfinite(network.rate_limit_bytes):
         limit = format_bytes(round(network.rate_limit_bytes))
         notes.append(f"Rate limit of the function {limit}; the layers take {format_bytes(layer_bytes)}.")
     if network.error > TOO_FEW_SAMPLES * network.calibration_error > 0:

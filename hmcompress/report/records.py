@@ -47,6 +47,7 @@ class LayerRecord:
     leaves: Leaves = Leaves()
     max_rank: int = 0
     seconds: float = 0.0
+    norm: str = "fro"  # of tol and error: a rule may ask for another one than that of the report
 
     @property
     def ratio(self) -> float:
@@ -230,7 +231,9 @@ class Report:
                 "tol": self.tol,
                 "norm": self.norm,
                 "metric": self.metric,
-                "layers": [layer.to_json() for layer in self.layers],
+                "layers": [
+                    layer.to_json() | ({} if layer.norm == self.norm else {"norm": layer.norm}) for layer in self.layers
+                ],
                 "other": asdict(self.other),
                 "left_behind": list(self.left_behind),
                 "network": self.network and self.network.to_json(),

@@ -65,7 +65,7 @@ def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
         ("largest rank", str(layer.max_rank)),
         ("bytes", f"{layer.source_bytes:,} -> {layer.stored_bytes:,} ({format_ratio(layer.ratio)})"),
         ("bits per weight", f"{layer.bits_per_weight:.3f} (limit log2(1/tol) {format_bits(layer.rate_limit)})"),
-        ("error", f"{format_error(layer.error)} ({report.norm}), tolerance {format_tolerance(layer.tol)}"),
+        ("error", f"{format_error(layer.error)} ({layer.norm}), tolerance {format_tolerance(layer.tol)}"),
         ("largest absolute error", format_error(layer.max_abs_error)),
     ]
     parts = report.network.layers if report.network is not None else ()
@@ -111,7 +111,7 @@ def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Tabl
     table = plain_table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
     for row in rows:
         name = "\n  ".join(fold(_name(row), max(20, width - 37)))
-        how = abbreviate(" ".join(_how(row)), max(18, width - 37))
+        how = abbreviate(" ".join(_how(row, report)), max(18, width - 37))
         limit = format_bits(_limit(row, report))
         bits = Text(f"{format_bits(row.bits_per_weight)}\n{limit}")
         sizes = f"{format_bytes(row.source_bytes)}\n{format_bytes(row.stored_bytes)}"
@@ -124,7 +124,7 @@ def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
     columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
     table = plain_table(*columns, ">error", ">tol")
     for row in rows:
-        shape, dtype, method, leaves, rank = (*_how(row), "", "", "", "", "")[:5]
+        shape, dtype, method, leaves, rank = _how(row, report)
         table.add_row(
             Text(_name(row)),
             shape, dtype, method, abbreviate(leaves, 18), rank.lstrip("r"),
@@ -139,13 +139,17 @@ def _name(row: LayerRow) -> str:
     return printable(row.name) + (f" ({row.count} layers)" if row.count > 1 else "")
 
 
-def _how(row: LayerRow) -> tuple[str, ...]:
-    """Shape, dtype, method, leaves, rank; 'various' for what the layers of a row do not share."""
+def _how(row: LayerRow, report: Report) -> tuple[str, str, str, str, str]:
+    """Shape, dtype, method, leaves, rank; 'various' for what the layers of a row do not share.
+
+    The norm stands behind the method where it is another one than the report's.
+    """
     shape, dtype, method = row.common("shape"), row.common("dtype"), row.common("method")
+    norm = "" if row.worst.norm == report.norm else f" ({row.worst.norm})"
     return (
         format_shape(shape) if isinstance(shape, tuple) else "various",
         format_dtype(str(dtype)) if dtype else "various",
-        str(method) if method else "various",
+        (str(method) if method else "various") + norm,
         _leaves(row.leaves),
         f"r{row.max_rank}" if row.max_rank else "",
     )
@@ -157,7 +161,7 @@ def _leaves(leaves: Leaves) -> str:
 
 def _limit(row: LayerRow, report: Report) -> float | None:
     """log2(1/tol) is a limit in the Frobenius norm only."""
-    return row.worst.rate_limit if report.norm == "fro" and report.metric == "weights" else None
+    return row.worst.rate_limit if row.worst.norm == "fro" and report.metric == "weights" else None
 
 
 def _error(row: LayerRow) -> Text:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
@@ -41,9 +41,14 @@ def width_of_terminal() -> int:
     return Console().width
 
 
+def plain_console(**options: Any) -> Console:
+    """A console that takes names as they are: neither markup nor emoji codes, which names out of files may hold."""
+    return Console(highlight=False, markup=False, emoji=False, **options)
+
+
 def draw(view: RenderableType) -> None:
     """Print a drawing of rich's on stdout, coloured where that is a terminal."""
-    console = Console(highlight=False)
+    console = plain_console()
     with console.capture() as captured:
         console.print(view)
     put(captured.get(), sys.stdout)
@@ -55,7 +60,7 @@ def progress_bar(quiet: bool) -> Iterator[Tell]:
 
     What a user's own module prints goes to stderr too: stdout is for our result.
     """
-    with redirect_stdout(sys.stderr), _bar(Console(stderr=True, highlight=False), quiet) as tell:
+    with redirect_stdout(sys.stderr), _bar(plain_console(stderr=True), quiet) as tell:
         yield tell
 
 

@@ -69,9 +69,15 @@ def bench_view(report: BenchReport, width: int) -> RenderableType:
 
 def _bench_cells(row: BenchRow, width: int) -> tuple[str, ...]:
     memory = f"{format_bytes(row.dense_bytes)} -> {format_bytes(row.bytes)}"
-    name = abbreviate(printable(row.layer), max(12, width - 64))
-    times = (f"{row.dense_seconds * 1e3:.3g} ms", f"{row.seconds * 1e3:.3g} ms")
+    name = abbreviate(printable(row.layer), max(12, width - 67))
+    times = (_latency(row.dense_seconds), _latency(row.seconds))
     return (name, str(row.batch), row.form, *times, format_ratio(row.speedup), memory)
+
+
+def _latency(seconds: float) -> str:
+    """At most eight characters: 6.73 us, 0.123 ms, 9.99 s."""
+    scale, unit = (1e6, "us") if seconds < 1e-4 else (1e3, "ms") if seconds < 0.9995 else (1, "s")
+    return f"{seconds * scale:.3g} {unit}"
 
 
 def _verify_network(report: VerifyReport) -> Table:

@@ -1,5 +1,6 @@
 """Small files that ask for much: refused before memory or time is spent."""
 
+import io
 import json
 import pickle
 import struct
@@ -7,6 +8,7 @@ import time
 import tracemalloc
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import peak_rss
@@ -140,6 +142,68 @@ def test_exponential_sharing_is_refused(tmp_path, kind):
         body += b"\x8f(h\x63\x90"
     path = write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t")
     refused(path, "refer to each other|as a key|deeper")
+
+
+LARGE = b"(" + b"N" * 30_000 + b"lq\x00"  # a list, as number 0 of the memo
+TEXT = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"q\x00"
+STATE = b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(10_000)) + b"uq\x00"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LARGE + b"cbuiltins\nlist\nq\x01(" + b"h\x01h\x00\x85R" * 20_000 + b"l",
+        LARGE + b"cbuiltins\nlist\nq\x01(" + b"(h\x01h\x00o" * 20_000 + b"l",
+        LARGE + b"(" + b"(h\x00ibuiltins\ntuple\n" * 20_000 + b"l",
+        TEXT + b"c_codecs\nencode\nq\x01(" + b"h\x01h\x00\x8c\x06latin1\x86R" * 10_000 + b"l",
+        LARGE
+        + b"cbuiltins\nlist\nq\x01ctorch._tensor\n_rebuild_from_type_v2\nq\x02("
+        + b"h\x02(h\x01Nh\x00\x85NtR" * 2_000
+        + b"l",
+        STATE + b"ca\nB\n)R" + b"h\x00b" * 20_000,
+    ],
+    ids=["reduce", "object", "instance", "text", "tensor", "state"],
+)
+def test_arguments_that_are_copied_again_and_again_are_refused(tmp_path, body):
+    refused(write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + body + b"t"), "refer to each other", 100)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        short("a" * 100) + b"q\x00cbuiltins\ngetattr\nq\x01(ca\nB\nq\x02" + b"h\x01h\x02h\x00\x86Rq\x02" * 8_000 + b"l",
+        b"(ca\nB\nq\x02" + b"h\x02)Rq\x02" * 10_000 + b"l",
+        STATE + b"ca\nB\n)Rh\x00bq\x01(" + b"h\x01" * 20_000 + b"l",
+        b"}("
+        + b"".join(b"\x8a\x20" + struct.pack("<I", i) + b"\0" * 26 + b"\x11\x11h\x09" for i in range(8000))
+        + b"u",
+    ],
+    ids=["attributes", "calls", "objects", "names"],
+)
+def test_what_refers_to_the_same_again_and_again_is_opened_in_linear_time(tmp_path, body):
+    path = write_zip(tmp_path / "m.pt", b"(" + tensor((4,), (1,)) + b"q\x09" + body + b"t")
+    start, rss = time.perf_counter(), peak_rss()
+    assert len(open_checkpoint(path).names) in (1, 8001)
+    assert time.perf_counter() - start < 5
+    assert peak_rss() - rss < 2e8
+
+
+def test_entries_on_the_same_bytes_are_refused_before_one_is_read(tmp_path):
+    """A small text array of numpy, expanded two hundred times."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(500_000, "U1"))
+    path = tmp_path / "arrays.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.npy", buffer.getvalue())
+        info = archive.getinfo("0.npy")
+        for i in range(1, 200):
+            twin = zipfile.ZipInfo(f"{i}.npy")
+            twin.header_offset, twin.file_size, twin.compress_size, twin.CRC, twin.compress_type = (
+                info.header_offset, info.file_size, info.compress_size, info.CRC, info.compress_type,
+            )  # fmt: skip
+            archive.filelist.append(twin)
+            archive.NameToInfo[twin.filename] = twin
+    refused(path, "unfold")
 
 
 @pytest.mark.parametrize("opener", [b"]", b"(", b"}"], ids=["list", "tuple", "dict"])

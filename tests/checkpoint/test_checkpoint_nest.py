@@ -116,6 +116,7 @@ def test_values_without_plain_form_are_refused():
         {"$": "range", "v": ["a"]}, {"$": "size", "v": ["a"]},
         {"$": "sparse", "layout": "x", "parts": ["w", "w"], "size": [1]},
         {"$": "sparse", "layout": "sparse_coo", "parts": ["w", "w"], "size": [-1]}, {"$": "complex", "v": [1]},
+        {"$": "dict", "k": ["", ""], "v": [{"$": "tensors"}, {"$": "tensors"}]},
         {"$": "tuple", "v": 3}, {"$": "str", "v": "/w=="}, {"$": "set", "v": [[1]]}, {"$": "tensor", "name": []},
     ],
     ids=lambda nest: json.dumps(nest)[:40],

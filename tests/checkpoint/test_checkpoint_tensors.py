@@ -6,6 +6,7 @@ from checkpoint_files import assert_same, restored, tensors_of
 from torch import nn
 
 from hmcompress.checkpoint import Tie, open_checkpoint
+from hmcompress.errors import SourceError
 
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 FLOAT8 = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
@@ -54,6 +55,14 @@ def test_odd_shapes_and_strides_come_back_contiguous(tmp_path, zipped):
         assert loaded.is_contiguous(), name
         assert (loaded.shape, loaded.dtype, loaded.nbytes) == (entry.shape, entry.dtype, entry.nbytes)
     assert_same(restored(checkpoint), saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint16, torch.float8_e4m3fn])
+def test_a_negative_view_of_what_has_no_sign_is_refused(tmp_path, dtype):
+    """torch makes none; a file may say so."""
+    torch.save({"w": torch.ones(4).to(dtype)._neg_view()}, tmp_path / "model.pt")
+    with pytest.raises(SourceError, match="tensor 'w': damaged: a negative view of type"):
+        open_checkpoint(tmp_path / "model.pt").entries["w"].load()
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -19,6 +19,7 @@ from hmcompress import restoring
 from hmcompress.container import atomic, atomic_write, check_output
 from hmcompress.container import writer as writer_module
 from hmcompress.errors import OutputError
+from hmcompress.report.files import write_page
 
 SCRIPT = """
 import sys, torch
@@ -85,6 +86,15 @@ def test_works_where_files_cannot_be_nameless(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_unnamed", lambda folder: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
     write(tmp_path / "f", pinn())
     assert names(tmp_path) == ["f"] and len(read(tmp_path / "f")) == 10
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u4e2d", "\U0001f600"])
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path, letter):
+    longest = letter * (255 // len(letter.encode()))
+    with atomic_write(tmp_path / longest) as file:
+        file.write(b"whole")
+    write_page(tmp_path / ("y" + longest[1:]), "<!doctype html>")
+    assert (tmp_path / longest).read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_file_has_ordinary_permissions(tmp_path):

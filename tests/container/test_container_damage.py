@@ -1,5 +1,6 @@
 """Whatever happens to the bytes of a file, it is said in one line, without taking memory for it."""
 
+import math
 import os
 import random
 import re
@@ -18,6 +19,9 @@ from hmcompress.container import CompressedFile, View
 from hmcompress.container.header import DIGEST_AT, POOL, is_compressed, parse_header
 from hmcompress.container.squeeze import DEFLATE, ZSTD
 from hmcompress.errors import FormatError, SettingsError
+from hmcompress.report.html import render_report_html
+from hmcompress.report.json import render_json
+from hmcompress.report.table import report_view
 
 MUTATIONS = 3000
 
@@ -163,6 +167,34 @@ def test_shapes_that_are_not_the_layers_are_found_before_memory_is_taken(tmp_pat
     tracemalloc.stop()
     assert isinstance(result, str) or result["encoder.weight"].shape == tuple(shape) == (32, 48)
     assert peak < 20 << 20
+
+
+@pytest.mark.parametrize("shape", [(1 << 61, 1 << 61, 0), (1 << 32, 1 << 32)])
+def test_views_of_sizes_no_tensor_has_are_refused(tmp_path, shape):
+    write(tmp_path / "f", {"a": torch.ones(4, 4)}, {"view": View("a", shape, (0,) * len(shape), 0)})
+    with pytest.raises(FormatError, match="'ties' makes no sense"):
+        CompressedFile.open(tmp_path / "f")
+
+
+RECORD = {"tol": 0.1, "error": 0.05, "calibration_error": 0.05, "samples": 10, "seed": 0}
+KERNEL = {"tol": 0.0, "samples": 1, "error": 0.0, "alignment": math.nan, "min_eigenvalue": 0.0, "trace_ratio": 1.0}
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"network": RECORD | {"rate_limit_bytes": math.nan}},
+        {"network": RECORD | {"rate_limit_bytes": math.inf}},
+        {"network": RECORD | {"tol": 0.0, "error": 0.0}},
+        {"network": RECORD | {"error": math.nan}},
+        {"network": RECORD | {"ntk": KERNEL}},
+        {"source": {"bytes": 10**400}},
+    ],
+)
+def test_whatever_numbers_a_file_holds_its_report_can_be_drawn(tmp_path, info):
+    write(tmp_path / "f", {"a": torch.ones(4, 4)}, **info)
+    report = read_report(tmp_path / "f")
+    assert render_report_html(report) and render_json(report) and report_view(report, 80)
 
 
 def test_sizes_no_machine_has_are_refused(tmp_path, originals):

@@ -162,9 +162,17 @@ def test_a_tolerance_no_dtype_resolves_is_met_without_loss(tol):
         assert h.error == 0 and torch.equal(h.to_dense(), matrix("noise", dtype))
 
 
-def test_values_beyond_the_range_of_squares_are_kept():
-    w = torch.from_numpy(noise(20, 20) * 1e200)
-    assert compress_matrix(w, 1e-2).error <= 1e-2
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-170, 1e-150, 1e-45, 1e38, 1e153, 1e200, 1e307])
+def test_values_beyond_the_range_of_squares_are_kept(scale, norm):
+    assert_bound_holds(torch.from_numpy(noise(20, 20) * scale), 1e-2, norm)
+
+
+def test_an_error_whose_square_vanishes_is_an_error():
+    w = torch.from_numpy(noise(20, 20) * 1e-170)
+    assert measure_error(w, torch.zeros_like(w))[0] == pytest.approx(1.0)
+    assert measure_error(w, 1.5 * w)[0] == pytest.approx(0.5)
+    assert measure_error(w, torch.ones_like(w))[0] > 1e100
 
 
 @pytest.mark.parametrize(

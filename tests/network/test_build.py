@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from small_networks import build_idle, forward, outputs_settings, saved, stack
 
 import hmcompress
-from hmcompress.errors import NetworkError
+from hmcompress.errors import NetworkError, SettingsError
 from hmcompress.network import compress_network, load_tensors, pose
 from hmcompress.network.build import build_network
 from hmcompress.network.factory import adopt
@@ -97,6 +97,13 @@ def test_missing_layer_is_named() -> None:
     state = stack([2, 16, 24, 1])
     del state["net.2.weight"], state["net.2.bias"]
     fails(r"net\.4\.weight takes 24 inputs but net\.0\.weight gives 16", {"mlp": {"activation": "tanh"}}, state)
+
+
+@pytest.mark.parametrize("key", ["layers", "slopes"])
+def test_a_pattern_that_is_no_regular_expression_is_named(key: str) -> None:
+    network = {"mlp": {"activation": "tanh", key: "re:("}}
+    with pytest.raises(SettingsError, match=r"'re:\(' is not a regular expression"):
+        pose(settings(network), stack([2, 16, 1]))
 
 
 def test_left_over_tensors_are_named() -> None:

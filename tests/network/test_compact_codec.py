@@ -57,6 +57,12 @@ def test_a_grid_in_a_corner_comes_back(m: int, n: int, seed: int) -> None:
     assert np.array_equal(restored(grid), grid.to_dense())
 
 
+def test_what_no_encoder_wrote_is_refused_before_its_numbers_grow() -> None:
+    """Each further symbol would take as long as all before it."""
+    with pytest.raises(FormatError, match="does not decode"):
+        HMatrix.from_payload(bytes([COMPACT]) + b"\xff" * 8, (1, 1_000_000), torch.float32)
+
+
 def test_canonical_exponents_change_no_step() -> None:
     grid = Grid(np.ones((4, 3), np.int64), np.array([2, 4, 6, 8]), np.array([-4, 0, 2]))
     assert np.array_equal(compact.canonical(grid).to_dense(), grid.to_dense())

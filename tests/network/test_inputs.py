@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.numpy import save_file
 from small_networks import outputs_settings
@@ -83,6 +84,11 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "text.npz", x=np.array(["a", "b"]))
     np.savez(tmp_path / "single.npz", x=np.float64(3))
     np.savez(tmp_path / "unequal.npz", x=np.zeros((40, 2)), t=np.zeros((30, 1)))
+    whole = (tmp_path / "unequal.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:200])
+    (tmp_path / "changed.npz").write_bytes(whole[:300] + b"\xff" + whole[301:])
+    for name in ("empty.npy", "empty.npz", "empty.csv"):
+        (tmp_path / name).touch()
     for calibration, text in (
         ({"inputs": str(tmp_path / "x.npz")}, "cannot be read: it is no file of plain arrays"),
         ({"inputs": str(tmp_path / "text.npz")}, "x holds str.*numbers are needed"),
@@ -91,9 +97,30 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
         ({"inputs": str(tmp_path / "nan.npz")}, "nan or inf"),
         ({"inputs": str(tmp_path / "x.txt")}, "there is no file"),
         ({"gaussian": {"file": str(tmp_path / "bad.npz")}}, "no covariance"),
+        ({"inputs": str(tmp_path / "empty.npy")}, "empty.npy cannot be read"),
+        ({"inputs": str(tmp_path / "empty.npz")}, "empty.npz cannot be read"),
+        ({"inputs": str(tmp_path / "cut.npz")}, "cut.npz cannot be read"),
+        ({"inputs": str(tmp_path / "changed.npz")}, "changed.npz cannot be read"),
+        ({"inputs": str(tmp_path / "empty.csv")}, "has 0 rows"),
     ):
         with pytest.raises(NetworkError, match=text):
             plain(calibration).calibration()
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", ">i4", "<f2", np.longdouble, ">c16", np.clongdouble])
+def test_arrays_in_dtypes_that_torch_lacks_are_read_as_others(tmp_path: Path, dtype: object) -> None:
+    x = np.arange(80).reshape(40, 2)
+    np.savez(tmp_path / "x.npz", x=x.astype(dtype))  # type: ignore[arg-type]
+    found = plain({"inputs": str(tmp_path / "x.npz"), "samples": 40}).calibration().tensors[0]
+    assert set(found.real.double()[:, 0].tolist()) <= set(x[:, 0].tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_safetensors_in_dtypes_that_numpy_lacks_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    x = torch.arange(8.0).repeat(5, 1).to(dtype)
+    safetensors.torch.save_file({"x": x}, tmp_path / "x.safetensors")
+    found = plain({"inputs": str(tmp_path / "x.safetensors")}).calibration().tensors[0]
+    assert torch.equal(found[0], x[0].double())
 
 
 def test_complex_inputs_come_in_the_precision_of_the_network(tmp_path: Path) -> None:

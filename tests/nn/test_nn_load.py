@@ -118,6 +118,30 @@ def test_a_built_in_network_needs_no_code_of_the_user(tmp_path):
     assert [m.out_features for m in hmcompress.load_model(file, slim=False).layers] == [40, 40, 1]
 
 
+def test_fourier_features_that_were_coded_as_a_layer_are_those_of_the_file(tmp_path):
+    state = {"B": torch.randn(16, 32), "0.weight": torch.randn(24, 64) / 8, "0.bias": torch.randn(24)}
+    torch.save(state | {"2.weight": torch.randn(1, 24), "2.bias": torch.randn(1)}, tmp_path / "m.pt")
+    file, network = tmp_path / "m.hmc.safetensors", {"mlp": {"activation": "tanh", "fourier": "B"}}
+    report = hmcompress.compress(tmp_path / "m.pt", file, tol=1e-4, network=network)
+    assert [layer.name for layer in report.layers] == ["B", "0.weight"]
+    module, stored, x = hmcompress.load_model(file), hmcompress.load_state_dict(file), torch.randn(5, 16)
+    assert torch.equal(module.features.frequencies, stored["B"])
+    features = torch.cat([(x @ stored["B"]).sin(), (x @ stored["B"]).cos()], 1)
+    hidden = torch.tanh(features @ stored["0.weight"].T + stored["0.bias"])
+    torch.testing.assert_close(module(x), hidden @ stored["2.weight"].T + stored["2.bias"])
+
+
+def test_a_built_in_network_may_have_tied_layers(tmp_path):
+    tied = torch.randn(16, 16)
+    state = {"0.weight": torch.randn(16, 2), "2.weight": tied, "4.weight": tied, "6.weight": torch.randn(1, 16)}
+    torch.save(state, tmp_path / "m.pt")
+    file = tmp_path / "m.hmc.safetensors"
+    hmcompress.compress(tmp_path / "m.pt", file, tol=1e-3, network={"mlp": {"activation": "tanh"}})
+    module, stored, x = hmcompress.load_model(file), hmcompress.load_state_dict(file), torch.randn(5, 2)
+    h = torch.tanh(torch.tanh(torch.tanh(x @ stored["0.weight"].T) @ stored["2.weight"].T) @ stored["4.weight"].T)
+    torch.testing.assert_close(module(x), h @ stored["6.weight"].T)
+
+
 def test_a_linear_operator_is_built_without_a_dense_weight(tmp_path, structured_is_fast, monkeypatch):
     torch.save({"weight": low_rank(512, 512)}, tmp_path / "op.pt")
     hmcompress.compress(tmp_path / "op.pt", tmp_path / "op.hmc.safetensors", tol=1e-4, network={"linear": {}})

@@ -23,7 +23,7 @@ from hmcompress.report.records import (
 )
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork, VerifyReport
 
-HOSTILE = "a[red]\x1b[31m</td><script>alert(1)</script>\n\u202eb&'\""
+HOSTILE = "a[red]\x1b[31m</td><script>alert(1)</script>\n\u202eb&'\"[/b]:smile:"
 
 
 def layer(name: str = "net.0.weight", **changes) -> LayerRecord:

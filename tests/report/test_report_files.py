@@ -130,6 +130,12 @@ def test_junit_counts_the_network():
     assert samples.verified_network(ntk_error=0.2).passed is False
 
 
+def test_junit_counts_an_error_that_is_no_number_as_a_failure():
+    report = samples.verified_network(error=float("nan"), ntk_error=float("nan"))
+    suite = ElementTree.fromstring(render_junit(report, "m")).find("testsuite")
+    assert suite.get("failures") == "2" and not report.passed
+
+
 def test_junit_survives_hostile_names():
     report = dataclasses.replace(samples.verified(), layers=(dataclasses.replace(samples.verified().layers[0],
                                  name=samples.HOSTILE + "\x00\ud800"),))  # fmt: skip

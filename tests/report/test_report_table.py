@@ -2,15 +2,17 @@
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import samples
-from rich.console import Console
 
+from hmcompress.report.comparisons import BenchReport, BenchRow
 from hmcompress.report.groups import MAX_ROWS, layer_rows
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.table import layer_view, report_view
+from hmcompress.report.terminal import plain_console
 from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -18,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def drawn(view, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False, force_terminal=False, legacy_windows=False).print(view)
+    plain_console(file=out, width=width, force_terminal=False, legacy_windows=False).print(view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -49,6 +51,24 @@ def test_other_views_are_golden():
     check("verify_few_points", drawn(verify_view(samples.verified_few_points(), "m.hmc.safetensors", 80)))
     check("compare", drawn(compare_view(samples.compared())))
     check("bench", drawn(bench_view(samples.benched(), 80)))
+
+
+def test_a_layer_in_another_norm_than_the_report_says_so():
+    small = samples.small()
+    layer = replace(small.layers[0], norm="max")
+    report = replace(small, layers=(layer, *small.layers[1:]))
+    assert f"{layer.method} (max)" in " ".join(drawn(report_view(report, 140), 140).split())
+    assert "(max), tolerance" in drawn(layer_view(layer, report))
+    rows = report.to_json()["layers"]
+    assert rows[0]["norm"] == "max" and all("norm" not in row for row in rows[1:])
+
+
+def test_no_figure_of_a_bench_is_cut_off():
+    seconds = [6.734e-6, 99.9994e-6, 1.2344e-4, 0.99951, 9.9994]
+    rows = tuple(BenchRow("a.long.name.of.a.layer", 1, "lowrank", s, s, 1_230_000, 123_000) for s in seconds)
+    text = drawn(bench_view(BenchReport(rows, ()), 80))
+    assert text.count("1.23 MB -> 123 kB") == 5 and text.count("1.00x") == 5
+    assert all(text.count(time) == 2 for time in ("6.73 us", "100 us", "0.123 ms", "1 s", "10 s"))
 
 
 @pytest.mark.parametrize("width", [70, 80, 100, 133, 134, 200])
@@ -87,9 +107,19 @@ def test_a_violated_bound_stands_out():
     assert "1 of 5 bounds are VIOLATED: net.2.weight" in text and "1.01e-3!" in text
 
 
-def test_names_cannot_steer_the_terminal():
+HOSTILE_VIEWS = {
+    "report": lambda: report_view(samples.hostile(), 80),
+    "layer": lambda: layer_view(samples.hostile().layers[0], samples.hostile()),
+    "bench": lambda: bench_view(
+        BenchReport((BenchRow("[red]a[/b]:smile:\x1b[31m<\u202e", 1, "dense", 1, 1, 1, 1),)), 200
+    ),
+}
+
+
+@pytest.mark.parametrize("view", HOSTILE_VIEWS)
+def test_names_cannot_steer_the_terminal(view):
     out = io.StringIO()
-    Console(file=out, width=80, force_terminal=True, color_system="truecolor").print(report_view(samples.hostile(), 80))
+    plain_console(file=out, width=200, force_terminal=True, color_system="truecolor").print(HOSTILE_VIEWS[view]())
     assert "\x1b[31m<" not in out.getvalue() and "\u202e" not in out.getvalue()
     assert "[red]" in out.getvalue()  # markup is shown, not obeyed
 
