@@ -14,7 +14,7 @@ from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
 from hmcompress.layers import is_optimizer_state
-from hmcompress.network.coded import is_structured
+from hmcompress.network.coded import is_structured, lossless
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.gradients import WIDEST, work_of_others
@@ -103,7 +103,7 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
             coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
             own.append(layer if coded else replace(layer, bias=None))
         elif layer.weight in checkpoint.entries:
-            others.append(layer.weight)
+            others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
@@ -292,5 +292,8 @@ def _encode(
         payload = trial.parts[layer.weight].payload(thorough=True)
         layers[layer.weight], matrices[layer.weight] = encoded_layer(layer, payload, tensors, share)
     for name in problem.network.others:
-        layers[name], matrices[name] = encoded_tensor(name, trial.parts[name].payload(True), tensors[name], share)
+        payload, w = trial.parts[name].payload(thorough=True), tensors[name]
+        if w.ndim == 1:
+            payload = min(payload, lossless(w).data, key=len)
+        layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
     return layers, tensors_of(problem.network, matrices)

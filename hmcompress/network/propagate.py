@@ -16,7 +16,7 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
-from hmcompress.network.coded import Coded, Engine, Slices, Weighted
+from hmcompress.network.coded import Coded, Engine, Slices, Weighted, lossless
 from hmcompress.network.gradients import Metric
 from hmcompress.network.inputs import Points
 from hmcompress.network.low_rank import as_product
@@ -99,11 +99,13 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
 def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
+    if not sensitivity:
+        return lossless(w)
     if name not in data.other_metrics or name in knobs.structured:
         return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
     slices = []
     for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
-        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone)
+        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone, vector=w.ndim == 1)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     return Slices(tuple(slices), tuple(w.shape), w.dtype)
 
