@@ -69,7 +69,7 @@ def quantise(
     column_exponents = half_octaves(delta / columns.pivots)
     row_exponents = half_octaves(1 / rows.pivots)
     if vector and _saves(rows.pivots) < _entropy(row_exponents):
-        row_exponents = np.full(len(w), half_octaves(1 / _size(rows.pivots)))
+        row_exponents = half_octaves(np.full(len(w), 1 / _size(rows.pivots)))
     q = nearest_plane(
         np.ascontiguousarray(w[np.ix_(rows.order, columns.order)]),
         columns.lower,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
+from hmcompress.network.whole_quantise import smallest_whole
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import rule_for
@@ -115,7 +116,7 @@ def _search(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor],
     data = prepare(problem, tensors, settings.effort)
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
-    joint = None if kernel is not None else _joint(problem, settings, measured, progress)
+    joint = None if kernel is not None else _joint(problem, settings, data, measured, progress)
     if kernel is None and joint is None:
         joint = _middle(problem, settings, tensors, measured, progress)
     run = partial(run_pass, problem.network, data)
@@ -180,18 +181,16 @@ def _passes(
     return found
 
 
-def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Progress) -> Trial | None:
+def _joint(
+    problem: Problem, settings: Settings, data: Calibration, measured: Measure, progress: Progress
+) -> Trial | None:
     """The joint stage, where the effort and the network allow it."""
-    if settings.effort == "fast" or not can_be_distilled(problem):
+    if settings.effort == "fast":
         return None
-
-    def tick(share: float) -> None:
-        progress("fit", round(100 * share), 100)
-
-    slim = settings.slim == "prefer"
-    found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
-    tick(1.0)
-    return found
+    tick, slim = _fitting(progress), settings.slim == "prefer"
+    if can_be_distilled(problem):
+        return smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
+    return smallest_whole(problem, data, settings.tol, settings.effort, measured, tick, slim)
 
 
 def _middle(
@@ -200,10 +199,7 @@ def _middle(
     """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
     if settings.effort == "fast" or not can_be_distilled(problem):
         return None
-
-    def tick(share: float) -> None:
-        progress("fit", round(100 * share), 100)
-
+    tick = _fitting(progress)
     middle = middle_network(problem, settings.tol, settings.effort, tick)
     tick(1.0)
     if middle is None:
@@ -219,6 +215,10 @@ def _middle(
         lambda done: progress("search", min(done, budget), budget),
         slim=settings.slim == "prefer",
     )
+
+
+def _fitting(progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress("fit", round(100 * share), 100)
 
 
 def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:

@@ -74,15 +74,15 @@ def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     if data.order == 0:
         with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
             network.run(data.points.tensors, others)
-        return _without_dead_rows(network, parts)
+        return without_dead_rows(network, parts)
     if data.order == 1:
         with replaced(network, _with_tangents(network, data, forward, parts)):
             run_with_tangents(network, data.points, others)
-        return _without_dead_rows(network, parts)
+        return without_dead_rows(network, parts)
     for layer in network.layers:
         xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others)
         forward(layer, xs, None)
-    return _without_dead_rows(network, parts)
+    return without_dead_rows(network, parts)
 
 
 def _with_tangents(network: Network, data: Calibration, forward: Callable, parts: Parts) -> Callable:
@@ -174,7 +174,7 @@ def _substituting(network: Network, parts: Parts) -> Callable:
     return forward
 
 
-def _without_dead_rows(network: Network, parts: Parts) -> Parts:
+def without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
     parts = dict(parts)
     for layer, after in reversed(network.chains()):
