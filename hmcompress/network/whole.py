@@ -54,7 +54,7 @@ class Whole:
         self.points = problem.calibration.points.to(torch.float64)
         outputs = evaluate(self.network, self.points, 0)
         self._scale = lambda y: scaled(kind, outputs, [y])[0]
-        self.outputs = self._scale(outputs[0])
+        self.outputs = self._scale(outputs[0]).detach()  # of some modules that take gradients themselves
 
     def tensors(self, theta: Tensor) -> dict[str, Tensor]:
         """Of the network, by their names."""
@@ -72,7 +72,7 @@ class Whole:
             (y,) = evaluate(self.network, self.points, 0, self.tensors(theta))
         except NetworkError:
             return math.inf
-        error = float((self._scale(y) - self.outputs).square().sum())
+        error = float((self._scale(y).detach() - self.outputs).square().sum())
         return error if math.isfinite(error) else math.inf
 
     def normal(self, theta: Tensor, live: Tensor, rows: int, coarse: bool = False) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from hmcompress.network.whole import Block, Whole, numbers
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5500, 16
 _MOST_WORK = 1.5e6  # operations on the way back, for one Gauss-Newton matrix
-_ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 1500
+_ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 400
 _SAMPLED = 1.25  # outputs of all samples for each number, below which they do not tell them
 _LEVELS = ((0.03, 0.5), (0.1, 0.75), (0.01, 1.0))  # shares of the squared tolerance that all roundings together are to
 # take, and of the trials until which each is tried
@@ -31,8 +31,8 @@ _AT_ONCE = 4200  # numbers of a block that are rounded in one part, beside the f
 _REFITS, _TRIES = 4, 6
 _RECOVERED = 1.1
 _HOLDING = 1.0  # of rows and columns to their mean
-_WORK = {"default": 2.8e11, "max": 2.8e12}  # cubes of the numbers that all trials may take
-_FIXED = 2.2e10  # what a trial takes beside it
+_WORK = {"default": 2.4e11, "max": 2.4e12}  # cubes of the numbers that all trials may take
+_FIXED = 3.5e10  # what a trial takes beside it
 _FEWEST, _MOST = 3, 30  # trials
 _FAR = 3.0  # logarithm of an error over the tolerance that is none
 _AIM, _CLOSE = 0.96, 0.03
