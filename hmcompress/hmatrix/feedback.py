@@ -59,10 +59,17 @@ def factorise_towards(moment: np.ndarray, w: np.ndarray, rows: Factor, share: fl
     return Factor(order, np.ascontiguousarray(lower))
 
 
-def quantise(w: np.ndarray, columns: Factor, rows: Factor, delta: float, dead_zone: float) -> Grid:
-    """Quantise w (m, n) so that the error in the metric of the two factors is about delta^2 / 12 an entry."""
+def quantise(
+    w: np.ndarray, columns: Factor, rows: Factor, delta: float, dead_zone: float, vector: bool = False
+) -> Grid:
+    """Quantise w (m, n) so that the error in the metric of the two factors is about delta^2 / 12 an entry.
+
+    vector: on average over its rows, where steps of their own would take more bits than they save.
+    """
     column_exponents = half_octaves(delta / columns.pivots)
     row_exponents = half_octaves(1 / rows.pivots)
+    if vector and _saves(rows.pivots) < _entropy(row_exponents):
+        row_exponents = half_octaves(np.full(len(w), 1 / _size(rows.pivots)))
     q = nearest_plane(
         np.ascontiguousarray(w[np.ix_(rows.order, columns.order)]),
         columns.lower,
@@ -76,6 +83,22 @@ def quantise(w: np.ndarray, columns: Factor, rows: Factor, delta: float, dead_zo
         row_exponents[np.argsort(rows.order)],
         column_exponents[np.argsort(columns.order)],
     )
+
+
+def _size(pivots: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(pivots))))
+
+
+def _saves(pivots: np.ndarray) -> float:
+    """Bits an entry that steps of their own save."""
+    return float(np.log2(_size(pivots)) - np.log2(pivots).mean())
+
+
+def _entropy(exponents: np.ndarray) -> float:
+    """Bits for each of some integers."""
+    shares = np.unique(exponents, return_counts=True)[1] / len(exponents)
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def _unpermute(q: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

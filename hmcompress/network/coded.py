@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compact, compress_matrix, product, weighted
-from hmcompress.hmatrix.codecs import COMPACT, PRODUCT, WEIGHTED
+from hmcompress.hmatrix import compact, compress_matrix, exact, product, weighted
+from hmcompress.hmatrix.codecs import COMPACT, EXACT, PRODUCT, WEIGHTED
 from hmcompress.hmatrix.grid import Grid
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
@@ -117,6 +117,11 @@ class Stored(Coded):
 
     def payload(self, thorough: bool) -> bytes:
         return self.data
+
+
+def lossless(w: Tensor) -> Stored:
+    """A weight of any shape, bit for bit."""
+    return Stored(join([bytes([EXACT]) + exact.encode(matrix) for matrix in to_matrices(w)]), w)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.network.coded import is_structured
+from hmcompress.network.coded import is_structured, lossless
 from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.gradients import work_of_others
@@ -27,6 +27,7 @@ from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
+from hmcompress.network.whole_quantise import smallest_whole
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 
@@ -101,7 +102,7 @@ def _search(
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
-    joint = None if kernel is not None else _joint(problem, settings, guard.of_those_that_hold(measured), progress)
+    joint = None if kernel is not None else _joint(problem, settings, data, measured, guard, progress)
     if kernel is None and joint is None:
         joint = _middle(problem, settings, tensors, measured, progress)
     run = partial(run_pass, problem.network, data)
@@ -114,7 +115,7 @@ def _search(
     if not found:
         problem.errors(problem.held_out, tensors)  # raises where no tensor can be replaced at all
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
-    return min(found, key=lambda t: t.cost)
+    return min(found, key=lambda t: (not guard.holds(t.parts), t.cost))
 
 
 def _passes(
@@ -172,18 +173,17 @@ def _passes(
     return found
 
 
-def _joint(problem: Problem, settings: Settings, measured: Measure, progress: Progress) -> Trial | None:
+def _joint(
+    problem: Problem, settings: Settings, data: Calibration, measured: Measure, guard: Guard, progress: Progress
+) -> Trial | None:
     """The joint stage, where the effort and the network allow it."""
-    if settings.effort == "fast" or not can_be_distilled(problem):
+    if settings.effort == "fast":
         return None
-
-    def tick(share: float) -> None:
-        progress("fit", round(100 * share), 100)
-
-    slim = settings.slim == "prefer"
-    found = smallest_joint(problem, settings.tol, settings.effort, measured, tick, slim)
-    tick(1.0)
-    return found
+    tick, slim = _fitting(progress), settings.slim == "prefer"
+    if can_be_distilled(problem):
+        guarded = guard.of_those_that_hold(measured)
+        return smallest_joint(problem, settings.tol, settings.effort, guarded, tick, slim)
+    return smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
 
 
 def _middle(
@@ -192,10 +192,7 @@ def _middle(
     """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
     if settings.effort == "fast" or not can_be_distilled(problem):
         return None
-
-    def tick(share: float) -> None:
-        progress("fit", round(100 * share), 100)
-
+    tick = _fitting(progress)
     middle = middle_network(problem, settings.tol, settings.effort, tick)
     tick(1.0)
     if middle is None:
@@ -211,6 +208,10 @@ def _middle(
         lambda done: progress("search", min(done, budget), budget),
         slim=settings.slim == "prefer",
     )
+
+
+def _fitting(progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress("fit", round(100 * share), 100)
 
 
 def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:
@@ -279,5 +280,8 @@ def _encode(
         payload = trial.parts[layer.weight].payload(thorough=True)
         layers[layer.weight], matrices[layer.weight] = encoded_layer(layer, payload, tensors, share)
     for name in problem.network.others:
-        layers[name], matrices[name] = encoded_tensor(name, trial.parts[name].payload(True), tensors[name], share)
+        payload, w = trial.parts[name].payload(thorough=True), tensors[name]
+        if w.ndim == 1:
+            payload = min(payload, lossless(w).data, key=len)
+        layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
     return layers, tensors_of(problem.network, matrices)

@@ -22,6 +22,7 @@ from hmcompress.network.model import DenseLayer, Network
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
                 nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip
+_LEAST_VECTOR = 8  # numbers
 _PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
 
 
@@ -67,13 +68,9 @@ def adopt(
         for path, child in module.named_modules()
         if _is_dense(child) and f"{path}.weight" in by_place
     ]
-    dense = {layer.weight for layer in layers}
+    dense = {name for layer in layers for name in (layer.weight, layer.bias)}
     masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
-    others = [
-        n
-        for n, p in names.items()
-        if n not in dense and p not in masks and tensors[n].ndim >= 2 and tensors[n].dtype in CODABLE
-    ]
+    others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
 
 
@@ -82,6 +79,11 @@ def _is_dense(module: nn.Module) -> bool:
     if not isinstance(module, nn.Linear) or "forward" in vars(module) or module._forward_hooks:
         return False
     return type(module).forward is nn.Linear.forward and module.weight.is_floating_point()
+
+
+def _is_codable(t: Tensor) -> bool:
+    """Whether a tensor is worth coding: of numbers that are few, most would be the steps."""
+    return t.dtype in CODABLE and (t.ndim > 1 or (t.ndim == 1 and t.numel() >= _LEAST_VECTOR))
 
 
 def _is_mask(buffer: Tensor) -> bool:

@@ -6,11 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hmcompress.container import join
-from hmcompress.hmatrix import exact
-from hmcompress.hmatrix.codecs import EXACT
-from hmcompress.layers import to_matrices
-from hmcompress.network.coded import Coded, Engine, Stored
+from hmcompress.network.coded import Coded, Engine, lossless
 from hmcompress.network.model import Network
 from hmcompress.network.propagate import Knobs, Parts
 from hmcompress.network.search import LIMIT, Measure, Trial
@@ -35,7 +31,7 @@ def _finer_and_finer(network: Network, tensors: Mapping[str, Tensor], engine: En
     while level > _FINEST:
         yield _every(network, tensors, partial(engine.tensor, tol=level))
         level /= _FINER
-    yield _every(network, tensors, lambda name, w: _lossless(w))
+    yield _every(network, tensors, lambda name, w: lossless(w))
 
 
 def _every(network: Network, tensors: Mapping[str, Tensor], code: Callable[[str, Tensor], Coded]) -> Parts:
@@ -46,7 +42,3 @@ def _every(network: Network, tensors: Mapping[str, Tensor], code: Callable[[str,
         whole = weight if layer.bias is None else torch.cat([weight, tensors[layer.bias].reshape(-1, 1)], 1)
         parts[layer.weight] = code(layer.weight, whole)
     return parts
-
-
-def _lossless(w: Tensor) -> Stored:
-    return Stored(join([bytes([EXACT]) + exact.encode(matrix) for matrix in to_matrices(w)]), w)

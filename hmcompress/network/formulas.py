@@ -45,6 +45,27 @@ def _layer_norm(
     return x if bias is None else x + bias
 
 
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *_: object,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:
+        return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = (-1, *[1] * (x.ndim - 2))
+    return x * scale.reshape(shape) + shift.reshape(shape)
+
+
+_OF_BUFFERS: dict[Any, Callable[..., Tensor]] = {functional.batch_norm: _batch_norm}  # no gradient by its statistics
 _FROM_FIRST: dict[Any, Callable[..., Tensor]] = {  # their tangents have no gradient, or a wrong one
     functional.glu: _glu,
     functional.hardsigmoid: _hardsigmoid,
@@ -55,11 +76,12 @@ _FROM_SECOND: dict[Any, Callable[..., Tensor]] = _FROM_FIRST | {functional.silu:
 
 
 class Formulas(TorchFunctionMode):
-    """While it is on, such operations are formulas: few for derivatives of first order, more for second."""
+    """While it is on, such operations are formulas: few for derivatives of first order, more for second, and those
+    that have no gradients by buffers for order 0."""
 
     def __init__(self, order: int) -> None:
         super().__init__()
-        self._formulas = _FROM_FIRST if order < 2 else _FROM_SECOND
+        self._formulas = (_OF_BUFFERS, _FROM_FIRST, _FROM_SECOND)[order]
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return self._formulas.get(func, func)(*args, **(kwargs or {}))

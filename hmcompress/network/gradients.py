@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
 from hmcompress.network.factory import tensors_of_module
+from hmcompress.network.formulas import Formulas
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import Network, own_tensors
 from hmcompress.network.moments import regularised
@@ -43,21 +45,29 @@ def gradient_metrics(
 ) -> dict[str, list[Metric]]:
     """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives."""
     names = [name for name in network.others if _is_small(tensors[name])]
-    total = len(points)
-    points = points.take(slice(0, _ROWS))
-    sums: dict[str, list[_Moments]] = {}
-    for gradients in _gradients(network, points, names, scale, seed):
-        for name, g in gradients.items():
-            slices = to_matrices(g).double().numpy()
-            moments = sums.setdefault(name, [_Moments(*matrix.shape) for matrix in slices])
-            for moment, matrix in zip(moments, slices, strict=True):
-                moment.add(matrix)
-    share = total / len(points)
+    few = points.take(slice(0, _ROWS))
+    try:
+        sums = _summed(network, few, names, scale, seed)
+    except NetworkError:  # some operations have no gradients by their statistics
+        sums = _summed(network, few, [name for name in names if tensors[name].ndim > 1], scale, seed)
+    share = len(points) / len(few)
     return {
         name: [m.metric(w, share) for m, w in zip(moments, to_matrices(tensors[name]).double().numpy(), strict=True)]
         for name, moments in sums.items()
         if any(m.rows.any() for m in moments)
     }
+
+
+def _summed(network: Network, points: Points, names: list[str], scale: Scale, seed: int) -> dict[str, list["_Moments"]]:
+    sums: dict[str, list[_Moments]] = {}
+    with Formulas(0):
+        for gradients in _gradients(network, points, names, scale, seed):
+            for name, g in gradients.items():
+                slices = to_matrices(g).double().numpy()
+                moments = sums.setdefault(name, [_Moments(*matrix.shape) for matrix in slices])
+                for moment, matrix in zip(moments, slices, strict=True):
+                    moment.add(matrix)
+    return sums
 
 
 class _Moments:

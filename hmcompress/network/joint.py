@@ -74,6 +74,7 @@ def smallest_joint(
         candidate.scatter(_SCATTER * stage.work / len(best))
         candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
+    tick(1.0)
     holding = _holding(candidates)
     for begin in range(0, len(holding), _REORDERED):
         trials = [candidate.reordered(form) for form, candidate in holding[begin : begin + _REORDERED]]

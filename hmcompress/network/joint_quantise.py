@@ -91,8 +91,8 @@ def _quantise(network: SmallNetwork, data: Data, level: float, rounding: Roundin
     places = np.argwhere(live.numpy())
     if not len(places):
         return Grid(whole, np.zeros(len(whole), np.int64), np.zeros(whole.shape[1], np.int64))
-    own, _ = _eliminated(_metric(network, data, level, rounding.caution), len(places))
-    order, lower = _factor(own.numpy())
+    own, _ = eliminated(_metric(network, data, level, rounding.caution), len(places))
+    order, lower = factor(own.numpy())
     pivots = np.empty(len(places))
     pivots[order] = np.diag(lower)
     wanted = np.sqrt(12 * rounding.level) / pivots
@@ -122,9 +122,9 @@ def _fix(
     places = torch.cat([torch.nonzero(first)[:, 0], torch.nonzero(~first)[:, 0]])
     theta, gram = network.theta(), _metric(network, data, level, rounding.caution)
     places = torch.cat([places, torch.arange(len(places), len(theta))])
-    own, gain = _eliminated(gram[places][:, places], len(steps))
+    own, gain = eliminated(gram[places][:, places], len(steps))
     w, rest = theta[places].split([len(steps), len(theta) - len(steps)])
-    q = nearest_plane(w.numpy(), *_factor(own.numpy()), steps, rounding.dead_zone)
+    q = nearest_plane(w.numpy(), *factor(own.numpy()), steps, rounding.dead_zone)
     before = network.error(data)
     layer.matrix[mask] = torch.from_numpy(q * steps)
     layer.live = layer.live & ~mask
@@ -154,7 +154,7 @@ def _metric(network: SmallNetwork, data: Data, level: float, caution: float) -> 
     return gram
 
 
-def _eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Metric of the first weights where all others follow freely, and how they follow: -gain.T @ (error)."""
     own, cross, rest = gram[:count, :count], gram[:count, count:], gram[count:, count:].clone()
     if not rest.numel():
@@ -164,7 +164,7 @@ def _eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return own - gain @ cross.T, gain
 
 
-def _factor(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def factor(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order, and lower factor (P, P) of the moment in this order, by complete pivoting."""
     lower, order, rank, _ = lapack.dpstrf(np.asarray(moment, np.float64, order="F"), lower=1, tol=0.0)
     lower = np.tril(lower)

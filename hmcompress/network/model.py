@@ -227,7 +227,8 @@ def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
             raise
         return in_order_of_computation(replace(network, own_gradients=True), inputs)
     once = tuple(layer for layer in calls if calls.count(layer) == 1)
-    rest = tuple(layer.weight for layer in network.layers if layer not in once)
+    left = (layer for layer in network.layers if layer not in once)
+    rest = tuple(name for layer in left for name in (layer.weight, layer.bias) if name is not None)
     stacks = tuple(stack for stack in network.stacks if all(layer in once for layer in stack))
     return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks)
 

@@ -24,7 +24,8 @@ def perturbed_sensitivities(
 ) -> dict[str, float]:
     """Relative error of the outputs over the relative error of each weight, for errors without a preferred direction.
 
-    Raises NetworkError for weights that the outputs do not depend on.
+    Raises NetworkError for weights that the outputs do not depend on; of vectors, as statistics of inputs that nothing
+    normalises, it is 0.
     """
     points = points.take(slice(0, _ROWS))
     reference = evaluate(network, points, 0)
@@ -35,14 +36,15 @@ def perturbed_sensitivities(
         noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
         moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
         found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
-    unused = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
+    none = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
+    unused = [name for name in none if tensors[name].ndim > 1]
     if unused:
         more = " ..." * (len(unused) > 5)
         raise NetworkError(
             f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with --exclude "
             f"'{unused[0]}' (or exclude: in the YAML), or is it another network?"
         )
-    return {name: max(s, _UNUSED) for name, s in found.items()}
+    return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
 
 
 def without_zero_rows(network: Network, points: Points, tensors: Mapping[str, Tensor]) -> frozenset[str]:

@@ -48,7 +48,7 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
             coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
             own.append(layer if coded else replace(layer, bias=None))
         elif layer.weight in checkpoint.entries:
-            others.append(layer.weight)
+            others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)

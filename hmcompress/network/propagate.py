@@ -16,7 +16,7 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
-from hmcompress.network.coded import Coded, Engine, Slices, Weighted
+from hmcompress.network.coded import Coded, Engine, Slices, Weighted, lossless
 from hmcompress.network.gradients import Metric
 from hmcompress.network.inputs import Points
 from hmcompress.network.low_rank import as_product
@@ -74,15 +74,15 @@ def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     if data.order == 0:
         with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
             network.run(data.points.tensors, others)
-        return _without_dead_rows(network, parts)
+        return without_dead_rows(network, parts)
     if data.order == 1:
         with replaced(network, _with_tangents(network, data, forward, parts)):
             run_with_tangents(network, data.points, others)
-        return _without_dead_rows(network, parts)
+        return without_dead_rows(network, parts)
     for layer in network.layers:
         xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others)
         forward(layer, xs, None)
-    return _without_dead_rows(network, parts)
+    return without_dead_rows(network, parts)
 
 
 def _with_tangents(network: Network, data: Calibration, forward: Callable, parts: Parts) -> Callable:
@@ -99,11 +99,13 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
 def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
+    if not sensitivity:
+        return lossless(w)
     if name not in data.other_metrics or name in knobs.structured:
         return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
     slices = []
     for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
-        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone)
+        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone, vector=w.ndim == 1)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     return Slices(tuple(slices), tuple(w.shape), w.dtype)
 
@@ -172,7 +174,7 @@ def _substituting(network: Network, parts: Parts) -> Callable:
     return forward
 
 
-def _without_dead_rows(network: Network, parts: Parts) -> Parts:
+def without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
     parts = dict(parts)
     for layer, after in reversed(network.chains()):

@@ -50,7 +50,9 @@ def test_other_networks_run_without_gradients() -> None:
 def test_layers_inside_transforms_are_compressed(derivatives: int, tmp_path: Path) -> None:
     result = compress_network(checkpoint(tmp_path), settings_for("Functional", derivatives=derivatives))
     assert result.record.error <= 1e-2 and len(result.record.derivative_errors) == 2 * derivatives
-    assert {layer.row.name for layer in result.layers} == {f"energy.{k}.weight" for k in (0, 2, 4)}
+    assert {layer.row.name for layer in result.layers} == {
+        f"energy.{k}.{part}" for k in (0, 2, 4) for part in ("weight", "bias")
+    }
     assert sum(len(layer.payload) for layer in result.layers) < sum(t.numel() for t in STATE.values())
 
 

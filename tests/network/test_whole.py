@@ -1,0 +1,123 @@
+"""The joint stage of networks of the user's own: all their numbers as one vector, quantised block after block."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whole_networks
+from small_networks import outputs_settings, saved
+
+from hmcompress.config import Settings
+from hmcompress.network import NetworkResult, compress_network, driver, whole_quantise
+from hmcompress.network.problem import Problem, pose, prepare
+from hmcompress.network.propagate import Calibration
+from hmcompress.network.whole import Whole, numbers
+
+HELPERS = Path(__file__).parent / "whole_networks.py"
+
+
+def settings_for(name: str, **changes: object) -> Settings:
+    given = {"calibration": {"samples": 1024, "held_out": 512}, **changes}
+    return outputs_settings(network={"factory": f"{HELPERS}:{name}"}, **given)
+
+
+def posed(name: str, **changes: object) -> tuple[Problem, Calibration]:
+    state = getattr(whole_networks, name)().state_dict()
+    problem = pose(settings_for(name, **changes), state)
+    return problem, prepare(problem, state, "fast")
+
+
+def compressed(name: str, folder: Path, effort: str) -> NetworkResult:
+    state = getattr(whole_networks, name)().state_dict()
+    return compress_network(saved(folder, state), settings_for(name, effort=effort))
+
+
+def nbytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def test_all_numbers_are_there_and_give_the_network_s_outputs() -> None:
+    problem, data = posed("kinds")
+    whole = Whole(problem, data)
+    assert len(whole.start) + 9 == numbers(problem, data) == 3 * 8 + 8 * 8 + 2 * 8 * 3 + 8 + 9
+    assert whole.error(whole.start) < 1e-20
+    assert 1e-8 < whole.error(whole.start * (1 + 1e-3)) < 1e-4
+
+
+def test_the_gauss_newton_matrix_is_that_of_differences() -> None:
+    problem, data = posed("kinds", calibration={"samples": 40, "held_out": 40})
+    whole = Whole(problem, data)
+    live = torch.ones(len(whole.start), dtype=torch.bool)
+    live[::3] = False
+    moved = whole.start + 1e-3 * torch.randn(len(live), generator=torch.Generator().manual_seed(0)).double()
+
+    def outputs(theta: torch.Tensor) -> torch.Tensor:
+        return whole._run(theta.clone().requires_grad_(), slice(None)).detach().reshape(-1)
+
+    steps = 1e-6 * torch.eye(len(live), dtype=torch.float64)[live]
+    jacobian = torch.stack([(outputs(moved + s) - outputs(moved - s)) / 2e-6 for s in steps], 1)
+    gram, gradient = whole.normal(moved, live, 10_000)
+    assert torch.allclose(gram, jacobian.T @ jacobian, rtol=1e-5, atol=1e-8 * float(gram.max()))
+    assert torch.allclose(gradient, jacobian.T @ (whole.outputs.reshape(-1) - outputs(moved)), rtol=1e-4, atol=1e-12)
+
+
+def test_projections_of_many_samples_stand_for_all_outputs() -> None:
+    problem, data = posed("forces")
+    whole = Whole(problem, data)
+    live = torch.ones(len(whole.start), dtype=torch.bool)
+    exact, _ = whole.normal(whole.start, live, 2048)
+    projected, _ = whole.normal(whole.start, live, 1024)
+    assert 0 < float((exact - projected).norm()) < 0.1 * float(exact.norm())
+
+
+def test_forces_take_fewer_bytes_than_by_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_quantise, "_MOST", 3)
+    ours = compressed("forces", tmp_path, "default")
+    assert 0.5e-2 < ours.record.error <= 1e-2
+    assert nbytes(ours) < 0.8 * nbytes(compressed("forces", tmp_path, "fast"))
+
+
+def test_what_nothing_reads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_quantise, "_MOST", 3)
+    problem, data = posed("kinds")
+    measured = driver._measure(problem, data, 1e-2, None)
+    trial = whole_quantise.smallest_whole(
+        problem, data, 1e-2, "default", measured, lambda parts: True, lambda share: None
+    )
+    assert trial is not None and trial.error <= 1e-2
+    assert torch.equal(trial.parts["unread"].dense().float(), whole_networks.kinds().unread)
+    assert trial.parts["waves"].dense().is_complex()
+
+
+@pytest.mark.parametrize("changes", [{"samples": 24, "held_out": 64}, {"derivatives": 1}])
+def test_few_samples_and_derivatives_are_left_to_the_passes(changes: dict) -> None:
+    problem, data = posed("kinds", calibration=changes)
+    stage = whole_quantise.smallest_whole(problem, data, 1e-2, "default", lambda parts: 0.0, bool, lambda share: None)
+    assert stage is None
+
+
+def test_a_network_that_breaks_on_the_way_is_a_trial_that_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, data = posed("forces")
+    stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 0.0)
+    stage.whole.start[0] = math.nan
+    assert stage._trial(1e-9, 10.0).error == math.inf
+
+
+def test_the_caution_stays_between_what_held_and_what_did_not() -> None:
+    assert whole_quantise._next([(2.0, 0.5)]) > 2.0 > whole_quantise._next([(2.0, -0.5)])
+    assert 1.0 < whole_quantise._next([(1.0, 0.4), (2.0, -0.4)]) < 2.0
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_quantise, "_MOST", 1)
+    monkeypatch.setattr(whole_quantise, "_FEWEST", 1)
+    problem, data = posed("kinds")
+
+    def payloads() -> list[bytes]:
+        stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 1e-2)
+        return [part.payload(thorough=False) for part in stage._trial(1e-8, 10.0).parts.values()]
+
+    assert payloads() == payloads()
+    assert np.sum([len(p) for p in payloads()]) > 0
