@@ -4,10 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from hmcompress.errors import NetworkError
-from hmcompress.network.error import Reference
+from hmcompress.network.error import Reference, block_errors, evaluate
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Parts, decoded
+
+_OPEN = 0.02  # standard error of an error that is left out of account, relative
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,19 @@ class Guard:
             return cls(problem, data, tol, None)
 
     def error(self, parts: Parts) -> float:
-        """As on the held-out points; 0 where nothing can be said, inf where the network breaks."""
+        """As on the held-out points, and what so few leave open; 0 where nothing can be said, inf where it breaks."""
         if self.points is None:
             return 0.0
+        network, kind = self.problem.network, self.problem.settings.tolerance
         try:
-            return max(self.problem.errors(self.points, decoded(self.problem.network, self.data, parts)))
+            y = evaluate(network, self.points.points, self.problem.order, decoded(network, self.data, parts))
         except NetworkError:
             return math.inf
+        errors = block_errors(kind, self.points.blocks, y)
+        if kind == "max" or not all(map(math.isfinite, errors)):
+            return max(errors)
+        doubts = (_doubt(a - b) for a, b in zip(self.points.blocks, y, strict=True))
+        return max(error * (1 + doubt) for error, doubt in zip(errors, doubts, strict=True))
 
     def holds(self, parts: Parts) -> bool:
         """Whether the tolerance holds on them too."""
@@ -42,3 +52,12 @@ class Guard:
     def of_those_that_hold(self, measured: Callable[[Parts], float]) -> Callable[[Parts], float]:
         """What is measured, and inf where the tolerance does not hold here."""
         return lambda parts: measured(parts) if self.holds(parts) else math.inf
+
+
+def _doubt(differences: Tensor) -> float:
+    """The relative standard error of a root mean square over rows (N, k), beyond what is left out of account."""
+    squares = differences.square().sum(1)
+    mean, count = float(squares.mean()), len(squares)
+    if count < 2 or mean == 0:
+        return 0.0
+    return max(float(squares.std()) / (2 * mean * math.sqrt(count)) - _OPEN, 0.0)
