@@ -19,13 +19,14 @@ from hmcompress.network.propagate import Calibration, Knobs, Parts
 from hmcompress.network.search import LIMIT, Trial
 from hmcompress.network.whole import Block, Whole, numbers
 
-_MOST_NUMBERS, _MOST_OUTPUTS = 5500, 16
+_MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
 _MOST_WORK = 1.5e6  # operations on the way back, for one Gauss-Newton matrix
 _ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 400
 _SAMPLED = 1.25  # outputs of all samples for each number, below which they do not tell them
 _LEVELS = ((0.03, 0.5), (0.1, 0.75), (0.01, 1.0))  # shares of the squared tolerance that all roundings together are to
 # take, and of the trials until which each is tried
-_CAUTION = 10.0  # times the level: how firmly numbers are held where they are, over their block's mean square
+_CAUTION, _FINE = 6.0, 1e-3  # times the level: how firmly numbers are held where they are, over their block's mean
+# square, at a fine tolerance; at a coarser one they go further before that counts
 _DEAD_ZONE = 0.1
 _AT_ONCE = 4200  # numbers of a block that are rounded in one part, beside the first
 _REFITS, _TRIES = 4, 6
@@ -120,7 +121,7 @@ class Sweep:
         free = np.flatnonzero(self.live.numpy())
         first = np.isin(free, chosen)
         places = torch.from_numpy(np.concatenate([np.flatnonzero(first), np.flatnonzero(~first)]))
-        return free[first], *eliminated(gram[places][:, places], len(chosen))
+        return free[first], *eliminated(gram[places[:, None], places], len(chosen))
 
     def _fix(self, gram: Tensor, chosen: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Integers of some free numbers, which then are no longer free; all others follow."""
@@ -184,7 +185,7 @@ class WholeStage:
     def search(self, work: float, tick: Callable[[float], None]) -> None:
         """At each level the caution that comes near the tolerance, as far as the work allows."""
         most = min(max(round(work / (_FIXED + len(self.whole.start) ** 3)), _FEWEST), _MOST)
-        caution = _CAUTION
+        caution = _CAUTION * (_FINE / self.tol) ** 0.5
         for level, share in _LEVELS:
             known = list[tuple[float, float]]()
             while len(self.trials) < max(share * most, _FEWEST):
