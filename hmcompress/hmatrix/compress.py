@@ -37,6 +37,7 @@ _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
+_FINEST = 2.0**-54  # tolerance below which float64 does not tell the multiples of a step apart
 EFFORTS = ("fast", "default", "max")
 
 
@@ -64,10 +65,12 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    best = _arranged(task, grid, kernel)
+    rounds = tol >= _FINEST or task.size == 0
+    best = _arranged(task, grid, kernel) if rounds else None
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
-        best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
+        best = min(found, key=lambda matrix: matrix.nbytes, default=None)
+        best = tune_short_floats(task, best) if rounds else best
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
     if best is not None:
