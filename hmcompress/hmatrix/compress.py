@@ -37,7 +37,6 @@ _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
-_FINEST = 2.0**-54  # tolerance below which float64 does not tell the multiples of a step apart
 EFFORTS = ("fast", "default", "max")
 
 
@@ -65,12 +64,10 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    rounds = tol >= _FINEST or task.size == 0
-    best = _arranged(task, grid, kernel) if rounds else None
+    best = _arranged(task, grid, kernel)
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
         found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
-        best = min(found, key=lambda matrix: matrix.nbytes, default=None)
-        best = tune_short_floats(task, best) if rounds else best
+        best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
     if best is not None:
@@ -141,7 +138,7 @@ def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], 
 def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the smaller form of the matrix whose rows are the tiles of this one."""
     rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
-    if not _is_step(step):
+    if not _is_step(step, task):
         return best
     structure = find_structure(rearranged.w, step, task.effort == "max")
     noise = best is not None and tile[0] == 1 and not are_alike(task.w, tile[1])  # some channels have told otherwise
@@ -160,7 +157,7 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     if task.size == 0:
         return task.measured(zero_payload())
     step = first_step(task)
-    if not _is_step(step):
+    if not _is_step(step, task):
         return None
     structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
     best = _untiled(task, grid, step, structure)
@@ -168,10 +165,10 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     return _tiled(task, best) if searched else best
 
 
-def _is_step(step: float) -> bool:
-    """Whether a step can be stored, which is as float32."""
+def _is_step(step: float, task: Task) -> bool:
+    """Whether a step can be stored, which is as float32, and is one to round to."""
     with np.errstate(over="ignore"):
-        return bool(0 < np.float32(step) < math.inf)
+        return task.rounds and bool(0 < np.float32(step) < math.inf)
 
 
 def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: Structure | None) -> HMatrix | None:
