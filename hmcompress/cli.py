@@ -194,7 +194,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
 
 @commands.command()
 @_file
-@click.option("--batch", type=click.IntRange(min=1), multiple=True, metavar="N", help="Batch size (repeatable).")
+@click.option("--batch", type=click.IntRange(1, 1 << 30), multiple=True, metavar="N", help="Batch size (repeatable).")
 @_json
 @_quiet
 def bench(file: str, batch: tuple[int, ...], as_json: bool, quiet: bool) -> int:

@@ -91,7 +91,7 @@ def _score(name: str, matrices: Sequence[Matrix], tol: float, method: str, run: 
     squared_norm = sum(norm**2 for norm in norms)
     if run is None:
         weights = sum(matrix.w.numel() for matrix in matrices)
-        return Score(name, tol, method, math.ceil(math.log2(1 / tol) * weights / 8), source, None, squared_norm)
+        return Score(name, tol, method, math.ceil(-math.log2(tol) * weights / 8), source, None, squared_norm)
     outcomes = [run(matrix, tol) for matrix in matrices]
     squared = sum((outcome.error * norm) ** 2 for outcome, norm in zip(outcomes, norms, strict=True))
     return Score(name, tol, method, sum(outcome.nbytes for outcome in outcomes), source, squared, squared_norm)

@@ -228,6 +228,7 @@ USAGE = [
     (["decompress", "f"], "Missing option '-o'"),
     (["export", "f"], "give --onnx OUT or --torch OUT"),
     (["bench", "f", "--batch", "0"], "0 is not in the range"),
+    (["bench", "f", "--batch", "99999999999999999999"], "is not in the range"),
     (["compare", "m.pt", "--tol", "2"], "tol must be a relative error between 0 and 1"),
     (["verify", "f", "--tol", "0"], "tol must be a relative error between 0 and 1"),
 ]  # fmt: skip

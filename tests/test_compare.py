@@ -105,6 +105,14 @@ def test_a_checkpoint_without_layers_is_one_clear_line(tmp_path):
         compare(tmp_path / "small.pt")
 
 
+@pytest.mark.filterwarnings("error")
+def test_tolerances_that_no_step_keeps_are_compared():
+    for w in (torch.randn(32, 32) * 1e-40, torch.randn(32, 32), torch.full((32, 32), 0.3)):
+        for tol in (1e-2, 1e-16, 1e-20, 1e-46, 1e-310):
+            scores = score_matrices("w", w, [tol], "default")
+            assert all(score.squared_error in (None, 0) or tol > 1e-17 for score in scores)
+
+
 def test_an_impossible_tolerance_is_one_clear_line(source):
     with pytest.raises(SettingsError, match=r"tol is 1\.5"):
         compare(source, (1.5,))

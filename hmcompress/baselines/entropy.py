@@ -20,7 +20,10 @@ def _encode(matrix: Matrix, tol: float) -> bytes | None:
     step = _largest_step(matrix, tol)
     if step is None:
         return None
-    codes = _narrow(np.rint(matrix.values / step))
+    codes = np.rint(matrix.values / step)
+    if np.abs(codes).max() >= 2.0**63:
+        return None
+    codes = _narrow(codes)
     by_column = _screen(codes.T) < _screen(codes)
     order = np.ascontiguousarray(codes.T if by_column else codes)
     body = pcodec_encode(order.reshape(-1), LEVEL)

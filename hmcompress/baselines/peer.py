@@ -45,6 +45,7 @@ class Outcome:
         return self.decode()
 
 
+@np.errstate(all="ignore")  # what is too small or too large for a peer does not keep the tolerance
 def run_peer(peer: Peer, matrix: Matrix, tol: float) -> Outcome:
     """Encode, decode and measure; weights are kept as they are where the peer is no smaller or not within `tol`."""
     if not peer.lossless and matrix.is_codable and tol >= 1:

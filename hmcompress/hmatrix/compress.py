@@ -138,7 +138,7 @@ def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], 
 def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the smaller form of the matrix whose rows are the tiles of this one."""
     rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
-    if not _is_step(step):
+    if not _is_step(step, task):
         return best
     structure = find_structure(rearranged.w, step, task.effort == "max")
     noise = best is not None and tile[0] == 1 and not are_alike(task.w, tile[1])  # some channels have told otherwise
@@ -157,7 +157,7 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     if task.size == 0:
         return task.measured(zero_payload())
     step = first_step(task)
-    if not _is_step(step):
+    if not _is_step(step, task):
         return None
     structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
     best = _untiled(task, grid, step, structure)
@@ -165,10 +165,10 @@ def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
     return _tiled(task, best) if searched else best
 
 
-def _is_step(step: float) -> bool:
-    """Whether a step can be stored, which is as float32."""
+def _is_step(step: float, task: Task) -> bool:
+    """Whether a step can be stored, which is as float32, and is one to round to."""
     with np.errstate(over="ignore"):
-        return bool(0 < np.float32(step) < math.inf)
+        return task.rounds and bool(0 < np.float32(step) < math.inf)
 
 
 def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: Structure | None) -> HMatrix | None:

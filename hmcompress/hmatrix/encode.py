@@ -146,7 +146,9 @@ def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
-    integers, x = q.astype(_narrowest(max(q.max(), -q.min()))), x.astype(np.float32, copy=False)  # scales need no more
+    with np.errstate(invalid="ignore"):  # integers beyond 64 bits become others, and their error tells
+        integers = q.astype(_narrowest(max(q.max(), -q.min())))
+    x = x.astype(np.float32, copy=False)  # scales need no more
     values = prepared.in_steps(step) if leaf == Leaf(0, True) else x
     return Draft(rest.shape, factors, leaf.basis, integers, x, values)
 

@@ -18,6 +18,7 @@ from hmcompress.hmatrix.order import Natural, Order
 from hmcompress.hmatrix.parts import CodedLeaf
 
 Array = np.ndarray
+_FINEST = 2.0**-54  # of the tolerances that rounding can keep
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Task:
         matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
         error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
         return matrix.with_error(error, largest)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether float64 tells the multiples of a step apart that keeps the tolerance."""
+        return self.tol >= _FINEST
 
     @property
     def options(self) -> Options:

@@ -144,7 +144,8 @@ def encode_columns(x: Array, smooth: bool = True) -> CodedColumns:
     q = np.stack([trials[kinds[i]][0][:, i] for i in columns], axis=1) if x.shape[1] else np.zeros(x.shape)
     classes = tuple(trials[kinds[i]][1][:, i] for i in columns)
     bits = np.array([trials[kinds[i]][2][i] for i in columns])
-    return CodedColumns(q.astype(np.int64), kinds, classes, bits)
+    with np.errstate(invalid="ignore"):  # integers beyond 64 bits become others, and their error tells
+        return CodedColumns(q.astype(np.int64), kinds, classes, bits)
 
 
 def price_columns(x: Array, smooth: bool = True) -> Array:

@@ -20,7 +20,8 @@ _AIM, _TRIALS = 0.998, 5  # of the tolerance
 
 def tune_short_floats(task: Task, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the matrix with its large entries as they are where that is smaller."""
-    if task.effort == "fast" or task.norm != "fro" or task.w.numel() < _LEAST or task.size == 0:
+    tried = task.effort != "fast" and task.norm == "fro" and task.rounds
+    if not tried or task.w.numel() < _LEAST or task.size == 0:
         return best
     dtype = short_dtype(task.w)
     return best if dtype is None else _tuned(task, dtype, best)

@@ -65,7 +65,7 @@ class LayerRecord:
     @property
     def rate_limit(self) -> float | None:
         """log2(1/tol): bits a weight that independent Gaussian weights of one scale need at a relative error of tol."""
-        return math.log2(1 / self.tol) if self.tol else None
+        return -math.log2(self.tol) if self.tol else None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -155,10 +155,12 @@ def test_half_precision_is_kept_without_loss_where_that_is_smaller(name, dtype):
     assert h.error <= 1e-6 and h.nbytes <= matrix(name, dtype).nbytes + 2
 
 
-@pytest.mark.parametrize("tol", [1e-17, 1e-100, 1e-300])
-def test_a_tolerance_no_dtype_resolves_is_met_without_loss(tol):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("tol", [1e-17, 1e-20, 1e-38, 1e-46, 1e-100, 1e-300, 1e-310])
+def test_a_tolerance_no_dtype_resolves_is_met_without_loss(tol, norm):
     for dtype in DTYPES:
-        h = compress_matrix(matrix("noise", dtype), tol)
+        h = compress_matrix(matrix("noise", dtype), tol, norm)
         assert h.error == 0 and torch.equal(h.to_dense(), matrix("noise", dtype))
 
 
