@@ -20,7 +20,7 @@ from hmcompress.network.search import LIMIT, Trial
 from hmcompress.network.whole import Block, Whole, numbers
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
-_MOST_WORK = 1.5e6  # operations on the way back, for one Gauss-Newton matrix
+_MOST_WORK = 6e5  # operations on the way back, for one Gauss-Newton matrix
 _ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 400
 _SAMPLED = 1.25  # outputs of all samples for each number, below which they do not tell them
 _LEVELS = ((0.03, 0.5), (0.1, 0.75), (0.01, 1.0))  # shares of the squared tolerance that all roundings together are to

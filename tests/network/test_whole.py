@@ -121,3 +121,13 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, monkeypatch: pyte
 
     assert payloads() == payloads()
     assert np.sum([len(p) for p in payloads()]) > 0
+
+
+def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, data = posed("kinds")
+    whole = Whole(problem, data)
+    assert 10 < whole.work() < 60
+    stage = whole_quantise.WholeStage(whole, 1e-2, lambda parts: 0.0)
+    assert not stage.is_slow()
+    monkeypatch.setattr(whole_quantise, "_MOST_WORK", 10 * len(whole.start))
+    assert stage.is_slow()
