@@ -18,13 +18,10 @@ from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.lossless import decode_array, encode_array
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.divisors import by_divisor, by_divisor_above, may_divide
-from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
-from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.integers import read_integers, write_integers
 from hmcompress.hmatrix.scaled_codes import HALF, INTEGERS, LARGEST, TABLES, WAYS, Codes, Rounding, Way, times_scales
 from hmcompress.hmatrix.tiles import Tile, from_tiles, to_tiles
-from hmcompress.hmatrix.treestream import read_tree, write_tree
 
 Array = np.ndarray
 _PARTS, _TILES = (256, 128, 96, 64, 32, 16), (128, 64)
@@ -149,9 +146,7 @@ def _write(w: Tensor, tile: Tile, found: Codes, effort: str, nested: bool) -> li
     """Forms with the scales as they are and, where that is shorter, as codes themselves."""
     shape, middle = (w.shape[0], w.shape[1]), int(np.rint(found.codes.mean()))
     codes = from_tiles(torch.from_numpy(found.codes - middle), shape, tile)
-    x = codes.float().numpy()  # they are of few bits
-    part = CodedRemainder(codes.numpy(), _audible(x), 0, x)
-    tree = Writer().section(write_tree(Leaf(0, True), [CodedLeaf(shape, (part,))], effort)).getvalue()
+    tree = Writer().section(write_integers(codes.numpy(), effort)).getvalue()
     forms = []
     for kept, sections in _numbers(found, (shape[0] // tile[0], shape[1] // tile[1]), effort, nested):
         out = Writer().uint(tile[0]).uint(tile[1]).uint(found.table * 2 + (found.offsets is not None)).sint(middle)
@@ -206,13 +201,6 @@ def _rms(x: Array) -> float:
     return math.sqrt(sum(float(np.dot(part, part)) for part in parts) / x.size)
 
 
-def _audible(x: Array) -> Scales:
-    """Scales under which no entry is left out."""
-    scales = fit_scales(x, alone=True)
-    silent = (scales.classes(x.shape) <= ZERO_CLASS) & (x.reshape(-1) != 0)
-    return Scales(max(scales.block, ZERO_CLASS + 1)) if silent.any() else scales
-
-
 def _read_numbers(data: bytes, shape: tuple[int, int], nested: bool) -> Array:
     """Scales or offsets of groups (m, n), flat. Raises FormatError."""
     if data[:1] != bytes([_NESTED]):
@@ -247,15 +235,6 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype, nested: boo
         ):
             part.copy_(_from_words(_words(part) + above, dtype))
     return from_tiles(x, shape, tile).contiguous()
-
-
-def read_integers(stream: Reader, shape: tuple[int, int]) -> Array:
-    """A matrix of whole numbers, the remainder of a tree of one leaf. Raises FormatError."""
-    _, leaves = read_tree(stream, shape)
-    parts = leaves[0].parts if len(leaves) == 1 else ()
-    if len(parts) != 1 or not isinstance(parts[0], CodedRemainder) or parts[0].basis:
-        raise FormatError("a lattice holds no integers: the file is damaged")
-    return parts[0].q
 
 
 def _words(x: Tensor) -> Array:

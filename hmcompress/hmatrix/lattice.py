@@ -14,7 +14,7 @@ from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import exact, group_codes
 from hmcompress.hmatrix.bodies import DenseBody
-from hmcompress.hmatrix.group_codes import read_integers
+from hmcompress.hmatrix.integers import read_integers
 
 Array = np.ndarray
 MULTIPLES, VALUES, NARROW, GROUPS = range(4)
