@@ -5,13 +5,14 @@ The largest entry of a group of GGUF's 6-bit codes or of NVFP4 has this code or 
 
 import numpy as np
 
+from hmcompress.coding.sample import jittered
 from hmcompress.hmatrix.scaled_codes import INTEGERS, Codes, Rounding, checked, fit_offsets
 
 Array = np.ndarray
 _MOST, _SURE = 128, 0.3  # codes of the largest; by how much rounding may move one that still tells something
 _ROUNDINGS, _OF_GAPS = 2.1, 4.2  # that separate codes from whole numbers
 _TOPS = np.arange(1.0, _MOST + 1)
-_GROUP, _FIRST = 16, 64  # entries of the smallest groups, and of one that tells whether to look at all
+_GROUP, _FIRST, _FEW = 16, 64, 16  # entries of the smallest groups; entries and groups that are looked at first
 
 
 def by_divisor(x: Array, rounding: Rounding) -> Codes | None:
@@ -52,8 +53,10 @@ def _tops(x: Array, miss: Array) -> Array | None:
 
     miss: by how much rounding may have moved entries x (groups, entries).
     """
-    if x.size > _FIRST and _tops(x[:1, :_FIRST], miss[:1, :_FIRST]) is None:
-        return None
+    for some in (slice(1), jittered(len(x), max(1, len(x) // _FEW))):  # the first group, and few of all
+        part = x[some, :_FIRST]
+        if part.size < x.size and _tops(part, miss[some, :_FIRST]) is None:
+            return None
     tops, left = np.ones(len(x)), np.arange(len(x))
     for top in _TOPS:
         whole = _are_whole(x[left], miss[left], np.full(len(left), top))
