@@ -19,7 +19,8 @@ _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
 _PCODEC_GAINS, _GAINS = 1.005, 1.4
 _MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
-_FEWEST, _MOST, _HALF, _LZMA_GAINS = 1 << 8, 1 << 23, 2, 1.8  # integers; bytes; a ratio; how much less LZMA makes
+_FEWEST, _MOST, _HALF = 1 << 8, 1 << 23, 2  # integers, bytes and a ratio, for LZMA
+_LZMA_GAINS = (1.0, 1.3)  # how much less than zstd it makes of bytes, and of wider integers, where another form is near
 # Of the order-zero entropy, below which zstd has found repetitions, in bytes and in wider integers; a range to count.
 _REPEATING, _WIDE_REPEATING, _DENSE = 0.97, 1.05, 1 << 17
 
@@ -95,7 +96,7 @@ def _dictionaries(q: np.ndarray, level: int, size: float) -> list[tuple[int, byt
             best = zstd_compress(data, level)
     found = [(ZSTD, best)]
     few = AVAILABLE and q.size >= _FEWEST and (len(data) <= _MANY or len(best) * _HALF < len(data) <= _MOST)
-    if few and len(best) <= _LZMA_GAINS * size and repeats(q, len(best)):
+    if few and len(best) <= _LZMA_GAINS[q.itemsize > 1] * size and repeats(q, len(best)):
         found.append((LZMA, lzma_compress(data, q.itemsize)))
     return found
 
