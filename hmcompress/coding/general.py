@@ -3,6 +3,7 @@
 Their highest levels are slow, and of noise they gain nothing: quick tests say where they are worth a try.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -55,7 +56,7 @@ def _repeats(rows: np.ndarray, size: float) -> bool:
     bytes_of_part, share = len(zstd_compress(part, _MIDDLE)), size * part.size / rows.size
     if bytes_of_part < _SHRINKS * share:
         return True
-    return bytes_of_part < _SHRINKS_FAR * share and zstd_found(part, bytes_of_part)
+    return bytes_of_part < _SHRINKS_FAR * share and zstd_found(part, bytes_of_part, math.inf)
 
 
 def _has_long_matches(part: np.ndarray) -> bool:

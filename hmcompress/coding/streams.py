@@ -20,7 +20,7 @@ _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 _PCODEC_GAINS, _GAINS = 1.005, 1.4
 _MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
 _FEWEST, _MOST, _HALF = 1 << 8, 1 << 23, 2  # integers, bytes and a ratio, for LZMA
-_LZMA_GAINS = (1.0, 1.3)  # how much less than zstd it makes of bytes, and of wider integers, where another form is near
+_LZMA_GAINS, _NEAR = 1.3, 1.1  # how much less than zstd it makes, mostly and of wide integers
 # Of the order-zero entropy, below which zstd has found repetitions, in bytes and in wider integers; a range to count.
 _REPEATING, _WIDE_REPEATING, _DENSE = 0.97, 1.05, 1 << 17
 
@@ -96,14 +96,18 @@ def _dictionaries(q: np.ndarray, level: int, size: float) -> list[tuple[int, byt
             best = zstd_compress(data, level)
     found = [(ZSTD, best)]
     few = AVAILABLE and q.size >= _FEWEST and (len(data) <= _MANY or len(best) * _HALF < len(data) <= _MOST)
-    if few and len(best) <= _LZMA_GAINS[q.itemsize > 1] * size and repeats(q, len(best)):
+    if few and len(best) <= _LZMA_GAINS * size and repeats(q, len(best), size):
         found.append((LZMA, lzma_compress(data, q.itemsize)))
     return found
 
 
-def repeats(q: np.ndarray, size: int) -> bool:
-    """Whether zstd, which makes `size` bytes of the integers, has found more than their frequencies."""
-    return size <= (_REPEATING if q.itemsize == 1 else _WIDE_REPEATING) * order_zero(q)
+def repeats(q: np.ndarray, made: int, size: float) -> bool:
+    """Whether zstd, which makes so many bytes of the integers, has found more than their frequencies, and comes near
+    `size`; of those of a byte, much more where it does not."""
+    entropy = order_zero(q)
+    if q.itemsize > 1:
+        return made <= min(_WIDE_REPEATING * entropy, _NEAR * size)
+    return made <= (_REPEATING if made <= size else 1 / _HALF) * entropy
 
 
 def encode_below(q: np.ndarray, size: int) -> bytes | None:
