@@ -17,7 +17,7 @@ FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _SAMPLE, _SHORT = 1 << 16, 1 << 13
 _GLANCE, _NOTHING, _LESS = -10, 0.99, 0.97  # a zstd level; shares of the bytes
-_MIDDLE, _SHRINKS, _SHRINKS_FAR = 6, 1.1, 1.35  # a zstd level; how much less its highest one makes, and LZMA
+_MIDDLE, _SHRINKS, _SHRINKS_FAR = 6, 1.1, 1.65  # a zstd level; how much less its highest one makes, and LZMA
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
