@@ -13,12 +13,16 @@ from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
-    """The payload of a layer whose layout has as many matrices."""
+    """The payload of a layer whose layout has as many matrices; one that comes again is named by its distance."""
     if len(payloads) == 1:
         return payloads[0]
-    writer = Writer()
-    for payload in payloads:
-        writer.section(payload)
+    writer, last = Writer(), dict[bytes, int]()
+    for i, payload in enumerate(payloads):
+        if payload in last:
+            writer.uint(0).uint(i - last[payload])
+        else:
+            writer.section(payload)
+        last[payload] = i
     return writer.getvalue()
 
 
@@ -26,11 +30,20 @@ def split(payload: bytes | memoryview, count: int) -> list[bytes]:
     """The inverse of join; raises FormatError."""
     if count == 1:
         return [bytes(payload)]
-    reader = Reader(payload)
-    parts = [reader.section() for _ in range(count)]
+    reader, parts = Reader(payload), list[bytes]()
+    for i in range(count):
+        parts.append(reader.section() or parts[i - _distance(reader, i)])
     if reader.left:
         raise FormatError(f"{reader.left} bytes follow the last slice: the file is damaged")
     return parts
+
+
+def _distance(reader: Reader, most: int) -> int:
+    """How many slices back the one is that is repeated."""
+    distance = reader.uint()
+    if not 0 < distance <= most:
+        raise FormatError("a slice repeats one that is not there: the file is damaged")
+    return distance
 
 
 def decode_layer(payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:

@@ -71,10 +71,11 @@ def candidates(
     limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
-        worth += _concentrated(in_steps, best, task)
+        worth += _concentrated(in_steps, best, task) + _differing(in_steps, best)
     if known < np.inf:
         return list(dict.fromkeys(worth))
-    if not worth or values.size <= (_WHOLE if structure.repeats else _FEW) or _coders_may_find_more(in_steps, best):
+    few = values.size <= (_WHOLE if structure.repeats or alike else _FEW)  # a copy may be of more than lines
+    if not worth or few or _coders_may_find_more(in_steps, best):
         worth.append(plain)
     return list(dict.fromkeys(worth))
 
@@ -85,14 +86,31 @@ def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
     return [Candidate(leaf)] if bits < best and _serves(leaf, task.norm) else []
 
 
+def _differing(in_steps: Array, best: float) -> list[Candidate]:
+    """One leaf of differences whose histogram promises less than `best` bits: where they are of many sizes, as in
+    sorted lines, prices take them for dear."""
+    band, share = _band(in_steps)
+    bases = [b for b, basis in enumerate(BASES) if basis.difference]
+    likely = best * share * band.size / in_steps.size / 8
+    found = [b for b in bases if histogram_promises(BASES[b].integers(band).reshape(-1).astype(np.int64), likely)]
+    return [Candidate(Leaf(0, True, 0, b)) for b in found]
+
+
+def _band(in_steps: Array) -> tuple[Array, float]:
+    """Rows in the middle, and how much less they take than all, an entry."""
+    first = max(0, (len(in_steps) - _BAND) // 2)
+    band = in_steps[first : first + _BAND]
+    return band, _share(band, in_steps)
+
+
 def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
     """Whether the entries (m, n), in steps, may cost less than `best` bits as they are, where prices see no reason:
     many are zero, they mix small and large ones or repeat, along diagonals or anywhere."""
     if in_steps is None:
         return False
-    first = max(0, (len(in_steps) - _BAND) // 2)
-    band = np.rint(in_steps[first : first + _BAND]).astype(np.int64)
-    likely = best * _share(in_steps[first : first + _BAND], in_steps) * band.size / in_steps.size
+    some, share = _band(in_steps)
+    band = np.rint(some).astype(np.int64)
+    likely = best * share * band.size / in_steps.size
     found = any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
     return found or repeats(band, likely / 8)
 

@@ -10,6 +10,7 @@ from hmcompress.hmatrix import (
     exact,
     interpolated,
     lattice,
+    listed,
     product,
     short_floats,
     tiles,
@@ -21,7 +22,7 @@ from hmcompress.hmatrix.bodies import Body, QuantizedBody
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS = range(10)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED = range(11)
 
 
 def _decode_tiled(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
@@ -29,6 +30,14 @@ def _decode_tiled(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Qu
     if payload[:1] == bytes([TILED]):
         raise FormatError("tiles hold tiles: the file is damaged")
     return QuantizedBody(tiles.from_tiles(decode_payload(payload, inner, dtype).to_dense().to(dtype), shape, tile))
+
+
+def _decode_listed(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
+    inner, payload, index, transposed = listed.read_lists(data, shape)
+    if payload[:1] == bytes([LISTED]):
+        raise FormatError("lists hold lists: the file is damaged")
+    values = decode_payload(payload, inner, dtype).to_dense().to(dtype)
+    return QuantizedBody(listed.from_lists(values, index, transposed))
 
 
 CODECS: dict[int, Decoder] = {
@@ -42,6 +51,7 @@ CODECS: dict[int, Decoder] = {
     PRODUCT: product.decode,
     TILED: _decode_tiled,
     SHORT_FLOATS: short_floats.decode,
+    LISTED: _decode_listed,
 }
 
 

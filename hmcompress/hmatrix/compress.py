@@ -13,8 +13,9 @@ from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.candidates import candidates, with_remainders
-from hmcompress.hmatrix.codecs import TILED
+from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.listed import find_lists
 from hmcompress.hmatrix.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
@@ -37,6 +38,8 @@ _SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
 _MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
+_LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
+_CLEARLY = 0.95
 EFFORTS = ("fast", "default", "max")
 
 
@@ -66,7 +69,7 @@ def compress_matrix(
         return task.exact()
     best = _arranged(task, grid, kernel)
     if best is None or best.nbytes * _NO_LATTICE > w.numel():
-        found = [matrix for matrix in (best, task.lattice()) if matrix is not None]
+        found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
         best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
@@ -202,6 +205,31 @@ def _tuned(task: Task, worth: list[Candidate], step: float) -> dict[Candidate, H
             matrix.forget_if_large()
         tuned[candidate] = tune(task, candidate, step)
     return tuned
+
+
+def _lattice_or_lists(task: Task) -> HMatrix | None:
+    """The matrix as values that it takes, of each line where that is clearly shorter: mostly without loss elsewise."""
+    lattice, listed = task.lattice(), _listed(task)
+    if lattice is None or listed is None:
+        return lattice or listed
+    return listed if listed.nbytes < _CLEARLY * lattice.nbytes else lattice
+
+
+def _listed(task: Task) -> HMatrix | None:
+    """The matrix as lists of the values of its rows or columns, if these are few, to the tolerance."""
+    lists = find_lists(task.w) if task.effort != "fast" and task.norm != "spectral" else None
+    if lists is None:
+        return None
+    inner = replace(task, w=lists.values, size=reference(lists.values, task.norm))
+    rms = inner.size / math.sqrt(inner.w.numel() / task.w.numel()) if task.norm == "fro" else inner.size
+    places = lists.places(task.effort)
+    for share in _LIST_SHARES if rms > 0 else ():
+        inner = replace(inner, tol=min(share * task.tol * task.size / rms, _MOST_TOL))
+        payload = min((m.payload for m in (_smallest(inner, None), inner.exact()) if m is not None), key=len)
+        found = task.measured(bytes([LISTED]) + lists.head().section(payload).raw(places).getvalue())
+        if found.error <= task.tol:
+            return found
+    return None
 
 
 def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:

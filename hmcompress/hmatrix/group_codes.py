@@ -6,7 +6,7 @@ rounding then leaves is a unit in the last place here and there, and is coded wi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,42 +18,67 @@ from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.lossless import decode_array, encode_array
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix.blocks import Leaf
-from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
-from hmcompress.hmatrix.rank_one import Scales, fit_scales
+from hmcompress.hmatrix.divisors import by_divisor, by_divisor_above, may_divide
+from hmcompress.hmatrix.integers import read_integers, write_integers
 from hmcompress.hmatrix.scaled_codes import HALF, INTEGERS, LARGEST, TABLES, WAYS, Codes, Rounding, Way, times_scales
 from hmcompress.hmatrix.tiles import Tile, from_tiles, to_tiles
-from hmcompress.hmatrix.treestream import read_tree, write_tree
 
 Array = np.ndarray
-_PARTS, _TILES = (256, 128, 64, 32), (128, 64)
+_PARTS, _TILES = (256, 128, 96, 64, 32, 16), (128, 64)
+_WAYS = (*WAYS, by_divisor, by_divisor_above)
+_SHORT, _LESS, _SCALE_BITS = 15, 0.8, 16  # what codes span; a share of the bits; those of a scale, about
 _BYTES, _FEW, _SURE = 127, 32, 0.2  # the largest code of 8 bits, entries of a small group, and a miss that tells little
 _LOOK, _REPEATED, _LINES = 128, 0.7, 4  # neighbours, how many of them differ at most, rows and columns looked at
 _SOME, _BEGINNING = 8, 1 << 10  # groups, and entries of each, that tell whether a grouping is worth a try
 _ROUNDINGS = 2.1  # by which a code over the largest may miss
 _AT_ONCE = 1 << 18
+_MANY_SCALES, _SCALES_PARTS = 256, (16, 8)  # groups of scales that have scales of their own
+_NESTED = 16  # in place of the first byte of a coded array
 _INT32 = 1 << 31
 _WORDS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
 
 def find(w: Tensor, effort: str = "default") -> list[tuple[bytes, bool]]:
     """Bodies of w (m, n), each with whether it is without loss; without codes there is none."""
-    if w.dtype not in HALF or not _repeats(w):
+    if w.dtype not in HALF or not may_be(w):
         return []
-    for tile in _tiles((w.shape[0], w.shape[1])):
-        groups = to_tiles(w, tile)
-        some = _wide(_beginnings(groups))
-        for how in WAYS:
-            if how(some, Rounding.of(w.dtype)) is not None:
-                found = _all(groups, how)
-                if found is not None:
-                    return _write(w, tile, groups, found, effort)
-    return []
+    return _forms(w, _tiles((w.shape[0], w.shape[1])), effort)
 
 
-def _repeats(w: Tensor) -> bool:
+def _forms(w: Tensor, tiles: Iterable[Tile], effort: str, nested: bool = False) -> list[tuple[bytes, bool]]:
+    """Bodies by the first grouping that has short codes, or by that which takes least."""
+    best: tuple[Tile, Codes] | None = None
+    limit = math.inf
+    for tile in tiles:
+        codes = _find(to_tiles(w, tile), limit)
+        if codes is not None:
+            best, limit = (tile, codes), _LESS * _bits(codes)
+            if codes.span <= _SHORT:
+                break
+    return [] if best is None else _write(w, *best, effort, nested)
+
+
+def _find(groups: Tensor, limit: float) -> Codes | None:
+    """Codes of all groups that take less than `limit` bits an entry, as far as some tell."""
+    some = _wide(_beginnings(groups))
+    for how in _WAYS:
+        part = how(some, Rounding.of(groups.dtype))
+        if part is not None and _bits(part) < limit:
+            found = _all(groups, how)
+            if found is not None:
+                return found
+    return None
+
+
+def _bits(found: Codes) -> float:
+    """About what codes and scales take, an entry."""
+    return math.log2(found.span + 1) + _SCALE_BITS * found.scales.size / found.codes.size
+
+
+def may_be(w: Tensor) -> bool:
     """Whether neighbours that are not zero take equal magnitudes so often, or such multiples, that codes are likely."""
-    return any(_repeat(lines) or _are_bytes(lines) for lines in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T))
+    looks = [x.float() if x.dtype == torch.float64 else x for x in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T)]
+    return any(_repeat(x) or _are_bytes(x) or may_divide(x[0].float().numpy(), HALF[x.dtype]) for x in looks)
 
 
 def _are_bytes(lines: Tensor) -> bool:
@@ -117,22 +142,46 @@ def _all(groups: Tensor, how: Way) -> Codes | None:
 # ---- bytes ----
 
 
-def _write(w: Tensor, tile: Tile, groups: Tensor, found: Codes, effort: str) -> list[tuple[bytes, bool]]:
+def _write(w: Tensor, tile: Tile, found: Codes, effort: str, nested: bool) -> list[tuple[bytes, bool]]:
+    """Forms with the scales as they are and, where that is shorter, as codes themselves."""
     shape, middle = (w.shape[0], w.shape[1]), int(np.rint(found.codes.mean()))
-    left = _left(groups, found.times(w.dtype))
-    out = Writer().uint(tile[0]).uint(tile[1]).uint(found.table * 2 + (found.offsets is not None)).sint(middle)
-    for numbers in (found.scales, found.offsets):
-        if numbers is not None:
-            out.section(encode_array(numbers, effort))
     codes = from_tiles(torch.from_numpy(found.codes - middle), shape, tile)
-    x = codes.float().numpy()  # they are of few bits
-    part = CodedRemainder(codes.numpy(), _audible(x), 0, x)
-    data = out.section(write_tree(Leaf(0, True), [CodedLeaf(shape, (part,))], effort)).getvalue()
+    tree = Writer().section(write_integers(codes.numpy(), effort)).getvalue()
+    forms = []
+    for kept, sections in _numbers(found, (shape[0] // tile[0], shape[1] // tile[1]), effort, nested):
+        out = Writer().uint(tile[0]).uint(tile[1]).uint(found.table * 2 + (found.offsets is not None)).sint(middle)
+        for section in sections:
+            out.section(section)
+        forms += _with_rest(out.raw(tree).getvalue(), _left(to_tiles(w, tile), kept.times(w.dtype)))
+    return forms
+
+
+def _with_rest(data: bytes, left: Array) -> list[tuple[bytes, bool]]:
+    """A body, with what rounding has left and without."""
     if not left.any():
         return [(data, True)]
     scale = class_of(_rms(left))
     pool = encode_pool(left, np.array([max(scale, ZERO_CLASS + 1)]))
     return [(data + Writer().sint(int(scale)).raw(pool).getvalue(), True), (data, False)]
+
+
+def _numbers(found: Codes, shape: tuple[int, int], effort: str, nested: bool) -> Iterator[tuple[Codes, list[bytes]]]:
+    """Scales and offsets as they are, and where they are codes times scales of their own, as these."""
+    some = [x for x in (found.scales, found.offsets) if x is not None]
+    plain = [encode_array(x, effort) for x in some]
+    yield found, plain
+    if nested or found.scales.size < _MANY_SCALES:
+        return
+    kept, sections = [], []
+    for x, as_is in zip(some, plain, strict=True):
+        matrix = torch.from_numpy(x).reshape(shape)
+        parts = ((1, part) for part in _SCALES_PARTS if shape[1] % part == 0)
+        body = min((body for body, _ in _forms(matrix, parts, effort, True)), key=len, default=as_is)
+        shorter = len(body) < len(as_is) - 1
+        sections.append(bytes([_NESTED]) + body if shorter else as_is)
+        kept.append(read(Reader(body), shape, torch.float32, True).numpy().reshape(-1) if shorter else x)
+    if sections != plain:
+        yield replace(found, scales=kept[0], offsets=kept[1] if len(kept) > 1 else None), sections
 
 
 def _left(groups: Tensor, decoded: Tensor, dtype: type = np.int32) -> Array:
@@ -152,14 +201,16 @@ def _rms(x: Array) -> float:
     return math.sqrt(sum(float(np.dot(part, part)) for part in parts) / x.size)
 
 
-def _audible(x: Array) -> Scales:
-    """Scales under which no entry is left out."""
-    scales = fit_scales(x, alone=True)
-    silent = (scales.classes(x.shape) <= ZERO_CLASS) & (x.reshape(-1) != 0)
-    return Scales(max(scales.block, ZERO_CLASS + 1)) if silent.any() else scales
+def _read_numbers(data: bytes, shape: tuple[int, int], nested: bool) -> Array:
+    """Scales or offsets of groups (m, n), flat. Raises FormatError."""
+    if data[:1] != bytes([_NESTED]):
+        return decode_array(data, np.float32, shape[0] * shape[1])
+    if nested:
+        raise FormatError("scales of groups are nested twice: the file is damaged")
+    return read(Reader(data[1:]), shape, torch.float32, True).numpy().reshape(-1)
 
 
-def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype, nested: bool = False) -> Tensor:
     """Inverse of find. Raises FormatError."""
     tile = stream.uint(shape[0]), stream.uint(shape[1])
     if dtype not in HALF or not all(tile) or shape[0] % tile[0] or shape[1] % tile[1]:
@@ -168,8 +219,8 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     middle = stream.sint()
     if abs(middle) > LARGEST:
         raise FormatError("codes of groups are out of range: the file is damaged")
-    count = shape[0] * shape[1] // (tile[0] * tile[1])
-    scales, *offsets = (decode_array(stream.section(), np.float32, count) for _ in range(1 + has_offsets))
+    grid = shape[0] // tile[0], shape[1] // tile[1]
+    scales, *offsets = (_read_numbers(stream.section(), grid, nested) for _ in range(1 + has_offsets))
     codes = to_tiles(torch.from_numpy(read_integers(Reader(stream.section()), shape)), tile).numpy()
     codes = np.add(codes, middle, dtype=np.int64 if codes.itemsize > 4 else np.int32)
     if table != INTEGERS and (codes.min() < 0 or codes.max() >= len(TABLES[table])):
@@ -184,15 +235,6 @@ def read(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         ):
             part.copy_(_from_words(_words(part) + above, dtype))
     return from_tiles(x, shape, tile).contiguous()
-
-
-def read_integers(stream: Reader, shape: tuple[int, int]) -> Array:
-    """A matrix of whole numbers, the remainder of a tree of one leaf. Raises FormatError."""
-    _, leaves = read_tree(stream, shape)
-    parts = leaves[0].parts if len(leaves) == 1 else ()
-    if len(parts) != 1 or not isinstance(parts[0], CodedRemainder) or parts[0].basis:
-        raise FormatError("a lattice holds no integers: the file is damaged")
-    return parts[0].q
 
 
 def _words(x: Tensor) -> Array:

@@ -14,7 +14,7 @@ from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import exact, group_codes
 from hmcompress.hmatrix.bodies import DenseBody
-from hmcompress.hmatrix.group_codes import read_integers
+from hmcompress.hmatrix.integers import read_integers
 
 Array = np.ndarray
 MULTIPLES, VALUES, NARROW, GROUPS = range(4)
@@ -35,7 +35,7 @@ def find(w: Tensor, effort: str = "default") -> list[bytes]:
 
     All give back its values but, of codes of groups, one that is off by what rounding to the dtype was.
     """
-    return sorted([*_narrow(w, effort), *_values(w, effort), *_groups(w, effort)], key=len)
+    return sorted([*_narrow(w, effort), *_values(w, effort), *_groups(w, effort), *_rounded(w, effort)], key=len)
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> DenseBody:
@@ -62,6 +62,15 @@ def _narrow(w: Tensor, effort: str) -> list[bytes]:
                 bodies.append(b"\0" + exact.encode(narrow, effort))
                 return [Writer().uint(NARROW * 2 + 1).uint(_CODES.index(dtype)).raw(b).getvalue() for b in bodies]
     return []
+
+
+def _rounded(w: Tensor, effort: str) -> list[bytes]:
+    """Codes times scales in float64, as those in float32 that are next to them."""
+    if w.dtype != torch.float64 or not group_codes.may_be(w):
+        return []
+    narrow = w.float()
+    inner = _groups(narrow, effort) if torch.isfinite(narrow).all() else []
+    return [Writer().uint(NARROW * 2).uint(_CODES.index(torch.float32)).raw(b"\1" + b).getvalue() for b in inner]
 
 
 def _read_narrow(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

@@ -57,6 +57,11 @@ class Codes:
     scales: Array
     offsets: Array | None = None
 
+    @property
+    def span(self) -> int:
+        """From the smallest code to the largest."""
+        return int(self.codes.max()) - int(self.codes.min())
+
     def times(self, dtype: torch.dtype) -> Tensor:
         return times_scales(self.table, self.codes, self.scales, self.offsets, dtype)
 
@@ -78,7 +83,7 @@ def _by_largest(x: Array, rounding: Rounding) -> Codes | None:
     for table, points in enumerate(TABLES):
         scales = largest / points[-1]
         codes = np.searchsorted((points[1:] + points[:-1]) / 2, x / scales[:, None])
-        found = _checked(x, rounding, table, codes, scales)
+        found = checked(x, rounding, table, codes, scales)
         if found is not None:
             return found
     for top in _TOPS:
@@ -97,7 +102,7 @@ def _multiples(x: Array, rounding: Rounding, scales: Array) -> Codes | None:
         power = np.square(codes).sum(1)
         scales = np.where(power > 0, (x * codes).sum(1) / np.maximum(power, 1), 1.0)
         codes = np.rint(x / scales[:, None])
-    return _checked(x, rounding, INTEGERS, codes, scales)
+    return checked(x, rounding, INTEGERS, codes, scales)
 
 
 def _by_ends(x: Array, rounding: Rounding) -> Codes | None:
@@ -109,7 +114,7 @@ def _by_ends(x: Array, rounding: Rounding) -> Codes | None:
         allowed = _ROUNDINGS * rounding.most(np.abs(x).max(axis=1)) / scales
         off = np.abs((x - low[:, None]) / scales[:, None] - codes).max(axis=1)
         if (allowed < 0.25).all() and (off <= allowed).all():
-            fitted = _fit(x, codes)
+            fitted = fit_offsets(x, codes)
             return Codes(INTEGERS, codes, *(part.astype(np.float32) for part in fitted))
     return None
 
@@ -118,7 +123,7 @@ Way = Callable[[Array, Rounding], Codes | None]
 WAYS: tuple[Way, ...] = (_by_gap, _by_largest, _by_ends)
 
 
-def _fit(x: Array, codes: Array) -> tuple[Array, Array]:
+def fit_offsets(x: Array, codes: Array) -> tuple[Array, Array]:
     """Scales and offsets (groups,) by least squares."""
     mean, middle = codes.mean(1, keepdims=True), x.mean(1, keepdims=True)
     power = np.square(codes - mean).sum(1)
@@ -126,7 +131,7 @@ def _fit(x: Array, codes: Array) -> tuple[Array, Array]:
     return scales, (middle - scales[:, None] * mean)[:, 0]
 
 
-def _checked(x: Array, rounding: Rounding, table: int, codes: Array, scales: Array) -> Codes | None:
+def checked(x: Array, rounding: Rounding, table: int, codes: Array, scales: Array) -> Codes | None:
     """The codes, with the simplest scales that give back x, if they are x to within its rounding."""
     values = values_of(table, codes)
     size = np.abs(values)
@@ -140,6 +145,7 @@ def _checked(x: Array, rounding: Rounding, table: int, codes: Array, scales: Arr
     low = np.where(some, (np.abs(x) - half) / divisor, 0).max(axis=1)
     high = np.where(some, (np.abs(x) + half) / divisor, np.inf).min(axis=1)
     middle = np.where((low <= high) & np.isfinite(high), (low + np.where(np.isfinite(high), high, 0)) / 2, scales)
+    middle = np.where(some.any(axis=1), middle, 0)  # of zeros, any scale
     return Codes(table, codes, _simplest(middle, low, high))
 
 

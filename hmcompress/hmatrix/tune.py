@@ -30,6 +30,7 @@ _LIKELY = 1.0  # standard deviations by which the first error of plain quantisat
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
+_PATTERN, _FINER_STEPS, _PER_OCTAVE = 64, 2, 1  # entries a byte from which integers follow a pattern; steps tried
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
@@ -53,7 +54,17 @@ def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     known = None if candidate.plan == Leaf(0, True) else _drafts(task, candidate, step)
     step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
     del rounding  # and the integers that it keeps
-    return _largest(task, partial(_payload, task, known, candidate), step)
+    payload = partial(_payload, task, known, candidate)
+    best = _largest(task, payload, step)
+    if best is None or best.nbytes * _PATTERN > task.w.numel():
+        return best
+    return _shorter(task, payload, _finer(step), best)  # where rounding breaks a pattern is a matter of chance
+
+
+def _finer(step: float) -> list[float]:
+    """Steps below this one, of one grid for all tolerances: a larger one is then hardly the worse for it."""
+    top = math.ceil(_PER_OCTAVE * math.log2(step)) - 1
+    return [2.0 ** (k / _PER_OCTAVE) for k in range(top, top - _FINER_STEPS, -1)]
 
 
 def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:
