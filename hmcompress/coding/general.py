@@ -3,21 +3,19 @@
 Their highest levels are slow, and of noise they gain nothing: quick tests say where they are worth a try.
 """
 
-import math
 from functools import lru_cache
 
 import numpy as np
 
 from hmcompress.coding.lossless import zstd_compress
 from hmcompress.coding.streams import encode_below, encode_ints
-from hmcompress.coding.streams import repeats as zstd_found
 
 FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
 FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _SAMPLE, _SHORT = 1 << 16, 1 << 13
 _GLANCE, _NOTHING, _LESS = -10, 0.99, 0.97  # a zstd level; shares of the bytes
-_MIDDLE, _SHRINKS, _SHRINKS_FAR = 6, 1.1, 1.65  # a zstd level; how much less its highest one makes, and LZMA
+_MIDDLE, _SHRINKS = 6, 1.1  # a zstd level; how much less the highest one makes
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -35,10 +33,10 @@ def general_promises(q: np.ndarray, size: int) -> bool:
 def smallest_general(rows: np.ndarray, size: int, thorough: bool) -> bytes | None:
     """Rows one after the other by general coders; None where these are unlikely to stay below `size` bytes."""
     if rows.size <= (FEW if thorough else FEWEST) or size * _SPARSE < rows.size:
-        return encode_ints(rows, "max", size)
+        return encode_ints(rows, "max")
     if rows.size <= FEW:
         return encode_below(rows, size)
-    return encode_ints(rows, "max", size) if _repeats(rows, size) else None
+    return encode_ints(rows, "max") if _repeats(rows, size) else None
 
 
 def repeats(q: np.ndarray, size: float) -> bool:
@@ -53,10 +51,7 @@ def _repeats(rows: np.ndarray, size: float) -> bool:
     part = part.astype(np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else part.dtype)
     if not (_has_long_matches(part) or _has_short_matches(part[:_SHORT])):
         return False
-    bytes_of_part, share = len(zstd_compress(part, _MIDDLE)), size * part.size / rows.size
-    if bytes_of_part < _SHRINKS * share:
-        return True
-    return bytes_of_part < _SHRINKS_FAR * share and zstd_found(part, bytes_of_part, math.inf)
+    return len(zstd_compress(part, _MIDDLE)) * rows.size < _SHRINKS * size * part.size
 
 
 def _has_long_matches(part: np.ndarray) -> bool:

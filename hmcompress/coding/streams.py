@@ -1,28 +1,22 @@
 """Short runs of integers (exponents, ranks, permutations): the smallest of several general coders."""
 
-import math
-
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.dictionary import AVAILABLE, lzma_compress, lzma_decompress
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode, zstd_compress, zstd_decompress
 from hmcompress.coding.split import decode_split, encode_split
 from hmcompress.errors import FormatError
 
-CONSTANT, PCODEC, ZSTD, PLAIN, SPLIT, LZMA = range(6)
+CONSTANT, PCODEC, ZSTD, PLAIN, SPLIT = range(5)
 _WIDTHS: tuple[type[np.signedinteger], ...] = (np.int8, np.int16, np.int32, np.int64)
 _CODED_AS: tuple[type[np.signedinteger], ...] = (np.int16, *_WIDTHS[1:])  # pcodec has no 8-bit integers
 _NOISE_LEVEL = 10
 _LONG, _LOOK, _SPLIT_MAY_COST = 1 << 14, 1 << 15, 1.02  # integers from which speed counts; how many tell; a factor
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
-_PCODEC_GAINS, _GAINS = 1.005, 1.4
+_PCODEC_GAINS, _ZSTD_GAINS = 1.005, 1.06
 _MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
-_FEWEST, _MOST, _HALF = 1 << 8, 1 << 23, 2  # integers, bytes and a ratio, for LZMA
-_LZMA_GAINS, _NEAR = 1.3, 1.1  # how much less than zstd it makes, mostly and of wide integers
-# Of the order-zero entropy, below which zstd has found repetitions, in bytes and in wider integers; a range to count.
-_REPEATING, _WIDE_REPEATING, _DENSE = 0.97, 1.05, 1 << 17
+_REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetitions
 
 
 def encode_noise(q: np.ndarray) -> bytes:
@@ -32,8 +26,8 @@ def encode_noise(q: np.ndarray) -> bytes:
     return bytes([PCODEC * 4 + width]) + pcodec_encode(narrow, _NOISE_LEVEL, noise=True)
 
 
-def encode_ints(q: np.ndarray, effort: str = "default", size: float = math.inf) -> bytes:
-    """Encode a flat array of integers; the decoder must know how many there are. size: bytes of another form."""
+def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
+    """Encode a flat array of integers; the decoder must know how many there are."""
     q = np.ascontiguousarray(q).reshape(-1)
     width = _narrowest(q)
     narrow = q.astype(_WIDTHS[width])
@@ -47,8 +41,7 @@ def encode_ints(q: np.ndarray, effort: str = "default", size: float = math.inf) 
     if effort == "max" and q.size <= 1 << 14:  # of few integers a higher level may make more bytes
         candidates.append((PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), _LEVELS["default"][0])))
     if q.size <= 1 << 16 or effort == "max":
-        best = min(size, *(len(body) for _, body in candidates))
-        candidates += _dictionaries(narrow, zstd_level, best)
+        candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level)))
     code, body = min(candidates, key=lambda c: len(c[1]))
     return bytes([code * 4 + width]) + body
 
@@ -76,61 +69,39 @@ def _decode_split(data: bytes | memoryview, count: int, dtype: np.dtype) -> np.n
     stream = Reader(data)
     escapes = stream.section()
     q, places = decode_split(stream.view(), count, dtype)
-    if escapes and escapes[0] // 4 == SPLIT:
+    if escapes[:1] >= bytes([SPLIT * 4]):
         raise FormatError("escapes are split once more: the file is damaged")
     q[places] = decode_ints(escapes, len(places), np.int64)
     return q
 
 
-def _dictionaries(q: np.ndarray, level: int, size: float) -> list[tuple[int, bytes]]:
-    """By zstd at this level and, where that finds repetitions and comes near `size` bytes, by LZMA.
-
-    Many bytes that a quick level does not shrink far take the highest ones too long.
-    """
-    data, best = q.tobytes(), b""
+def _dictionary(data: bytes, level: int) -> bytes:
+    """By zstd at this level; many bytes that a quick level does not shrink far take the highest ones too long."""
     if len(data) <= _MANY:
-        best = zstd_compress(data, level)
-    else:
-        best = zstd_compress(data, min(level, _QUICK))
-        if level > _QUICK and len(best) * _FAR < len(data):
-            best = zstd_compress(data, level)
-    found = [(ZSTD, best)]
-    few = AVAILABLE and q.size >= _FEWEST and (len(data) <= _MANY or len(best) * _HALF < len(data) <= _MOST)
-    if few and len(best) <= _LZMA_GAINS * size and repeats(q, len(best), size):
-        found.append((LZMA, lzma_compress(data, q.itemsize)))
-    return found
-
-
-def repeats(q: np.ndarray, made: int, size: float) -> bool:
-    """Whether zstd, which makes so many bytes of the integers, has found more than their frequencies, and comes near
-    `size`; of those of a byte, much more where it does not."""
-    entropy = order_zero(q)
-    if q.itemsize > 1:
-        return made <= min(_WIDE_REPEATING * entropy, _NEAR * size)
-    return made <= (_REPEATING if made <= size else 1 / _HALF) * entropy
+        return zstd_compress(data, level)
+    quick = zstd_compress(data, min(level, _QUICK))
+    return zstd_compress(data, level) if level > _QUICK and len(quick) * _FAR < len(data) else quick
 
 
 def encode_below(q: np.ndarray, size: int) -> bytes | None:
     """As encode_ints at its highest levels where lower ones come near `size` bytes; None where nothing comes near."""
     q = np.ascontiguousarray(q).reshape(-1)
     width = _narrowest(q)
-    numbers, narrow = q.astype(_CODED_AS[width]), q.astype(_WIDTHS[width])
+    numbers, data = q.astype(_CODED_AS[width]), q.astype(_WIDTHS[width]).tobytes()
     found = []
     if len(pcodec_encode(numbers, _LEVELS["default"][0])) <= _PCODEC_GAINS * size:
         found.append(bytes([PCODEC * 4 + width]) + pcodec_encode(numbers, _LEVELS["max"][0]))
-    data = narrow.tobytes()
     quick = len(zstd_compress(data, 1))
-    if quick <= size or (quick <= _GAINS * size and quick <= _REPEATING * order_zero(np.frombuffer(data, np.uint8))):
-        found += [bytes([code * 4 + width]) + body for code, body in _dictionaries(narrow, _LEVELS["max"][1], size)]
+    if quick <= size or (quick <= _ZSTD_GAINS * size and quick <= _REPEATING * _order_zero(data)):
+        found.append(bytes([ZSTD * 4 + width]) + zstd_compress(data, _LEVELS["max"][1]))
     return min(found, key=len, default=None)
 
 
-def order_zero(q: np.ndarray) -> float:
-    """What integers, or bytes, cost by their frequencies alone, in bytes."""
-    low, high = int(q.min()), int(q.max())
-    counts = np.bincount(q - np.int64(low)) if high - low < _DENSE else np.unique(q, return_counts=True)[1]
+def _order_zero(data: bytes) -> float:
+    """What the bytes cost by their frequencies alone, in bytes."""
+    counts = np.bincount(np.frombuffer(data, np.uint8))
     counts = counts[counts > 0]
-    return float(np.sum(counts * np.log2(q.size / counts))) / 8
+    return float(np.sum(counts * np.log2(len(data) / counts))) / 8
 
 
 def decode_ints(
@@ -151,9 +122,8 @@ def decode_ints(
         q = _decode_split(memoryview(data)[1:], count, np.dtype(_CODED_AS[width]))
     elif code == CONSTANT and len(body) == (stored.itemsize if count else 0):
         q = np.repeat(np.frombuffer(body, stored), count)
-    elif code in (PLAIN, ZSTD, LZMA):
-        if code != PLAIN:
-            body = (zstd_decompress if code == ZSTD else lzma_decompress)(body, count * stored.itemsize)
+    elif code in (PLAIN, ZSTD):
+        body = zstd_decompress(body, count * stored.itemsize) if code == ZSTD else body
         if len(body) != count * stored.itemsize:
             raise FormatError(f"{len(body)} bytes where {count} integers are expected: the file is damaged")
         q = np.frombuffer(body, stored)

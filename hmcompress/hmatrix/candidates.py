@@ -74,7 +74,7 @@ def candidates(
         worth += _concentrated(in_steps, best, task) + _differing(in_steps, best)
     if known < np.inf:
         return list(dict.fromkeys(worth))
-    few = values.size <= (_WHOLE if structure.repeats or alike else _FEW)  # a copy may be of more than lines
+    few = values.size <= (_WHOLE if structure.repeats else _FEW)
     if not worth or few or _coders_may_find_more(in_steps, best):
         worth.append(plain)
     return list(dict.fromkeys(worth))
