@@ -77,7 +77,7 @@ def _bits(found: Codes) -> float:
 
 def may_be(w: Tensor) -> bool:
     """Whether neighbours that are not zero take equal magnitudes so often, or such multiples, that codes are likely."""
-    looks = [x.float() if x.dtype == torch.float64 else x for x in (w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T)]
+    looks = w[:_LINES, :_LOOK], w[:_LOOK, :_LINES].T
     return any(_repeat(x) or _are_bytes(x) or may_divide(x[0].float().numpy(), HALF[x.dtype]) for x in looks)
 
 

@@ -66,7 +66,7 @@ def _narrow(w: Tensor, effort: str) -> list[bytes]:
 
 def _rounded(w: Tensor, effort: str) -> list[bytes]:
     """Codes times scales in float64, as those in float32 that are next to them."""
-    if w.dtype != torch.float64 or not group_codes.may_be(w):
+    if w.dtype != torch.float64:
         return []
     narrow = w.float()
     inner = _groups(narrow, effort) if torch.isfinite(narrow).all() else []

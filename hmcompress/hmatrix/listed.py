@@ -61,7 +61,7 @@ def _lists(lines: Tensor, transposed: bool) -> Lists | None:
 
 def _distinct(lines: Tensor) -> int:
     """How many values the line takes that takes most of them."""
-    ordered = np.sort(lines.float().numpy(), axis=1)
+    ordered = np.sort((lines if lines.dtype == torch.float64 else lines.float()).numpy(), axis=1)
     return 1 + int(np.count_nonzero(np.diff(ordered, axis=1), axis=1).max(initial=0))
 
 
