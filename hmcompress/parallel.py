@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,17 @@ def in_order(
     Python. near_end: called, maybe often, when all that is left may be begun at once.
     """
     keep_freed_memory()
+    with one_thread(), threadpool_limits(1):
+        yield from _in_order(list(tasks), workers(jobs), apart, near_end)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch works in one thread meanwhile: for many small operations, between which others would wait in a loop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
-            yield from _in_order(list(tasks), workers(jobs), apart, near_end)
+        yield
     finally:
         torch.set_num_threads(threads)
 

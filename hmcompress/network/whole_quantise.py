@@ -18,6 +18,7 @@ from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Knobs, Parts
 from hmcompress.network.search import LIMIT, Trial
 from hmcompress.network.whole import Block, Whole, numbers
+from hmcompress.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
 _MOST_WORK = 6e5  # operations on the way back, for one Gauss-Newton matrix
@@ -35,6 +36,7 @@ _HOLDING = 1.0  # of rows and columns to their mean
 _WORK = {"default": 2.4e11, "max": 2.4e12}  # cubes of the numbers that all trials may take
 _FIXED = 3.5e10  # what a trial takes beside it
 _FEWEST, _MOST = 3, 30  # trials
+_MORE, _USED = 2, 0.8  # trials, where the smallest that holds leaves more than this share of the tolerance
 _FAR = 3.0  # logarithm of an error over the tolerance that is none
 _AIM, _CLOSE = 0.96, 0.03
 _POWER = 0.5  # of the caution, by which the error falls about
@@ -58,10 +60,11 @@ def smallest_whole(
     if not _is_small(problem, data):
         return None
     try:
-        stage = WholeStage(Whole(problem, data), tol, measured, slim)
-        if stage.is_slow():
-            return None
-        stage.search(_WORK[effort], tick)
+        with one_thread():
+            stage = WholeStage(Whole(problem, data), tol, measured, slim)
+            if stage.is_slow():
+                return None
+            stage.search(_WORK[effort], tick)
     except NetworkError:  # it runs without gradients, or in its own precision alone
         return None
     held = sorted((t for t in stage.trials if t.error <= LIMIT * tol), key=lambda t: t.cost)
@@ -185,17 +188,29 @@ class WholeStage:
     def search(self, work: float, tick: Callable[[float], None]) -> None:
         """At each level the caution that comes near the tolerance, as far as the work allows."""
         most = min(max(round(work / (_FIXED + len(self.whole.start) ** 3)), _FEWEST), _MOST)
-        caution = _CAUTION * (_FINE / self.tol) ** 0.5
+        caution = math.log(_CAUTION * (_FINE / self.tol) ** 0.5)
+        known = {level: list[tuple[float, float]]() for level, _ in _LEVELS}
         for level, share in _LEVELS:
-            known = list[tuple[float, float]]()
-            while len(self.trials) < max(share * most, _FEWEST):
-                self.trials.append(self._trial(level * self.tol**2 / len(self.whole.start), caution))
+            while len(self.trials) < max(share * most, _FEWEST) and not _is_close(known[level]):
+                known[level].append(self._step(level, caution))
+                caution = _next(known[level])
                 tick(len(self.trials) / most)
-                known.append((math.log(caution), self._excess(self.trials[-1].error)))
-                if abs(known[-1][1]) < _CLOSE:
-                    break
-                caution = math.exp(_next(known))
+        level = _LEVELS[0][0]  # of most of the trials
+        for _ in range(_MORE):
+            if self._is_used():
+                break
+            known[level].append(self._step(level, _next(known[level])))
         tick(1.0)
+
+    def _step(self, level: float, caution: float) -> tuple[float, float]:
+        """A further trial: the logarithms of its caution, which is given, and of its error over what is aimed at."""
+        self.trials.append(self._trial(level * self.tol**2 / len(self.whole.start), math.exp(caution)))
+        return caution, self._excess(self.trials[-1].error)
+
+    def _is_used(self) -> bool:
+        """Whether the smallest trial that holds leaves little of the tolerance."""
+        held = [t for t in self.trials if t.error <= LIMIT * self.tol]
+        return not held or min(held, key=lambda t: t.cost).error >= _USED * self.tol
 
     def _excess(self, error: float) -> float:
         """Logarithm of an error over what is aimed at."""
@@ -224,6 +239,10 @@ class WholeStage:
         """As they stand, but for one that holds half of all numbers: what is free beside it is little."""
         half = len(self.whole.start) / 2
         return sorted(self.whole.blocks, key=lambda block: len(block.places) <= half)
+
+
+def _is_close(known: list[tuple[float, float]]) -> bool:
+    return bool(known) and abs(known[-1][1]) < _CLOSE
 
 
 def _next(known: list[tuple[float, float]]) -> float:
