@@ -12,7 +12,7 @@ import click
 
 from hmcompress.config import EFFORTS, METRICS, NORMS, load_settings
 from hmcompress.errors import HMCompressError
-from hmcompress.late import load
+from hmcompress.late import load, spin_little
 from hmcompress.report.files import check_apart, check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
@@ -32,6 +32,7 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def main() -> None:
     """Entry point of the console script."""
+    spin_little()
     try:
         code = run(sys.argv[1:])
     except Exception:  # a fault of ours: 1 would say that a bound is violated

@@ -1,6 +1,7 @@
 """Modules that need torch are imported at first use: it takes longer to load than a wrong option should to be told."""
 
 import gc
+import os
 from importlib import import_module
 from types import ModuleType
 
@@ -14,3 +15,9 @@ def load(name: str) -> ModuleType:
     finally:
         if collects:
             gc.enable()
+
+
+def spin_little() -> None:
+    """Before torch is loaded: its threads (GNU OpenMP) wait for each other in a loop for some microseconds, not a
+    millisecond. Where others use the processors too, a loop keeps from them the thread that is waited for."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")

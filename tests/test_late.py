@@ -1,12 +1,13 @@
 """Modules that are imported at first use."""
 
 import gc
+import os
 import subprocess
 import sys
 
 import pytest
 
-from hmcompress.late import load
+from hmcompress.late import load, spin_little
 
 
 def test_a_module_is_imported_and_garbage_is_collected_again():
@@ -30,3 +31,13 @@ def test_torch_is_not_imported_for_a_wrong_option():
     code = "import sys, hmcompress.cli as c; c.run(['report', '--wrong']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "No such option" in done.stderr
+
+
+def test_threads_of_a_command_wait_in_short_loops_unless_the_user_says_otherwise(monkeypatch):
+    for before, after in ((None, "10000"), ("5", "5")):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        if before:
+            monkeypatch.setenv("GOMP_SPINCOUNT", before)
+        spin_little()
+        assert os.environ["GOMP_SPINCOUNT"] == after
+    monkeypatch.delenv("GOMP_SPINCOUNT")
