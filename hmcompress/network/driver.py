@@ -144,9 +144,9 @@ def _passes(
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
-        if bound is None or not guard.holds(parts):
-            return guard.holds(parts)
-        return bound.trains_alike(decoded(problem.network, data, parts))
+        if not guard.holds(parts):
+            return False
+        return bound is None or bound.trains_alike(decoded(problem.network, data, parts))
 
     def tick(way: int, done: int) -> None:
         progress("search", min(done, budget) + way * budget, len(ways) * budget)
