@@ -1,4 +1,4 @@
-"""Small networks that learn what a large one computes: which networks have one, their data, their first weights."""
+"""Small networks that learn what the chains of a large one compute: their data, their first weights."""
 
 import copy
 from collections.abc import Sequence
@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.error import evaluate
+from hmcompress.network.chains import Chains
 from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network
-from hmcompress.network.modules import Activation, OperatorNetwork, Stack
 from hmcompress.network.problem import Problem
 from hmcompress.network.small import Data, Layer, SmallNetwork, SmallStack
 
-_MOST_OUTPUTS = 16
 _ROWS = 8192  # samples, where the source has no end
 _BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
 _CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
@@ -24,30 +22,7 @@ _CONSTANT = 1e-6  # share of the largest deviation below which an input says not
 Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
 
 
-def can_be_distilled(problem: Problem) -> bool:
-    """Whether a small network may take the place of this one: dense stacks all of whose weights are to be coded."""
-    network = problem.network
-    if network.kind not in ("mlp", "deeponet") or network.others or problem.order:
-        return False
-    dense = sum(isinstance(module, nn.Linear) for module in network.module.modules())
-    return dense == len(network.layers) and problem.calibration.blocks[0].shape[1] <= _most(network)
-
-
-def _most(network: Network) -> int:
-    """Outputs are few, or pairs of one function and many points."""
-    return 2**62 if network.cartesian else _MOST_OUTPUTS
-
-
-def stacks_of(network: Network) -> dict[str, Stack]:
-    """The dense stacks of a built-in network, by the prefix of their layers' paths."""
-    module = network.module
-    if isinstance(module, OperatorNetwork):
-        return {"branch.": module.branch, "trunk.": module.trunk}
-    assert isinstance(module, Stack)
-    return {"": module}
-
-
-def learning_data(problem: Problem, count: int = _ROWS) -> tuple[Data, Tensor]:
+def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple[Data, Tensor]:
     """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
 
     Calibration points, and more of the same distribution where the source has no end.
@@ -57,43 +32,40 @@ def learning_data(problem: Problem, count: int = _ROWS) -> tuple[Data, Tensor]:
         more = problem.source.more(count - len(parts[0]))
         parts += [] if more is None else [more]
     points = Points(tuple(torch.cat(ts) for ts in zip(*(p.tensors for p in parts), strict=True)))
-    return with_outputs(problem, points)
+    return with_outputs(problem, chains, points)
 
 
-def with_outputs(problem: Problem, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
-    """Features of each stack and the original's scaled outputs on joint points, and the scale, if not given theirs."""
-    network = problem.network.paired()
-    y = evaluate(network, points, 0)[0]
+def with_outputs(problem: Problem, chains: Chains, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
+    """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs."""
+    found = chains.outputs(points)
+    y = found.y
     each = problem.settings.tolerance == "each"
     size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
     scale = 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30) if scale is None else scale
-    stacks = stacks_of(network).values()
-    with torch.no_grad():
-        inputs = tuple(s.features(t).double() for s, t in zip(stacks, points.tensors, strict=True))
-    return Data(inputs, y * scale), scale
+    mix = None if found.mix is None else found.mix * scale[:, None]
+    rest = None if found.rest is None else found.rest * scale
+    return Data(found.inputs, y * scale, mix=mix, rest=rest), scale
 
 
 def fresh(
-    problem: Problem, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
+    chains: Chains, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
 ) -> SmallNetwork:
     """A small network of these widths with random weights, whose neurons all vary over the data.
 
-    It reads a few of the Fourier features, where there are any, or everything.
+    It reads a few of the features, where there are any, or everything.
     """
     generator = torch.Generator().manual_seed(seed)
-    by_path = {layer.path: layer for layer in problem.network.layers}
     stacks = []
-    for i, (prefix, stack) in enumerate(stacks_of(problem.network).items()):
-        small = SmallStack([], [copy.deepcopy(f).double() for f in stack.activations if isinstance(f, Activation)])
+    for i, chain in enumerate(chains.parts):
+        small = SmallStack([], [copy.deepcopy(f).double() for f in chain.functions])
         for k, m in enumerate(widths[i]):
-            module = stack.layers[k]
-            assert isinstance(module, nn.Linear)
+            layer = chain.layers[k]
             x = small.forward(data.inputs[i])[1]
-            read = None if k or everything else leading(x, data.outputs, features_read(stack, widths[i][0]))
-            small.layers.append(_random(by_path[f"{prefix}layers.{k}"], module, x, m, generator, read))
+            read = None if k or everything else leading(x, data.outputs, features_read(chains, i, widths[i][0]))
+            small.layers.append(_random(layer, chains.network.linear(layer), x, m, generator, read))
         stacks.append(small)
-    shift = getattr(problem.network.module, "bias", None)
-    return SmallNetwork(stacks, scale, float(shift) if isinstance(shift, Tensor) else 0.0)
+    scale = scale if data.mix is None else torch.ones(data.mix.shape[2]).double()
+    return SmallNetwork(stacks, scale, chains.shift, chains.product)
 
 
 def _random(
@@ -114,25 +86,22 @@ def _random(
     return Layer(dense, matrix, live, offset)
 
 
-def widths_of(network: Network, hidden: int) -> Widths:
-    """Every hidden layer, and the product of a DeepONet, with `hidden` neurons, where it has as many."""
-    stacks = stacks_of(network).values()
-    operator = len(stacks) > 1
-    full = [[layer.out_features for layer in stack.layers if isinstance(layer, nn.Linear)] for stack in stacks]
-    return tuple(_sizes(sizes, hidden, operator) for sizes in full)
+def widths_of(chains: Chains, hidden: int) -> Widths:
+    """Every hidden layer, and the product of two chains, with `hidden` neurons, where it has as many."""
+    return tuple(_sizes(sizes[1:], hidden, chains.product) for sizes in chains.sizes)
 
 
-def _sizes(full: Sequence[int], hidden: int, operator: bool) -> tuple[int, ...]:
+def _sizes(full: Sequence[int], hidden: int, product: bool) -> tuple[int, ...]:
     small = tuple(min(hidden, m) for m in full)
-    return small if operator else (*small[:-1], full[-1])
+    return small if product else (*small[:-1], full[-1])
 
 
-def inner_weights(network: Network, hidden: int) -> int:
-    """Weights of a small network of this width, not counting more plain inputs of a stack than a layer has neurons."""
+def inner_weights(chains: Chains, hidden: int) -> int:
+    """Weights of a small network of this width, not counting more plain inputs of a chain than a layer has neurons."""
     total = 0
-    for sizes, stack in zip(widths_of(network, hidden), stacks_of(network).values(), strict=True):
-        read = features_read(stack, hidden)
-        inputs = (read if stack.features.frequencies is not None else min(read, hidden), *sizes[:-1])
+    for k, (sizes, chain) in enumerate(zip(widths_of(chains, hidden), chains.parts, strict=True)):
+        read = features_read(chains, k, hidden)
+        inputs = (read if chain.features else min(read, hidden), *sizes[:-1])
         total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
     return total
 

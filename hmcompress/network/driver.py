@@ -13,8 +13,8 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
+from hmcompress.network.chains import Chains, chains_of
 from hmcompress.network.coded import is_structured, lossless
-from hmcompress.network.distil import can_be_distilled
 from hmcompress.network.fallback import nearest_weights
 from hmcompress.network.gradients import work_of_others
 from hmcompress.network.guard import Guard
@@ -102,9 +102,9 @@ def _search(
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
-    joint = None if kernel is not None else _joint(problem, settings, data, measured, guard, progress)
-    if kernel is None and joint is None:
-        joint = _middle(problem, settings, tensors, measured, progress)
+    joint = None
+    if kernel is None and settings.effort != "fast":
+        joint = _small(problem, settings, tensors, data, measured, guard, progress)
     run = partial(run_pass, problem.network, data)
     found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
@@ -173,27 +173,58 @@ def _passes(
     return found
 
 
-def _joint(
-    problem: Problem, settings: Settings, data: Calibration, measured: Measure, guard: Guard, progress: Progress
+def _small(
+    problem: Problem,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    data: Calibration,
+    measured: Measure,
+    guard: Guard,
+    progress: Progress,
 ) -> Trial | None:
-    """The joint stage, where the effort and the network allow it."""
-    if settings.effort == "fast":
-        return None
+    """A joint stage, or the middle way, where the network allows them."""
     tick, slim = _fitting(progress), settings.slim == "prefer"
-    if can_be_distilled(problem):
-        guarded = guard.of_those_that_hold(measured)
-        return smallest_joint(problem, settings.tol, settings.effort, guarded, tick, slim)
-    return smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
+    chains, found = chains_of(problem), None
+    if chains is not None:
+        found = _joint(problem, chains, settings, data, guard.of_those_that_hold(measured), tick)
+    if found is None and (chains is None or not problem.network.built_in):
+        found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
+    if found is None and chains is not None:
+        found = _middle(problem, chains, settings, tensors, measured, progress)
+    return found
+
+
+def _joint(
+    problem: Problem,
+    chains: Chains,
+    settings: Settings,
+    data: Calibration,
+    measured: Measure,
+    tick: Callable[[float], None],
+) -> Trial | None:
+    """The joint stage of dense chains; what else the network holds is kept."""
+    kept: Parts = {name: lossless(w) for name, w in data.others.items()}
+    slim = settings.slim == "prefer"
+    found = smallest_joint(
+        problem, chains, settings.tol, settings.effort, lambda parts: measured(parts | kept), tick, slim
+    )
+    if found is None:
+        return None
+    nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in kept.values())
+    return replace(found, parts=found.parts | kept, nbytes=nbytes)
 
 
 def _middle(
-    problem: Problem, settings: Settings, tensors: Mapping[str, Tensor], measured: Measure, progress: Progress
+    problem: Problem,
+    chains: Chains,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    measured: Measure,
+    progress: Progress,
 ) -> Trial | None:
     """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
-    if settings.effort == "fast" or not can_be_distilled(problem):
-        return None
     tick = _fitting(progress)
-    middle = middle_network(problem, settings.tol, settings.effort, tick)
+    middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
     tick(1.0)
     if middle is None:
         return None

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from hmcompress.network.modules import Stack
+from hmcompress.network.chains import Chains
 
 _FOR_EACH = 3  # features for each neuron of a hidden layer
 _ROWS = 2048
 _SPENT = 1e-6  # share of a column's square that others must leave for it to be chosen
 
 
-def features_read(stack: Stack, hidden: int) -> int:
-    """How many inputs the first layer of a small network of this width reads: all, unless they are Fourier features."""
-    inputs = int(stack.layers[0].in_features)  # type: ignore[arg-type]
-    return inputs if stack.features.frequencies is None else min(inputs, _FOR_EACH * hidden)
+def features_read(chains: Chains, k: int, hidden: int) -> int:
+    """How many inputs a chain reads in a small network of this width: all, unless they are features."""
+    inputs = chains.sizes[k][0]
+    return min(inputs, _FOR_EACH * hidden) if chains.parts[k].features else inputs
 
 
 def leading(x: Tensor, y: Tensor, count: int) -> Tensor:

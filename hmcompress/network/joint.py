@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hmcompress.network.chains import Chains
 from hmcompress.network.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
 from hmcompress.network.error import block_errors
 from hmcompress.network.least_squares import Price, minimise
-from hmcompress.network.model import Network
 from hmcompress.network.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Parts
@@ -52,6 +52,7 @@ _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 
 def smallest_joint(
     problem: Problem,
+    chains: Chains,
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
@@ -62,7 +63,7 @@ def smallest_joint(
 
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
-    stage = JointStage(problem, tol, _WORK[effort], slim)
+    stage = JointStage(problem, chains, tol, _WORK[effort], slim)
     candidates: list[Roundings] = []
     for some in stage.candidates():
         stage.settle(some, min((c.promise for c in candidates), default=math.inf))
@@ -107,6 +108,7 @@ class JointStage:
     """Small networks for one problem at one tolerance, within so many multiplications."""
 
     problem: Problem
+    chains: Chains
     tol: float
     work: float
     slim: bool = False
@@ -114,9 +116,9 @@ class JointStage:
     def __post_init__(self) -> None:
         largest = self.problem.settings.tolerance == "max"
         self._fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
-        self.data, self.scale = learning_data(self.problem)
+        self.data, self.scale = learning_data(self.problem, self.chains)
         held = self.problem.held_out
-        self._held, _ = with_outputs(self.problem, held.points.pairs(len(held.points)), self.scale)
+        self._held, _ = with_outputs(self.problem, self.chains, held.points.pairs(len(held.points)), self.scale)
         self.done = 0.0
 
     @property
@@ -126,8 +128,8 @@ class JointStage:
 
     def candidates(self) -> Iterator[list[Roundings]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
-        widths, least = 0, _narrowest(self.problem, self.tol)
-        for hidden in _different(self.problem.network):
+        widths, least = 0, _narrowest(self.problem, self.chains, self.tol)
+        for hidden in _different(self.chains):
             if widths == _WIDTHS or hidden < least:
                 continue
             if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
@@ -175,7 +177,7 @@ class JointStage:
 
     def _fitted(self, hidden: int, seed: int) -> Fit:
         """A network of some width and first weights."""
-        network = fresh(self.problem, self.data, self.scale, widths_of(self.problem.network, hidden), seed)
+        network = fresh(self.chains, self.data, self.scale, widths_of(self.chains, hidden), seed)
         goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
         coarse = network.weights() > _FEW and self.tol >= _COARSE
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
@@ -244,17 +246,17 @@ class JointStage:
     def _error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""
         kind = self.problem.settings.tolerance
-        return max(block_errors(kind, [self._held.outputs], [network.outputs(self._held.inputs)]))
+        return max(block_errors(kind, [self._held.outputs], [network.outputs(self._held)]))
 
 
-def _different(network: Network) -> list[int]:
+def _different(chains: Chains) -> list[int]:
     """Numbers of neurons that give different networks: not those above all of the original's."""
-    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(network, h) != widths_of(network, _HIDDEN[k - 1])]
+    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(chains, h) != widths_of(chains, _HIDDEN[k - 1])]
 
 
-def _narrowest(problem: Problem, tol: float) -> float:
+def _narrowest(problem: Problem, chains: Chains, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     points = problem.calibration.points.pairs(LIMIT_ROWS)
     wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
-    enough = (hidden for hidden in _HIDDEN if inner_weights(problem.network, hidden) >= wanted)
+    enough = (hidden for hidden in _HIDDEN if inner_weights(chains, hidden) >= wanted)
     return next(enough, _HIDDEN[-1])

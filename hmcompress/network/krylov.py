@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.least_squares import Price
-from hmcompress.network.small import Data, SmallNetwork, SmallStack, with_slope
+from hmcompress.network.small import Data, SmallNetwork, SmallStack, mixed, with_slope
 
 _TRIES = 6
 _LEAST_DAMPING = 1e-7  # single precision carries no more
@@ -28,10 +28,10 @@ class _Linearised:
     inputs: list[Tensor]  # of each layer, with a column of ones where there is a bias
     slopes: list[Tensor | None]
     outputs: Tensor  # (N, k), scaled
-    scale: Tensor
+    mix: Tensor  # (k,), or (N, k, m) applied to what the stack gives
 
     @classmethod
-    def at(cls, stack: SmallStack, x: Tensor, scale: Tensor) -> "_Linearised":
+    def at(cls, stack: SmallStack, x: Tensor, mix: Tensor) -> "_Linearised":
         inputs, slopes = [], list[Tensor | None]()
         for k, layer in enumerate(stack.layers):
             inputs.append(layer.extended(x))
@@ -39,7 +39,7 @@ class _Linearised:
             function = stack.functions[k] if k < len(stack.functions) else None
             x, after = (x, None) if function is None else with_slope(function, x)
             slopes.append(after)
-        return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, x * scale, scale)
+        return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, _read(mix, x), mix)
 
     def forward(self, v: Weights) -> Tensor:
         """J v, (N, k)."""
@@ -48,17 +48,22 @@ class _Linearised:
             moved = x @ dw.T if moved is None else x @ dw.T + moved @ w.T
             moved = moved if after is None else moved * after
         assert moved is not None
-        return moved * self.scale
+        return _read(self.mix, moved)
 
     def backward(self, u: Tensor, of: Callable[[Tensor, Tensor], Tensor] = lambda g, x: g.T @ x) -> Weights:
         """J^T u of each layer, or another function of its sensitivities (N, m) and inputs (N, n)."""
-        found, g = [], u * self.scale
+        found, g = [], u * self.mix if self.mix.ndim == 1 else mixed(self.mix.mT, u)
         for k in reversed(range(len(self.inputs))):
             after = self.slopes[k]
             g = g if after is None else g * after
             found.append(of(g, self.inputs[k]))
             g = g @ self.weights[k]
         return found[::-1]
+
+
+def _read(mix: Tensor, own: Tensor) -> Tensor:
+    """The network's outputs from the stack's."""
+    return own * mix if mix.ndim == 1 else mixed(mix, own)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def descend(
 @dataclass
 class _Descent:
     stack: SmallStack  # in single precision
-    scale: Tensor
+    mix: Tensor
     x: Tensor
     y: Tensor
     weight: float
@@ -125,16 +130,16 @@ class _Descent:
             layer.offset = None if layer.offset is None else layer.offset.float()
         return cls(
             SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions]),
-            network.scale.float(),
+            (network.scale if data.mix is None else data.mix).float(),
             data.inputs[0].float(),
-            data.outputs.float(),
+            (data.outputs if data.rest is None else data.outputs - data.rest).float(),
             data.weight,
             level,
         )
 
     def step(self, products: int) -> tuple[float, bool]:
         """Squared error after the longest step that lowers error and price, and whether there is one."""
-        point = _Linearised.at(self.stack, self.x, self.scale)
+        point = _Linearised.at(self.stack, self.x, self.mix)
         residual = self.y - point.outputs
         signs = torch.where(torch.rand(residual.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
         signs = signs * self.weight**0.5
@@ -191,7 +196,7 @@ class _Descent:
         return x
 
     def _outputs(self) -> Tensor:
-        return self.stack.forward(self.x)[1] * self.scale
+        return _read(self.mix, self.stack.forward(self.x)[1])
 
     def _set(self, weights: Weights) -> None:
         for layer, w in zip(self.stack.layers, weights, strict=True):

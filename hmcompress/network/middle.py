@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from torch import nn
+
 from hmcompress.network.build import filled
+from hmcompress.network.chains import Chains
 from hmcompress.network.coded import Weighted
 from hmcompress.network.distil import fresh, inner_weights, learning_data, placed, widths_of
 from hmcompress.network.krylov import descend
@@ -30,22 +33,26 @@ _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
 
 
-def middle_network(problem: Problem, tol: float, effort: str, tick: Callable[[float], None]) -> Network | None:
+def middle_network(
+    problem: Problem, chains: Chains, tol: float, effort: str, tick: Callable[[float], None]
+) -> Network | None:
     """A narrower network whose outputs are the original's to well within the tolerance, or None.
 
-    For problems that can be distilled; tick: told which share of the work is done.
+    tick: told which share of the work is done.
     """
-    for hidden in _widths(problem, tol):
-        network = _learned(problem, tol, hidden, _WORK[effort], tick)
+    for hidden in _widths(problem, chains, tol):
+        network = _learned(problem, chains, tol, hidden, _WORK[effort], tick)
         if network is not None:
             return network
     return None
 
 
-def _learned(problem: Problem, tol: float, hidden: int, work: float, tick: Callable[[float], None]) -> Network | None:
+def _learned(
+    problem: Problem, chains: Chains, tol: float, hidden: int, work: float, tick: Callable[[float], None]
+) -> Network | None:
     """A network of some width, unless it does not learn the outputs or would take too long."""
-    data, scale = learning_data(problem, _ROWS)
-    small = fresh(problem, data, scale, widths_of(problem.network, hidden), 0, everything=True)
+    data, scale = learning_data(problem, chains, _ROWS)
+    small = fresh(chains, data, scale, widths_of(chains, hidden), 0, everything=True)
     size = len(data) * data.outputs.shape[1]
     if _LEAST_ROWS * small.weights() > size or size * small.weights() > work:
         return None
@@ -63,35 +70,41 @@ def _learned(problem: Problem, tol: float, hidden: int, work: float, tick: Calla
     return None
 
 
-def _widths(problem: Problem, tol: float) -> list[int]:
+def _widths(problem: Problem, chains: Chains, tol: float) -> list[int]:
     """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
-    if problem.network.kind != "mlp":
+    if len(chains.parts) > 1:
         return []
     points = problem.calibration.points.pairs(LIMIT_ROWS)
     rate = rate_limit_bytes(problem.network, points, tol)
-    layers = problem.network.layers[:-1]
-    most = min((problem.network.shape(layer)[0] for layer in layers), default=0) // 2
-    weights = {hidden: inner_weights(problem.network, hidden) for hidden in _HIDDEN if hidden <= most}
+    most = min(chains.sizes[0][1:-1], default=0) // 2
+    weights = {hidden: inner_weights(chains, hidden) for hidden in _HIDDEN if hidden <= most}
     found = (next((h for h, w in weights.items() if w >= each * rate), None) for each in _WEIGHTS_PER_BYTE)
     return sorted({hidden for hidden in found if hidden is not None})
 
 
 def as_network(network: Network, small: SmallNetwork) -> Network:
-    """A stack with the weights of a small one, under the same names."""
+    """The network with the weights of a small one in place of its chain's, under the same names."""
     module = copy.deepcopy(network.module)
-    assert isinstance(module, Stack)
     for k, layer in enumerate(small.layers):
         bias = layer.matrix[:, -1] if layer.has_bias else layer.offset
-        module.layers[k] = filled(layer.weight().to(network.dtype), None if bias is None else bias.to(network.dtype))
-        function = module.activations[k] if k < len(module.activations) else None
-        if isinstance(function, Activation) and function.slope is not None and function.slope.numel() > 1:
-            slope = function.slope.reshape(-1)[: len(layer.matrix)]
-            module.activations[k] = Activation(function.name, slope)
+        linear = filled(layer.weight().to(network.dtype), None if bias is None else bias.to(network.dtype))
+        module.set_submodule(layer.layer.path, linear)
+        if isinstance(module, Stack) and k < len(module.activations):
+            module.activations[k] = _narrower(module.activations[k], len(layer.matrix))
     return replace(network, module=module)
+
+
+def _narrower(function: nn.Module, neurons: int) -> nn.Module:
+    """For the first neurons alone, where each has a slope of its own."""
+    slope = function.slope if isinstance(function, Activation) else None
+    if not isinstance(function, Activation) or slope is None or slope.numel() == 1:
+        return function
+    return Activation(function.name, slope.reshape(-1)[:neurons])
 
 
 def compressed(original: Network, middle: Network, data: Calibration, knobs: Knobs) -> Parts:
     """A pass over the middle network, its layers in the first neurons of the original's."""
     parts = run_pass(middle, data, knobs)
     grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}
-    return {layer.weight: Weighted(placed(original, layer, grid)) for layer, grid in grids.items()}
+    placings = {layer.weight: Weighted(placed(original, layer, grid)) for layer, grid in grids.items()}
+    return parts | placings

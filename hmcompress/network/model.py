@@ -146,6 +146,19 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(parameters) | dict(buffers)
 
 
+def in_double(network: Network) -> Network:
+    """The same network with a module of its own in double precision. Raises NetworkError where it cannot be copied."""
+    try:
+        module = copy.deepcopy(network.module)
+    except Exception as error:  # whatever a module holds that cannot be copied
+        raise NetworkError(f"the network cannot be copied: {error}") from error
+
+    def double(t: Tensor) -> Tensor:
+        return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
+
+    return replace(network, module=module._apply(double), dtype=torch.float64)
+
+
 def _was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error: compiled code that it stops ends with a SystemError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """The built-in networks as torch modules, without parameters of their own: build.py fills them from a checkpoint."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,6 +16,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": torch.relu,
     "identity": lambda x: x,
+}
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {  # what else networks of the user's own have between layers
+    "identity": ACTIVATIONS["identity"],
+    **ACTIVATIONS,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "softplus": functional.softplus,
+    "sigmoid": torch.sigmoid,
+    "elu": functional.elu,
+    "selu": functional.selu,
+    "celu": functional.celu,
+    "leaky_relu": functional.leaky_relu,
+    "relu6": functional.relu6,
+    "mish": functional.mish,
+    "hardtanh": functional.hardtanh,
+    "hardswish": functional.hardswish,
+    "softsign": functional.softsign,
+    "logsigmoid": functional.logsigmoid,
+    "atan": torch.atan,
+    "cos": torch.cos,
 }
 
 
@@ -31,7 +51,7 @@ class Activation(nn.Module):
             return x * torch.sigmoid(self.slope * x)
         if self.slope is not None:
             x = self.slope * x
-        return ACTIVATIONS[self.name](x)
+        return FUNCTIONS[self.name](x)
 
 
 class Features(nn.Module):

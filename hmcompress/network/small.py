@@ -103,45 +103,64 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Data:
-    """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm."""
+    """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm.
+
+    Where a larger network goes on from the stacks, `mix` (N, k, m) and `rest` (N, k), in the same units, make its
+    outputs of theirs: mix applied to them + rest.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: Tensor
     weight: float = 1.0  # of squared errors
+    mix: Tensor | None = None
+    rest: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def part(self, rows: slice) -> "Data":
+        mix, rest = (None if t is None else t[rows] for t in (self.mix, self.rest))
+        return replace(self, inputs=tuple(x[rows] for x in self.inputs), outputs=self.outputs[rows], mix=mix, rest=rest)
+
     def first(self, rows: int) -> "Data":
         """The first rows, weighted so that squared errors stay comparable."""
         rows = min(rows, len(self))
-        return Data(tuple(x[:rows] for x in self.inputs), self.outputs[:rows], self.weight * len(self) / max(rows, 1))
+        return replace(self.part(slice(0, rows)), weight=self.weight * len(self) / max(rows, 1))
+
+    def read(self, own: Tensor) -> Tensor:
+        """The network's outputs (N, k) from those of the stacks (N, m)."""
+        if self.mix is None or self.rest is None:
+            return own
+        return mixed(self.mix, own) + self.rest
+
+
+def mixed(mix: Tensor, values: Tensor) -> Tensor:
+    """mix (N, k, m) applied to values (N, m)."""
+    return torch.einsum("nkm,nm->nk", mix, values)
 
 
 @dataclass
 class SmallNetwork:
-    """One stack, or two whose outputs are multiplied and summed; `scale` (k,) turns outputs into units of the norm."""
+    """One stack or several, or two whose outputs are multiplied and summed; `scale` (k,) turns outputs into units of
+    the norm, where the data's `mix` does not."""
 
     stacks: list[SmallStack]
     scale: Tensor
     shift: float = 0.0  # added to the product
+    product: bool = False
 
     @property
     def layers(self) -> list[Layer]:
         return [layer for stack in self.stacks for layer in stack.layers]
 
-    @property
-    def product(self) -> bool:
-        return len(self.stacks) > 1
-
-    def outputs(self, inputs: Sequence[Tensor]) -> Tensor:
+    def outputs(self, data: Data) -> Tensor:
         """(N, k), scaled."""
-        values = [stack.forward(x)[1] for stack, x in zip(self.stacks, inputs, strict=True)]
-        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else values[0]
-        return y * self.scale
+        values = [stack.forward(x)[1] for stack, x in zip(self.stacks, data.inputs, strict=True)]
+        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else _beside(values, 1)
+        return data.read(y * self.scale)
 
     def residual(self, data: Data) -> Tensor:
-        return data.outputs - self.outputs(data.inputs)
+        return data.outputs - self.outputs(data)
 
     def error(self, data: Data) -> float:
         """Squared relative error; inf where something overflows."""
@@ -179,13 +198,12 @@ class SmallNetwork:
         """J^T J (`coarse`: of single precision) and J^T r of the free weights of some layers, and the squared error."""
         layers = self.layers if layers is None else layers
         count = sum(int(layer.live.sum()) for layer in layers)
-        inputs, outputs = data.inputs, data.outputs
         gram, gradient, error = torch.zeros(count, count).double(), torch.zeros(count).double(), 0.0
-        rows = max(_CHUNK // max(count * outputs.shape[1], 1), 64)
-        for begin in range(0, len(outputs), rows):
-            part = tuple(x[begin : begin + rows] for x in inputs)
+        rows = max(_CHUNK // max(count * data.outputs.shape[1], 1), 64)
+        for begin in range(0, len(data), rows):
+            part = data.part(slice(begin, begin + rows))
             transposed, y = self._jacobian(part, layers)
-            r = (outputs[begin : begin + rows].T - y).reshape(-1)
+            r = (part.outputs.T - y).reshape(-1)
             if coarse:
                 single = transposed.float()
                 gram.add_(single @ single.T)
@@ -195,22 +213,31 @@ class SmallNetwork:
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
 
-    def _jacobian(self, inputs: Sequence[Tensor], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+    def _jacobian(self, data: Data, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """The transpose (weights, k N) of the Jacobian of the scaled outputs, and these, (k, N).
 
         Samples lie along rows, which are what is multiplied and gathered.
         """
-        runs = [stack.linearised(x.T) for stack, x in zip(self.stacks, inputs, strict=True)]
+        runs = [stack.linearised(x.T) for stack, x in zip(self.stacks, data.inputs, strict=True)]
         values = [y for _, y, _ in runs]
-        y = (values[0] * values[1]).sum(0, keepdim=True) + self.shift if self.product else values[0]
+        y = (values[0] * values[1]).sum(0, keepdim=True) + self.shift if self.product else _beside(values, 0)
+        y = y * self.scale[:, None]
+        through = torch.eye(len(y)).double()[:, :, None] * self.scale[:, None]  # outputs by what the stacks give
+        if data.mix is not None:
+            y, through = data.read(y.T).T, data.mix.permute(2, 1, 0)
         sizes = [int(layer.live.sum()) for layer in layers]
         found = torch.empty(sum(sizes), *y.shape, dtype=y.dtype)
         blocks = {id(layer): block for layer, block in zip(layers, found.split(sizes), strict=True)}
+        each = [through] * 2 if self.product else through.split([len(v) for v in values])
         for k, (stack, (xs, _, slopes)) in enumerate(zip(self.stacks, runs, strict=True)):
             if blocks.keys() & {id(layer) for layer in stack.layers}:
-                g = values[1 - k][:, None] if self.product else torch.eye(len(y)).double()[:, :, None]
-                _fill(blocks, stack, xs, slopes, (g * self.scale[:, None]).expand(-1, *y.shape))
-        return found.reshape(len(found), -1), y * self.scale[:, None]
+                g = values[1 - k][:, None] * each[k] if self.product else each[k]
+                _fill(blocks, stack, xs, slopes, g.expand(-1, *y.shape))
+        return found.reshape(len(found), -1), y
+
+
+def _beside(values: Sequence[Tensor], dim: int) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat([*values], dim)
 
 
 def _fill(

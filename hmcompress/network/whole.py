@@ -1,9 +1,8 @@
 """All numbers of a network of the user's own as one vector, in float64: its outputs, and their Gauss-Newton matrix."""
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from hmcompress.layers import from_matrices, to_matrices
 from hmcompress.network.coded import Coded, Compact, Slices, lossless
 from hmcompress.network.error import evaluate, scaled
 from hmcompress.network.formulas import Formulas
-from hmcompress.network.model import Network
+from hmcompress.network.model import in_double
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Parts, tensors_of, without_dead_rows
 
@@ -44,7 +43,7 @@ class Whole:
     """
 
     def __init__(self, problem: Problem, data: Calibration) -> None:
-        self.network, kind = _in_double(problem.network), problem.settings.tolerance
+        self.network, kind = in_double(problem.network), problem.settings.tolerance
         self._unread = {name: w for name, w in data.others.items() if not data.other_sensitivities[name]}
         self._others = {name: w for name, w in data.others.items() if name not in self._unread}
         matrices = [(layer.weight, self.network.matrix(layer)) for layer in self.network.layers]
@@ -152,16 +151,3 @@ def _blocks(matrices: Sequence[tuple[str, Tensor]]) -> list[Block]:
         blocks.append(Block(name, (w.shape[0], w.shape[1]), np.arange(begin, begin + w.numel())))
         begin += w.numel()
     return blocks
-
-
-def _in_double(network: Network) -> Network:
-    """The same network with a module of its own in double precision."""
-    try:
-        module = copy.deepcopy(network.module)
-    except Exception as error:  # whatever a module holds that cannot be copied
-        raise NetworkError(f"the network cannot be copied: {error}") from error
-
-    def double(t: Tensor) -> Tensor:
-        return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
-
-    return replace(network, module=module._apply(double), dtype=torch.float64)

@@ -22,7 +22,8 @@ from hmcompress.hmatrix.weighted import integer_bits
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network import nearest_plane as nearest_plane_module
 from hmcompress.network.build import build_network
-from hmcompress.network.distil import can_be_distilled, fresh, learning_data, stacks_of, widths_of, with_outputs
+from hmcompress.network.chains import chains_of
+from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.error import reference
 from hmcompress.network.features import leading
 from hmcompress.network.inputs import Points
@@ -85,7 +86,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
 def test_joint_stage_is_smaller_than_layers_one_by_one(
     joint: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "can_be_distilled", lambda problem: False)
+    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
     alone = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
     assert by_joint(joint) and not by_joint(alone)
     assert layer_bytes(joint) < 0.7 * layer_bytes(alone)
@@ -193,7 +194,7 @@ def test_kept_layers_are_left_to_the_layers(tmp_path: Path) -> None:
 def test_bounds_on_derivatives_are_left_to_the_layers(tmp_path: Path) -> None:
     state = stack([2, 8, 1])
     settings = joint_settings(calibration={"derivatives": 1})
-    assert not can_be_distilled(pose(settings, state))
+    assert chains_of(pose(settings, state)) is None
     result = compress_network(saved(tmp_path, state), settings)
     assert not by_joint(result) and max(result.record.error, *result.record.derivative_errors) <= 1e-2
 
@@ -238,8 +239,10 @@ def test_a_small_network_reads_few_fourier_features() -> None:
     state = {"B": torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), **stack([48, 16, 1])}
     settings = outputs_settings(network={"mlp": {"activation": "silu", "fourier": "B"}})
     problem = pose(settings, state)
-    data, scale = learning_data(problem, 512)
-    first = fresh(problem, data, scale, widths_of(problem.network, 4), 0).layers[0]
+    chains = chains_of(problem)
+    assert chains is not None
+    data, scale = learning_data(problem, chains, 512)
+    first = fresh(chains, data, scale, widths_of(chains, 4), 0).layers[0]
     assert int(first.live[:, :48].any(0).sum()) == 12 and not first.matrix[~first.live].any()
 
 
@@ -252,12 +255,14 @@ def small(kind: str = "mlp", hidden: int = 5) -> tuple[Any, Any]:
         settings = outputs_settings(network={"deeponet": {"branch": part, "trunk": part}})
     network = build_network(settings, state)
     x = torch.rand(512, 2, generator=torch.Generator().manual_seed(0)).double()
-    points = Points((x,) * len(stacks_of(network)))
+    points = Points((x,) * len(network.stacks))
     ref = reference(network, points, 0, "test")
     assert settings.calibration is not None
     problem = Problem(network, None, ref, ref, settings.calibration)  # type: ignore[arg-type]
-    data, scale = with_outputs(problem, points)
-    return fresh(problem, data, scale, widths_of(network, hidden), 0), data
+    chains = chains_of(problem)
+    assert chains is not None
+    data, scale = with_outputs(problem, chains, points)
+    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data
 
 
 @pytest.mark.parametrize("kind", ["mlp", "deeponet"])
@@ -270,9 +275,9 @@ def test_jacobian_is_the_derivative(kind: str) -> None:
         moved = theta.clone()
         moved[k] += step
         network.set_theta(moved)
-        columns.append(network.outputs(data.inputs).reshape(-1))
+        columns.append(network.outputs(data).reshape(-1))
     network.set_theta(theta)
-    jacobian = (torch.stack(columns, 1) - network.outputs(data.inputs).reshape(-1, 1)) / step
+    jacobian = (torch.stack(columns, 1) - network.outputs(data).reshape(-1, 1)) / step
     torch.testing.assert_close(gram, jacobian.T @ jacobian, rtol=1e-3, atol=1e-4 * float(gram.abs().max()))
     torch.testing.assert_close(gradient, jacobian.T @ network.residual(data).reshape(-1), rtol=1e-3, atol=1e-4)
 
@@ -299,11 +304,11 @@ def test_idle_neurons_go_without_changing_the_function() -> None:
     first, second = network.layers[:2]
     first.live[1, :-1], first.matrix[1, :-1] = False, 0.0
     second.live[:, 2], second.matrix[:, 2] = False, 0.0
-    before = network.outputs(data.inputs)
+    before = network.outputs(data)
     settle(network)
     compact(network)
     assert len(network.layers[0].matrix) == 3
-    torch.testing.assert_close(network.outputs(data.inputs), before)
+    torch.testing.assert_close(network.outputs(data), before)
 
 
 def test_phases_of_sines_lie_within_half_a_turn_without_changing_the_function() -> None:
@@ -311,10 +316,10 @@ def test_phases_of_sines_lie_within_half_a_turn_without_changing_the_function() 
     network.stacks[0].functions = [Activation("sin")] * 2
     for k, turn in ((0, 5.0), (1, -300.0)):
         network.layers[k].matrix[0, -1] += turn
-    before = network.outputs(data.inputs)
+    before = network.outputs(data)
     unwind(network)
     assert all(float(layer.matrix[:, -1].abs().max()) <= np.pi / 2 for layer in network.layers[:2])
-    torch.testing.assert_close(network.outputs(data.inputs), before)
+    torch.testing.assert_close(network.outputs(data), before)
 
 
 def test_no_step_is_taken_where_no_weight_is_free() -> None:

@@ -11,6 +11,7 @@ from small_networks import outputs_settings, saved, stack
 import hmcompress.network.driver as driver
 import hmcompress.network.middle as middle
 from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.chains import Chains, chains_of
 from hmcompress.network.distil import fresh, learning_data, widths_of
 from hmcompress.network.krylov import _Linearised, descend
 from hmcompress.network.problem import Problem, prepare
@@ -24,9 +25,16 @@ def problem() -> Problem:
     return pose(outputs_settings(), stack(SIZES))
 
 
+def chains_in(problem: Problem) -> Chains:
+    chains = chains_of(problem)
+    assert chains is not None
+    return chains
+
+
 def learner(problem: Problem, hidden: int = 12) -> tuple[Any, Any]:
-    data, scale = learning_data(problem, 1024)
-    return fresh(problem, data, scale, widths_of(problem.network, hidden), 0), data
+    chains = chains_in(problem)
+    data, scale = learning_data(problem, chains, 1024)
+    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data
 
 
 def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) -> None:
@@ -65,15 +73,15 @@ def test_a_wider_network_is_tried_where_a_narrow_one_does_not_learn(
 ) -> None:
     tried: list[int] = []
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 1.5 * rate_share(problem, 16)))
-    monkeypatch.setattr(middle, "_learned", lambda problem, tol, hidden, *args: tried.append(hidden))
-    assert middle.middle_network(problem, 1e-2, "default", lambda share: None) is None
+    monkeypatch.setattr(middle, "_learned", lambda problem, chains, tol, hidden, *args: tried.append(hidden))
+    assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
     assert len(tried) == 2 and tried[0] == middle._HIDDEN[0] < tried[1]
 
 
 def rate_share(problem: Problem, hidden: int) -> float:
     """Weights of a network of this width for each byte of the linearised rate."""
     rate = middle.rate_limit_bytes(problem.network, problem.calibration.points.pairs(middle.LIMIT_ROWS), 1e-2)
-    return middle.inner_weights(problem.network, hidden) / rate
+    return middle.inner_weights(chains_in(problem), hidden) / rate
 
 
 @pytest.fixture
@@ -84,7 +92,7 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> None:
-    narrow = middle.middle_network(problem, 1e-2, "default", lambda share: None)
+    narrow = middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None)
     assert narrow is not None and narrow.shape(narrow.layers[1]) == (16, 16)
     data = prepare(replace(problem, network=narrow), stack(SIZES), "default")
     parts = middle.compressed(problem.network, narrow, data, Knobs(1e-4))
@@ -99,7 +107,7 @@ def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(driver, "_MOST", {"default": 14})
     checkpoint, settings = saved(tmp_path, stack(SIZES)), outputs_settings(effort="default")
     result = compress_network(checkpoint, settings)
-    monkeypatch.setattr(driver, "can_be_distilled", lambda problem: False)
+    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
     alone = compress_network(checkpoint, settings)
     assert size(result) <= size(alone) and result.record.error <= 1e-2
 
@@ -113,7 +121,7 @@ def test_no_narrower_network_where_no_width_fits(
     problem: Problem, monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(middle, "_HIDDEN", hidden)
-    assert middle.middle_network(problem, 1e-2, "default", lambda share: None) is None
+    assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
 
 
 def test_slopes_go_along(problem: Problem) -> None:
@@ -125,5 +133,5 @@ def test_slopes_go_along(problem: Problem) -> None:
     descend(network, data, 3, 20)
     narrow = middle.as_network(swish.network, network)
     x = swish.calibration.points.tensors[0]
-    expected = network.outputs((x.double(),)) / network.scale
+    expected = network.stacks[0].forward(x.double())[1]
     torch.testing.assert_close(narrow.run((x,)).double(), expected)

@@ -10,6 +10,7 @@ import torch
 from small_networks import outputs_settings, stack
 
 from hmcompress.network.build import build_network
+from hmcompress.network.chains import chains_of
 from hmcompress.network.distil import fresh, widths_of, with_outputs
 from hmcompress.network.error import reference
 from hmcompress.network.inputs import Points
@@ -30,10 +31,12 @@ def made() -> Callable[..., Roundings]:
     points = Points((torch.rand(512, 2, generator=torch.Generator().manual_seed(0)).double(),))
     ref = reference(network, points, 0, "test")
     problem = Problem(network, None, ref, ref, settings.calibration)  # type: ignore[arg-type]
-    data, scale = with_outputs(problem, points)
+    chains = chains_of(problem)
+    assert chains is not None
+    data, scale = with_outputs(problem, chains, points)
 
     def make(hidden: int, steps: int = 0, tol: float = 3e-2) -> Roundings:
-        small = fresh(problem, data, scale, widths_of(network, hidden), 0)
+        small = fresh(chains, data, scale, widths_of(chains, hidden), 0)
         minimise(small, data, steps, damping=1.0)
         return Roundings(network, small, 1e-7, data, lambda other: float(other.error(data) ** 0.5), tol, tol)
 

@@ -1,0 +1,233 @@
+"""Dense chains of a user's own module: found by running it, learned by few neurons, whatever the module does around."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chain_networks
+import pytest
+import torch
+from small_networks import outputs_settings, saved, stack
+from torch import Tensor, nn
+
+import hmcompress.network.driver as driver
+import hmcompress.network.joint as joint_module
+import hmcompress.network.roundings as roundings
+from hmcompress import compress, decompress, verify
+from hmcompress.container.payload import decode_layer
+from hmcompress.hmatrix.codecs import COMPACT
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.chains import Chains, chains_of
+from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.krylov import _Linearised, descend
+from hmcompress.network.middle import as_network
+from hmcompress.network.problem import Problem
+
+NETWORKS = Path(chain_networks.__file__)
+BOXES = {"Product": {"a": [-1, 1], "b": [-1, 1], "c": [-1, 1], "y": [0, 1]}}
+FOUND = {
+    "Plain": ([(2, 16, 16, 1)], ["tanh"]),
+    "Siren": ([(2, 16, 16, 1)], ["sin"]),
+    "Swish": ([(2, 16, 16, 1)], ["swish"]),
+    "Softplus": ([(2, 16, 16, 1)], ["softplus"]),
+    "Condition": ([(2, 16, 16, 1)], ["tanh"]),
+    "Positive": ([(2, 16, 16, 1)], ["tanh"]),
+    "Two": ([(2, 16, 16, 1), (2, 8, 2)], ["tanh"]),
+    "Product": ([(3, 16, 8), (1, 16, 8)], ["tanh"]),
+    "Modes": ([(2, 16, 16, 3)], ["tanh"]),
+}
+AFFINE = sorted(FOUND.keys() - {"Positive"})
+
+
+@pytest.fixture(autouse=True)
+def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
+    monkeypatch.setattr(joint_module, "_SEEDS", 1)
+    monkeypatch.setattr(roundings, "_LEAST", 2)
+    monkeypatch.setattr(driver, "_MOST", {"fast": 14, "default": 14})
+
+
+def module_of(name: str) -> nn.Module:
+    """With weights that a few neurons can stand for."""
+    module = getattr(chain_networks, name)()
+    state = module.state_dict()
+    for k, (key, t) in enumerate(sorted(state.items())):
+        if t.ndim == 2:
+            state[key] = stack([t.shape[1], t.shape[0]], k)["net.0.weight"]
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def settings_of(name: str, **changes: Any) -> Any:
+    calibration = changes.pop("calibration", {})
+    if name in BOXES:
+        calibration = {"inputs": "inputs.safetensors", **calibration}
+    network = {"factory": f"{NETWORKS}:{name}"}
+    return outputs_settings(effort="default", network=network, calibration=calibration, **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from safetensors.torch import save_file
+
+    folder, generator = tmp_path_factory.mktemp("inputs"), torch.Generator().manual_seed(0)
+    u, y = (torch.rand(1500, n, generator=generator) for n in (3, 1))
+    save_file({"u": u, "y": y}, folder / "inputs.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+def posed(name: str, **changes: Any) -> Problem:
+    return pose(settings_of(name, **changes), module_of(name).state_dict())
+
+
+def chains_in(problem: Problem) -> Chains:
+    chains = chains_of(problem)
+    assert chains is not None
+    return chains
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_chains_are_found(name: str) -> None:
+    chains = chains_in(posed(name))
+    assert (list(chains.sizes), sorted({f.name for part in chains.parts for f in part.functions})) == FOUND[name]
+    assert chains.product == (name == "Product") and not any(part.features for part in chains.parts)
+
+
+@pytest.mark.parametrize(("name", "slope"), [("Siren", 3.7), ("Swish", 1.3)])
+def test_a_factor_before_the_function_is_found(name: str, slope: float) -> None:
+    functions = chains_in(posed(name)).parts[0].functions
+    assert all(f.slope is not None and float(f.slope) == pytest.approx(slope) for f in functions)
+
+
+@pytest.mark.parametrize("name", ["Skip", "Gated", "Normed", "Convolved", "Tokens"])
+def test_what_is_no_chain_is_left_alone(name: str) -> None:
+    assert chains_of(posed(name)) is None
+
+
+def test_bounds_on_derivatives_are_left_to_the_passes() -> None:
+    assert chains_of(posed("Plain", calibration={"derivatives": 1})) is None
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
+    """Of any small network in the chains' place, not only of one near the original."""
+    problem = posed(name)
+    small, data, scale = learner(problem, 5)
+    network = as_network(problem.network, small)
+    y = network.run(problem.calibration.points.tensors).double() * scale[0]
+    predicted = small.outputs(data)[: len(y)]
+    if name == "Modes":  # turned into fewer ones of the same size
+        y, predicted = y.norm(), predicted.norm()
+    torch.testing.assert_close(predicted, y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
+
+
+def test_of_many_outputs_errors_have_the_same_size() -> None:
+    problem = posed("Modes")
+    small, data, _ = learner(problem, 5)
+    assert data.outputs.shape[1] == 4 < 40
+    y, z = (n.run(problem.calibration.points.tensors) for n in (problem.network, as_network(problem.network, small)))
+    rows = len(y)
+    error = (data.outputs - small.outputs(data))[:rows].norm() / data.outputs[:rows].norm()
+    assert float(error) == pytest.approx(float((z - y).norm() / y.norm()), rel=1e-4)
+
+
+def learner(problem: Problem, hidden: int) -> tuple[Any, Any, Tensor]:
+    chains = chains_in(problem)
+    data, scale = with_outputs(problem, chains, problem.calibration.points)
+    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data, scale
+
+
+@pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Modes"])
+def test_jacobian_is_the_derivative(name: str) -> None:
+    network, data, _ = learner(posed(name), 3)
+    gram, gradient, error = network.normal(data)
+    theta, step = network.theta(), 1e-6
+    columns = []
+    for k in range(len(theta)):
+        moved = theta.clone()
+        moved[k] += step
+        network.set_theta(moved)
+        columns.append(network.outputs(data).reshape(-1))
+    network.set_theta(theta)
+    jacobian = (torch.stack(columns, 1) - network.outputs(data).reshape(-1, 1)) / step
+    torch.testing.assert_close(gram, jacobian.T @ jacobian, rtol=1e-3, atol=1e-4 * float(gram.abs().max()))
+    residual = network.residual(data).reshape(-1)
+    torch.testing.assert_close(gradient, jacobian.T @ residual, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+    assert error == pytest.approx(network.error(data))
+
+
+def test_products_with_the_jacobian_are_each_others_transpose() -> None:
+    network, data, _ = learner(posed("Condition"), 4)
+    point = _Linearised.at(network.stacks[0], data.inputs[0], data.mix)
+    generator = torch.Generator().manual_seed(1)
+    v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
+    u = torch.randn(data.outputs.shape, generator=generator).double()
+    forth, back = point.forward(v), point.backward(u)
+    assert float((forth * u).sum()) == pytest.approx(sum(float((a * b).sum()) for a, b in zip(v, back, strict=True)))
+
+
+def test_conjugate_gradients_learn_through_the_module() -> None:
+    network, data, _ = learner(posed("Condition"), 12)
+    first = descend(network, data, 2, 20)
+    last = descend(network, data, 25, 50, damping=1e-2)
+    assert last < 0.1 * first and last == pytest.approx(network.error(data), rel=1e-2)
+
+
+def test_more_points_than_the_calibration_has_teach() -> None:
+    problem = posed("Condition")
+    data, _ = learning_data(problem, chains_in(problem), 2000)
+    assert len(data) == 2000 > len(problem.calibration.points)
+
+
+def by_joint(result: NetworkResult) -> bool:
+    return any(layer.payload[0] == COMPACT for layer in result.layers)
+
+
+@pytest.mark.parametrize("name", ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Modes"])
+def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, settings = module_of(name), settings_of(name, tol=2e-2)
+    result = compress_network(saved(tmp_path, module.state_dict()), settings)
+    assert by_joint(result) and 0.5e-2 < result.record.error <= 2e-2
+    problem = pose(settings, module.state_dict())
+    tensors: dict[str, Tensor] = {}
+    for layer in result.layers:
+        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
+    assert max(problem.errors(problem.held_out, tensors)) == pytest.approx(result.record.error, rel=1e-6)
+    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
+    monkeypatch.setattr(driver, "smallest_whole", lambda *args: None)
+    alone = compress_network(saved(tmp_path, module.state_dict()), settings)
+    assert sizes(result) < 0.8 * sizes(alone)
+
+
+def sizes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def test_what_else_the_module_holds_is_kept(tmp_path: Path) -> None:
+    module = chain_networks.Condition()
+    module.register_buffer("other", torch.rand(12))
+    checkpoint = tmp_path / "model.pt"
+    torch.save(module.state_dict(), checkpoint)
+    (tmp_path / "own.py").write_text(
+        f"import sys\nsys.path.append({str(NETWORKS.parent)!r})\nimport torch, chain_networks\n"
+        "def build():\n    m = chain_networks.Condition()\n"
+        "    m.register_buffer('other', torch.rand(12))\n    return m\n"
+    )
+    out = tmp_path / "small.hmc.safetensors"
+    network = {"factory": f"{tmp_path / 'own.py'}:build"}
+    compress(checkpoint, out, settings=outputs_settings(effort="default", network=network))
+    back = tmp_path / "back.pt"
+    decompress(out, back)
+    state = torch.load(back, weights_only=True)
+    assert torch.equal(state["other"], module.other) and torch.equal(state["high"], module.high)
+    assert verify(out, against=checkpoint).passed
+
+
+def test_sizes_are_those_of_the_module() -> None:
+    chains = chains_in(posed("Two"))
+    for part, of_part in zip(chains.parts, chains.sizes, strict=True):
+        shapes = [chains.network.shape(layer) for layer in part.layers]
+        assert shapes == [(m, n) for n, m in itertools.pairwise(of_part)]
