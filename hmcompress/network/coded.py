@@ -131,6 +131,13 @@ class Engine:
     effort: str = "default"
     _known: dict[tuple[str, float, float], Stored] = field(default_factory=dict)
 
+    def exact(self, name: str, w: Tensor) -> Stored:
+        """A weight of any shape, bit for bit."""
+        key = (name, 0.0, 0.0)
+        if key not in self._known:
+            self._known[key] = lossless(w)
+        return self._known[key]
+
     def matrix(self, name: str, w: np.ndarray, tol: float, dtype: torch.dtype) -> Stored:
         """A (m, n) matrix at a relative Frobenius error of about `tol`."""
         tol = _rounded(tol)

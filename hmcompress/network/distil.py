@@ -2,24 +2,40 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grid import Grid
-from hmcompress.network.chains import Chains
+from hmcompress.network.chains import Chains, built_in_chains
 from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.problem import Problem
 from hmcompress.network.small import Data, Layer, SmallNetwork, SmallStack
+from hmcompress.network.tracing import found_chains
 
 _ROWS = 8192  # samples, where the source has no end
 _BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
 _CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
 
 Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
+
+
+def chains_of(problem: Problem) -> Chains | None:
+    """The chains for which a small network may stand. None: there are others than dense layers, or many outputs."""
+    network = problem.network
+    if problem.order or network.kind not in ("mlp", "deeponet", "factory"):
+        return None
+    if network.kind != "factory":
+        return built_in_chains(network, problem.calibration.blocks[0].shape[1])
+    try:
+        return found_chains(network, problem.calibration.points, problem.settings.tolerance == "l2")
+    except NetworkError:  # it runs in its own precision alone, or takes gradients of what the chains compute
+        return None
 
 
 def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple[Data, Tensor]:
@@ -62,14 +78,20 @@ def fresh(
             layer = chain.layers[k]
             x = small.forward(data.inputs[i])[1]
             read = None if k or everything else leading(x, data.outputs, features_read(chains, i, widths[i][0]))
-            small.layers.append(_random(layer, chains.network.linear(layer), x, m, generator, read))
+            heads = chain.heads if k == len(chain.layers) - 1 else ()
+            small.layers.append(_random(chains.network, (layer, *heads), x, m, generator, read))
         stacks.append(small)
     scale = scale if data.mix is None else torch.ones(data.mix.shape[2]).double()
     return SmallNetwork(stacks, scale, chains.shift, chains.product)
 
 
 def _random(
-    dense: DenseLayer, module: nn.Linear, x: Tensor, m: int, generator: torch.Generator, read: Tensor | None
+    network: Network,
+    layers: Sequence[DenseLayer],
+    x: Tensor,
+    m: int,
+    generator: torch.Generator,
+    read: Tensor | None,
 ) -> Layer:
     """Rows whose pre-activations have about unit deviation on inputs x (N, n), of which only those in `read` count."""
     deviation = x.std(0)
@@ -78,12 +100,14 @@ def _random(
     weight = torch.randn(m, x.shape[1], generator=generator).double() / useful.sum().clamp_min(1) ** 0.5
     weight = torch.where(useful, weight / deviation.clamp_min(1e-300), 0.0)
     bias = _BIAS * torch.randn(m, generator=generator).double() - weight @ x.mean(0)
+    dense, module = layers[0], network.linear(layers[0])
     coded = dense.bias is not None
     offset = module.bias[:m].detach().double() if module.bias is not None and not coded else None
     matrix = torch.cat([weight, bias[:, None]], 1) if coded else weight
     live = torch.ones_like(matrix, dtype=torch.bool)
     live[:, : x.shape[1]] = read
-    return Layer(dense, matrix, live, offset)
+    heads = tuple((head, network.shape(head)[0]) for head in layers[1:])
+    return Layer(dense, heads, matrix, live, offset)
 
 
 def widths_of(chains: Chains, hidden: int) -> Widths:
@@ -106,7 +130,16 @@ def inner_weights(chains: Chains, hidden: int) -> int:
     return total
 
 
-def placed(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
+def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:
+    """The grids of the network's own layers that a layer of a small one stands for, by their weights."""
+    return {x.weight: first_neurons(network, x, _rows(grid, rows)) for x, rows in layer.parts()}
+
+
+def _rows(grid: Grid, rows: slice) -> Grid:
+    return replace(grid, q=grid.q[rows], row_exponents=grid.row_exponents[rows])
+
+
+def first_neurons(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
     """The grid of a layer of few neurons in the first neurons of the network's own layer, a bias in its last column."""
     rows, columns = network.shape(layer)
     m, n = grid.q.shape

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,32 +13,26 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.network.chains import Chains, chains_of
-from hmcompress.network.coded import is_structured, lossless
+from hmcompress.network.budget import budget_of, cost_of
+from hmcompress.network.coded import lossless
 from hmcompress.network.fallback import nearest_weights
-from hmcompress.network.gradients import work_of_others
 from hmcompress.network.guard import Guard
-from hmcompress.network.joint import smallest_joint
 from hmcompress.network.kernel_bound import TangentBound
-from hmcompress.network.middle import compressed, middle_network
+from hmcompress.network.links import with_stacks
 from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples, with_changed_inputs
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
-from hmcompress.network.whole_quantise import smallest_whole
+from hmcompress.network.stages import smaller_network
+from hmcompress.network.structure import structured_layers, wide_layers
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 
-_WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
-_FEWEST = 14  # passes
-_MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
-_LEAST_SIDE = 64  # of a square matrix in which structure is looked for
-_STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 _GLANCE = 5  # passes
 _SEARCHES = 3  # at most, each aiming lower
 _LOWER, _LOWEST = 0.99, 0.5  # than what would do; of what was aimed at before
@@ -55,7 +49,8 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     keep_freed_memory()
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors, checkpoint.path)
-    problem = replace(problem, network=owned(problem.network, checkpoint, kept(checkpoint, settings)))
+    network = owned(problem.network, checkpoint, kept(checkpoint, settings))
+    problem = replace(problem, network=with_stacks(network, problem.calibration.points))
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
         trial = _guarded(problem, settings, tensors, progress)
     layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
@@ -104,7 +99,7 @@ def _search(
     measured = _measure(problem, data, settings.tol, kernel)
     joint = None
     if kernel is None and settings.effort != "fast":
-        joint = _small(problem, settings, tensors, data, measured, guard, progress)
+        joint = smaller_network(problem, settings, tensors, data, measured, guard, progress)
     run = partial(run_pass, problem.network, data)
     found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:
@@ -132,9 +127,9 @@ def _passes(
     without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
     samples also near the original weights."""
     kernel = bound is not None
-    work, structured = _cost(problem, data), _structured(problem, tensors)
-    budget = _budget(problem, work, settings.effort, _KERNEL if kernel else 1)
-    factored = _wide(problem, tensors) if problem.network.kind == "linear" else structured
+    work, structured = cost_of(problem, data), structured_layers(problem, tensors)
+    budget = budget_of(problem, work, settings.effort, _KERNEL if kernel else 1)
+    factored = wide_layers(problem, tensors) if problem.network.kind == "linear" else structured
     cheap = not problem.order and not factored and work <= _CHEAP
     dense = bool(problem.network.layers)
     few = _too_few_rows(problem)
@@ -173,78 +168,6 @@ def _passes(
     return found
 
 
-def _small(
-    problem: Problem,
-    settings: Settings,
-    tensors: Mapping[str, Tensor],
-    data: Calibration,
-    measured: Measure,
-    guard: Guard,
-    progress: Progress,
-) -> Trial | None:
-    """A joint stage, or the middle way, where the network allows them."""
-    tick, slim = _fitting(progress), settings.slim == "prefer"
-    chains, found = chains_of(problem), None
-    if chains is not None:
-        found = _joint(problem, chains, settings, data, guard.of_those_that_hold(measured), tick)
-    if found is None and (chains is None or not problem.network.built_in):
-        found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
-    if found is None and chains is not None:
-        found = _middle(problem, chains, settings, tensors, measured, progress)
-    return found
-
-
-def _joint(
-    problem: Problem,
-    chains: Chains,
-    settings: Settings,
-    data: Calibration,
-    measured: Measure,
-    tick: Callable[[float], None],
-) -> Trial | None:
-    """The joint stage of dense chains; what else the network holds is kept."""
-    kept: Parts = {name: lossless(w) for name, w in data.others.items()}
-    slim = settings.slim == "prefer"
-    found = smallest_joint(
-        problem, chains, settings.tol, settings.effort, lambda parts: measured(parts | kept), tick, slim
-    )
-    if found is None:
-        return None
-    nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in kept.values())
-    return replace(found, parts=found.parts | kept, nbytes=nbytes)
-
-
-def _middle(
-    problem: Problem,
-    chains: Chains,
-    settings: Settings,
-    tensors: Mapping[str, Tensor],
-    measured: Measure,
-    progress: Progress,
-) -> Trial | None:
-    """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
-    tick = _fitting(progress)
-    middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
-    tick(1.0)
-    if middle is None:
-        return None
-    own = replace(problem, network=middle)
-    data = prepare(own, tensors, settings.effort)
-    budget = _budget(own, _cost(own, data), settings.effort)
-    return search(
-        lambda knobs: compressed(problem.network, middle, data, knobs),
-        measured,
-        settings.tol,
-        budget,
-        lambda done: progress("search", min(done, budget), budget),
-        slim=settings.slim == "prefer",
-    )
-
-
-def _fitting(progress: Progress) -> Callable[[float], None]:
-    return lambda share: progress("fit", round(100 * share), 100)
-
-
 def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:
     """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
 
@@ -259,46 +182,9 @@ def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBou
     return measured
 
 
-def _budget(problem: Problem, work: int, effort: str, times: int = 1) -> int:
-    """Passes, each of so many multiplications."""
-    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
-    stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
-    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
-
-
-def _cost(problem: Problem, data: Calibration) -> int:
-    """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
-    cost = work_of_others(problem.network)
-    for layer in problem.network.layers:
-        m, n = problem.network.shape(layer)
-        cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
-    return cost
-
-
-def _cost_of_layer(m: int, n: int, rows: int) -> int:
-    """By the nearest plane, or, of a layer that has few outputs or inputs, by the factors of its moments."""
-    return max(m * n * (rows + m + n), (m**3 + n**3) // 3)
-
-
 def _too_few_rows(problem: Problem) -> bool:
     widest = max((problem.network.shape(layer)[1] for layer in problem.network.layers), default=1)
     return min(len(t) for t in problem.calibration.points.tensors) < _FEW_ROWS * widest
-
-
-def _structured(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers in which the engine finds structure: learned operators, heads on a grid, the few modes of a basis."""
-    large = [n for n in _matrices(problem, tensors) if tensors[n].numel() >= _LEAST_SIDE**2]
-    return frozenset(name for name in large if is_structured(tensors[name], _STRUCTURED))
-
-
-def _wide(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Layers that may be products of two factors."""
-    return frozenset(n for n in _matrices(problem, tensors) if min(tensors[n].shape) >= _LEAST_SIDE)
-
-
-def _matrices(problem: Problem, tensors: Mapping[str, Tensor]) -> list[str]:
-    names = (*(layer.weight for layer in problem.network.layers), *problem.network.others)
-    return [n for n in names if tensors[n].ndim == 2 and min(tensors[n].shape) > 1]
 
 
 def _encode(

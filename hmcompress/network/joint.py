@@ -24,6 +24,7 @@ from hmcompress.network.small import SmallNetwork
 _HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
 _FIT_MORE, _FIT_TOL = 2.0, 1e-2  # times the steps for each decade below this tolerance
+_ALMOST = 1.5  # error over what is near enough up to which a fit goes on
 _FIT_GAIN = 0.01  # of a step below which a fit is about to end
 _COARSE = 3e-3  # tolerance from which J^T J in single precision is enough
 _FIT_ROWS = 2048
@@ -186,6 +187,9 @@ class JointStage:
         if cost(steps, self.data.first(rows), network.weights()) > _DEAREST * self.work:
             return Fit(network, math.inf, 0.0, hopeless=True)
         error, work = self._fit(network, rows, steps, damping=1.0, **options)
+        if enough < error <= _ALMOST * enough:
+            error, more = self._fit(network, rows, steps, **options)
+            work += more
         wary = error <= enough < network.error(self.data) ** 0.5
         if wary:
             error, more = self._fit(network, len(self.data), steps, **options)

@@ -11,7 +11,7 @@ from torch import nn
 from hmcompress.network.build import filled
 from hmcompress.network.chains import Chains
 from hmcompress.network.coded import Weighted
-from hmcompress.network.distil import fresh, inner_weights, learning_data, placed, widths_of
+from hmcompress.network.distil import first_neurons, fresh, inner_weights, learning_data, widths_of
 from hmcompress.network.krylov import descend
 from hmcompress.network.model import Network
 from hmcompress.network.modules import Activation, Stack
@@ -86,9 +86,10 @@ def as_network(network: Network, small: SmallNetwork) -> Network:
     """The network with the weights of a small one in place of its chain's, under the same names."""
     module = copy.deepcopy(network.module)
     for k, layer in enumerate(small.layers):
-        bias = layer.matrix[:, -1] if layer.has_bias else layer.offset
-        linear = filled(layer.weight().to(network.dtype), None if bias is None else bias.to(network.dtype))
-        module.set_submodule(layer.layer.path, linear)
+        for own, rows in layer.parts():
+            bias = layer.matrix[rows, -1] if layer.has_bias else layer.offset
+            linear = filled(layer.weight()[rows].to(network.dtype), None if bias is None else bias.to(network.dtype))
+            module.set_submodule(own.path, linear)
         if isinstance(module, Stack) and k < len(module.activations):
             module.activations[k] = _narrower(module.activations[k], len(layer.matrix))
     return replace(network, module=module)
@@ -106,5 +107,5 @@ def compressed(original: Network, middle: Network, data: Calibration, knobs: Kno
     """A pass over the middle network, its layers in the first neurons of the original's."""
     parts = run_pass(middle, data, knobs)
     grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}
-    placings = {layer.weight: Weighted(placed(original, layer, grid)) for layer, grid in grids.items()}
+    placings = {layer.weight: Weighted(first_neurons(original, layer, grid)) for layer, grid in grids.items()}
     return parts | placings

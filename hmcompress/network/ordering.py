@@ -1,6 +1,6 @@
 """The order and signs of hidden neurons, which no output depends on: those that cost the fewest bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ _ODD = ("tanh", "sin", "identity")  # functions that return the opposite of the 
 
 def embedded(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
     """The small network's layers in the first neurons of the large one's."""
-    return {layer.layer.weight: _part(network, layer, grid) for layer, grid in zip(small.layers, grids, strict=True)}
+    return _parts(network, small.layers, grids)
 
 
 def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
@@ -38,15 +38,21 @@ def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> P
             first, second = _exchanged(grids[k], grids[k + 1], i, j, -1 if odd and rng.integers(2) else 1)
             if (found := about(network, pair, [first, second])) <= bytes_now:
                 bytes_now, grids = found, [*grids[:k], first, second, *grids[k + 2 :]]
-        changed = {x.layer.weight: _part(network, x, g) for x, g in zip(pair, grids[k : k + 2], strict=True)}
+        changed = _parts(network, pair, grids[k : k + 2])
         parts, sizes = parts | changed, sizes | {name: nbytes({name: part}) for name, part in changed.items()}
         if sum(sizes.values()) < least:
             best, least = parts, sum(sizes.values())
     return best
 
 
-def _part(network: Network, layer: Layer, grid: Grid) -> Compact:
-    return Compact(canonical(placed(network, layer.layer, grid)))
+def _parts(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> Parts:
+    return {name: Compact(grid) for name, grid in _canonical(network, layers, grids)}
+
+
+def _canonical(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> Iterator[tuple[str, Grid]]:
+    for layer, grid in zip(layers, grids, strict=True):
+        for name, own in placed(network, layer, grid).items():
+            yield name, canonical(own)
 
 
 def nbytes(parts: Parts) -> int:
@@ -56,8 +62,7 @@ def nbytes(parts: Parts) -> int:
 
 def about(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> int:
     """What layers take in a file but for some per cent, in a fraction of the time."""
-    placings = (canonical(placed(network, x.layer, grid)) for x, grid in zip(layers, grids, strict=True))
-    return sum(1 + len(encode(grid, thorough=False)) for grid in placings)
+    return sum(1 + len(encode(grid, thorough=False)) for _, grid in _canonical(network, layers, grids))
 
 
 def _hidden(small: SmallNetwork) -> list[tuple[int, bool]]:

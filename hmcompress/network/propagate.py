@@ -25,6 +25,7 @@ from hmcompress.network.moments import regularised, ridge_target, sampling_noise
 from hmcompress.network.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
+_LONG = 128  # numbers of a vector
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ Parts = dict[str, Coded]
 
 def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     """Every layer and other weight of the network in coded form, by name. Raises NetworkError where it breaks so."""
-    parts: Parts = {name: _other(name, data, knobs) for name in data.others}
+    parts = coded_others(data, knobs)
     if not network.layers:
         return parts
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
@@ -96,6 +97,11 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
     return replace_output
 
 
+def coded_others(data: Calibration, knobs: Knobs, exact: bool = False) -> Parts:
+    """The weights that no dense layer holds; `exact`: without loss."""
+    return {name: lossless(w) if exact else _other(name, data, knobs) for name, w in data.others.items()}
+
+
 def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
@@ -107,7 +113,17 @@ def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
         grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone, vector=w.ndim == 1)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
-    return Slices(tuple(slices), tuple(w.shape), w.dtype)
+    coded = Slices(tuple(slices), tuple(w.shape), w.dtype)
+    return coded if w.ndim > 1 else _smallest_vector(coded, name, data, knobs.delta / sensitivity)
+
+
+def _smallest_vector(coded: Coded, name: str, data: Calibration, level: float) -> Coded:
+    """A vector as it is coded, or without loss, or, a long one, by the engine (a mean over a mesh is smooth)."""
+    w = data.others[name]
+    candidates = [coded, data.engine.exact(name, w)]
+    if w.numel() >= _LONG:
+        candidates.append(data.engine.tensor(name, w, level * math.sqrt(w.numel() / 12)))
+    return min(candidates, key=lambda part: len(part.payload(thorough=False)))
 
 
 def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:

@@ -22,6 +22,7 @@ class Layer:
     """A dense layer of the small network."""
 
     layer: DenseLayer
+    heads: tuple[tuple[DenseLayer, int], ...]  # further ones whose rows follow, and how many each has
     matrix: Tensor  # (m, n), or (m, n + 1) with the bias as the last column
     live: Tensor  # (m, n) or (m, n + 1) bool: the weights that are free
     offset: Tensor | None  # (m,) bias that is kept as it is
@@ -33,6 +34,15 @@ class Layer:
     @property
     def inputs(self) -> int:
         return self.matrix.shape[1] - self.has_bias
+
+    def parts(self) -> list[tuple[DenseLayer, slice]]:
+        """The layers that it stands for, and their rows."""
+        ends = [len(self.matrix) - sum(m for _, m in self.heads)]
+        found = [(self.layer, slice(0, ends[0]))]
+        for head, m in self.heads:
+            ends.append(ends[-1] + m)
+            found.append((head, slice(*ends[-2:])))
+        return found
 
     def weight(self) -> Tensor:
         return self.matrix[:, : self.inputs]

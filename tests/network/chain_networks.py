@@ -91,11 +91,23 @@ class Modes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = dense(2, 16, 16, 3)
+        self.net = dense(2, 32, 32, 3)
         self.modes = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
 
     def forward(self, x: Tensor) -> Tensor:
         return through(self.net, x) @ self.modes.to(x) + 0.5
+
+
+class Heads(nn.Module):
+    """Several layers read the same neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.mean, self.spread = dense(2, 16, 16), nn.Linear(16, 2), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(through(self.trunk, x))
+        return self.mean(h), functional.softplus(self.spread(h))
 
 
 class Skip(Plain):
@@ -134,10 +146,10 @@ class Convolved(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.net = nn.Conv1d(1, 16, 3, padding=1), dense(32, 2, 1)
+        self.conv, self.net = nn.Conv1d(1, 128, 5, padding=2), dense(128, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return through(self.net, torch.tanh(self.conv(x[:, None])).flatten(1))
+        return through(self.net, torch.tanh(self.conv(x[:, None])).mean(2))
 
 
 class Tokens(Plain):
@@ -145,3 +157,15 @@ class Tokens(Plain):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(torch.stack([x, x + 1], 1)).sum(1)
+
+
+class Basis(nn.Module):
+    """Modes that the checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = dense(2, 16, 16, 3)
+        self.register_buffer("modes", torch.randn(3, 40, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return through(self.net, x) @ self.modes

@@ -11,7 +11,8 @@ from small_networks import outputs_settings, saved
 import hmcompress
 from hmcompress.config import Settings
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.network import NetworkResult, compress_network, driver, pose
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.budget import cost_of
 from hmcompress.network.model import Network
 from hmcompress.network.problem import prepare
 
@@ -128,4 +129,4 @@ def test_rows_that_a_layer_sees_of_a_sample_count_as_work(tmp_path: Path) -> Non
     state = callable_networks.per_edge().state_dict()
     problem = pose(settings_for("per_edge", points(), tmp_path), state)
     rows = 20 * len(problem.calibration.points)
-    assert rows * 2 * 32 < driver._cost(problem, prepare(problem, state, "fast")) < 2 * rows * 2 * 32
+    assert rows * 2 * 32 < cost_of(problem, prepare(problem, state, "fast")) < 2 * rows * 2 * 32

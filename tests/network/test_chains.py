@@ -11,18 +11,22 @@ import torch
 from small_networks import outputs_settings, saved, stack
 from torch import Tensor, nn
 
-import hmcompress.network.driver as driver
+import hmcompress.network.budget as budget
 import hmcompress.network.joint as joint_module
 import hmcompress.network.roundings as roundings
+import hmcompress.network.stages as stages
 from hmcompress import compress, decompress, verify
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
-from hmcompress.network.chains import Chains, chains_of
-from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.beside import coded_beside
+from hmcompress.network.chains import Chains
+from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.krylov import _Linearised, descend
+from hmcompress.network.links import with_stacks
 from hmcompress.network.middle import as_network
-from hmcompress.network.problem import Problem
+from hmcompress.network.problem import Problem, prepare
+from hmcompress.network.propagate import decoded
 
 NETWORKS = Path(chain_networks.__file__)
 BOXES = {"Product": {"a": [-1, 1], "b": [-1, 1], "c": [-1, 1], "y": [0, 1]}}
@@ -35,9 +39,10 @@ FOUND = {
     "Positive": ([(2, 16, 16, 1)], ["tanh"]),
     "Two": ([(2, 16, 16, 1), (2, 8, 2)], ["tanh"]),
     "Product": ([(3, 16, 8), (1, 16, 8)], ["tanh"]),
-    "Modes": ([(2, 16, 16, 3)], ["tanh"]),
+    "Modes": ([(2, 32, 32, 3)], ["tanh"]),
+    "Heads": ([(2, 16, 16, 3)], ["tanh"]),
 }
-AFFINE = sorted(FOUND.keys() - {"Positive"})
+AFFINE = sorted(FOUND.keys() - {"Positive", "Heads"})
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,7 @@ def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 1)
     monkeypatch.setattr(roundings, "_LEAST", 2)
-    monkeypatch.setattr(driver, "_MOST", {"fast": 14, "default": 14})
+    monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
 
 
 def module_of(name: str) -> nn.Module:
@@ -140,7 +145,7 @@ def learner(problem: Problem, hidden: int) -> tuple[Any, Any, Tensor]:
     return fresh(chains, data, scale, widths_of(chains, hidden), 0), data, scale
 
 
-@pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Modes"])
+@pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Modes", "Heads"])
 def test_jacobian_is_the_derivative(name: str) -> None:
     network, data, _ = learner(posed(name), 3)
     gram, gradient, error = network.normal(data)
@@ -186,7 +191,7 @@ def by_joint(result: NetworkResult) -> bool:
     return any(layer.payload[0] == COMPACT for layer in result.layers)
 
 
-@pytest.mark.parametrize("name", ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Modes"])
+@pytest.mark.parametrize("name", ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Modes", "Heads"])
 def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, settings = module_of(name), settings_of(name, tol=2e-2)
     result = compress_network(saved(tmp_path, module.state_dict()), settings)
@@ -196,8 +201,8 @@ def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatc
     for layer in result.layers:
         tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
     assert max(problem.errors(problem.held_out, tensors)) == pytest.approx(result.record.error, rel=1e-6)
-    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
-    monkeypatch.setattr(driver, "smallest_whole", lambda *args: None)
+    monkeypatch.setattr(stages, "chains_of", lambda problem: None)
+    monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     alone = compress_network(saved(tmp_path, module.state_dict()), settings)
     assert sizes(result) < 0.8 * sizes(alone)
 
@@ -229,5 +234,40 @@ def test_what_else_the_module_holds_is_kept(tmp_path: Path) -> None:
 def test_sizes_are_those_of_the_module() -> None:
     chains = chains_in(posed("Two"))
     for part, of_part in zip(chains.parts, chains.sizes, strict=True):
-        shapes = [chains.network.shape(layer) for layer in part.layers]
+        shapes = [chains.network.shape(layer) for layer in part.layers]  # without heads
         assert shapes == [(m, n) for n, m in itertools.pairwise(of_part)]
+
+
+def test_functions_in_the_code_let_dead_rows_go() -> None:
+    problem = posed("Condition")
+    assert not problem.network.stacks
+    network = with_stacks(problem.network, problem.calibration.points)
+    assert [len(run) for run in network.stacks] == [3] and len(network.chains()) == 2
+    gated = posed("Gated")
+    assert not with_stacks(gated.network, gated.calibration.points).stacks
+
+
+def test_of_a_skipped_layer_only_what_nothing_else_reads_is_linked() -> None:
+    problem = posed("Skip")
+    network = with_stacks(problem.network, problem.calibration.points)
+    assert [[layer.weight for layer in run] for run in network.stacks] == [["net.0.weight", "net.1.weight"]]
+
+
+def test_chains_learn_around_what_others_have_become() -> None:
+    problem = posed("Condition")
+    chains = chains_in(problem)
+    changed = chains.beside({"high": torch.tensor([2.5, 2.5])})
+    points = problem.calibration.points
+    before, after = chains.outputs(points), changed.outputs(points)
+    torch.testing.assert_close(after.y, before.y)
+    assert not torch.allclose(after.inputs[0], before.inputs[0])
+
+
+def test_other_weights_use_a_part_of_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = posed("Basis")
+    tensors = module_of("Basis").state_dict()
+    data = prepare(problem, tensors, "fast")
+    parts = coded_beside(problem, data, 1e-2, frozenset())
+    error = max(problem.errors(problem.calibration, decoded(problem.network, data, parts)))
+    assert 1e-3 < error < 1e-2 and set(parts) == {"modes"}
+    assert len(parts["modes"].payload(thorough=True)) < 0.5 * tensors["modes"].nbytes

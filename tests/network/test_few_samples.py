@@ -12,6 +12,7 @@ from small_networks import outputs_settings, saved, stack
 from torch import Tensor
 
 import hmcompress
+import hmcompress.network.budget as budget
 import hmcompress.network.driver as driver
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.guard import Guard
@@ -64,7 +65,7 @@ def test_few_samples_do_not_tie_the_file_to_them(tmp_path: Path, monkeypatch: py
     checkpoint = saved(tmp_path, Residual().state_dict())
     calibration = {"inputs": str(tmp_path / "x.npy"), "samples": 32, "held_out": 64}
     settings = outputs_settings(network={"factory": f"{FOREIGN}:Residual"}, calibration=calibration, tol=0.1)
-    monkeypatch.setattr(driver, "_MOST", {"fast": 8})
+    monkeypatch.setattr(budget, "_MOST", {"fast": 8})
     result = compress_network(checkpoint, settings)
 
     def refitted(*args: Any, near: bool | None, **options: Any) -> Trial | None:

@@ -12,9 +12,11 @@ from small_networks import forward, outputs_settings, saved, stack
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
+import hmcompress.network.budget as budget
 import hmcompress.network.driver as driver
 import hmcompress.network.joint as joint_module
 import hmcompress.network.roundings as roundings
+import hmcompress.network.stages as stages
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.hmatrix.compact import usual_model
@@ -22,8 +24,7 @@ from hmcompress.hmatrix.weighted import integer_bits
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network import nearest_plane as nearest_plane_module
 from hmcompress.network.build import build_network
-from hmcompress.network.chains import chains_of
-from hmcompress.network.distil import fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.error import reference
 from hmcompress.network.features import leading
 from hmcompress.network.inputs import Points
@@ -59,7 +60,7 @@ def _little_work() -> Iterator[None]:
         patch.setattr(joint_module, "_SEEDS", 1)
         patch.setattr(joint_module, "_PATIENCE", 2.0)
         patch.setattr(roundings, "_LEAST", 2)
-        patch.setattr(driver, "_MOST", {"fast": 14, "default": 14})
+        patch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
         yield
 
 
@@ -86,7 +87,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
 def test_joint_stage_is_smaller_than_layers_one_by_one(
     joint: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
+    monkeypatch.setattr(stages, "chains_of", lambda problem: None)
     alone = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
     assert by_joint(joint) and not by_joint(alone)
     assert layer_bytes(joint) < 0.7 * layer_bytes(alone)
@@ -110,13 +111,13 @@ def test_fewer_neurons_live(joint: NetworkResult) -> None:
 
 @pytest.mark.parametrize("worse", ["nothing holds", "larger"])
 def test_the_smaller_of_both_ways_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worse: str) -> None:
-    found = driver.smallest_joint
+    found = stages.smallest_joint
 
     def spoiled(*args: Any) -> Any:
         form = None if worse == "nothing holds" else found(*args)
         return form and replace(form, nbytes=10**6)
 
-    monkeypatch.setattr(driver, "smallest_joint", spoiled)
+    monkeypatch.setattr(stages, "smallest_joint", spoiled)
     result = compress_network(saved(tmp_path, stack([2, 16, 1])), joint_settings())
     assert not by_joint(result) and result.record.error <= 1e-2
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from small_networks import outputs_settings, saved, stack
 
-import hmcompress.network.driver as driver
+import hmcompress.network.budget as budget
 import hmcompress.network.middle as middle
+import hmcompress.network.stages as stages
 from hmcompress.network import NetworkResult, compress_network, pose
-from hmcompress.network.chains import Chains, chains_of
-from hmcompress.network.distil import fresh, learning_data, widths_of
+from hmcompress.network.chains import Chains
+from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of
 from hmcompress.network.krylov import _Linearised, descend
 from hmcompress.network.problem import Problem, prepare
 from hmcompress.network.propagate import Knobs, tensors_of
@@ -103,11 +104,11 @@ def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> Non
 
 
 def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sixteen: None) -> None:
-    monkeypatch.setattr(driver, "smallest_joint", lambda *args: None)
-    monkeypatch.setattr(driver, "_MOST", {"default": 14})
+    monkeypatch.setattr(stages, "smallest_joint", lambda *args: None)
+    monkeypatch.setattr(budget, "_MOST", {"default": 14})
     checkpoint, settings = saved(tmp_path, stack(SIZES)), outputs_settings(effort="default")
     result = compress_network(checkpoint, settings)
-    monkeypatch.setattr(driver, "chains_of", lambda problem: None)
+    monkeypatch.setattr(stages, "chains_of", lambda problem: None)
     alone = compress_network(checkpoint, settings)
     assert size(result) <= size(alone) and result.record.error <= 1e-2
 

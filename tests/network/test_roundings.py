@@ -10,8 +10,7 @@ import torch
 from small_networks import outputs_settings, stack
 
 from hmcompress.network.build import build_network
-from hmcompress.network.chains import chains_of
-from hmcompress.network.distil import fresh, widths_of, with_outputs
+from hmcompress.network.distil import chains_of, fresh, widths_of, with_outputs
 from hmcompress.network.error import reference
 from hmcompress.network.inputs import Points
 from hmcompress.network.joint import _holding

@@ -1,0 +1,94 @@
+"""What comes before the passes: a small network that learns the large one's function, in three sizes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from hmcompress.config import Settings
+from hmcompress.network.beside import coded_beside
+from hmcompress.network.budget import budget_of, cost_of
+from hmcompress.network.chains import Chains
+from hmcompress.network.distil import chains_of
+from hmcompress.network.guard import Guard
+from hmcompress.network.joint import smallest_joint
+from hmcompress.network.middle import compressed, middle_network
+from hmcompress.network.problem import Problem, prepare
+from hmcompress.network.propagate import Calibration, Parts, decoded
+from hmcompress.network.search import Measure, Trial, search
+from hmcompress.network.structure import structured_layers
+from hmcompress.network.whole_quantise import smallest_whole
+from hmcompress.progress import Progress
+
+
+def smaller_network(
+    problem: Problem,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    data: Calibration,
+    measured: Measure,
+    guard: Guard,
+    progress: Progress,
+) -> Trial | None:
+    """A joint stage, or the middle way, where the network allows them."""
+    tick, slim = _fitting(progress), settings.slim == "prefer"
+    chains, found = chains_of(problem), None
+    if chains is not None:
+        beside = coded_beside(problem, data, settings.tol, structured_layers(problem, tensors)) if data.others else {}
+        chains = chains.beside(decoded(problem.network, data, beside))
+        found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
+    if found is None and (chains is None or not problem.network.built_in):
+        found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
+    if found is None and chains is not None:
+        found = _middle(problem, chains, settings, tensors, measured, progress)
+    return found
+
+
+def _joint(
+    problem: Problem,
+    chains: Chains,
+    settings: Settings,
+    beside: Parts,
+    measured: Measure,
+    tick: Callable[[float], None],
+) -> Trial | None:
+    """The joint stage of dense chains, beside other weights that are coded already."""
+    slim = settings.slim == "prefer"
+    found = smallest_joint(
+        problem, chains, settings.tol, settings.effort, lambda parts: measured(parts | beside), tick, slim
+    )
+    if found is None:
+        return None
+    nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
+    return replace(found, parts=found.parts | beside, nbytes=nbytes)
+
+
+def _middle(
+    problem: Problem,
+    chains: Chains,
+    settings: Settings,
+    tensors: Mapping[str, Tensor],
+    measured: Measure,
+    progress: Progress,
+) -> Trial | None:
+    """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
+    tick = _fitting(progress)
+    middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
+    tick(1.0)
+    if middle is None:
+        return None
+    own = replace(problem, network=middle)
+    data = prepare(own, tensors, settings.effort)
+    budget = budget_of(own, cost_of(own, data), settings.effort)
+    return search(
+        lambda knobs: compressed(problem.network, middle, data, knobs),
+        measured,
+        settings.tol,
+        budget,
+        lambda done: progress("search", min(done, budget), budget),
+        slim=settings.slim == "prefer",
+    )
+
+
+def _fitting(progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress("fit", round(100 * share), 100)
