@@ -193,6 +193,8 @@ def by_joint(result: NetworkResult) -> bool:
 
 @pytest.mark.parametrize("name", ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Modes", "Heads"])
 def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "Modes":  # four outputs are four times the work
+        monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10})
     module, settings = module_of(name), settings_of(name, tol=2e-2)
     result = compress_network(saved(tmp_path, module.state_dict()), settings)
     assert by_joint(result) and 0.5e-2 < result.record.error <= 2e-2
