@@ -55,6 +55,7 @@ def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def module_of(name: str) -> nn.Module:
     """With weights that a few neurons can stand for."""
+    torch.manual_seed(0)
     module = getattr(chain_networks, name)()
     state = module.state_dict()
     for k, (key, t) in enumerate(sorted(state.items())):
