@@ -9,10 +9,13 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.inputs import Points
-from hmcompress.network.model import DenseLayer, Network, in_double, replaced
+from hmcompress.network.model import DenseLayer, Network, in_double, own_tensors, replaced
 from hmcompress.network.modules import FUNCTIONS, Activation
 
-_PROBED = 128  # samples
+_PROBED, _FEWEST = 128, 4  # samples, where their numbers are few and where they are many
+_ENTRIES = 1 << 19  # of a layer's outputs that are looked at, about
+_LARGEST = 30_000_000  # numbers of a network that is copied for this
+_GLANCED = 256  # entries that are compared before all others
 _SAME = 1e-6  # share of the largest entry up to which results are the same: some modules compute in float32
 _SLOPES: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {  # |z| where b is told best, and b from z, x
     "tanh": (0.0, lambda z, x: torch.atanh(x) / z),
@@ -46,8 +49,13 @@ def run_with(network: Network, points: Points, given: Mapping[str, Tensor] | Non
 
 
 def probed(network: Network, points: Points) -> tuple[Network, Points, Run]:
-    """The network in double precision, some of the points, and what it does there."""
-    network, points = in_double(network), points.to(torch.float64).take(slice(0, _PROBED))
+    """The network in double precision, some of the points, and what it does there. Raises NetworkError."""
+    if sum(t.numel() for t in own_tensors(network.module).values()) > _LARGEST:
+        raise NetworkError("the network is too large to be copied")
+    network, points = in_double(network), points.to(torch.float64)
+    few = run_with(network, points.take(slice(0, _FEWEST)))
+    each = max((z.numel() for z in few.outputs.values()), default=1) // _FEWEST
+    points = points.take(slice(0, min(max(_ENTRIES // max(each, 1), _FEWEST), _PROBED)))
     return network, points, run_with(network, points)
 
 
@@ -98,8 +106,9 @@ def _function(z: Tensor, x: Tensor) -> Activation | None:
     """The elementwise function that makes x from z, if one does."""
     if z.shape != x.shape:
         return None
-    candidates = chain(map(Activation, FUNCTIONS), _sloped(z, x))
-    return next((function for function in candidates if same(function(z), x)), None)
+    first_z, first_x = z.reshape(-1)[:_GLANCED], x.reshape(-1)[:_GLANCED]
+    candidates = chain(map(Activation, FUNCTIONS), _sloped(first_z, first_x))
+    return next((f for f in candidates if same(f(first_z), first_x) and same(f(z), x)), None)
 
 
 def _sloped(z: Tensor, x: Tensor) -> Iterator[Activation]:
