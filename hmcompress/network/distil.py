@@ -20,6 +20,7 @@ from hmcompress.network.tracing import found_chains
 
 _ROWS = 8192  # samples, where the source has no end
 _BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
+_STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
 _CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
 
 Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
@@ -27,8 +28,10 @@ Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
 
 def chains_of(problem: Problem) -> Chains | None:
     """The chains for which a small network may stand. None: there are others than dense layers, or many outputs."""
-    network = problem.network
-    if problem.order or network.kind not in ("mlp", "deeponet", "factory"):
+    network, last = problem.network, problem.calibration.points.tensors[-1]
+    if problem.order and (last.ndim != 2 or (network.built_in and network.dtype != torch.float64)):
+        return None
+    if network.kind not in ("mlp", "deeponet", "factory"):
         return None
     if network.kind != "factory":
         return built_in_chains(network, problem.calibration.blocks[0].shape[1])
@@ -52,15 +55,51 @@ def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple
 
 
 def with_outputs(problem: Problem, chains: Chains, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
-    """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs."""
+    """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs;
+    with derivatives, a scale (B, k) for each of the blocks."""
+    if problem.order:
+        return _with_derivatives(problem, chains, points, scale)
     found = chains.outputs(points)
-    y = found.y
-    each = problem.settings.tolerance == "each"
-    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
-    scale = 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30) if scale is None else scale
+    scale = _scale(problem, found.y) if scale is None else scale
     mix = None if found.mix is None else found.mix * scale[:, None]
     rest = None if found.rest is None else found.rest * scale
-    return Data(found.inputs, y * scale, mix=mix, rest=rest), scale
+    return Data(found.inputs, found.y * scale, mix=mix, rest=rest), scale
+
+
+def _scale(problem: Problem, y: Tensor) -> Tensor:
+    each = problem.settings.tolerance == "each"
+    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
+    return 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30)
+
+
+def _with_derivatives(problem: Problem, chains: Chains, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
+    """Outputs and their derivatives by differences, those of the small network as those of the original."""
+    around, stencil = stencil_of(points.to(torch.float64), problem.order)
+    found = chains.outputs(around)
+    whole = Data(found.inputs, found.y, stencil=stencil[:, None].expand(-1, found.y.shape[1], -1))
+    blocks = whole.combined(found.y.T).T.split(found.y.shape[1], 1)
+    if scale is None:
+        scale = torch.stack([_scale(problem, block) for block in blocks]) / len(blocks) ** 0.5
+    outputs = torch.cat([block * s for block, s in zip(blocks, scale, strict=True)], 1)
+    return Data(found.inputs, outputs, 1.0, found.mix, found.rest, stencil[:, None] * scale[:, :, None]), scale
+
+
+def stencil_of(points: Points, order: int) -> tuple[Points, Tensor]:
+    """Points around each sample along the coordinates of the last input, one after another, and what makes values and
+    central differences (B, S) of a function at them."""
+    *others, moved = points.tensors
+    steps = _STEP * (moved.amax(0) - moved.amin(0)).clamp_min(_CONSTANT)
+    ends = torch.diag(steps).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(len(steps))[:, None]
+    offsets = torch.cat([torch.zeros(1, len(steps)), ends]).double()
+    around = (moved[:, None] + offsets).flatten(0, 1)
+    stencil = torch.zeros(1 + order * len(steps), len(offsets)).double()
+    stencil[0, 0] = 1
+    for d, h in enumerate(steps.tolist()):
+        up, down = 1 + 2 * d, 2 + 2 * d
+        stencil[1 + d, up], stencil[1 + d, down] = 1 / (2 * h), -1 / (2 * h)
+        if order > 1:
+            stencil[1 + len(steps) + d, [up, 0, down]] = torch.tensor([1.0, -2.0, 1.0]).double() / h**2
+    return Points((*(t.repeat_interleave(len(offsets), 0) for t in others), around)), stencil
 
 
 def fresh(
@@ -77,11 +116,16 @@ def fresh(
         for k, m in enumerate(widths[i]):
             layer = chain.layers[k]
             x = small.forward(data.inputs[i])[1]
-            read = None if k or everything else leading(x, data.outputs, features_read(chains, i, widths[i][0]))
+            read = (
+                None
+                if k or everything
+                else leading(x[:: data.points], data.outputs, features_read(chains, i, widths[i][0]))
+            )
             heads = chain.heads if k == len(chain.layers) - 1 else ()
             small.layers.append(_random(chains.network, (layer, *heads), x, m, generator, read))
         stacks.append(small)
-    scale = scale if data.mix is None else torch.ones(data.mix.shape[2]).double()
+    if data.mix is not None or data.stencil is not None:
+        scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
     return SmallNetwork(stacks, scale, chains.shift, chains.product)
 
 

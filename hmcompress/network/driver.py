@@ -25,7 +25,7 @@ from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.search import Measure, Trial, glance, search
-from hmcompress.network.stages import smaller_network
+from hmcompress.network.stages import SmallNetworks
 from hmcompress.network.structure import structured_layers, wide_layers
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
@@ -70,11 +70,12 @@ def _guarded(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor]
     by as much as it was above the tolerance there."""
     data = prepare(problem, tensors, settings.effort)
     guard = Guard.of(problem, data, settings.tol)
+    small = SmallNetworks(problem, tensors, data, guard, progress)
     found: list[tuple[float, Trial]] = []
     aim = settings
     while not found or (found[-1][0] > settings.tol and len(found) < _SEARCHES):
         try:
-            trial = _search(problem, aim, tensors, data, guard, progress)
+            trial = _search(problem, aim, tensors, data, guard, progress, small)
         except BoundError:
             if not found:
                 raise
@@ -92,14 +93,13 @@ def _search(
     data: Calibration,
     guard: Guard,
     progress: Progress,
+    small: SmallNetworks,
 ) -> Trial:
     """The smaller of the joint stage's result and the search's over passes, which is left out where it cannot win."""
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
-    joint = None
-    if kernel is None and settings.effort != "fast":
-        joint = smaller_network(problem, settings, tensors, data, measured, guard, progress)
+    joint = small.smallest(settings, measured)
     run = partial(run_pass, problem.network, data)
     found = [] if joint is None else [joint]
     if joint is None or glance(run, measured, settings.tol, _GLANCE) < _SURE * joint.nbytes:

@@ -203,4 +203,5 @@ class Roundings:
 
 def cost(steps: int, data: Data, weights: int) -> float:
     """Multiplications of some steps, roughly."""
-    return float(steps * (len(data) * data.outputs.shape[1] * weights * (weights + _OVERHEAD) + _STEP))
+    rows = len(data) * max(data.outputs.shape[1], data.at_points)
+    return float(steps * (rows * weights * (weights + _OVERHEAD) + _STEP))

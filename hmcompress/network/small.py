@@ -116,7 +116,8 @@ class Data:
     """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm.
 
     Where a larger network goes on from the stacks, `mix` (N, k, m) and `rest` (N, k), in the same units, make its
-    outputs of theirs: mix applied to them + rest.
+    outputs of theirs: mix applied to them + rest. Where derivatives are bounded too, each sample has S points, one
+    after another in `inputs`, `mix` and `rest`; `stencil` (B, k, S) makes B blocks of k scaled outputs of what is there.
     """
 
     inputs: tuple[Tensor, ...]
@@ -124,24 +125,44 @@ class Data:
     weight: float = 1.0  # of squared errors
     mix: Tensor | None = None
     rest: Tensor | None = None
+    stencil: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.outputs)
 
-    def part(self, rows: slice) -> "Data":
+    @property
+    def points(self) -> int:
+        """Of each sample."""
+        return 1 if self.stencil is None else self.stencil.shape[2]
+
+    @property
+    def at_points(self) -> int:
+        """Outputs of a sample at all of its points."""
+        return self.outputs.shape[1] if self.stencil is None else self.stencil.shape[1] * self.points
+
+    def part(self, begin: int, end: int) -> "Data":
+        rows = slice(begin * self.points, end * self.points)
         mix, rest = (None if t is None else t[rows] for t in (self.mix, self.rest))
-        return replace(self, inputs=tuple(x[rows] for x in self.inputs), outputs=self.outputs[rows], mix=mix, rest=rest)
+        inputs = tuple(x[rows] for x in self.inputs)
+        return replace(self, inputs=inputs, outputs=self.outputs[begin:end], mix=mix, rest=rest)
 
     def first(self, rows: int) -> "Data":
         """The first rows, weighted so that squared errors stay comparable."""
         rows = min(rows, len(self))
-        return replace(self.part(slice(0, rows)), weight=self.weight * len(self) / max(rows, 1))
+        return replace(self.part(0, rows), weight=self.weight * len(self) / max(rows, 1))
 
     def read(self, own: Tensor) -> Tensor:
-        """The network's outputs (N, k) from those of the stacks (N, m)."""
+        """The network's outputs at each point (N S, k) from those of the stacks (N S, m)."""
         if self.mix is None or self.rest is None:
             return own
         return mixed(self.mix, own) + self.rest
+
+    def combined(self, at_points: Tensor) -> Tensor:
+        """Outputs (..., B k, N) from those at each point (..., k, N S)."""
+        if self.stencil is None:
+            return at_points
+        found = torch.einsum("bks,...kns->...bkn", self.stencil, at_points.unflatten(-1, (-1, self.points)))
+        return found.flatten(-3, -2)
 
 
 def mixed(mix: Tensor, values: Tensor) -> Tensor:
@@ -152,7 +173,7 @@ def mixed(mix: Tensor, values: Tensor) -> Tensor:
 @dataclass
 class SmallNetwork:
     """One stack or several, or two whose outputs are multiplied and summed; `scale` (k,) turns outputs into units of
-    the norm, where the data's `mix` does not."""
+    the norm, where the data's `mix` or `stencil` does not."""
 
     stacks: list[SmallStack]
     scale: Tensor
@@ -167,7 +188,7 @@ class SmallNetwork:
         """(N, k), scaled."""
         values = [stack.forward(x)[1] for stack, x in zip(self.stacks, data.inputs, strict=True)]
         y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else _beside(values, 1)
-        return data.read(y * self.scale)
+        return data.combined(data.read(y * self.scale).T).T
 
     def residual(self, data: Data) -> Tensor:
         return data.outputs - self.outputs(data)
@@ -211,7 +232,7 @@ class SmallNetwork:
         gram, gradient, error = torch.zeros(count, count).double(), torch.zeros(count).double(), 0.0
         rows = max(_CHUNK // max(count * data.outputs.shape[1], 1), 64)
         for begin in range(0, len(data), rows):
-            part = data.part(slice(begin, begin + rows))
+            part = data.part(begin, begin + rows)
             transposed, y = self._jacobian(part, layers)
             r = (part.outputs.T - y).reshape(-1)
             if coarse:
@@ -243,7 +264,7 @@ class SmallNetwork:
             if blocks.keys() & {id(layer) for layer in stack.layers}:
                 g = values[1 - k][:, None] * each[k] if self.product else each[k]
                 _fill(blocks, stack, xs, slopes, g.expand(-1, *y.shape))
-        return found.reshape(len(found), -1), y
+        return data.combined(found).reshape(len(found), -1), data.combined(y)
 
 
 def _beside(values: Sequence[Tensor], dim: int) -> Tensor:

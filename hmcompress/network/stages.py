@@ -1,7 +1,7 @@
 """What comes before the passes: a small network that learns the large one's function, in three sizes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -21,27 +21,39 @@ from hmcompress.network.whole_quantise import smallest_whole
 from hmcompress.progress import Progress
 
 
-def smaller_network(
-    problem: Problem,
-    settings: Settings,
-    tensors: Mapping[str, Tensor],
-    data: Calibration,
-    measured: Measure,
-    guard: Guard,
-    progress: Progress,
-) -> Trial | None:
-    """A joint stage, or the middle way, where the network allows them."""
-    tick, slim = _fitting(progress), settings.slim == "prefer"
-    chains, found = chains_of(problem), None
-    if chains is not None:
-        beside = coded_beside(problem, data, settings.tol, structured_layers(problem, tensors)) if data.others else {}
-        chains = chains.beside(decoded(problem.network, data, beside))
-        found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
-    if found is None and (chains is None or not problem.network.built_in):
-        found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
-    if found is None and chains is not None:
-        found = _middle(problem, chains, settings, tensors, measured, progress)
-    return found
+@dataclass
+class SmallNetworks:
+    """Joint stages and the middle way for one network; what found nothing is left out at lower tolerances."""
+
+    problem: Problem
+    tensors: Mapping[str, Tensor]
+    data: Calibration
+    guard: Guard
+    progress: Progress
+    in_vain: bool = False
+
+    def smallest(self, settings: Settings, measured: Measure) -> Trial | None:
+        """Of those that hold by `measured`, where the settings and the network allow any."""
+        if settings.effort == "fast" or settings.ntk_bound is not None or self.in_vain:
+            return None
+        found = self._smallest(settings, measured)
+        self.in_vain = found is None
+        return found
+
+    def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
+        problem, data, guard = self.problem, self.data, self.guard
+        tick, slim = _fitting(self.progress), settings.slim == "prefer"
+        chains, found = chains_of(problem), None
+        if chains is not None:
+            structured = structured_layers(problem, self.tensors)
+            beside = coded_beside(problem, data, settings.tol, structured) if data.others else {}
+            chains = chains.beside(decoded(problem.network, data, beside))
+            found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
+        if found is None and (chains is None or not problem.network.built_in):
+            found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
+        if found is None and chains is not None and not problem.order:
+            found = _middle(problem, chains, settings, self.tensors, measured, self.progress)
+        return found
 
 
 def _joint(
