@@ -196,6 +196,12 @@ def test_what_lossless_tensors_cost_is_said_where_they_are_most(tmp_path):
     assert not hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True, drop=["optimizer*"]).notes
 
 
+def test_no_name_is_singled_out_among_many_of_one_size(tmp_path):
+    torch.save({f"t{i}": torch.randn(2000) for i in range(20)}, tmp_path / "m.pt")
+    (told,) = hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True).notes
+    assert told.startswith("100% of what is stored are tensors kept lossless: --drop")
+
+
 def test_dropped_base_of_a_kept_tie_stays(source, tmp_path):
     hmcompress.compress(source, tmp_path / "f", tol=1e-2, drop=["*embed.weight"])
     back = hmcompress.load_state_dict(tmp_path / "f", prefix="model_state_dict")

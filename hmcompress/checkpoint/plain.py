@@ -152,7 +152,7 @@ class Plainer:
             self.notes.add(place, f"module {name}: its code and settings; its parameters and buffers are kept")
             for inner, why in skipped:
                 self.notes.add(join(place, inner), why)
-            return state
+            return self._dict(state, place)
         if is_config(value) or is_config_value(value):
             if is_config(value):
                 self.notes.add(place, NOTE)
