@@ -150,6 +150,10 @@ def test_torch_export_archives_are_named(tmp_path):
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, path)
     assert "torch.export archive" in message(path)
+    with zipfile.ZipFile(path, "w") as archive:  # compiled: a library and its weights
+        archive.writestr("model/data/aotinductor/model/kernel.wrapper.so", b"so")
+        archive.writestr("model/archive_format", b"pt2")
+    assert "torch.export archive" in message(path)
 
 
 def test_entries_in_unusual_compression_are_named(tmp_path):
