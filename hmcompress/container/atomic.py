@@ -28,21 +28,21 @@ def check_output(path: str | os.PathLike, force: bool, sources: Iterable[str | o
     """
     name, path = os.fspath(path), Path(path)
     if path.is_dir() or name.endswith(_SEPARATORS):
-        raise OutputError(f"{name} is a folder: name a file with -o")
+        raise OutputError(f"{name} is a folder: name a file")
     if name == "-":  # what many tools take for standard output
-        raise OutputError("- is no file name here: nothing is written to standard output, name a file with -o")
+        raise OutputError("- is no file name here: nothing is written to standard output, name a file")
     folder = place_of(path).parent
     if not folder.is_dir():
-        raise OutputError(f"{folder} is no folder: make it first, or write elsewhere with -o")
+        raise OutputError(f"{folder} is no folder: make it first, or write elsewhere")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} is not writable: write elsewhere with -o")
+        raise OutputError(f"{folder} is not writable: write elsewhere")
     if path.exists() and not path.is_file():  # a rename would replace it, /dev/null too
-        raise OutputError(f"{path} is a device or a pipe: name a file with -o")
+        raise OutputError(f"{path} is a device or a pipe: name a file")
     if os.path.lexists(path):  # a link to nothing is replaced no more silently than a file
         if any(_are_same(path, source) for source in sources):
-            raise OutputError(f"{path} is the source itself: name another file with -o")
+            raise OutputError(f"{path} is the source itself: name another file")
         if not force:
-            raise OutputError(f"{path} exists already: replace it with --force, or name another file with -o")
+            raise OutputError(f"{path} exists already: replace it with --force, or name another file")
     return path
 
 
@@ -105,7 +105,7 @@ def _claim(temporary: Path, path: Path) -> None:
                 raise FileExistsError
             os.replace(temporary, path)
     except FileExistsError:
-        told = f"{path} appeared meanwhile: replace it with --force, or name another file with -o"
+        told = f"{path} appeared meanwhile: replace it with --force, or name another file"
         raise OutputError(told) from None
 
 
