@@ -1,6 +1,7 @@
 """What a user reads who names the wrong file: one line that says what it is and what to do."""
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -255,3 +256,12 @@ def test_objects_behind_the_first_are_told(tmp_path, save):
         lines = open_checkpoint(tmp_path / "model.pt").left_behind
         assert len(lines) == len(objects) - 1
     assert "bytes behind the first saved object" in lines[0]
+
+
+@pytest.mark.parametrize("save", [torch.save, pickle.dump])
+def test_a_saved_file_inside_a_pickle_is_told(tmp_path, save):
+    """As skorch pickles a network: its tensors lie in bytes."""
+    inner = io.BytesIO()
+    save({"w": torch.ones(30)}, inner)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"lr": 0.1, "attributes": inner.getvalue()}))
+    assert "attributes: a file in bytes (torch.save, pickle?), which is not opened" in message(tmp_path / "model.pkl")
