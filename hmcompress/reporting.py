@@ -63,9 +63,10 @@ def mostly_kept(tally: Tally) -> tuple[str, ...]:
     if tally.other.stored_bytes < max(_MUCH, stored / 2):
         return ()
     start, nbytes = tally.kept_bytes.most_common(1)[0]
+    most = f", {nbytes:,} bytes of them named {start}..." if nbytes > tally.other.stored_bytes / 10 else ""
     return (
-        f"{tally.other.stored_bytes / stored:.0%} of what is stored are tensors kept lossless, {nbytes:,} bytes of "
-        f"them named {start}...: --drop leaves tensors out, --include makes small matrices layers",
+        f"{tally.other.stored_bytes / stored:.0%} of what is stored are tensors kept lossless{most}: "
+        "--drop leaves tensors out, --include makes small matrices layers",
     )
 
 

@@ -14,12 +14,14 @@ from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import Part
 from hmcompress.errors import OutputError, SettingsError
+from hmcompress.geometry import elements
 from hmcompress.parallel import in_order
 from hmcompress.progress import Progress, silent
 from hmcompress.tasks import Task
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS_SUFFIX = ".safetensors"
+MAX_COPIES = 1 << 28  # bytes to which a small file's views may be expanded
 
 
 def load_state_dict(
@@ -80,6 +82,7 @@ def decompress(
         return write_slim(file, output, force, progress)
     compressed = CompressedFile.open(file)
     if suffix == SAFETENSORS_SUFFIX:
+        _check_copies(compressed, output)
         with atomic_write(output, force) as target:
             _write_plain(compressed, target, jobs, progress)
         return tuple(_lacking(compressed))
@@ -151,6 +154,17 @@ def _holds_values(node: Any) -> bool:
     if "$" not in node:
         return any(map(_holds_values, node.values()))
     return node["$"] not in ("tensor", "tensors", "array", "sparse", "dict") or _holds_values(node.get("v"))
+
+
+def _check_copies(compressed: CompressedFile, output: str | os.PathLike) -> None:
+    """Refuse copies of views that are far larger than all that is stored: a few bytes may be expanded to any shape."""
+    stored = sum(part.nbytes for part in compressed.parts())
+    nbytes = sum(elements(shape) * dtype.itemsize for dtype, shape in compressed.geometry().values())
+    if nbytes > MAX_COPIES + 8 * stored:
+        raise OutputError(
+            f"{output}: views of {stored:,} bytes of tensors would take {nbytes:,} bytes as copies: "
+            "write .pt, which keeps them as views"
+        )
 
 
 def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:

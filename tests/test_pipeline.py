@@ -120,6 +120,19 @@ def test_nothing_is_lacking_where_there_was_nothing_but_tensors(tmp_path):
     assert hmcompress.decompress(tmp_path / "m.hmc.safetensors", tmp_path / "out.safetensors") == ()
 
 
+def test_views_that_would_be_huge_as_copies_stay_views(tmp_path):
+    """A few bytes expanded to gigabytes: refused as .safetensors, kept as .pt."""
+    base = torch.randn(4)
+    views = {f"v{i}": base[:1].expand(4_000_000 + i) for i in range(20)}
+    torch.save({"base": base, **views}, tmp_path / "m.pt")
+    hmcompress.compress(tmp_path / "m.pt", tmp_path / "c.hmc.safetensors")
+    with pytest.raises(OutputError, match=r"views of 16 bytes of tensors would take 320,000,776 bytes.*write \.pt"):
+        hmcompress.decompress(tmp_path / "c.hmc.safetensors", tmp_path / "out.safetensors")
+    hmcompress.decompress(tmp_path / "c.hmc.safetensors", tmp_path / "out.pt")
+    assert (tmp_path / "out.pt").stat().st_size < 10_000
+    assert torch.load(tmp_path / "out.pt")["v3"].stride() == (0,) and not (tmp_path / "out.safetensors").exists()
+
+
 def test_decompress_refuses_other_names_and_existing_files(compressed, tmp_path):
     with pytest.raises(OutputError, match="name it"):
         hmcompress.decompress(compressed, tmp_path / "out.txt")
@@ -181,6 +194,12 @@ def test_what_lossless_tensors_cost_is_said_where_they_are_most(tmp_path):
     told = hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True).notes
     assert [("optimizer..." in line, "--drop" in line) for line in told] == [(True, True)]
     assert not hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True, drop=["optimizer*"]).notes
+
+
+def test_no_name_is_singled_out_among_many_of_one_size(tmp_path):
+    torch.save({f"t{i}": torch.randn(2000) for i in range(20)}, tmp_path / "m.pt")
+    (told,) = hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True).notes
+    assert told.startswith("100% of what is stored are tensors kept lossless: --drop")
 
 
 def test_dropped_base_of_a_kept_tie_stays(source, tmp_path):

@@ -30,6 +30,11 @@ class Archive:
             raise SourceError(
                 f"truncated or damaged zip archive ({one_line(str(error))}); copy or download it again"
             ) from error
+        if infos and min(info.header_offset for info in infos) > 0:
+            raise SourceError(
+                "holds several archives one behind the other; give each a file of its own "
+                "(a .distcp file is a part of its folder: name that)"
+            )
         check_expansion((info.file_size for info in infos), self.nbytes)  # entries may lie on the same bytes
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):

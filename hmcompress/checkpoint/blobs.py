@@ -1,5 +1,7 @@
 """Ranges of bytes that are read when they are needed and not before."""
 
+import mmap
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,31 +81,52 @@ def _fill(file, out: torch.Tensor) -> None:
 
 
 class DeflatedBlob:
-    """A compressed entry of a zip archive, as repacking tools make them; expanded anew for each read."""
+    """A compressed entry of a zip archive, as repacking tools make them.
+
+    Read whole it is expanded in memory. Many tensors may lie in one: the first read of a part expands it to a nameless
+    temporary file, from which all parts come.
+    """
 
     def __init__(self, packed: FileBlob, nbytes: int, crc: int) -> None:
         self._packed, self._crc = packed, crc
         self.nbytes = nbytes
+        self._whole: mmap.mmap | None = None
 
     def read(self, start: int, count: int) -> torch.Tensor:
         out = torch.empty(count, dtype=torch.uint8)
-        target, position, crc = out.numpy(), 0, 0
+        if count < self.nbytes:
+            self._whole = self._whole or self._spooled()
+            out.numpy()[:] = np.frombuffer(self._whole, np.uint8, count, start)
+            return out
+        target, position = out.numpy(), 0
+        for chunk in self._checked():
+            target[position : position + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            position += len(chunk)
+        return out
+
+    def _spooled(self) -> mmap.mmap:
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.writelines(self._checked())
+                file.flush()
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            told = f"cannot be expanded to a temporary file ({error.strerror or error}); save it again uncompressed"
+            raise SourceError(told) from error
+
+    def _checked(self) -> Iterator[bytes]:
+        """The bytes, never more than the table says. Raises SourceError where they are others than it says."""
+        position, crc = 0, 0
         try:
             for chunk in self._expanded():
-                crc = zlib.crc32(chunk, crc)
-                first, last = max(position, start), min(position + len(chunk), start + count)
-                if first < last:
-                    part = chunk[first - position : last - position]
-                    target[first - start : last - start] = np.frombuffer(part, np.uint8)
-                position += len(chunk)
-                if position > self.nbytes or self.nbytes > position >= start + count:
+                position, crc = position + len(chunk), zlib.crc32(chunk, crc)
+                if position > self.nbytes:
                     break
+                yield chunk
         except zlib.error as error:
             raise SourceError("damaged: an entry of its archive cannot be expanded") from error
-        whole = start + count == self.nbytes  # only then the end has been seen, and the checksum can be compared
-        if position < start + count or position > self.nbytes or (whole and self._crc and crc != self._crc):
+        if position != self.nbytes or (self._crc and crc != self._crc):
             raise SourceError("damaged: an entry of its archive does not expand to what its table says")
-        return out
 
     def _expanded(self) -> Iterator[bytes]:
         expander = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -87,9 +87,14 @@ def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hoo
     return _tensor(storage, offset, size, stride, dtype, rest[0] if rest else None)
 
 
-def _quantized(storage: Any, *_: Any) -> LeftBehind:
+def _quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
     kind = str(getattr(storage, "dtype", "")).removeprefix("torch.")
-    return LeftBehind(f"a quantized tensor ({kind}); save its dequantize() or int_repr() instead")
+    dtype = _DTYPES.get(kind[1:])  # integers of the same name
+    if dtype is None or not isinstance(quantizer, tuple) or not quantizer:
+        return LeftBehind(f"a quantized tensor ({kind}); save its dequantize() or int_repr() instead")
+    scheme = (str(quantizer[0]), *quantizer[1:])
+    parts = {"int_repr": view_of(storage, dtype, offset, size, stride), "quantizer": scheme}
+    return Converted(parts, f"a quantized tensor ({kind}), kept as a dict of its integers and what they mean")
 
 
 def _first(data: Any = None, *_: Any) -> Any:
@@ -112,11 +117,21 @@ def _from_type(function: Any, kind: Any = None, arguments: Any = (), state: Any 
     """A tensor with attributes or of a subclass: the tensor itself where torch built it."""
     if isinstance(function, Constructor) and function.name.startswith("torch._utils.") and isinstance(arguments, tuple):
         tensor = function.build(*arguments)
-        if isinstance(tensor, LeftBehind):  # DTensor, torchao: the values lie in parts that only their class can join
-            return LeftBehind(f"a tensor of class {kind} without plain values; save its full_tensor() or dequantize()")
+        if isinstance(tensor, LeftBehind):
+            return _parts(kind, state)
         plain = not state and str(kind) in ("torch.Tensor", "torch.nn.parameter.Parameter")
         return tensor if plain else Converted(tensor, f"attributes of a tensor of class {kind}; its values are kept")
     return StandIn(Global("torch._tensor", "_rebuild_from_type_v2"), (function, kind, arguments))
+
+
+def _parts(kind: Any, state: Any) -> Any:
+    """A tensor whose values lie in parts that only its class can join (DTensor, torchao): the parts."""
+    made = StandIn(kind, ())
+    made.states.append(state)
+    told, advice = f"a tensor of class {kind}", "save its full_tensor() or dequantize()"
+    if attributes := made.attributes():
+        return Converted(attributes, f"{told}, kept as a dict of its parts; {advice} for one tensor")
+    return LeftBehind(f"{told} without plain values; {advice}")
 
 
 def _sparse(layout: Any, data: Any) -> Any:
@@ -186,10 +201,6 @@ def _number_slice(*arguments: Any) -> slice:
     if not all(a is None or isinstance(a, int) for a in arguments):
         raise SourceError("damaged: a slice that is not made of numbers")
     return slice(*arguments)
-
-
-def _range(*arguments: Any) -> range:
-    return range(*arguments)
 
 
 def _complex(real: Any = 0.0, imag: Any = 0.0) -> complex:
@@ -269,8 +280,8 @@ _TABLE: dict[str, Any] = {
     "builtins.complex": _complex,
     "builtins.slice": _number_slice,
     "builtins.getattr": _attribute,
-    "builtins.range": _range,
-    "builtins.xrange": _range,
+    "builtins.range": range,
+    "builtins.xrange": range,
     "_codecs.encode": _bytes,
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,

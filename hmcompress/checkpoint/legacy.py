@@ -14,6 +14,7 @@ from hmcompress.checkpoint.known_globals import find_global, storage_dtype
 from hmcompress.checkpoint.lazy import Storage, TypedStorage
 from hmcompress.checkpoint.limits import Budget
 from hmcompress.checkpoint.machine import Machine, Stream
+from hmcompress.checkpoint.plain import Notes
 from hmcompress.checkpoint.standins import Constructor
 from hmcompress.errors import SourceError
 
@@ -132,9 +133,15 @@ def open_pickle(path: Path) -> Opened:
     size = path.stat().st_size
     with open(path, "rb") as file:
         segment = _Segment(file, size, path, None, 0, Budget(size))
-        obj = segment.unpickle()
-        if obj != MAGIC:
-            return opened_object("pickle", obj, file.tell(), path)
-        legacy = _Legacy(segment)
-        obj = legacy.load()
-    return opened_object("PyTorch (legacy)", obj, legacy.pickle_bytes, path)
+        kind, obj = "pickle", segment.unpickle()
+        pickle_bytes = file.tell()
+        if obj == MAGIC:
+            legacy = _Legacy(segment)
+            kind, obj, pickle_bytes = "PyTorch (legacy)", legacy.load(), legacy.pickle_bytes
+        left = size - file.tell()
+    notes = Notes()
+    if left:
+        notes.add(
+            "(file)", f"{left:,} bytes behind the first saved object, others perhaps; give each a file of its own"
+        )
+    return opened_object(kind, obj, pickle_bytes, path, notes)

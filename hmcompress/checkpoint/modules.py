@@ -23,7 +23,7 @@ def module_slots(value: Any) -> dict[str, Any] | None:
 
 
 def module_state(module: StandIn, budget: Budget) -> tuple[OrderedDict[str, Any], list[tuple[str, str]]]:
-    """The state dict of a pickled nn.Module, and (name, why) of each tensor that is not part of it."""
+    """The state dict of a pickled nn.Module, not plain yet, and (name, why) of each tensor that is not part of it."""
     walk = _Walk(budget)
     walk.collect(module, "", 0)
     return walk.state, walk.skipped + walk.loose()
@@ -61,17 +61,14 @@ class _Walk:
             self._budget.spend(len(prefix))
             if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
                 self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
-            elif isinstance(tensor, Converted) and isinstance(tensor.value, LazyTensor):
-                self.state[prefix + name] = tensor.value
-                self._skip(prefix + name, tensor.why)
-            elif isinstance(tensor, (LazyTensor, SparseTensor)):
+            elif isinstance(_unwrapped(tensor), (LazyTensor, SparseTensor, dict)):  # a dict: made of parts
                 self.state[prefix + name] = tensor
             else:
                 self._skip(prefix + name, _what(tensor))
 
     def loose(self) -> list[tuple[str, str]]:
         """(name, why) of each tensor among the attributes that is not one of the state's in another place."""
-        kept = {_identity(tensor) for tensor in self.state.values()}
+        kept = {_identity(_unwrapped(tensor)) for tensor in self.state.values()}
         return [key for key, value in self._loose.items() if _identity(value) not in kept]
 
     def _attributes(self, slots: dict[str, Any], prefix: str) -> None:
@@ -93,6 +90,10 @@ class _Walk:
         self.skipped.append((place, why))
 
 
+def _unwrapped(value: Any) -> Any:
+    return value.value if isinstance(value, Converted) else value
+
+
 def _identity(value: Any) -> object:
     """Equal for tensors over the same values."""
     if isinstance(value, LazyTensor):
@@ -106,8 +107,9 @@ def _loose(value: Any) -> str | None:
         return value.why
     if isinstance(value, ArrayInPickle) and isinstance(value.content, NumpyArray):
         return "a numpy array among the attributes of a module, which is not part of its state dict"
-    inner = value.value if isinstance(value, Converted) else value
-    if isinstance(inner, (LazyTensor, SparseTensor)):
+    if isinstance(value, Converted) and isinstance(value.value, dict):
+        return "a quantized tensor, or one made of parts, among the attributes of a module"
+    if isinstance(_unwrapped(value), (LazyTensor, SparseTensor)):
         return "a tensor among the attributes of a module, which is not part of its state dict"
     return None
 

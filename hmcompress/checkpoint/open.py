@@ -25,6 +25,8 @@ _HEAD = 4096
 _ZIP = b"PK\3\4"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
 
+_EXPORTED = re.compile(r"serialized_exported_program\.json$|^models/|(^|/)aotinductor/")
+
 # The first that recognises the archive reads it.
 _ARCHIVES: tuple[tuple[Callable[[Archive], bool], Callable[[Archive], Opened]], ...] = (
     (is_torchscript, open_torchscript),
@@ -114,7 +116,7 @@ def _open_archive(archive: Archive) -> Opened:
         if recognises(archive):
             return read(archive)
     names = archive.names
-    if any(name.endswith("serialized_exported_program.json") or name.startswith("models/") for name in names):
+    if any(_EXPORTED.search(name) for name in names):
         raise SourceError("is a torch.export archive; save the state_dict of its module with torch.save instead")
     if any(name.endswith(".weights.h5") for name in names):
         raise SourceError("is a Keras model, not a PyTorch model; convert it first")

@@ -20,6 +20,7 @@ _AS_THEY_ARE = (
     np.generic, LazyTensor, NumpyArray, SparseTensor,
 )  # fmt: skip
 _LISTED = 3
+_MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
 _MAX_VISITS = 4  # foreign objects often refer to each other in all directions
 
 
@@ -114,6 +115,10 @@ class Plainer:
         self.notes.add(place, why)
 
     def _bytes(self, value: bytes | bytearray, place: str) -> Any:
+        if value.startswith(b"PK\3\4") or (value[:1] == b"\x80" and value[-1:] == b"." and len(value) > _MUCH):
+            self.notes.add(
+                place, "a file in bytes (torch.save, pickle?), which is not opened; save what it holds alone"
+            )
         if len(value) > MAX_INLINE_BYTES:
             return self._left(place, f"{len(value) / 1e6:.1f} MB of bytes")
         return value
@@ -152,7 +157,7 @@ class Plainer:
             self.notes.add(place, f"module {name}: its code and settings; its parameters and buffers are kept")
             for inner, why in skipped:
                 self.notes.add(join(place, inner), why)
-            return state
+            return self._dict(state, place)
         if is_config(value) or is_config_value(value):
             if is_config(value):
                 self.notes.add(place, NOTE)

@@ -1,6 +1,7 @@
 """Folders and index files: one model in several safetensors or PyTorch files, read tensor by tensor."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,9 +34,10 @@ def open_folder(folder: Path, open_file: OpenFile) -> Opened:
     index = _index_in(files)
     opened = open_index(index, open_file) if index else _without_index(folder, files, open_file)
     others = [file.name for file in files if file not in opened.files]
+    others += [f"{inner.name}/" for inner in _with_weights(folder)]
     if others:
         shown = ", ".join(map(one_line, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
-        opened.notes.add("(folder)", f"files that hold no weights of this model ({shown})")
+        opened.notes.add("(folder)", f"files that were not read as weights of this model ({shown})")
     return opened
 
 
@@ -65,7 +67,17 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
             return _joined(shards, open_file, {})
         if shards:
             raise SourceError(f"has several models; name one of them: {_names(shards)}")
-    raise SourceError("is a folder without weights (no index.json, .safetensors, .bin, .pt, .pth or .ckpt file in it)")
+    inner = _with_weights(folder)
+    raise SourceError(
+        "is a folder without weights (no index.json, .safetensors, .bin, .pt, .pth or .ckpt file in it)"
+        + (f"; name a folder in it: {_names(inner)}" if inner else "")
+    )
+
+
+def _with_weights(folder: Path) -> list[Path]:
+    """The folders in a folder that hold weights."""
+    inner = (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and os.access(entry, os.R_OK))
+    return [entry for entry in inner if any(file.suffix in _SUFFIXES for file in entry.iterdir())]
 
 
 def _names(files: list[Path]) -> str:

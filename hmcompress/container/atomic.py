@@ -28,21 +28,21 @@ def check_output(path: str | os.PathLike, force: bool, sources: Iterable[str | o
     """
     name, path = os.fspath(path), Path(path)
     if path.is_dir() or name.endswith(_SEPARATORS):
-        raise OutputError(f"{name} is a folder: name a file with -o")
-    if str(path) == "-":  # what many tools take for standard output
-        raise OutputError("- is no file name here: nothing is written to standard output, name a file with -o")
+        raise OutputError(f"{name} is a folder: name a file")
+    if name == "-":  # what many tools take for standard output
+        raise OutputError("- is no file name here: nothing is written to standard output, name a file")
     folder = place_of(path).parent
     if not folder.is_dir():
-        raise OutputError(f"{folder} is no folder: make it first, or write elsewhere with -o")
+        raise OutputError(f"{folder} is no folder: make it first, or write elsewhere")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} is not writable: write elsewhere with -o")
+        raise OutputError(f"{folder} is not writable: write elsewhere")
     if path.exists() and not path.is_file():  # a rename would replace it, /dev/null too
-        raise OutputError(f"{path} is a device or a pipe: name a file with -o")
+        raise OutputError(f"{path} is a device or a pipe: name a file")
     if os.path.lexists(path):  # a link to nothing is replaced no more silently than a file
         if any(_are_same(path, source) for source in sources):
-            raise OutputError(f"{path} is the source itself: name another file with -o")
+            raise OutputError(f"{path} is the source itself: name another file")
         if not force:
-            raise OutputError(f"{path} exists already: replace it with --force, or name another file with -o")
+            raise OutputError(f"{path} exists already: replace it with --force, or name another file")
     return path
 
 
@@ -83,17 +83,42 @@ def _unnamed(folder: Path) -> BinaryIO:
 
 
 def _publish(file: BinaryIO, path: Path, force: bool) -> None:
-    """Give the nameless file a temporary name beside `path`, then rename it."""
+    """Give the nameless file a temporary name beside `path`, then its own."""
     temporary = path.with_name(f".hmcompress.{secrets.token_hex(6)}.tmp")  # a long name may leave no room for more
     try:
         _name(file, temporary)
-        if not force and os.path.lexists(path):
-            raise OutputError(f"{path} appeared meanwhile: replace it with --force, or name another file with -o")
-        os.replace(temporary, path)
+        if force:
+            os.replace(temporary, path)
+        else:
+            _claim(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Rename to a name that is still free, in one step where the file system has hard links."""
+    try:
+        if not _linked(temporary, path):
+            if os.path.lexists(path):
+                raise FileExistsError
+            os.replace(temporary, path)
+    except FileExistsError:
+        told = f"{path} appeared meanwhile: replace it with --force, or name another file"
+        raise OutputError(told) from None
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Whether a file could be moved by linking, which fails where the name is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):
+        return False
+    temporary.unlink()
+    return True
 
 
 def _name(file: BinaryIO, name: Path) -> None:

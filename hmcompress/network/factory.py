@@ -140,20 +140,30 @@ def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[st
 
 
 def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: Mapping[str, str]) -> dict[str, str]:
-    """Checkpoint name to module name: by the given prefixes, else by the usual one that fits most names."""
+    """Checkpoint name to module name: by the given prefixes, else by the one that fits most names, usual ones first.
+
+    Raises NetworkError where several that are not usual fit as well: there is no telling which network is meant.
+    """
     if prefixes:
         renamed = {
             name: new + name[len(old) :] for old, new in prefixes.items() for name in tensors if name.startswith(old)
         }
         return {name: place for name, place in renamed.items() if place in own}
     options = [
-        {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)}
+        (old, {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)})
         for old in (*_PREFIXES, *_roots(tensors))
         for new in ("", "module.", "model.")
         if not (old and new)
     ]
-    fits = [{n: p for n, p in option.items() if p in own} for option in options]
-    return max(fits, key=len)
+    fits = [(old, {n: p for n, p in option.items() if p in own}) for old, option in options]
+    first, best = max(fits, key=lambda fit: len(fit[1]))
+    alike = [old for old, fit in fits if len(fit) == len(best) == len(own)]
+    if len(alike) > 1 and first not in _PREFIXES:
+        raise NetworkError(
+            f"several networks of the checkpoint fit the module: {', '.join(alike[:4])}; name one by "
+            f'prefix: {{"{first}": ""}} beside factory:, or load_state_dict(FILE, prefix="{first[:-1]}")'
+        )
+    return best
 
 
 def _fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

@@ -20,6 +20,8 @@ def check_page(path: Name, models: Iterable[Name] = ()) -> Path:
 
     `models` must not be overwritten, nor anything else that is no page or picture. Raises OutputError.
     """
+    if os.fspath(path) == "-":  # what many tools take for standard output
+        raise OutputError("- is no file name here: name a file, or /dev/stdout")
     path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.package import package_exporter
 
-from hmcompress.checkpoint import open_checkpoint
+from hmcompress.checkpoint import blobs, open_checkpoint
 from hmcompress.errors import SourceError
 
 
@@ -106,6 +106,28 @@ def test_zip_compressed_by_other_tools_is_read(tmp_path):
     deflated = rezip(path, tmp_path / "deflated.pt", compression=zipfile.ZIP_DEFLATED)
     assert deflated.stat().st_size < path.stat().st_size
     assert_same(restored(deflated), saved)
+
+
+def test_many_tensors_on_one_compressed_storage_expand_it_once(tmp_path, monkeypatch):
+    path, flat = tmp_path / "model.pt", torch.arange(6000)
+    saved = {f"w{i}": flat[100 * i : 100 * i + 100] for i in range(60)}
+    torch.save(saved, path)
+    deflated = rezip(path, tmp_path / "deflated.pt", compression=zipfile.ZIP_DEFLATED)
+    expand, times = blobs.DeflatedBlob._expanded, []
+    monkeypatch.setattr(blobs.DeflatedBlob, "_expanded", lambda self: times.append(self.nbytes) or expand(self))
+    assert_same(restored(deflated), saved)
+    assert times.count(flat.nbytes) == 1
+
+
+def test_no_room_for_temporary_files_is_one_clear_line(tmp_path, monkeypatch):
+    flat = torch.arange(6000)
+    torch.save({"w": flat[:300]}, tmp_path / "model.pt")
+    deflated = rezip(tmp_path / "model.pt", tmp_path / "deflated.pt", compression=zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(blobs.tempfile, "TemporaryFile", lambda: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(
+        SourceError, match=r"tensor 'w': cannot be expanded .*\(No space left\); save it again uncompressed"
+    ):
+        restored(deflated)
 
 
 def test_files_without_checksums_are_read(tmp_path):

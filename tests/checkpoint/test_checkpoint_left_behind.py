@@ -103,12 +103,31 @@ class Shards(torch.Tensor):
         return func(*(a.part if isinstance(a, Shards) else a for a in args), **(kwargs or {}))
 
 
-def test_tensors_made_of_parts_are_left_behind_in_one_line(tmp_path):
+def test_tensors_made_of_parts_are_kept_as_their_parts(tmp_path):
+    """Else a model of torchao, or of sharded tensors, would lose every weight."""
     torch.save({"w": torch.ones(2), "d": Shards(torch.ones(2, 2))}, tmp_path / "model.pt")
-    (line,) = open_checkpoint(tmp_path / "model.pt").left_behind
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.names == ("w", "d.part")
+    (line,) = checkpoint.left_behind
     assert line.startswith("d: a tensor of class")
-    assert "without plain values" in line
-    assert "kept" not in line
+    assert "kept as a dict of its parts; save its full_tensor() or dequantize() for one" in line
+
+
+def test_parameters_made_of_parts_are_kept_in_a_pickled_module(tmp_path):
+    module = nn.Linear(2, 2)
+    module._parameters["weight"] = Shards(torch.ones(2, 2))
+    torch.save(module, tmp_path / "model.pt")
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.names == ("weight.part", "bias")
+    assert any(line.startswith("weight: a tensor of class") for line in checkpoint.left_behind)
+
+
+def test_tensors_made_of_nothing_are_left_behind(tmp_path):
+    hollow = Shards(torch.ones(2, 2))
+    del hollow.part
+    torch.save({"w": torch.ones(2), "d": hollow}, tmp_path / "model.pt")
+    (line,) = open_checkpoint(tmp_path / "model.pt").left_behind
+    assert line.startswith("d: a tensor of class") and "without plain values" in line
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """What a user reads who names the wrong file: one line that says what it is and what to do."""
 
 import gzip
+import io
 import json
 import os
 import pickle
 import tarfile
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -150,6 +152,10 @@ def test_torch_export_archives_are_named(tmp_path):
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, path)
     assert "torch.export archive" in message(path)
+    with zipfile.ZipFile(path, "w") as archive:  # compiled: a library and its weights
+        archive.writestr("model/data/aotinductor/model/kernel.wrapper.so", b"so")
+        archive.writestr("model/archive_format", b"pt2")
+    assert "torch.export archive" in message(path)
 
 
 def test_entries_in_unusual_compression_are_named(tmp_path):
@@ -231,3 +237,31 @@ def test_arrays_with_fields_in_npz_are_left_behind(tmp_path):
     path = tmp_path / "model.npz"
     np.savez(path, w=np.ones(2), f=np.zeros(2, dtype=[("x", "f4")]), d=np.array(["2026-01-01"], "M8[D]"))
     assert open_checkpoint(path).left_behind == ("f, d: a numpy array of type with fields",)
+
+
+def test_archives_one_behind_the_other_are_refused(tmp_path):
+    """As torch.distributed writes .distcp files; only the last would be read, and not by what torch.load reads."""
+    with open(tmp_path / "model.pt", "wb") as file:
+        torch.save({"a": torch.ones(3)}, file)
+        torch.save({"b": torch.ones(3)}, file)
+    assert message(tmp_path / "model.pt").startswith("holds several archives one behind the other; give each a file")
+
+
+@pytest.mark.parametrize("save", [partial(torch.save, _use_new_zipfile_serialization=False), pickle.dump])
+def test_objects_behind_the_first_are_told(tmp_path, save):
+    for objects in ([{"a": torch.ones(3)}], [{"a": torch.ones(3)}, {"b": torch.ones(3)}]):
+        with open(tmp_path / "model.pt", "wb") as file:
+            for saved in objects:
+                save(saved, file)
+        lines = open_checkpoint(tmp_path / "model.pt").left_behind
+        assert len(lines) == len(objects) - 1
+    assert "bytes behind the first saved object" in lines[0]
+
+
+@pytest.mark.parametrize("save", [torch.save, pickle.dump])
+def test_a_saved_file_inside_a_pickle_is_told(tmp_path, save):
+    """As skorch pickles a network: its tensors lie in bytes."""
+    inner = io.BytesIO()
+    save({"w": torch.ones(30)}, inner)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"lr": 0.1, "attributes": inner.getvalue()}))
+    assert "attributes: a file in bytes (torch.save, pickle?), which is not opened" in message(tmp_path / "model.pkl")

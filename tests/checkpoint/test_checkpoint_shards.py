@@ -53,6 +53,19 @@ def test_the_digest_covers_names_and_bytes_in_order(tmp_path):
     assert open_checkpoint(tmp_path).digest == f"sha256:{digest.hexdigest()}"
 
 
+def test_weights_in_folders_of_a_folder_are_told(tmp_path):
+    """As sentence-transformers, diffusers and DeepSpeed write models."""
+    inner = tmp_path / "2_Dense"
+    inner.mkdir()
+    (tmp_path / "1_Pooling").mkdir()
+    save_file(small_state(), inner / "model.safetensors")
+    with pytest.raises(SourceError, match=r"folder without weights .*; name a folder in it: 2_Dense$"):
+        open_checkpoint(tmp_path)
+    save_file(small_state(), tmp_path / "model.safetensors")
+    (line,) = open_checkpoint(tmp_path).left_behind
+    assert line == "(folder): files that were not read as weights of this model (2_Dense/)"
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_numbered_shards_without_index_are_joined(tmp_path, kind):
     make_shards(tmp_path, kind, index=False)
@@ -68,7 +81,7 @@ def test_a_folder_with_one_model_opens_it_and_names_the_rest(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     checkpoint = open_checkpoint(tmp_path)
     assert_same(restored(checkpoint), small_state())
-    assert checkpoint.left_behind == ("(folder): files that hold no weights of this model (config.json)",)
+    assert checkpoint.left_behind == ("(folder): files that were not read as weights of this model (config.json)",)
     save_file({"ours": torch.ones(1)}, tmp_path / "pytorch_model.hmc.safetensors")
     assert_same(restored(tmp_path), small_state())
     save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")

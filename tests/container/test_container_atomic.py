@@ -81,6 +81,15 @@ def test_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "theirs"
 
 
+def test_two_that_write_one_name_at_once_do_not_both_succeed(tmp_path, monkeypatch):
+    """The name is claimed in one step: a file that comes after the last look at it is not replaced either."""
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    with pytest.raises(OutputError, match="appeared"), atomic_write(tmp_path / "f") as file:
+        file.write(b"mine")
+        (tmp_path / "f").write_text("theirs")
+    assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "theirs"
+
+
 def test_works_where_files_cannot_be_nameless(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no")))
     monkeypatch.setattr(atomic, "_unnamed", lambda folder: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
@@ -192,7 +201,8 @@ def test_torch_can_save_into_it(tmp_path):
 
 def test_standard_output_and_empty_names_are_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="nothing is written to standard output, name a file with -o"):
+    with pytest.raises(OutputError, match=r"nothing is written to standard output, name a file$"):
         check_output("-", force=True)
-    with pytest.raises(OutputError, match="is a folder: name a file with -o"):
+    with pytest.raises(OutputError, match=r"is a folder: name a file$"):
         check_output("", force=True)
+    assert check_output("./-", force=False)  # a file of that name can be had

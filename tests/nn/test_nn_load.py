@@ -70,6 +70,19 @@ def test_a_module_without_memory_is_filled(compressed, structured_is_fast):
     assert resident_bytes(module) < resident_bytes(Surrogate()) / 2
 
 
+def test_two_networks_that_fit_alike_are_not_guessed_between(tmp_path):
+    """Online and target network, generator and its average: usual prefixes win, of others none is taken silently."""
+    one, other = nn.Linear(64, 64), nn.Linear(64, 64)
+    torch.save({"target": one.state_dict(), "online": other.state_dict()}, tmp_path / "run.pt")
+    hmcompress.compress(tmp_path / "run.pt", tmp_path / "run.hmc.safetensors")
+    with pytest.raises(NetworkError, match=r'several networks .*: online\., target\.; .*prefix="online"\)'):
+        hmcompress.load_model(tmp_path / "run.hmc.safetensors", nn.Linear(64, 64))
+    torch.save({"ema": one.state_dict(), "model": other.state_dict()}, tmp_path / "ema.pt")
+    hmcompress.compress(tmp_path / "ema.pt", tmp_path / "ema.hmc.safetensors")
+    module = hmcompress.load_model(tmp_path / "ema.hmc.safetensors", nn.Linear(64, 64))
+    assert torch.equal(module.bias, other.bias)
+
+
 def test_a_prefix_of_the_checkpoint_is_found(compressed, tmp_path):
     _, original = compressed
     torch.save({"model_state_dict": original.state_dict(), "epoch": 3}, tmp_path / "run.pt")

@@ -227,3 +227,11 @@ def test_a_plot_is_drawn_or_the_extra_is_named(tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
         with pytest.raises(SettingsError, match=r"the ending says the format, one of .*png"):
             check_plot(str(tmp_path / "plot.doc"))
+
+
+def test_a_dash_is_no_file_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda: write_page("-", "<!doctype html>"), lambda: check_plot("-")):
+        with pytest.raises(OutputError, match="- is no file name here: name a file, or /dev/stdout"):
+            write()
+    assert not list(tmp_path.iterdir())
