@@ -11,16 +11,16 @@ from hmcompress.coding.histogram import histogram_promises
 from hmcompress.coding.pool import LONG, price_pool
 from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import price
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
+from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.likeness import like_lines
-from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.partition import plan_matrix, sparse_leaf, whole_leaves
-from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.task import Candidate, Task
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import Leaf, Plan, Split, splits
+from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
+from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaf, whole_leaves
+from hmcompress.hmatrix.tree.reweighted import best_reweighted_leaf
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from hmcompress.coding.sample import jittered
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
-from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.listed import find_lists
-from hmcompress.hmatrix.measure import NORMS, Norm, reference
+from hmcompress.hmatrix.patterns.listed import find_lists
+from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
+from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
-from hmcompress.hmatrix.tiles import Tile, find_tile, to_tiles
-from hmcompress.hmatrix.tiles import encode as encode_tiled
+from hmcompress.hmatrix.tree.blocks import Leaf
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_short import tune_short_floats
 

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix import exact, lattice, tree
-from hmcompress.hmatrix.blocks import Leaf, Plan
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import Norm, relative_error
 from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
-from hmcompress.hmatrix.encode import Options
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import Norm, relative_error
-from hmcompress.hmatrix.order import Natural, Order
-from hmcompress.hmatrix.parts import CodedLeaf
+from hmcompress.hmatrix.patterns import lattice
+from hmcompress.hmatrix.tree import tree
+from hmcompress.hmatrix.tree.blocks import Leaf, Plan
+from hmcompress.hmatrix.tree.encode import Options
+from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.parts import CodedLeaf
 
 Array = np.ndarray
 _FINEST = 2.0**-54  # of the tolerances that rounding can keep

@@ -11,18 +11,19 @@ import torch
 from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
-from hmcompress.hmatrix import interpolated, tree, trellis
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.basics.measure import reference, relative_error
+from hmcompress.hmatrix.basics.rounding import Rounding
+from hmcompress.hmatrix.basics.scales import Scales
+from hmcompress.hmatrix.basics.words import SHORT
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
-from hmcompress.hmatrix.encode import Drafts, encode_leaves, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import reference, relative_error
-from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
-from hmcompress.hmatrix.rank_one import Scales
-from hmcompress.hmatrix.rounding import Rounding
+from hmcompress.hmatrix.patterns import interpolated, trellis
 from hmcompress.hmatrix.task import Candidate, Task
-from hmcompress.hmatrix.words import SHORT
+from hmcompress.hmatrix.tree import tree
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.tree.encode import Drafts, encode_leaves, prepare
+from hmcompress.hmatrix.tree.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
 _AIM = 0.998  # of the tolerance: what the search for the step aims at

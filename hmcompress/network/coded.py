@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compact, compress_matrix, exact, product, weighted
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.codecs import COMPACT, EXACT, PRODUCT, WEIGHTED
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import compact, product, weighted
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7

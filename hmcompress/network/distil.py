@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.error import evaluate
 from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
 from hmcompress.network.factory import tensors_of_module
 from hmcompress.network.formulas import Formulas

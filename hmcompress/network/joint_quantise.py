@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
+from hmcompress.hmatrix.grids.grid import EXPONENT_LIMIT, Grid, powers
 from hmcompress.network.least_squares import Price, minimise
 from hmcompress.network.nearest_plane import nearest_plane
 from hmcompress.network.small import Data, SmallNetwork, SmallStack

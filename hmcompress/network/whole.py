@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix import compact
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import compact
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, to_matrices
 from hmcompress.network.coded import Coded, Compact, Slices, lossless
 from hmcompress.network.error import evaluate, scaled

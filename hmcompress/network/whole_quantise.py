@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grid import Grid, powers
+from hmcompress.hmatrix.grids.grid import Grid, powers
 from hmcompress.network.coded import living
 from hmcompress.network.joint_quantise import additive_exponents, eliminated, factor
 from hmcompress.network.nearest_plane import nearest_plane

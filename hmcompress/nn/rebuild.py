@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.bodies import QuantizedBody
+from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.codecs import INTERPOLATED
-from hmcompress.hmatrix.interpolated import read as read_predicted
-from hmcompress.hmatrix.order import Order, Permuted
-from hmcompress.hmatrix.tree import TreeBody
+from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
+from hmcompress.hmatrix.tree.order import Order, Permuted
+from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.nested import Nested, Pair, aligned, nested
 from hmcompress.nn.stripes import DenseStripes, PredictedStripes, Stripes, Taken, TreeStripes

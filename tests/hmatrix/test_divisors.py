@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, group_codes, lattice
-from hmcompress.hmatrix.divisors import by_divisor, may_divide
-from hmcompress.hmatrix.scaled_codes import HALF, Rounding
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.patterns import group_codes, lattice
+from hmcompress.hmatrix.patterns.divisors import by_divisor, may_divide
+from hmcompress.hmatrix.patterns.scaled_codes import HALF, Rounding
 
 SHAPE = (128, 512)
 FLOAT4 = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6])

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.hmatrix import price
-from hmcompress.hmatrix.basis import BASES, TRANSPOSED
-from hmcompress.hmatrix.blocks import MIN_LEAF, Block, Leaf, max_nodes
-from hmcompress.hmatrix.encode import PreparedLeaf
-from hmcompress.hmatrix.order import Natural, Permuted, morton_order, read_order, write_order
-from hmcompress.hmatrix.rank_one import Scales, fit_scales, fit_scales_of
-from hmcompress.hmatrix.repeats import find_repeats
-from hmcompress.hmatrix.spectra import spectra
-from hmcompress.hmatrix.transform import TRANSFORMS, decode_columns, encode_columns
+from hmcompress.hmatrix.basics import price
+from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of
+from hmcompress.hmatrix.tree.basis import BASES, TRANSPOSED
+from hmcompress.hmatrix.tree.blocks import MIN_LEAF, Block, Leaf, max_nodes
+from hmcompress.hmatrix.tree.encode import PreparedLeaf
+from hmcompress.hmatrix.tree.order import Natural, Permuted, morton_order, read_order, write_order
+from hmcompress.hmatrix.tree.repeats import find_repeats
+from hmcompress.hmatrix.tree.spectra import spectra
+from hmcompress.hmatrix.tree.transform import TRANSFORMS, decode_columns, encode_columns
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50, database=None)
 

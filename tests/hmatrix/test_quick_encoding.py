@@ -6,10 +6,11 @@ import torch
 
 from hmcompress.coding import streams
 from hmcompress.coding.lossless import pcodec_encode
-from hmcompress.hmatrix import compress_matrix, exact
-from hmcompress.hmatrix.measure import measure_error
-from hmcompress.hmatrix.price import cost, product_cost
-from hmcompress.hmatrix.rounding import Rounding
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import measure_error
+from hmcompress.hmatrix.basics.price import cost, product_cost
+from hmcompress.hmatrix.basics.rounding import Rounding
 from hmcompress.hmatrix.screen import find_structure
 
 SIDE = 512

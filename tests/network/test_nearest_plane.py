@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmcompress.hmatrix.kernels import reduce_basis
+from hmcompress.hmatrix.grids.kernels import reduce_basis
 from hmcompress.network import nearest_plane as module
 from hmcompress.network.nearest_plane import nearest_plane
 

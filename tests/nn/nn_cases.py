@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from hmcompress import pipeline
 from hmcompress.hmatrix import HMatrix, compress_matrix
-from hmcompress.hmatrix.blocks import Block
-from hmcompress.hmatrix.bodies import Body
-from hmcompress.hmatrix.order import Natural, Order
-from hmcompress.hmatrix.parts import LowRank, Parts, Remainder
-from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
+from hmcompress.hmatrix.basics.bodies import Body
+from hmcompress.hmatrix.tree.blocks import Block
+from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.parts import LowRank, Parts, Remainder
+from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import HLinear
 from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
 

@@ -6,12 +6,12 @@ import torch
 from nn_cases import held, hierarchy, kernel, relative, stored, tree
 
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Block
-from hmcompress.hmatrix.bodies import QuantizedBody
-from hmcompress.hmatrix.order import Natural, Permuted
-from hmcompress.hmatrix.parts import LowRank, Remainder
-from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
+from hmcompress.hmatrix.basics.bodies import QuantizedBody
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import Block
+from hmcompress.hmatrix.tree.order import Natural, Permuted
+from hmcompress.hmatrix.tree.parts import LowRank, Remainder
+from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.rebuild import Form, Ordered, from_dense, ordered, running_forms
 from hmcompress.nn.stripes import TreeStripes
