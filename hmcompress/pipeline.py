@@ -32,7 +32,7 @@ from hmcompress.reporting import Tally, mostly_kept, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.target import tolerance_for_ratio
-from hmcompress.verifying import check_layers, check_network, network_settings, views_of
+from hmcompress.verifying import check_layers, check_network, network_settings
 
 if TYPE_CHECKING:
     from hmcompress.exporting import export
@@ -262,7 +262,7 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
 def _info(checkpoint: Checkpoint, digest: str, settings: Settings, tally: Tally) -> FileInfo:
     return FileInfo(
         names=checkpoint.names,
-        views=views_of(checkpoint),
+        views=checkpoint.ties,
         source={
             "name": checkpoint.path.name,
             "kind": checkpoint.kind,

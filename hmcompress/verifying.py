@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.config import FactoryNetwork, Settings, looked_up, merged_calibration, merged_network
-from hmcompress.container import CompressedFile, LayerRow, View
+from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
@@ -36,14 +36,7 @@ class Original:
         if name in self.checkpoint.entries:
             return self.checkpoint.entries[name].load()
         tie = self.checkpoint.ties.get(name)
-        if tie is None:
-            return None
-        return self.checkpoint.entries[tie.base].load().as_strided(tie.shape, tie.stride, tie.offset)
-
-
-def views_of(checkpoint: Checkpoint) -> dict[str, View]:
-    """The ties of a checkpoint as the container writes them."""
-    return {name: View(tie.base, tie.shape, tie.stride, tie.offset) for name, tie in checkpoint.ties.items()}
+        return None if tie is None else tie.of(self.checkpoint.entries[tie.base].load())
 
 
 def check_layers(
@@ -158,7 +151,7 @@ def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[Ve
 
 def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLayer]:
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
-    views, ties = compressed.index.info.views, views_of(original.checkpoint)
+    views, ties = compressed.index.info.views, original.checkpoint.ties
     left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
     stored = set(compressed.names)
     for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):

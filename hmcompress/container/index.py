@@ -11,8 +11,8 @@ import torch
 from hmcompress.container.checks import column_out
 from hmcompress.container.dtypes import dtype_name
 from hmcompress.container.network_columns import network_out
-from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow, View
-from hmcompress.geometry import elements
+from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow
+from hmcompress.geometry import View, elements
 
 
 @dataclass(frozen=True)

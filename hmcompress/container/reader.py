@@ -138,7 +138,7 @@ class CompressedFile:
     def tie(self, name: str, stored: dict[str, Tensor]) -> Tensor:
         """A tensor from the stored ones; a view shares its base's memory again."""
         view = self.index.info.views.get(name)
-        return stored[name] if view is None else stored[view.base].as_strided(view.shape, view.stride, view.offset)
+        return stored[name] if view is None else view.of(stored[view.base])
 
     def geometry(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Dtype and shape of every tensor, views included, in the source's order."""
