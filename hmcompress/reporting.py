@@ -9,7 +9,7 @@ from typing import Any
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
 from hmcompress.container.checks import LARGEST
-from hmcompress.container.dtypes import dtype_name
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
 from hmcompress.report.records import (

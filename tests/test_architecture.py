@@ -24,6 +24,8 @@ LEVELS = (
         "tasks",
         "turns",
         "geometry",
+        "element_types",
+        "texts",
         "patterns",
         "located_yaml",
         "settings_errors",

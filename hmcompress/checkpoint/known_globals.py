@@ -12,6 +12,7 @@ from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage,
 from hmcompress.checkpoint.limits import MAX_NAME
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
 
 STORAGE_DTYPES = {
@@ -71,7 +72,7 @@ def _tensor(storage: object, offset: object, size: object, stride: object, dtype
     if not isinstance(storage, TypedStorage):
         raise SourceError("damaged: a tensor without a storage")
     if dtype not in CARRIED_DTYPES:
-        return LeftBehind(f"a tensor of type {str(dtype).removeprefix('torch.')}")
+        return LeftBehind(f"a tensor of type {dtype_name(dtype)}")
     signs = metadata if isinstance(metadata, dict) else {}
     conjugate, negative = signs.get("conj") is True, signs.get("neg") is True
     return view_of(storage, dtype, offset, size, stride, conjugate=conjugate, negative=negative)

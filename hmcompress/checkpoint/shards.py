@@ -9,8 +9,9 @@ from typing import Any
 
 from hmcompress.checkpoint.assemble import Opened
 from hmcompress.checkpoint.lazy import LazyTensor
-from hmcompress.checkpoint.plain import Notes, one_line
+from hmcompress.checkpoint.plain import Notes
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 MAX_INDEX = 1 << 28
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

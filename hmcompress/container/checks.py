@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from hmcompress.container.header import is_unicode
 from hmcompress.errors import FormatError
+from hmcompress.texts import is_unicode
 
 LARGEST = 1 << 62
 

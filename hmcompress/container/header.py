@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from hmcompress.container.dtypes import FROM_SAFETENSORS, SAFETENSORS
 from hmcompress.container.squeeze import unique_keys
+from hmcompress.element_types import SAFETENSORS
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
 
@@ -27,6 +27,7 @@ DIGEST_AT = 8 + len(_START)  # the digest's hex lies at a fixed place in the fil
 DIGEST_END = DIGEST_AT + 2 * DIGEST_BYTES
 _BLANK = b"0" * (2 * DIGEST_BYTES)
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+_DTYPES = {code: dtype for dtype, code in SAFETENSORS.items()}
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,6 @@ def frame(text: str) -> bytes:
 def entry_json(code: str, shape: Sequence[int], begin: int, nbytes: int) -> str:
     entry = {"dtype": code, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
     return json.dumps(entry, separators=(",", ":"))
-
-
-def is_unicode(name: str) -> bool:
-    """Whether other JSON readers take the name: a lone surrogate they refuse."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parse_header(data: memoryview) -> dict[str, Entry]:
@@ -159,7 +151,7 @@ def _entries(document: dict[str, Any], start: int, size: int) -> dict[str, Entry
 
 def _entry(name: str, value: Any, start: int) -> Entry:
     try:
-        dtype, shape, (begin, end) = FROM_SAFETENSORS[value["dtype"]], value["shape"], value["data_offsets"]
+        dtype, shape, (begin, end) = _DTYPES[value["dtype"]], value["shape"], value["data_offsets"]
         whole = all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         whole = False

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from hmcompress.container.checks import column_out
-from hmcompress.container.dtypes import dtype_name
 from hmcompress.container.network_columns import network_out
 from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow
+from hmcompress.element_types import dtype_name
 from hmcompress.geometry import View, elements
 
 

@@ -7,20 +7,12 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from hmcompress.container.dtypes import SAFETENSORS, dtype_name, to_words
-from hmcompress.container.header import entry_json, frame, is_unicode, place
+from hmcompress.container.dtypes import to_words
+from hmcompress.container.header import entry_json, frame, place
+from hmcompress.element_types import EVERY_SAFETENSORS, dtype_name
 from hmcompress.errors import OutputError
 from hmcompress.geometry import elements
-
-_CODES = SAFETENSORS | {
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.complex64: "C64",
-    torch.float8_e8m0fnu: "F8_E8M0",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-}
+from hmcompress.texts import is_unicode
 
 
 class PlainWriter:
@@ -41,7 +33,7 @@ class PlainWriter:
         begin = place(entries)
         texts = json.dumps({"format": "pt", **(metadata or {})}, separators=(",", ":"))
         text = f'{{"__metadata__":{texts}' + "".join(
-            f",{json.dumps(name)}:{entry_json(_CODES[dtype], shape, begin[name], nbytes)}"
+            f",{json.dumps(name)}:{entry_json(EVERY_SAFETENSORS[dtype], shape, begin[name], nbytes)}"
             for name, (dtype, shape, nbytes) in entries.items()
         )
         header = frame(text + "}")
@@ -56,7 +48,7 @@ class PlainWriter:
 
 
 def _check(name: str, dtype: torch.dtype) -> None:
-    if dtype not in _CODES:
+    if dtype not in EVERY_SAFETENSORS:
         raise OutputError(f"safetensors has no {dtype_name(dtype)}, which {name} is: write a .pt file instead")
     if name == "__metadata__" or not is_unicode(name):
         raise OutputError(f"safetensors cannot hold a tensor named {name!a}: write a .pt file instead")
