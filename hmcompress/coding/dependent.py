@@ -10,9 +10,9 @@ coded, class by class.
 
 from dataclasses import dataclass
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Bernoulli, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE
 from hmcompress.coding.layout import CHUNK, Layout, chunks, lay_out
@@ -31,8 +31,6 @@ _FEW_NUMBERS = 1 << 14  # up to which the bytes of a shape matter
 _STEPS, _FEW = 512, 16
 _PATHS = CHUNK // _STEPS
 _RARE = 1 << 8  # over 2 ** 20: the smallest probability of a bit
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 
 @dataclass(frozen=True)
@@ -163,17 +161,17 @@ def encode_dependent(v: Array, e: Array, model: Model, trellis: Trellis) -> byte
 
 
 def _encode(v: Array, layout: Layout, model: Model, trellis: Trellis) -> bytes:
-    coder, chances = _ans(), []
+    coder, chances = AnsCoder(), []
     for c, start, stop in reversed(list(layout.segments())):  # a stack: the decoder meets the lowest class first
         chances.append(_encode_class(coder, v[start:stop], c, model))
     chance = np.concatenate([np.zeros(0), *reversed(chances)])
     for start, stop in reversed(list(chunks(layout.coded))):
         part = v[start:stop]
         p = chance[_class_indices(layout, start, stop) + (part & 1)]
-        coder.encode_reverse((part >> 1 & 1).astype(np.int32), _model.Bernoulli(perfect=False), p)
+        coder.encode_reverse((part >> 1 & 1).astype(np.int32), Bernoulli(perfect=False), p)
     out = Writer().uint(trellis.memory)
     write_shape(out, model.shape)
-    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+    return out.raw(coded_bytes(coder)).getvalue()
 
 
 def _class_indices(layout: Layout, start: int, stop: int) -> Array:
@@ -182,18 +180,18 @@ def _class_indices(layout: Layout, start: int, stop: int) -> Array:
     return np.repeat(2 * np.arange(len(layout.classes), dtype=np.int32), np.diff(inside))
 
 
-def _encode_class(coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model) -> Array:
+def _encode_class(coder: AnsCoder, v: Array, e: int, model: Model) -> Array:
     """Code all but the lowest two bits; the probabilities of bit 1 for even and for odd integers."""
     low, largest = low_bits(e), model.largest(e)
     if low:
-        coder.encode_reverse(v >> 2 & (1 << low) - 1, _model.Uniform(1 << low))
+        coder.encode_reverse(v >> 2 & (1 << low) - 1, Uniform(1 << low))
         high = (v >> 2 + low) + np.int32(largest)
-        coder.encode_reverse(high, _model.Categorical(model.high_parts(e), perfect=False))
+        coder.encode_reverse(high, Categorical(model.high_parts(e), perfect=False))
         return np.full(2, 0.5)
     tables = model.subsets(e)
     for r in reversed(range(SUBSETS)):
         u = (v[v & 3 == r] >> 2) + np.int32(largest)
-        coder.encode_reverse(u, _model.Categorical(tables[r], perfect=False))
+        coder.encode_reverse(u, Categorical(tables[r], perfect=False))
     return _bit_probabilities(tables)
 
 
@@ -204,10 +202,7 @@ def decode_dependent(data: bytes | memoryview, e: Array, count: int) -> Array:
     memory = stream.uint()
     if memory not in MEMORIES:
         raise FormatError(f"a trellis of 2^{memory} states is unknown: the file is damaged or newer than this release")
-    model, words = Model(read_shape(stream)), stream.rest()
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    model, coder = Model(read_shape(stream)), decoder_of(stream.rest())
     tables = [None if low_bits(c) else model.subsets(c) for c, _, _ in layout.segments()]
     v = _decode_remainders(coder, layout, tables, Trellis(memory))
     for (c, start, stop), table in zip(layout.segments(), tables, strict=True):
@@ -217,13 +212,11 @@ def decode_dependent(data: bytes | memoryview, e: Array, count: int) -> Array:
     return layout.scatter(v)
 
 
-def _decode_remainders(
-    coder: constriction.stream.stack.AnsCoder, layout: Layout, tables: list[Array | None], trellis: Trellis
-) -> Array:
+def _decode_remainders(coder: AnsCoder, layout: Layout, tables: list[Array | None], trellis: Trellis) -> Array:
     """Every integer mod 4, (n,), int32."""
     half = np.full(2, 0.5)
     chances = np.concatenate([np.zeros(0), *(half if t is None else _bit_probabilities(t) for t in tables)])
-    r, bernoulli = np.empty(layout.coded, np.int32), _model.Bernoulli(perfect=False)
+    r, bernoulli = np.empty(layout.coded, np.int32), Bernoulli(perfect=False)
     for start, stop in chunks(layout.coded):
         paths = _paths(stop - start)
         state, at = np.zeros(paths, np.int32), _class_indices(layout, start, stop)
@@ -237,16 +230,14 @@ def _decode_remainders(
     return r
 
 
-def _decode_class(
-    coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model, tables: Array | None
-) -> None:
+def _decode_class(coder: AnsCoder, v: Array, e: int, model: Model, tables: Array | None) -> None:
     """Complete integers of which v holds the remainders mod 4, in place."""
     largest = np.int32(model.largest(e))
     if tables is None:
         low = low_bits(e)
-        high = coder.decode(_model.Categorical(model.high_parts(e), perfect=False), len(v)) - largest
-        v += ((high << low) + coder.decode(_model.Uniform(1 << low), len(v))) << 2
+        high = coder.decode(Categorical(model.high_parts(e), perfect=False), len(v)) - largest
+        v += ((high << low) + coder.decode(Uniform(1 << low), len(v))) << 2
         return
     for r, table in enumerate(tables):
         where = np.flatnonzero(v & 3 == r)
-        v[where] += (coder.decode(_model.Categorical(table, perfect=False), len(where)) - largest) << 2
+        v[where] += (coder.decode(Categorical(table, perfect=False), len(where)) - largest) << 2

@@ -25,7 +25,7 @@ from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
-from hmcompress.coding.sample import Joined, Looked, jittered
+from hmcompress.coding.sample import Joined, Looked, golden, some_of
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
@@ -150,7 +150,7 @@ def _shifted(e: np.ndarray, shift: int) -> np.ndarray:
 
 def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
     """Whether there are more zeros than a smooth distribution of these scales has, judged by some."""
-    some = jittered(q.size, max(1, q.size // _ZEROS_SAMPLE))
+    some = some_of(q.size, _ZEROS_SAMPLE)
     scale = octaves((e[some] if e.size > 1 else e).astype(int), CLASSES_PER_OCTAVE)
     expected = float(np.mean(np.minimum(_PEAK / scale, 1.0)))
     return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
@@ -248,11 +248,11 @@ def own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values, groups: list[Gro
 
 
 def _own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values) -> Shape:
-    some = jittered(q.size, max(1, q.size // _SAMPLE))
+    some = some_of(q.size, _SAMPLE)
     sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
     coded = sample_e > ZERO_CLASS
     if x is None:
-        spread = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # integers fill their bins
+        spread = golden(int(coded.sum())) - 0.5  # integers fill their bins
         magnitude = np.abs(np.abs(q[some][coded]) + spread)
     else:
         magnitude = np.abs(x[some][coded])

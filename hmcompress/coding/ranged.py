@@ -6,16 +6,15 @@ narrow bins, are stored as they are.
 
 from dataclasses import dataclass
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of
 from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
-from hmcompress.errors import FormatError
 
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
@@ -24,8 +23,6 @@ _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are sh
 _AT_ONCE = 1 << 20  # numbers that are compared
 _INT16 = 1 << 15
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Ta
 
 def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
     """q: the integers of all groups, one group after the other; they are left as they are."""
-    coder, raw_lows, escapes, end = _ans(), [], [], len(q)
+    coder, raw_lows, escapes, end = AnsCoder(), [], [], len(q)
     tables = class_tables(groups, shape, ladder).groups()
     for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
@@ -91,14 +88,14 @@ def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladd
             escapes.append(np.zeros(0, np.int64))
         own = values is not given and values.dtype == np.int32
         shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
-        coder.encode_reverse(shifted, _model.Categorical(p, perfect=False))
+        coder.encode_reverse(shifted, Categorical(p, perfect=False))
         del values, shifted
     out = Writer()
     write_shape(out, shape)
     while raw_lows:
         out.section(raw_lows.pop())
     out.section(_encode_escapes(np.concatenate(escapes[::-1])))
-    out.raw(coder.get_compressed().astype("<u4", copy=False).tobytes())
+    out.raw(coded_bytes(coder))
     del coder  # as large as what it wrote
     return out.getvalue()
 
@@ -121,12 +118,10 @@ def decode_ranged(
         for (low, _, _), (_, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.view()
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    coder = decoder_of(words)
     parts = []
     for (low, largest, p), (_, size), rest in zip(tables, groups, raw_lows, strict=True):
-        high = coder.decode(_model.Categorical(p, perfect=False), size)
+        high = coder.decode(Categorical(p, perfect=False), size)
         high -= np.int32(largest)
         if low and rest is None:
             rest = _pop_bits(coder, low, size)
@@ -155,19 +150,19 @@ def _decode_lows(data: bytes | memoryview, low: int, count: int) -> np.ndarray:
     return rest.astype(np.uint8) if low <= 8 else rest
 
 
-def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
+def _push_bits(coder: AnsCoder, rest: np.ndarray, low: int) -> None:
     """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
     for start in reversed(range(0, low, _UNIFORM_BITS)):
         bits = min(_UNIFORM_BITS, low - start)
-        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
+        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), Uniform(1 << bits))
 
 
-def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -> np.ndarray:
+def _pop_bits(coder: AnsCoder, low: int, count: int) -> np.ndarray:
     """Inverse of _push_bits."""
     if low <= _UNIFORM_BITS:
-        return coder.decode(_model.Uniform(1 << low), count)
-    lowest = coder.decode(_model.Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
-    return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
+        return coder.decode(Uniform(1 << low), count)
+    lowest = coder.decode(Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
+    return lowest | coder.decode(Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
 
 
 def _join(parts: list, narrow: bool) -> np.ndarray:

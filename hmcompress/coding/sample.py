@@ -5,12 +5,22 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def golden(n: int) -> np.ndarray:
+    """Fixed numbers (n,) in [0, 1) that stand for random ones: multiples of the golden section, less whole ones."""
+    return np.modf(np.arange(n) * 0.6180339887498949)[0]
+
+
+def some_of(n: int, about: int) -> np.ndarray:
+    """About so many of the indices below n, up to twice as many, or all of few."""
+    return jittered(n, max(1, n // about))
+
+
 def jittered(n: int, stride: int) -> np.ndarray:
     """One of every `stride` indices below n, at changing places: of a spectrum, every second entry may vanish."""
     starts = np.arange(0, n, stride)
     if stride == 1:
         return starts
-    places = starts + (np.modf(np.arange(len(starts)) * 0.6180339887498949)[0] * stride).astype(np.int64)
+    places = starts + (golden(len(starts)) * stride).astype(np.int64)
     return np.minimum(places, n - 1)
 
 

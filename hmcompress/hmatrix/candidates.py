@@ -9,7 +9,7 @@ from hmcompress.coding.diagonals import promising
 from hmcompress.coding.general import repeats
 from hmcompress.coding.histogram import histogram_promises
 from hmcompress.coding.pool import LONG, price_pool
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.likeness import like_lines
@@ -117,7 +117,7 @@ def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
 
 def _share(band: Array, whole: Array) -> float:
     """How much less some rows take than all, an entry, where prices think of these as Gaussian and of one size."""
-    some = band.reshape(-1)[jittered(band.size, max(1, band.size // _SOME))]
+    some = band.reshape(-1)[some_of(band.size, _SOME)]
     rms = np.sqrt([np.vdot(x, x) / x.size for x in (some, whole)])
     gaussian = float(price.bits(rms[1:])[0]) * some.size
     return min(1.0, price_pool(some, class_of(rms[:1])) / gaussian) if gaussian > 0 else 1.0

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics import exact
@@ -252,7 +252,7 @@ def _worth(
 
 def _plain_guess(task: Task, step: float) -> float:
     """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
-    some = jittered(task.w.numel(), max(1, task.w.numel() // _SOME_PLAIN))
+    some = some_of(task.w.numel(), _SOME_PLAIN)
     _, counts = np.unique(np.rint(task.values.reshape(-1)[some] / step), return_counts=True)
     return task.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
 

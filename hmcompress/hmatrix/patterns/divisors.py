@@ -5,7 +5,7 @@ The largest entry of a group of GGUF's 6-bit codes or of NVFP4 has this code or 
 
 import numpy as np
 
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.hmatrix.patterns.scaled_codes import INTEGERS, Codes, Rounding, checked, fit_offsets
 
 Array = np.ndarray
@@ -53,7 +53,7 @@ def _tops(x: Array, miss: Array) -> Array | None:
 
     miss: by how much rounding may have moved entries x (groups, entries).
     """
-    for some in (slice(1), jittered(len(x), max(1, len(x) // _FEW))):  # the first group, and few of all
+    for some in (slice(1), some_of(len(x), _FEW)):  # the first group, and few of all
         part = x[some, :_FIRST]
         if part.size < x.size and _tops(part, miss[some, :_FIRST]) is None:
             return None

@@ -1,7 +1,6 @@
 """Codec `interpolated`: a whole matrix predicted from its own coarser grid, for rows and columns that are smooth."""
 
 import math
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +58,7 @@ class Interpolator:
         """The payload's body; `step` must be a float32 value."""
         _, integers = self._coded(step)
         classes = np.array([int(class_of(math.sqrt(float(np.mean(q * q))))) for q in integers])
-        out = Writer().raw(struct.pack("<f", step)).uint(self.finer * len(SCHEMES) + SCHEMES.index(self.scheme))
+        out = Writer().step(step).uint(self.finer * len(SCHEMES) + SCHEMES.index(self.scheme))
         out.section(encode_side(classes))
         q = np.concatenate([np.where(e > ZERO_CLASS, q, 0).reshape(-1) for e, q in zip(classes, integers, strict=True)])
         e = np.repeat(classes.astype(np.int16), [part.size for part in integers])
@@ -219,9 +218,7 @@ class _Head:
 def _read_head(data: bytes, shape: tuple[int, int]) -> tuple[_Head, Reader]:
     """All but the integers, and where they begin."""
     stream = Reader(data)
-    (step,) = struct.unpack("<f", stream.raw(4))
-    if not 0 < step < math.inf:
-        raise FormatError("a step is impossible: the file is damaged")
+    step = stream.step()
     finer, number = divmod(stream.uint(len(FINER) * len(SCHEMES) - 1), len(SCHEMES))
     found = list(bands(shape, SCHEMES[number].axes))
     classes = decode_side(stream.section(), len(found))

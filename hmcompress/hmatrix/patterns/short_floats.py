@@ -5,7 +5,6 @@ the bits of the values that there are, not of the steps between them.
 """
 
 import math
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -162,9 +161,7 @@ def _scaled(flat: Tensor, rungs: Rungs, e: Array, scales: Scales) -> bytes:
 def _begun(kind: int, rungs: Rungs, numbers: Array, scales: Scales | None = None) -> tuple[Writer, Array, Array | None]:
     """A body up to its numbers, the numbers that it needs, and their places if those are not all."""
     pruned = bool(np.count_nonzero(numbers) < _FEW * numbers.size)
-    out = (
-        Writer().uint(kind * 2 * len(SHORT) + SHORT.index(rungs.dtype) * 2 + pruned).raw(struct.pack("<f", rungs.step))
-    )
+    out = Writer().uint(kind * 2 * len(SHORT) + SHORT.index(rungs.dtype) * 2 + pruned).step(rungs.step)
     if scales is not None:
         write_scales(out, scales)
     if not pruned:
@@ -178,8 +175,7 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> Quantized
     stream, count = Reader(data), shape[0] * shape[1]
     kind, code = divmod(stream.uint((_ALIKE + 1) * 2 * len(SHORT) - 1), 2 * len(SHORT))
     short, pruned = divmod(code, 2)
-    (step,) = struct.unpack("<f", stream.raw(4))
-    rungs = Rungs.at(step, SHORT[short]) if 0 < step < math.inf else None
+    rungs = Rungs.at(stream.step(), SHORT[short])
     if rungs is None:
         raise FormatError("a step is impossible: the file is damaged")
     e = read_scales(stream, shape).classes(shape) if kind == _RANGED else None

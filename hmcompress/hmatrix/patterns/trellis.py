@@ -1,7 +1,6 @@
 """Codec `trellis`: a whole matrix quantised along a trellis, with row and column scales."""
 
 import math
-import struct
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,7 +50,7 @@ class TrellisQuantizer:
         if found is None:
             return None
         _, scales, model, v = found
-        out = Writer().raw(struct.pack("<f", step))
+        out = Writer().step(step)
         write_scales(out, scales)
         return out.raw(encode_dependent(v, scales.classes(self.values.shape), model, self.trellis)).getvalue()
 
@@ -77,9 +76,7 @@ class TrellisQuantizer:
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of TrellisQuantizer.encode. Raises FormatError."""
     stream = Reader(data)
-    (step,) = struct.unpack("<f", stream.raw(4))
-    if not 0 < step < math.inf:
-        raise FormatError("a step is impossible: the file is damaged")
+    step = stream.step()
     scales = read_scales(stream, shape)
     v = decode_dependent(stream.rest(), scales.classes(shape), shape[0] * shape[1])
     return QuantizedBody(_restore(v.reshape(shape), step, dtype))

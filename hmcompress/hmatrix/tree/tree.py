@@ -1,6 +1,5 @@
 """Codec `tree`: a block cluster tree of leaves, one step for all of them."""
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import LEAF_KINDS, Body
 from hmcompress.hmatrix.tree.basis import PLAIN
 from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split
@@ -110,7 +108,7 @@ def encode(
     plan: Plan, leaves: list[CodedLeaf], step: float, rows: Order, columns: Order, effort: str, general: bool = True
 ) -> bytes:
     """The payload's body; `step` must be a float32 value. general: whether general coders may find repetitions."""
-    out = Writer().raw(struct.pack("<f", step))
+    out = Writer().step(step)
     write_order(out, rows)
     write_order(out, columns)
     return out.raw(write_tree(plan, leaves, effort, general)).getvalue()
@@ -119,9 +117,7 @@ def encode(
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> TreeBody:
     """Inverse of encode. Raises FormatError."""
     stream = Reader(data)
-    (step,) = struct.unpack("<f", stream.raw(4))
-    if not 0 <= step < float("inf"):
-        raise FormatError("a step is impossible: the file is damaged")
+    step = stream.step(may_be_zero=True)
     rows, columns = read_order(stream, shape[0]), read_order(stream, shape[1])
     plan, leaves = read_tree(stream, shape)
     placed = place(plan, [leaf.decode() for leaf in leaves], shape)
