@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -50,24 +51,15 @@ class DenseBody(Body):
     def matmul(self, x: Tensor) -> Tensor:
         return self.values.to(x.dtype) @ x
 
-    def t(self) -> "DenseBody":
-        return DenseBody(self.values.T, self.method)
+    def t(self) -> Self:
+        return replace(self, values=self.values.T)
 
 
 @dataclass(frozen=True)
-class QuantizedBody(Body):
-    """A dense matrix of quantised values."""
+class QuantizedBody(DenseBody):
+    """Quantised values."""
 
-    values: Tensor
-
-    def to_dense(self) -> Tensor:
-        return self.values
-
-    def matmul(self, x: Tensor) -> Tensor:
-        return self.values.to(x.dtype) @ x
-
-    def t(self) -> "QuantizedBody":
-        return QuantizedBody(self.values.T)
+    method: str = "hmatrix"
 
     def leaf_counts(self) -> dict[str, int]:
         kind = "quantized" if bool(self.values.any()) else "zero"

@@ -11,9 +11,12 @@ from functools import cache
 
 import numpy as np
 
+from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.pool import price_pool
 from hmcompress.coding.sample import jittered
+from hmcompress.coding.side import decode_side, encode_side
+from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import price
 
 Array = np.ndarray
@@ -218,3 +221,23 @@ def price_jointly(square: Array) -> float:
     """Price of a block given its squares (m, n), each entry at its own row's times its own column's scale."""
     rows, columns = rank_one_scales(square)
     return price.product_cost(rows, columns) + _SIDE_BITS * (len(rows) + len(columns))
+
+
+def write_scales(out: Writer, scales: Scales) -> None:
+    """Store the scales of one matrix."""
+    sides = [side for side in (scales.rows, scales.columns) if side is not None]
+    out.uint((scales.block - ZERO_CLASS) * 4 + (scales.rows is not None) + 2 * (scales.columns is not None))
+    if sides:
+        out.section(encode_side(np.concatenate(sides), "max"))
+
+
+def read_scales(data: Reader, shape: tuple[int, int]) -> Scales:
+    """Inverse of write_scales for a (m, n) matrix. Raises FormatError."""
+    number = data.uint((MAX_CLASS - ZERO_CLASS) * 4 + 3)
+    has = bool(number & 1), bool(number & 2)
+    counts = [n if present else 0 for n, present in zip(shape, has, strict=True)]
+    values = decode_side(data.section(), sum(counts)) if any(has) else np.zeros(0, np.int64)
+    if np.abs(values).max(initial=0) > 1 << 12:
+        raise FormatError("a scale is out of range: the file is damaged")
+    rows, columns = np.split(values, [counts[0]])
+    return Scales(number // 4 + ZERO_CLASS, rows if has[0] else None, columns if has[1] else None)

@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr
 
-CLASSES_PER_OCTAVE = 4
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE
+
 LOWEST_CLASS, HIGHEST_CLASS = -14, 100  # standard deviations 2 ** (class / 4)
 _FLAT = 2  # octaves: wider classes split off low bits
 HIGH = 32  # high parts lie in [-HIGH, HIGH); the ends are escapes
@@ -41,7 +42,7 @@ class ScaleModel:
     shape: int = 1
 
 
-class Scales:
+class AdaptiveScales:
     """Classes of the integers to come, column by column."""
 
     def __init__(self, model: ScaleModel, rows: int, start: float) -> None:

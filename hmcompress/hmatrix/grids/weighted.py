@@ -18,8 +18,8 @@ from hmcompress.hmatrix.grids.adaptive_scales import (
     HIGH,
     ROW_MEMORY,
     SHAPES,
+    AdaptiveScales,
     ScaleModel,
-    Scales,
     low_bits,
     tables,
 )
@@ -128,7 +128,7 @@ def code_integers(
     coder: Coder, q: np.ndarray, given: bool, row_exponents: np.ndarray, column_exponents: np.ndarray, model: ScaleModel
 ) -> np.ndarray:
     start = float(powers(np.array(model.start - STARTS // 2)))
-    scales = Scales(model, len(row_exponents), start)
+    scales = AdaptiveScales(model, len(row_exponents), start)
     row_steps, column_steps = powers(row_exponents), powers(column_exponents)
     frequencies = tables(model.shape)
     coded, sent = np.zeros_like(q), []
@@ -171,7 +171,7 @@ def integer_bits(grid: Grid, model: ScaleModel, span: int) -> np.ndarray:
     bits = np.full((*grid.q.shape, 2 * span + 1), _NEVER)
     bits[..., span] = 0.0
     row_steps, column_steps = powers(grid.row_exponents[rows]), powers(grid.column_exponents)
-    scales = Scales(model, len(rows), float(powers(np.array(model.start - STARTS // 2))))
+    scales = AdaptiveScales(model, len(rows), float(powers(np.array(model.start - STARTS // 2))))
     frequencies = tables(model.shape)
     for j in sorted(columns, key=lambda j: grid.column_exponents[j]):
         steps, q = row_steps * column_steps[j], grid.q[rows, j]

@@ -22,9 +22,8 @@ from hmcompress.coding.sparse import decode_places, encode_places
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
-from hmcompress.hmatrix.basics.scales import Scales, fit_scales
+from hmcompress.hmatrix.basics.scales import Scales, fit_scales, read_scales, write_scales
 from hmcompress.hmatrix.basics.words import SHORT, WORDS, floats_of, look_up, words_of
-from hmcompress.hmatrix.patterns.trellis import read_scales, write_scales
 
 Array = np.ndarray
 _BITS = {torch.bfloat16: 8, torch.float16: 11}  # significant ones

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS
 from hmcompress.coding.dependent import (
     DISTORTION,
     Model,
@@ -18,11 +17,9 @@ from hmcompress.coding.dependent import (
     quantize,
 )
 from hmcompress.coding.layout import SILENT_CLASS, TOP_CLASS
-from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.coding.trellis import Trellis
-from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
-from hmcompress.hmatrix.basics.scales import Scales, fit_scales
+from hmcompress.hmatrix.basics.scales import Scales, fit_scales, read_scales, write_scales
 
 Array = np.ndarray
 FINER = math.sqrt(DISTORTION * 12)  # what a scalar quantiser's step is divided by for the same error
@@ -86,21 +83,3 @@ def _restore(v: Array, step: float, dtype: torch.dtype) -> Tensor:
     out = np.empty(v.shape, np.float64 if dtype == torch.float64 else np.float32)
     np.multiply(v, step, out=out, dtype=np.float64, casting="same_kind")  # one rounding, from float64
     return torch.from_numpy(out).to(dtype)
-
-
-def write_scales(out: Writer, scales: Scales) -> None:
-    sides = [side for side in (scales.rows, scales.columns) if side is not None]
-    out.uint((scales.block - ZERO_CLASS) * 4 + (scales.rows is not None) + 2 * (scales.columns is not None))
-    if sides:
-        out.section(encode_side(np.concatenate(sides), "max"))
-
-
-def read_scales(data: Reader, shape: tuple[int, int]) -> Scales:
-    number = data.uint((MAX_CLASS - ZERO_CLASS) * 4 + 3)
-    has = bool(number & 1), bool(number & 2)
-    counts = [n if present else 0 for n, present in zip(shape, has, strict=True)]
-    values = decode_side(data.section(), sum(counts)) if any(has) else np.zeros(0, np.int64)
-    if np.abs(values).max(initial=0) > 1 << 12:
-        raise FormatError("a scale is out of range: the file is damaged")
-    rows, columns = np.split(values, [counts[0]])
-    return Scales(number // 4 + ZERO_CLASS, rows if has[0] else None, columns if has[1] else None)
