@@ -14,7 +14,7 @@ from hmcompress.problem_settings import (
     INPUT_KINDS,
     MLP,
     BuiltinNetwork,
-    Calibration,
+    CalibrationSettings,
     Count,
     DeepONet,
     DeepONetNetwork,
@@ -42,7 +42,7 @@ __all__ = [
     "METRICS",
     "MLP",
     "NORMS",
-    "Calibration",
+    "CalibrationSettings",
     "DeepONet",
     "DeepONetNetwork",
     "DomainCalibration",
@@ -104,7 +104,7 @@ class Settings(Frozen):
     target_ratio: Annotated[Number, Field(gt=1)] | None = None  # whole files; finds the tolerance
     effort: Effort = "default"
     network: Network | None = None
-    calibration: Calibration | None = None
+    calibration: CalibrationSettings | None = None
     reference: str | None = None  # file with x and y: exact solutions
     ntk: Annotated[Ntk | Literal[False] | None, BeforeValidator(_ntk_switch)] = None
     slim: Annotated[Literal["off", "prefer"], BeforeValidator(_slim_switch)] = "off"

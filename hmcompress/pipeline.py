@@ -18,7 +18,7 @@ import torch
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
+from hmcompress.encoding import EncodedPart, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.geometry import elements
 from hmcompress.layers import select
@@ -128,7 +128,7 @@ def write_file(
 
 def _coded(
     checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
-) -> tuple[Iterable[Part], Tally]:
+) -> tuple[Iterable[EncodedPart], Tally]:
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
         parts = encode_weights(checkpoint, settings, progress, near_end)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hmcompress.checkpoint import unpack_nest
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
-from hmcompress.container.reader import Part
+from hmcompress.container.reader import StoredPart
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.parallel import in_order
 from hmcompress.progress import Progress, silent
@@ -115,11 +115,11 @@ def stored_parts(
         yield tensors
 
 
-def _same(part: Part) -> Part:
+def _same(part: StoredPart) -> StoredPart:
     return part
 
 
-def _decode(part: Part) -> dict[str, Tensor]:
+def _decode(part: StoredPart) -> dict[str, Tensor]:
     return part.load()
 
 

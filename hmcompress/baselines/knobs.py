@@ -17,11 +17,11 @@ FINEST = 30 * STEPS_PER_OCTAVE
 _SCANNED_WEIGHTS = 8_000_000
 _STRIDE = 2  # of the settings tried beyond the first that holds
 
-NetworkError = Callable[[Mapping[str, Tensor]], float]
+NetworkErrorOf = Callable[[Mapping[str, Tensor]], float]
 
 
 @dataclass(frozen=True)
-class Part:
+class NetworkPart:
     """A tensor of the network, or a weight (m, n) with its bias (m,), as the matrices that are coded."""
 
     weight: str
@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Setting:
     """One setting of a knob: bytes of each part, relative Frobenius error of each part's matrices, decoded tensors.
 
     key: the same for settings that decode to the same.
@@ -80,19 +80,19 @@ class Knob:
     """
 
     peer: Peer
-    parts: Sequence[Part]
+    parts: Sequence[NetworkPart]
     absolute: bool
-    network_error: NetworkError
-    _trials: dict[int, Trial] = field(default_factory=dict)
+    network_error: NetworkErrorOf
+    _trials: dict[int, Setting] = field(default_factory=dict)
     _errors: dict[Hashable, float] = field(default_factory=dict)
 
-    def trial(self, k: int) -> Trial:
+    def trial(self, k: int) -> Setting:
         """Encode everything."""
         if k not in self._trials:
             self._trials[k] = self._trial(2.0 ** (-k / STEPS_PER_OCTAVE))
         return self._trials[k]
 
-    def _trial(self, level: float) -> Trial:
+    def _trial(self, level: float) -> Setting:
         found = [[self._run(matrix, level) for matrix in part.matrices] for part in self.parts]
         both = list(zip(self.parts, found, strict=True))
 
@@ -102,7 +102,7 @@ class Knob:
                 tensors |= part.restore([outcome.decoded for outcome in outcomes])
             return tensors
 
-        return Trial(
+        return Setting(
             tuple(part.kept_bytes + sum(outcome.nbytes for outcome in outcomes) for part, outcomes in both),
             tuple(_error(part.matrices, outcomes) for part, outcomes in both),
             decode,

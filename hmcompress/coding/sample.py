@@ -36,7 +36,7 @@ class InSteps:
         return (self._flat[places] / self._step).astype(np.float32, copy=False)
 
 
-class Looked:
+class FromTable:
     """What words (n,) stand for in a table, likewise."""
 
     def __init__(self, table: np.ndarray, words: np.ndarray) -> None:
@@ -50,7 +50,7 @@ class Looked:
 class Joined:
     """Arrays one after the other, likewise."""
 
-    def __init__(self, arrays: Sequence[np.ndarray | InSteps | Looked]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray | InSteps | FromTable]) -> None:
         self._arrays = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arrays]
         self._ends = np.cumsum([0, *(a.size for a in self._arrays)])
 

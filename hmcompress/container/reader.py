@@ -32,7 +32,7 @@ _DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, 
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredPart:
     """Tensors that are decoded together; `nbytes` is what `load` returns."""
 
     tensors: tuple[str, ...]
@@ -126,14 +126,14 @@ class CompressedFile:
     def _load_single(self, name: str) -> dict[str, Tensor]:
         return {name: self.load_untouched(name)}
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[StoredPart]:
         """What is decoded together, in the source's order: a layer, or a single untouched tensor."""
         for name in self.index.shapes:
             row = self.layer_of.get(name)
             if row is None:
-                yield Part((name,), self._nbytes((name,)), partial(self._load_single, name))
+                yield StoredPart((name,), self._nbytes((name,)), partial(self._load_single, name))
             elif row.name == name:
-                yield Part(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
+                yield StoredPart(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
 
     def tie(self, name: str, stored: dict[str, Tensor]) -> Tensor:
         """A tensor from the stored ones; a view shares its base's memory again."""

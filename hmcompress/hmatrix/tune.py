@@ -12,7 +12,7 @@ from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
 from hmcompress.hmatrix.basics.measure import reference, relative_error
-from hmcompress.hmatrix.basics.rounding import Rounding
+from hmcompress.hmatrix.basics.rounding import Rounder
 from hmcompress.hmatrix.basics.scales import Scales
 from hmcompress.hmatrix.basics.words import SHORT
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
@@ -41,20 +41,20 @@ _LOWEST = 2.0**-12  # of the first step: an error that is still too large there 
 
 def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
-    rounding = Rounding(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
+    rounder = Rounder(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
     start = step * _aim(task.w.numel()) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
-    if rounding is not None and _is_quick(task, candidate):
-        step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
-        found = _rounded(task, candidate, rounding, step) if step else None
+    if rounder is not None and _is_quick(task, candidate):
+        step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
+        found = _rounded(task, candidate, rounder, step) if step else None
         if found is not None:
             return found
-    if rounding is None:
+    if rounder is None:
         drafts = _drafts(task, candidate, step)
         step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
         return _largest(task, partial(_payload, task, drafts, candidate), step)
     known = None if candidate.plan == Leaf(0, True) else _drafts(task, candidate, step)
-    step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
-    del rounding  # and the integers that it keeps
+    step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
+    del rounder  # and the integers that it keeps
     payload = partial(_payload, task, known, candidate)
     best = _largest(task, payload, step)
     if best is None or best.nbytes * _PATTERN > task.w.numel():
@@ -93,19 +93,19 @@ def _is_quick(task: Task, candidate: Candidate) -> bool:
     return not (task.options.scales and candidate.scaled)
 
 
-def _rounding_error(task: Task, rounding: Rounding, step: float) -> float:
-    return rounding.errors(step)[task.norm == "max"] / task.size
+def _rounding_error(task: Task, rounder: Rounder, step: float) -> float:
+    return rounder.errors(step)[task.norm == "max"] / task.size
 
 
-def _rounded(task: Task, candidate: Candidate, rounding: Rounding, step: float) -> HMatrix | None:
+def _rounded(task: Task, candidate: Candidate, rounder: Rounder, step: float) -> HMatrix | None:
     """The matrix as plain integers at this step, or None where that does not serve."""
-    norm, largest = rounding.errors(step)
+    norm, largest = rounder.errors(step)
     size = task.size if task.norm == "fro" else reference(task.w, "fro")
     scale = int(class_of(size / math.sqrt(task.w.numel()) / step))
     if not math.isfinite(norm) or scale <= ZERO_CLASS:  # too large for 32 bits, or hardly any is not zero
         return None
     shape = (task.w.shape[0], task.w.shape[1])
-    q = rounding.integers(step).reshape(shape)
+    q = rounder.integers(step).reshape(shape)
     payload = _encoded([CodedLeaf(shape, (CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
     matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.config import Calibration as CalibrationSettings
-from hmcompress.config import DomainCalibration, Settings
+from hmcompress.config import CalibrationSettings, DomainCalibration, Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network

@@ -19,7 +19,7 @@ from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
 from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
-from hmcompress.nn.rebuild import Form
+from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import check_quick
@@ -151,7 +151,7 @@ class _Filler:
             progress(part.tensors[0], done, total)
         return tuple(layers)
 
-    def _taken(self, row: LayerRow, form: Form | None) -> LoadedLayer:
+    def _taken(self, row: LayerRow, form: RunningForm | None) -> LoadedLayer:
         """Put a form into the module in place of its nn.Linear, if there is one; the record of the layer."""
         place = self._places[row.name]
         record = self._forms.record(row, place, form)
@@ -174,7 +174,7 @@ class _Filler:
         else:
             self.module = new
 
-    def _form(self, row: LayerRow) -> Form | None:
+    def _form(self, row: LayerRow) -> RunningForm | None:
         linear = self._linear(row)
         return None if linear is None else self._forms.fastest(row, linear.weight.dtype)
 

@@ -20,7 +20,7 @@ from hmcompress.report.format import (
     format_tolerance,
     printable,
 )
-from hmcompress.report.groups import LayerRow, layer_rows
+from hmcompress.report.groups import TableRow, layer_rows
 from hmcompress.report.lines import (
     bound_line,
     cost_line,
@@ -106,7 +106,7 @@ def _layers(report: Report, width: int) -> Table:
     return _wide_layers(rows, report) if fits else _narrow_layers(rows, report, width)
 
 
-def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
+def _narrow_layers(rows: Iterable[TableRow], report: Report, width: int) -> Table:
     """Two lines a layer (three for a long name): what is stored, then how it is stored and what it must keep."""
     table = plain_table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
     for row in rows:
@@ -120,7 +120,7 @@ def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Tabl
     return table
 
 
-def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
+def _wide_layers(rows: Iterable[TableRow], report: Report) -> Table:
     columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
     table = plain_table(*columns, ">error", ">tol")
     for row in rows:
@@ -135,11 +135,11 @@ def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
     return table
 
 
-def _name(row: LayerRow) -> str:
+def _name(row: TableRow) -> str:
     return printable(row.name) + (f" ({row.count} layers)" if row.count > 1 else "")
 
 
-def _how(row: LayerRow, report: Report) -> tuple[str, str, str, str, str]:
+def _how(row: TableRow, report: Report) -> tuple[str, str, str, str, str]:
     """Shape, dtype, method, leaves, rank; 'various' for what the layers of a row do not share.
 
     The norm stands behind the method where it is another one than the report's.
@@ -159,12 +159,12 @@ def _leaves(leaves: Leaves) -> str:
     return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in _LEAVES if getattr(leaves, kind))
 
 
-def _limit(row: LayerRow, report: Report) -> float | None:
+def _limit(row: TableRow, report: Report) -> float | None:
     """log2(1/tol) is a limit in the Frobenius norm only."""
     return row.worst.rate_limit if row.worst.norm == "fro" and report.metric == "weights" else None
 
 
-def _error(row: LayerRow) -> Text:
+def _error(row: TableRow) -> Text:
     worst = row.worst
     beyond = worst.tol is not None and worst.error > worst.tol
     return Text(format_error(worst.error) + ("!" if beyond else ""), "bold red" if beyond else "")

@@ -5,15 +5,18 @@ import torch
 from baseline_matrices import noise
 
 from hmcompress.baselines import PEERS, Matrix
-from hmcompress.baselines.knobs import FINEST, Knob, Part, coarsest
+from hmcompress.baselines.knobs import FINEST, Knob, NetworkPart, coarsest
 
 W1, B1, W2 = noise(24, 20), noise(24, 1, 1).reshape(24), 0.01 * noise(18, 24, 2)
 ORIGINAL = {"a": W1, "b": B1, "c": W2}
 
 
-def parts(joined: bool) -> list[Part]:
+def parts(joined: bool) -> list[NetworkPart]:
     first = torch.cat([W1, B1[:, None]], 1) if joined else W1
-    return [Part("a", "b", (W1, B1), (Matrix(first),), joined), Part("c", None, (W2,), (Matrix(W2),), False)]
+    return [
+        NetworkPart("a", "b", (W1, B1), (Matrix(first),), joined),
+        NetworkPart("c", None, (W2,), (Matrix(W2),), False),
+    ]
 
 
 def weight_error(tensors) -> float:

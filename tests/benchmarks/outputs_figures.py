@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.baselines import PEERS, Matrix
-from hmcompress.baselines.knobs import Knob, Part
+from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.config import Ntk, load_settings
 from hmcompress.network import NetworkResult, Problem, compress_network, load_tensors, pose
@@ -103,7 +103,7 @@ def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator
     bound = TangentBound.of(problem, ntk)
     for peer in ("svd32", "quantization_entropy"):
         parts = [
-            Part(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(joined(tensors, x)),), True)
+            NetworkPart(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(joined(tensors, x)),), True)
             for x in problem.network.layers
             if x.bias is not None
         ]

@@ -16,7 +16,7 @@ from hmcompress.hmatrix.tree.order import Natural, Order
 from hmcompress.hmatrix.tree.parts import LowRank, Parts, Remainder
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import HLinear
-from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
+from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, running_forms
 
 
 def kernel(n: int = 512) -> Tensor:
@@ -71,7 +71,7 @@ def _parts(x: np.ndarray, near: bool) -> Parts:
     return (LowRank(left[:, :rank] * values[:rank], right[:rank].T),)
 
 
-def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> Form:
+def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> RunningForm:
     """A matrix as an HLinear."""
     return next(form for form in running_forms(matrix, tol, dtype) if isinstance(form.module, HLinear))
 

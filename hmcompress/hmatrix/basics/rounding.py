@@ -13,7 +13,7 @@ _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the 
 _NARROW, _WIDE = 2.0**15 - 1, 2.0**31 - 128  # the largest integers that are held in 16 and 32 bits
 
 
-class Rounding:
+class Rounder:
     """Rounds w (m, n), of up to 32 bits an entry, at one step after another; the last integers are kept."""
 
     def __init__(self, w: Tensor) -> None:

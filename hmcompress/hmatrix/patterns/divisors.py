@@ -6,7 +6,7 @@ The largest entry of a group of GGUF's 6-bit codes or of NVFP4 has this code or 
 import numpy as np
 
 from hmcompress.coding.sample import some_of
-from hmcompress.hmatrix.patterns.scaled_codes import INTEGERS, Codes, Rounding, checked, fit_offsets
+from hmcompress.hmatrix.patterns.scaled_codes import INTEGERS, Codes, Precision, checked, fit_offsets
 
 Array = np.ndarray
 _MOST, _SURE = 128, 0.3  # codes of the largest; by how much rounding may move one that still tells something
@@ -15,20 +15,20 @@ _TOPS = np.arange(1.0, _MOST + 1)
 _GROUP, _FIRST, _FEW = 16, 64, 16  # entries of the smallest groups; entries and groups that are looked at first
 
 
-def by_divisor(x: Array, rounding: Rounding) -> Codes | None:
+def by_divisor(x: Array, precision: Precision) -> Codes | None:
     """Codes of groups x (groups, entries): whole multiples of the largest number of which all are."""
-    tops = _tops(x, _ROUNDINGS * rounding.half * np.abs(x))
+    tops = _tops(x, _ROUNDINGS * precision.half * np.abs(x))
     if tops is None:
         return None
     largest = np.abs(x).max(axis=1)
     scales = np.where(largest > 0, largest / tops, 1.0)
-    return checked(x, rounding, INTEGERS, np.rint(x / scales[:, None]), scales)
+    return checked(x, precision, INTEGERS, np.rint(x / scales[:, None]), scales)
 
 
-def by_divisor_above(x: Array, rounding: Rounding) -> Codes | None:
+def by_divisor_above(x: Array, precision: Precision) -> Codes | None:
     """The same of what entries lie above the smallest one of their group, which is the offset."""
     above = x - x.min(axis=1, keepdims=True)
-    miss = np.broadcast_to(_OF_GAPS * rounding.half * np.abs(x).max(axis=1, keepdims=True), x.shape)
+    miss = np.broadcast_to(_OF_GAPS * precision.half * np.abs(x).max(axis=1, keepdims=True), x.shape)
     tops = _tops(above, miss)
     if tops is None:
         return None

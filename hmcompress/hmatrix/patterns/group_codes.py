@@ -26,7 +26,7 @@ from hmcompress.hmatrix.patterns.scaled_codes import (
     TABLES,
     WAYS,
     Codes,
-    Rounding,
+    Precision,
     Way,
     times_scales,
 )
@@ -72,7 +72,7 @@ def _find(groups: Tensor, limit: float) -> Codes | None:
     """Codes of all groups that take less than `limit` bits an entry, as far as some tell."""
     some = _wide(_beginnings(groups))
     for how in _WAYS:
-        part = how(some, Rounding.of(groups.dtype))
+        part = how(some, Precision.of(groups.dtype))
         if part is not None and _bits(part) < limit:
             found = _all(groups, how)
             if found is not None:
@@ -139,7 +139,7 @@ def _all(groups: Tensor, how: Way) -> Codes | None:
     codes, found = np.empty(groups.shape, np.int32), list[Codes]()
     rows = max(1, _AT_ONCE // groups.shape[1])
     for start in range(0, len(groups), rows):
-        part = how(_wide(groups[start : start + rows]), Rounding.of(groups.dtype))
+        part = how(_wide(groups[start : start + rows]), Precision.of(groups.dtype))
         if part is None or (found and part.table != found[0].table):
             return None
         codes[start : start + rows] = part.codes

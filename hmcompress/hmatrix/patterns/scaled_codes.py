@@ -33,15 +33,15 @@ _TOPS, _SPANS = (127, 7, 128, 8, 1, 3, 4, 15, 31), (15, 3, 7, 255, 31, 63)
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Precision:
     """half: of a unit in the last place of 1. least: the smallest normal number."""
 
     half: float
     least: float
 
     @staticmethod
-    def of(dtype: torch.dtype) -> "Rounding":
-        return Rounding(HALF[dtype], torch.finfo(dtype).tiny)
+    def of(dtype: torch.dtype) -> "Precision":
+        return Precision(HALF[dtype], torch.finfo(dtype).tiny)
 
     def most(self, size: Array) -> Array:
         """By how much rounding moves numbers of these magnitudes, at most."""
@@ -66,34 +66,34 @@ class Codes:
         return times_scales(self.table, self.codes, self.scales, self.offsets, dtype)
 
 
-def _by_gap(x: Array, rounding: Rounding) -> Codes | None:
+def _by_gap(x: Array, precision: Precision) -> Codes | None:
     """Whole multiples of the smallest gap between magnitudes."""
     ordered = np.sort(np.abs(x), axis=1)
     gaps = np.diff(ordered, axis=1, prepend=0)
-    real = gaps > np.maximum(_APART * rounding.most(ordered[:, -1:]), _NOISE * ordered[:, -1:])
+    real = gaps > np.maximum(_APART * precision.most(ordered[:, -1:]), _NOISE * ordered[:, -1:])
     smallest = np.where(real, gaps, np.inf).min(axis=1, initial=np.inf)
     scales = np.where(np.isfinite(smallest), smallest, 1.0)
-    return _multiples(x, rounding, scales)
+    return _multiples(x, precision, scales)
 
 
-def _by_largest(x: Array, rounding: Rounding) -> Codes | None:
+def _by_largest(x: Array, precision: Precision) -> Codes | None:
     """Codes of which the largest stands for the largest magnitude."""
     largest = np.abs(x).max(axis=1, initial=0)
     largest = np.where(largest > 0, largest, 1.0)
     for table, points in enumerate(TABLES):
         scales = largest / points[-1]
         codes = np.searchsorted((points[1:] + points[:-1]) / 2, x / scales[:, None])
-        found = checked(x, rounding, table, codes, scales)
+        found = checked(x, precision, table, codes, scales)
         if found is not None:
             return found
     for top in _TOPS:
-        found = _multiples(x, rounding, largest / top)
+        found = _multiples(x, precision, largest / top)
         if found is not None:
             return found
     return None
 
 
-def _multiples(x: Array, rounding: Rounding, scales: Array) -> Codes | None:
+def _multiples(x: Array, precision: Precision, scales: Array) -> Codes | None:
     """Whole multiples of scales (groups,) that are known about."""
     codes = np.rint(x / scales[:, None])
     for _ in range(2):  # the least-squares scale for the multiples that the last one gives
@@ -102,16 +102,16 @@ def _multiples(x: Array, rounding: Rounding, scales: Array) -> Codes | None:
         power = np.square(codes).sum(1)
         scales = np.where(power > 0, (x * codes).sum(1) / np.maximum(power, 1), 1.0)
         codes = np.rint(x / scales[:, None])
-    return checked(x, rounding, INTEGERS, codes, scales)
+    return checked(x, precision, INTEGERS, codes, scales)
 
 
-def _by_ends(x: Array, rounding: Rounding) -> Codes | None:
+def _by_ends(x: Array, precision: Precision) -> Codes | None:
     """Whole multiples above the smallest entry, of which the largest is a power of two less one."""
     low, high = x.min(axis=1, initial=np.inf), x.max(axis=1, initial=-np.inf)
     for span in _SPANS:
         scales = np.where(high > low, (high - low) / span, 1.0)
         codes = np.rint((x - low[:, None]) / scales[:, None])
-        allowed = _ROUNDINGS * rounding.most(np.abs(x).max(axis=1)) / scales
+        allowed = _ROUNDINGS * precision.most(np.abs(x).max(axis=1)) / scales
         off = np.abs((x - low[:, None]) / scales[:, None] - codes).max(axis=1)
         if (allowed < 0.25).all() and (off <= allowed).all():
             fitted = fit_offsets(x, codes)
@@ -119,7 +119,7 @@ def _by_ends(x: Array, rounding: Rounding) -> Codes | None:
     return None
 
 
-Way = Callable[[Array, Rounding], Codes | None]
+Way = Callable[[Array, Precision], Codes | None]
 WAYS: tuple[Way, ...] = (_by_gap, _by_largest, _by_ends)
 
 
@@ -131,16 +131,16 @@ def fit_offsets(x: Array, codes: Array) -> tuple[Array, Array]:
     return scales, (middle - scales[:, None] * mean)[:, 0]
 
 
-def checked(x: Array, rounding: Rounding, table: int, codes: Array, scales: Array) -> Codes | None:
+def checked(x: Array, precision: Precision, table: int, codes: Array, scales: Array) -> Codes | None:
     """The codes, with the simplest scales that give back x, if they are x to within its rounding."""
     values = values_of(table, codes)
     size = np.abs(values)
     off = np.abs(x - values * scales[:, None])
-    allowed = np.where(size > 0, _ROUNDINGS * rounding.most(size * scales[:, None]), rounding.most(np.zeros(1)))
+    allowed = np.where(size > 0, _ROUNDINGS * precision.most(size * scales[:, None]), precision.most(np.zeros(1)))
     if (off > allowed).any():
         return None
     # What x was rounded from lies within half a unit in the last place, which bounds the scale from both sides.
-    half = rounding.most(np.exp2(np.floor(np.log2(np.maximum(np.abs(x), 1e-300)))))
+    half = precision.most(np.exp2(np.floor(np.log2(np.maximum(np.abs(x), 1e-300)))))
     some, divisor = size > 0, np.maximum(size, 1e-300)
     low = np.where(some, (np.abs(x) - half) / divisor, 0).max(axis=1)
     high = np.where(some, (np.abs(x) + half) / divisor, np.inf).min(axis=1)

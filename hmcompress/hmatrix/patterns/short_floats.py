@@ -17,7 +17,7 @@ from hmcompress.coding.classes import ZERO_CLASS, gather, groups_of, scatter
 from hmcompress.coding.ladder import Ladder
 from hmcompress.coding.pool import LONG, own_shape
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
-from hmcompress.coding.sample import Looked
+from hmcompress.coding.sample import FromTable
 from hmcompress.coding.sparse import decode_places, encode_places
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise
 from hmcompress.errors import FormatError
@@ -149,7 +149,7 @@ def _scaled(flat: Tensor, rungs: Rungs, e: Array, scales: Scales) -> bytes:
         words, e = words[places], e[places] if e.size > 1 else e
     groups = groups_of(e, numbers.size)
     if groups:
-        x = Looked(rungs.heights, words)
+        x = FromTable(rungs.heights, words)
         shape = own_shape(x, e, x, groups)
         numbers = gather(numbers, e, groups)
         del e  # as large as the numbers

@@ -16,7 +16,7 @@ from hmcompress.coding.dependent import (
     own_shape,
     quantize,
 )
-from hmcompress.coding.layout import SILENT_CLASS, TOP_CLASS
+from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
 from hmcompress.coding.trellis import Trellis
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, read_scales, write_scales

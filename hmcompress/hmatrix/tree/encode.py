@@ -7,18 +7,17 @@ import numpy as np
 from torch import Tensor
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
-from hmcompress.coding.sample import InSteps, Looked
+from hmcompress.coding.sample import FromTable, InSteps
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.basics.words import WORDS, floats_of, words_of
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split
-from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedRemainder, unit_columns
+from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedPart, CodedRemainder, unit_columns
 from hmcompress.hmatrix.tree.reweighted import reweighted_triplets
 from hmcompress.hmatrix.tree.spectra import Spectrum, spectra
 from hmcompress.hmatrix.tree.transform import encode_columns
 
 Array = np.ndarray
-Part = CodedFactors | CodedRemainder
 _RIDGE = 1e-12
 _KEPT = 1 << 20  # entries of a matrix whose rounded leaves are kept
 _NARROW = 2.0**15 - 1  # as below, in 16 bits
@@ -51,13 +50,13 @@ class PreparedLeaf:
     weights: Array | None = None
     short: Tensor | None = None
 
-    def in_steps(self, step: float) -> InSteps | Looked:
+    def in_steps(self, step: float) -> InSteps | FromTable:
         """The entries over the step, of which few are read."""
         if self.short is None:
             return InSteps(self.block, step)
         with np.errstate(over="ignore", invalid="ignore"):  # words that no finite block holds
             table = floats_of(np.arange(WORDS, dtype=np.uint16), self.short.dtype) / np.float32(step)
-        return Looked(table, words_of(self.short.reshape(-1)))  # the block, twice as large, can be let go
+        return FromTable(table, words_of(self.short.reshape(-1)))  # the block, twice as large, can be let go
 
 
 def prepare(values: Array, plan: Plan, step: float) -> list[PreparedLeaf]:
@@ -101,7 +100,7 @@ class Draft:
     basis: int
     q: Array | None = None
     x: Array | None = None
-    values: Array | InSteps | Looked | None = None
+    values: Array | InSteps | FromTable | None = None
 
 
 class Drafts:
@@ -130,7 +129,7 @@ def encode_leaves(drafts: list[Draft], options: Options, final: bool = True) -> 
     return [CodedLeaf(d.shape, (*_some(d.factors), *_some(_remainder(d, scales, options)))) for d in drafts]
 
 
-def _some(part: Part | None) -> tuple[Part, ...]:
+def _some(part: CodedPart | None) -> tuple[CodedPart, ...]:
     return () if part is None else (part,)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmcompress.coding.sample import InSteps, Looked
+from hmcompress.coding.sample import FromTable, InSteps
 from hmcompress.hmatrix.basics.scales import Scales
 from hmcompress.hmatrix.tree.basis import BASES, PLAIN, TRANSPOSED
 from hmcompress.hmatrix.tree.transform import CodedColumns, decode_columns
@@ -89,10 +89,13 @@ class CodedRemainder:
     q: Array
     scales: Scales
     basis: int = PLAIN
-    values: Array | InSteps | Looked | None = None  # before rounding, in steps; the writer's alone
+    values: Array | InSteps | FromTable | None = None  # before rounding, in steps; the writer's alone
 
     def decode(self) -> Remainder:
         return Remainder(self.q, self.basis)
+
+
+CodedPart = CodedFactors | CodedRemainder
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class CodedLeaf:
     """A leaf ready to be written: shape (m, n) and its coded parts, factors first."""
 
     shape: tuple[int, int]
-    parts: tuple[CodedFactors | CodedRemainder, ...]
+    parts: tuple[CodedPart, ...]
 
     @property
     def has_scales(self) -> bool:

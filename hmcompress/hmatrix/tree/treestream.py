@@ -15,7 +15,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.scales import Scales
 from hmcompress.hmatrix.tree.basis import BASES, PLAIN
 from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split, max_nodes
-from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedRemainder
+from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedPart, CodedRemainder
 from hmcompress.hmatrix.tree.transform import TRANSFORMS, CodedColumns, band_count, expand_classes
 
 Array = np.ndarray
@@ -71,7 +71,7 @@ def read_tree(data: Reader, shape: tuple[int, int]) -> tuple[Plan, list[CodedLea
 
 
 def _leaf(outline: _Outline, factors, remainders) -> CodedLeaf:
-    parts: list[CodedFactors | CodedRemainder] = [next(factors)] if outline.rank else []
+    parts: list[CodedPart] = [next(factors)] if outline.rank else []
     if outline.remainder:
         parts.append(next(remainders))
     return CodedLeaf(outline.shape, tuple(parts))

@@ -14,7 +14,7 @@ CHUNK = 1 << 20  # numbers that are moved, or make one set of paths, at a time
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sorting:
     """Where the numbers of each class stand once sorted. order: positions that are coded, or None for all."""
 
     classes: Array
@@ -48,7 +48,7 @@ class Layout:
         return out
 
 
-def lay_out(e: Array, count: int) -> Layout:
+def sort_by_class(e: Array, count: int) -> Sorting:
     """Sort `count` numbers of classes e (count,) or (1,). Raises FormatError where a class is out of range."""
     e = np.asarray(e, np.int16).reshape(-1)
     if e.max(initial=SILENT_CLASS) > TOP_CLASS:
@@ -58,7 +58,7 @@ def lay_out(e: Array, count: int) -> Layout:
     used = np.flatnonzero(sizes[1:]) + 1
     starts = np.concatenate([[0], np.cumsum(sizes[used])])
     order = None if len(used) == 1 and not sizes[0] else _order(small, used, starts)
-    return Layout(used + SILENT_CLASS, starts, order, count)
+    return Sorting(used + SILENT_CLASS, starts, order, count)
 
 
 def _order(small: Array, used: Array, starts: Array) -> Array:
