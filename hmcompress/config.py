@@ -12,55 +12,18 @@ from hmcompress.errors import SettingsError
 from hmcompress.located_yaml import LocatedYaml, Location, read_yaml
 from hmcompress.problem_settings import (
     INPUT_KINDS,
-    MLP,
     BuiltinNetwork,
     CalibrationSettings,
     Count,
-    DeepONet,
-    DeepONetNetwork,
-    DomainCalibration,
-    FactoryNetwork,
     Frozen,
-    Gaussian,
-    GaussianCalibration,
-    InputsCalibration,
-    Linear,
-    LinearNetwork,
-    MLPNetwork,
     Network,
     Ntk,
     Number,
     Patterns,
     Seed,
     Tolerance,
-    TorchScriptNetwork,
 )
 from hmcompress.settings_errors import explain
-
-__all__ = [
-    "EFFORTS",
-    "METRICS",
-    "MLP",
-    "NORMS",
-    "CalibrationSettings",
-    "DeepONet",
-    "DeepONetNetwork",
-    "DomainCalibration",
-    "FactoryNetwork",
-    "Gaussian",
-    "GaussianCalibration",
-    "InputsCalibration",
-    "LayerRule",
-    "Linear",
-    "LinearNetwork",
-    "MLPNetwork",
-    "Network",
-    "Ntk",
-    "Settings",
-    "TorchScriptNetwork",
-    "load_settings",
-    "looked_up",
-]
 
 Norm = Literal["fro", "spectral", "max"]
 Metric = Literal["weights", "outputs"]

@@ -105,15 +105,7 @@ def _encode(
         yield part
 
 
-def _work(name: str, rule: LayerRule | None, effort: str) -> partial[EncodedPart]:
+def _work(name: str, rule: LayerRule | None, effort: str) -> Callable[[Tensor], EncodedPart]:
     if rule is None:
-        return partial(_untouched, name, effort)
-    return partial(_layer, name, rule, effort)
-
-
-def _untouched(name: str, effort: str, tensor: Tensor) -> EncodedPart:
-    return pack_tensor(name, tensor, effort)
-
-
-def _layer(name: str, rule: LayerRule, effort: str, tensor: Tensor) -> EncodedPart:
-    return encode_layer(name, tensor, rule, effort)
+        return partial(pack_tensor, name, effort=effort)
+    return partial(encode_layer, name, rule=rule, effort=effort)

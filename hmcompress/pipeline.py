@@ -8,10 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -34,24 +33,7 @@ from hmcompress.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.target import tolerance_for_ratio
 from hmcompress.verifying import check_layers, check_network, network_settings
 
-if TYPE_CHECKING:
-    from hmcompress.exporting import export
-    from hmcompress.nn import load_model
-    from hmcompress.timing import bench
-
-__all__ = [
-    "bench",
-    "compare",
-    "compress",
-    "decompress",
-    "export",
-    "load_checkpoint",
-    "load_model",
-    "load_state_dict",
-    "read_report",
-    "report",
-    "verify",
-]
+__all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
 
 SUFFIX = ".hmc.safetensors"
 _WEIGHTS_ALONE = (
@@ -59,15 +41,7 @@ _WEIGHTS_ALONE = (
 )
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
 
-_ELSEWHERE = {"bench": "hmcompress.timing", "export": "hmcompress.exporting", "load_model": "hmcompress.nn"}
-
 report = read_report  # the command's name; the package has a room of the same name
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ELSEWHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE[name]), name)
 
 
 def compress(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import DeepONetNetwork, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.container import CompressedFile
 from hmcompress.exporting import held_out_inputs
 from hmcompress.network.modules import OperatorNetwork, Stack
@@ -15,6 +15,7 @@ from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load
 from hmcompress.nn.memory import resident_bytes
+from hmcompress.problem_settings import DeepONetNetwork, LinearNetwork, MLPNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import BenchReport, BenchRow
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import FactoryNetwork, Settings, looked_up, merged_calibration, merged_network
+from hmcompress.config import Settings, looked_up, merged_calibration, merged_network
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
+from hmcompress.problem_settings import FactoryNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.factory import build_foreign
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.modules import Activation, Features, OperatorNetwork, Stack
 from hmcompress.patterns import matches
+from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork
 from hmcompress.settings_errors import did_you_mean
 
 _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32

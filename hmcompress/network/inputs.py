@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.config import CalibrationSettings, DomainCalibration, GaussianCalibration, InputsCalibration
 from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import UNNAMED, Arguments, inputs_of
 from hmcompress.network.files import read_arrays
 from hmcompress.network.model import Inputs
+from hmcompress.problem_settings import CalibrationSettings, DomainCalibration, GaussianCalibration, InputsCalibration
 
 _WIDER = 0.1
 _NOISE = 0.01

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.config import CalibrationSettings, DomainCalibration, Settings
+from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
@@ -22,6 +22,7 @@ from hmcompress.network.model import Network, in_order_of_computation
 from hmcompress.network.moments import sensitivities
 from hmcompress.network.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
 from hmcompress.network.propagate import Calibration, original_targets
+from hmcompress.problem_settings import CalibrationSettings, DomainCalibration
 
 _SENSITIVITY_ROWS = 2048
 _REPEATED = 64  # samples that are run twice

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import DeepONetNetwork, FactoryNetwork, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
@@ -21,6 +21,7 @@ from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
 from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
+from hmcompress.problem_settings import DeepONetNetwork, FactoryNetwork, LinearNetwork, MLPNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import check_quick
 
