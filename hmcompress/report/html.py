@@ -15,7 +15,7 @@ from hmcompress.report.lines import (
     bound_line,
     cost_line,
     network_figures,
-    network_notes,
+    rate_limit_line,
     settings_line,
 )
 from hmcompress.report.page import Cell, facts, page, table, text
@@ -125,10 +125,11 @@ def _network(report: Report) -> str:
     if network is None:
         return ""
     figures = [[text(what), error, tol] for what, error, tol in network_figures(network)]
-    notes = "".join(f"<p>{text(note)}</p>" for note in network_notes(network, report.layer_stored_bytes))
+    said = text(rate_limit_line(network, report.layer_stored_bytes))
+    limit = f"<p>{said}</p>" if said else ""
     table_of_figures = table("errors of what the network computes", ("<points", "error", "tol"), figures)
     ntk = "" if network.ntk is None else _ntk(network.ntk)
-    return f"<h2>Network outputs</h2>{table_of_figures}{notes}{_propagation(network)}{ntk}"
+    return f"<h2>Network outputs</h2>{table_of_figures}{limit}{_propagation(network)}{ntk}"
 
 
 def _propagation(network: NetworkRecord) -> str:

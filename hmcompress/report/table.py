@@ -27,8 +27,8 @@ from hmcompress.report.lines import (
     headline,
     left_behind_lines,
     network_figures,
-    network_notes,
     note_lines,
+    rate_limit_line,
     settings_line,
 )
 from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
@@ -210,7 +210,8 @@ def _network(network: NetworkRecord, layer_bytes: int, width: int) -> list[Rende
     parts: list[RenderableType] = [figures, line()]
     if network.layers:
         parts += [_network_layers(network, width), line()]
-    return parts + [line(note) for note in network_notes(network, layer_bytes)]
+    said = rate_limit_line(network, layer_bytes)
+    return parts + ([line(said)] if said else [])
 
 
 def _network_layers(network: NetworkRecord, width: int) -> Table:
