@@ -62,11 +62,6 @@ class Setting:
     key: Hashable
 
     @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Made anew at each call."""
-        return self.decode()
-
-    @property
     def nbytes(self) -> int:
         return sum(self.part_bytes)
 
@@ -99,7 +94,7 @@ class Knob:
         def decode() -> Mapping[str, Tensor]:
             tensors: dict[str, Tensor] = {}
             for part, outcomes in both:
-                tensors |= part.restore([outcome.decoded for outcome in outcomes])
+                tensors |= part.restore([outcome.decode() for outcome in outcomes])
             return tensors
 
         return Setting(
@@ -113,7 +108,7 @@ class Knob:
         """Error of the network at this setting."""
         trial = self.trial(k)
         if trial.key not in self._errors:
-            self._errors[trial.key] = self.network_error(trial.tensors)
+            self._errors[trial.key] = self.network_error(trial.decode())
         return self._errors[trial.key]
 
     def nbytes(self, k: int) -> int:
@@ -134,9 +129,9 @@ class Knob:
             return k
         return next((other for other in coarser if self.nbytes(other) < nbytes and self.error(other) <= tol), k)
 
-    def finest_within(self, nbytes: int, start: int = 3 * STEPS_PER_OCTAVE) -> int | None:
+    def finest_within(self, nbytes: int) -> int | None:
         """The finest setting of at most so many bytes; None where even the coarsest takes more."""
-        above = coarsest(lambda k: self.nbytes(k) > nbytes, start)
+        above = coarsest(lambda k: self.nbytes(k) > nbytes, 3 * STEPS_PER_OCTAVE)
         if above is None:
             return FINEST
         return above - 1 if above > 0 else None

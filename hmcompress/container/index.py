@@ -88,12 +88,12 @@ def _layers_out(layers: Sequence[LayerRow], number: dict[str, int]) -> dict[str,
     )
 
 
-def round_up(x: float, bound: float | None = None, digits: int = 5) -> float:
-    """The smallest number of few digits that is at least x, so that it may be stored as an upper value.
+def round_up(x: float, bound: float | None = None) -> float:
+    """The smallest number of five digits that is at least x, so that it may be stored as an upper value.
 
     Where that would pass a bound that x itself keeps, x is stored in full.
     """
-    short = float(f"{x:.{digits - 1}e}")
+    short = float(f"{x:.4e}")
     if short < x:
-        short = float(f"{x + 10.0 ** (math.floor(math.log10(x)) - digits + 1):.{digits - 1}e}")
+        short = float(f"{x + 10.0 ** (math.floor(math.log10(x)) - 4):.4e}")
     return x if bound is not None and x <= bound < short else max(x, short)

@@ -44,7 +44,7 @@ def test_the_setting_found_holds_the_network_error(name, joined):
     method = knob(name, joined)
     k = method.coarsest_within(0.02)
     assert method.error(k) <= 0.02
-    assert weight_error(method.trial(k).tensors) == pytest.approx(method.error(k))
+    assert weight_error(method.trial(k).decode()) == pytest.approx(method.error(k))
 
 
 def test_the_setting_found_uses_the_network_error():
@@ -62,7 +62,7 @@ def test_the_finest_setting_fits_the_bytes_and_a_finer_one_does_not(name):
 
 def test_tensors_come_back_under_their_names_and_shapes():
     for joined in (True, False):
-        tensors = knob("quantization_entropy", joined).trial(300).tensors
+        tensors = knob("quantization_entropy", joined).trial(300).decode()
         assert {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in ORIGINAL.items()}
         assert torch.equal(tensors["b"], B1) is not joined
 

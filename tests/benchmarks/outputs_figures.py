@@ -113,7 +113,7 @@ def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator
         if k is None:
             yield f"  ntk: {peer} cannot be had in {nbytes} B"
             continue
-        yield f"  ntk: {peer} output error {knob.error(k):.3g}, {kernel_figures(bound.record(knob.trial(k).tensors))}"
+        yield f"  ntk: {peer} output error {knob.error(k):.3g}, {kernel_figures(bound.record(knob.trial(k).decode()))}"
 
 
 def joined(tensors: dict, layer: DenseLayer) -> Tensor:

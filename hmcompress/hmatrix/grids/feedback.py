@@ -30,15 +30,23 @@ class Factor:
 
 
 def factorise(moment: np.ndarray) -> Factor:
-    """Factorise a positive semi-definite moment (n, n) with complete pivoting (LAPACK dpstrf)."""
-    n = len(moment)
+    """Factorise a positive semi-definite moment (n, n) with complete pivoting."""
+    order, lower = pivoted_cholesky(moment, _NEGLIGIBLE)
+    return Factor(order, np.ascontiguousarray(lower))
+
+
+def pivoted_cholesky(moment: np.ndarray, negligible: float) -> tuple[np.ndarray, np.ndarray]:
+    """Order (n,) and lower factor (n, n) of the moment in this order (LAPACK dpstrf).
+
+    negligible: share of the first pivot that smaller ones count as.
+    """
     lower, order, rank, _ = lapack.dpstrf(np.asarray(moment, np.float64, order="F"), lower=1, tol=0.0)
     lower = np.tril(lower)
     lower[rank:, rank:] = 0.0
-    diagonal = np.arange(n)
-    least = _NEGLIGIBLE * max(lower[0, 0], np.finfo(np.float64).tiny)
+    diagonal = np.arange(len(lower))
+    least = negligible * max(lower[0, 0], np.finfo(np.float64).tiny)
     lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], least)
-    return Factor(order - 1, np.ascontiguousarray(lower))
+    return order - 1, lower
 
 
 def factorise_towards(moment: np.ndarray, w: np.ndarray, rows: Factor, share: float) -> Factor:

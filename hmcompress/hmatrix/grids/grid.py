@@ -9,7 +9,12 @@ EXPONENT_LIMIT = 250  # half octaves
 
 def half_octaves(steps: np.ndarray) -> np.ndarray:
     """The nearest exponents e, (n,) int, with step about 2 ** (e / 2)."""
-    return np.clip(np.rint(2 * np.log2(steps)), -EXPONENT_LIMIT, EXPONENT_LIMIT).astype(np.int64)
+    return whole_exponents(2 * np.log2(steps))
+
+
+def whole_exponents(exponents: np.ndarray) -> np.ndarray:
+    """The nearest ones that can be stored, (n,) int."""
+    return np.clip(np.rint(exponents), -EXPONENT_LIMIT, EXPONENT_LIMIT).astype(np.int64)
 
 
 @dataclass(frozen=True)
