@@ -7,7 +7,9 @@ al. 2005).
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 
@@ -58,9 +60,9 @@ def plan_matrix(
     if whole is not None:
         root.leaf, root.leaf_cost = whole
     _analyse(a, step, root, smooth, repeats, patience)
-    decisions: dict[int, tuple[bool, float]] = {}
-    total = _prune(root, decisions)
-    return _number(_emit(root, decisions, {})), total
+    splits = set[int]()
+    total = _prune(root, splits)
+    return _emit(root, splits, {}, count()), total
 
 
 def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
@@ -208,67 +210,34 @@ def _analyse_batch(a: Array, step: float, nodes: list[_Node], smooth: bool) -> N
             node.leaf, node.leaf_cost = leaf, cost
 
 
-def _prune(node: _Node, decisions: dict[int, tuple[bool, float]]) -> float:
-    """Price of the best plan for this node; notes for each whether it splits."""
+def _prune(node: _Node, splits: set[int]) -> float:
+    """Price of the best plan for this node; notes which nodes split, by their ids."""
     if node.repeat is not None:
         return _COPY_BITS
-    split = _NODE_BITS + sum(_prune(child, decisions) for child in node.children) if node.children else np.inf
-    keep = split < node.leaf_cost
-    decisions[id(node)] = (keep, split)
+    split = _NODE_BITS + sum(_prune(child, splits) for child in node.children) if node.children else np.inf
+    if split < node.leaf_cost:
+        splits.add(id(node))
     return min(split, node.leaf_cost)
 
 
-# A plan under construction names the node a copy repeats; _number turns names into preorder numbers.
-@dataclass(frozen=True)
-class _Named(Plan):
-    key: int
-    plan: Plan
+def _emit(node: _Node, splits: set[int], emitted: dict[int, tuple[int, bool]], numbers: Iterator[int]) -> Plan:
+    """The plan below a node. The first of several equal blocks in preorder carries the plan, the others copy it.
 
-
-@dataclass(frozen=True)
-class _Reference(Plan):
-    key: int
-    transposed: bool
-
-
-def _emit(node: _Node, decisions: dict, emitted: dict[int, bool]) -> Plan:
-    """The plan below a node. The first of several equal blocks in preorder carries the plan, the others copy it."""
-    transposed = False
+    emitted: of nodes that carry one, their numbers and whether they stand transposed.
+    """
+    number, transposed = next(numbers), False
     while node.repeat is not None:
         transposed ^= node.repeat.transposed
         node = node.repeat.source
     if id(node) in emitted:
-        return _Reference(id(node), transposed ^ emitted[id(node)])
-    emitted[id(node)] = transposed
-    if not decisions[id(node)][0]:
-        return _Named(id(node), transpose_plan(node.leaf, node.block.shape) if transposed else node.leaf)
+        source, is_transposed = emitted[id(node)]
+        return Copy(source, transposed ^ is_transposed)
+    emitted[id(node)] = number, transposed
+    if id(node) not in splits:
+        return transpose_plan(node.leaf, node.block.shape) if transposed else node.leaf
     children = node.children
     if transposed and len(children) == 4:
         children = tuple(children[i] for i in (0, 2, 1, 3))
     if transposed:
         children = tuple(_Node(c.block, Repeat(c, True)) for c in children)
-    return _Named(id(node), Split(tuple(_emit(c, decisions, emitted) for c in children)))
-
-
-def _number(plan: Plan) -> Plan:
-    numbers: dict[int, int] = {}
-    _assign(plan, numbers, [0])
-    return _resolve(plan, numbers)
-
-
-def _assign(plan: Plan, numbers: dict[int, int], count: list[int]) -> None:
-    if isinstance(plan, _Named):
-        numbers[plan.key] = count[0]
-        plan = plan.plan
-    count[0] += 1
-    for child in plan.children if isinstance(plan, Split) else ():
-        _assign(child, numbers, count)
-
-
-def _resolve(plan: Plan, numbers: dict[int, int]) -> Plan:
-    if isinstance(plan, _Reference):
-        return Copy(numbers[plan.key], plan.transposed)
-    plan = plan.plan if isinstance(plan, _Named) else plan
-    if isinstance(plan, Split):
-        return Split(tuple(_resolve(child, numbers) for child in plan.children))
-    return plan
+    return Split(tuple(_emit(c, splits, emitted, numbers) for c in children))

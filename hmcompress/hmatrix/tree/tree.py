@@ -126,29 +126,25 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> TreeBody:
 
 def place(plan: Plan, leaves: list[Parts], shape: tuple[int, int]) -> tuple[PlacedLeaf, ...]:
     """Every leaf of the plan where it stands, copies included."""
-    nodes: list[list[PlacedLeaf]] = []
-    rest = iter(leaves)
-    return tuple(_place(plan, Block(0, shape[0], 0, shape[1]), rest, nodes))
+    return tuple(_place(plan, Block(0, shape[0], 0, shape[1]), iter(leaves), []))
 
 
-def _place(plan: Plan, block: Block, leaves, nodes: list[list[PlacedLeaf]]) -> list[PlacedLeaf]:
-    number = len(nodes)
-    nodes.append([])
+Nodes = list[tuple[Block, list[PlacedLeaf]]]  # in preorder: where each node stands, and its leaves
+
+
+def _place(plan: Plan, block: Block, leaves: Iterator[Parts], nodes: Nodes) -> list[PlacedLeaf]:
+    placed: list[PlacedLeaf] = []
+    nodes.append((block, placed))
     if isinstance(plan, Split):
-        placed = [
-            leaf
-            for child, part in zip(block.children(), plan.children, strict=True)
-            for leaf in _place(part, child, leaves, nodes)
-        ]
+        for child, part in zip(block.children(), plan.children, strict=True):
+            placed += _place(part, child, leaves, nodes)
     elif isinstance(plan, Copy):
-        origin, *copied = nodes[plan.source]
-        placed = [_moved(leaf, origin.block, block, plan.transposed) for leaf in copied]
+        origin, copied = nodes[plan.source]
+        placed += [_moved(leaf, origin, block, plan.transposed) for leaf in copied]
     elif isinstance(plan, Leaf):
-        placed = [PlacedLeaf(block, next(leaves))]
+        placed.append(PlacedLeaf(block, next(leaves)))
     else:
         raise TypeError(f"{type(plan).__name__} is no plan")
-    # The first entry marks where the node stands, so that a copy knows how far to move its leaves.
-    nodes[number] = [PlacedLeaf(block, ()), *placed]
     return placed
 
 
