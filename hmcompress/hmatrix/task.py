@@ -70,7 +70,7 @@ class Task:
 
 def zero_payload() -> bytes:
     """A matrix of zeros, of any shape."""
-    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf((0, 0), ())], 0.0, Natural(), Natural(), "fast")
+    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, Natural(), Natural(), "fast")
 
 
 def first_step(task: Task) -> float:

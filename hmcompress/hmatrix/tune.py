@@ -106,7 +106,7 @@ def _rounded(task: Task, candidate: Candidate, rounder: Rounder, step: float) ->
         return None
     shape = (task.w.shape[0], task.w.shape[1])
     q = rounder.integers(step).reshape(shape)
-    payload = _encoded([CodedLeaf(shape, (CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
+    payload = _encoded([CodedLeaf((CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
     matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
     if decoded is None or not _equal(decoded, q):

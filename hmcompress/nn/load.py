@@ -21,7 +21,7 @@ from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
 from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
-from hmcompress.problem_settings import DeepONetNetwork, FactoryNetwork, LinearNetwork, MLPNetwork
+from hmcompress.problem_settings import BuiltinNetwork, FactoryNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import check_quick
 
@@ -35,7 +35,6 @@ class Loaded:
 
     module: nn.Module
     layers: tuple[LoadedLayer, ...]
-    kind: str  # mlp, deeponet, linear, or module: the caller's
     places: dict[str, str]  # of the file's tensors in the module
     sizes: tuple[Sizes, ...] = ()  # of chains of dense layers, where dead neurons were taken out
 
@@ -71,21 +70,20 @@ def load(
 ) -> Loaded:
     """As load_model, with a record of each layer."""
     compressed = CompressedFile.open(file)
-    kind = "module"
-    if module is None:
-        kind, module, places = _built(compressed)
-    else:
-        places = _places(compressed, module)
+    is_ours = module is None
+    module, places = _built(compressed) if module is None else (module, _places(compressed, module))
     filler = _Filler(compressed, module, places, LayerForms(compressed, Stopwatch(batches, device_of(module)), slack))
     layers = filler.fill(progress)
-    sizes = slim_module(filler.module) if slim and kind != "module" else []
-    return Loaded(filler.module if kind == "module" else lean(filler.module), layers, kind, places, tuple(sizes))
+    if not is_ours:
+        return Loaded(filler.module, layers, places)
+    sizes = slim_module(filler.module) if slim else []
+    return Loaded(lean(filler.module), layers, places, tuple(sizes))
 
 
-def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
-    """The network that the settings describe, without memory for the coded layers."""
+def _built(compressed: CompressedFile) -> tuple[nn.Module, dict[str, str]]:
+    """The network that the settings describe, without memory for the coded layers; where its tensors go."""
     settings = Settings.from_json(compressed.index.info.settings)
-    if settings.network is not None and not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
+    if settings.network is not None and not isinstance(settings.network, BuiltinNetwork):
         raise NetworkError(
             f"{compressed.path} holds a network of your own (factory or torchscript), which has no built-in slim form: "
             "give the module to load_model, or decompress without --slim"
@@ -98,7 +96,7 @@ def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
     check_quick(settings)
     network = _skeleton(compressed, settings)
     dtype = compressed.index.dtypes[network.layers[0].weight]
-    return network.kind, network.module.to(dtype).requires_grad_(True), network.places
+    return network.module.to(dtype).requires_grad_(True), network.places
 
 
 def _skeleton(compressed: CompressedFile, settings: Settings) -> Network:

@@ -95,7 +95,6 @@ class Draft:
     less memory, for whoever reads few of them.
     """
 
-    shape: tuple[int, int]
     factors: CodedFactors | None
     basis: int
     q: Array | None = None
@@ -126,7 +125,7 @@ class Drafts:
 def encode_leaves(drafts: list[Draft], options: Options, final: bool = True) -> list[CodedLeaf]:
     """Code the leaves. Unless `final`, a remainder gets one scale only: good enough to measure its error."""
     scales = iter(_scales([d.x for d in drafts if d.x is not None], options, final))
-    return [CodedLeaf(d.shape, (*_some(d.factors), *_some(_remainder(d, scales, options)))) for d in drafts]
+    return [CodedLeaf((*_some(d.factors), *_some(_remainder(d, scales, options)))) for d in drafts]
 
 
 def _some(part: CodedPart | None) -> tuple[CodedPart, ...]:
@@ -141,7 +140,7 @@ def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
         factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), smooth)
         rest = rest if factors is None else rest - factors.decode().dense()
     if not leaf.remainder:
-        return Draft(rest.shape, factors, leaf.basis)
+        return Draft(factors, leaf.basis)
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
     q = x if basis.difference else np.rint(x)
@@ -149,7 +148,7 @@ def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
         integers = q.astype(_narrowest(max(q.max(), -q.min())))
     x = x.astype(np.float32, copy=False)  # scales need no more
     values = prepared.in_steps(step) if leaf == Leaf(0, True) else x
-    return Draft(rest.shape, factors, leaf.basis, integers, x, values)
+    return Draft(factors, leaf.basis, integers, x, values)
 
 
 def _narrowest(largest: float) -> type[np.signedinteger]:

@@ -17,7 +17,7 @@ def write_integers(q: Array, effort: str) -> bytes:
     """Encode q (m, n)."""
     x = q.astype(np.float32)
     part = CodedRemainder(q, _audible(x), 0, x)
-    return write_tree(Leaf(0, True), [CodedLeaf((q.shape[0], q.shape[1]), (part,))], effort)
+    return write_tree(Leaf(0, True), [CodedLeaf((part,))], effort)
 
 
 def _audible(x: Array) -> Scales:

@@ -100,9 +100,8 @@ CodedPart = CodedFactors | CodedRemainder
 
 @dataclass(frozen=True)
 class CodedLeaf:
-    """A leaf ready to be written: shape (m, n) and its coded parts, factors first."""
+    """A leaf ready to be written: its coded parts, factors first."""
 
-    shape: tuple[int, int]
     parts: tuple[CodedPart, ...]
 
     @property

@@ -125,7 +125,6 @@ class CodedColumns:
     q: Array
     kinds: Array
     classes: tuple[Array, ...]  # for each column, one class per band
-    bits: Array  # estimated, for each column
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,7 +132,7 @@ class CodedColumns:
 
     def take(self, columns: Array) -> "CodedColumns":
         """Some of the columns."""
-        return CodedColumns(self.q[:, columns], self.kinds[columns], tuple(self.classes[i] for i in columns), self.bits)
+        return CodedColumns(self.q[:, columns], self.kinds[columns], tuple(self.classes[i] for i in columns))
 
 
 def encode_columns(x: Array, smooth: bool = True) -> CodedColumns:
@@ -143,9 +142,8 @@ def encode_columns(x: Array, smooth: bool = True) -> CodedColumns:
     columns = range(x.shape[1])
     q = np.stack([trials[kinds[i]][0][:, i] for i in columns], axis=1) if x.shape[1] else np.zeros(x.shape)
     classes = tuple(trials[kinds[i]][1][:, i] for i in columns)
-    bits = np.array([trials[kinds[i]][2][i] for i in columns])
     with np.errstate(invalid="ignore"):  # integers beyond 64 bits become others, and their error tells
-        return CodedColumns(q.astype(np.int64), kinds, classes, bits)
+        return CodedColumns(q.astype(np.int64), kinds, classes)
 
 
 def price_columns(x: Array, smooth: bool = True) -> Array:

@@ -74,7 +74,7 @@ def _leaf(outline: _Outline, factors, remainders) -> CodedLeaf:
     parts: list[CodedPart] = [next(factors)] if outline.rank else []
     if outline.remainder:
         parts.append(next(remainders))
-    return CodedLeaf(outline.shape, tuple(parts))
+    return CodedLeaf(tuple(parts))
 
 
 def _write_structure(plan: Plan, leaves, out: Writer) -> None:
@@ -162,7 +162,7 @@ def _read_factors(outlines: list[_Outline], data: Reader) -> list[CodedFactors]:
     q = decode_pool(data.section(), e, len(e))
     columns, start = [], 0
     for (n, rank), ks, cs in zip(sides, side_kinds, classes, strict=True):
-        columns.append(CodedColumns(q[start : start + n * rank].reshape(rank, n).T, ks, cs, np.zeros(0)))
+        columns.append(CodedColumns(q[start : start + n * rank].reshape(rank, n).T, ks, cs))
         start += n * rank
     pairs = zip(columns[::2], columns[1::2], outlines, strict=True)
     return [CodedFactors(left, right, o.coarse) for left, right, o in pairs]
