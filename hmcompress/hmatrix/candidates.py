@@ -17,7 +17,7 @@ from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.task import Candidate, Task
 from hmcompress.hmatrix.tree.basis import BASES
-from hmcompress.hmatrix.tree.blocks import Leaf, Plan, Split, splits
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
 from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
 from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaf, whole_leaves
 from hmcompress.hmatrix.tree.reweighted import best_reweighted_leaf
@@ -50,7 +50,7 @@ def candidates(
 
     known: bits of a form in which nearly all is zero, where there is one.
     """
-    plain = Candidate(Leaf(0, True))
+    plain = Candidate(PLAIN_LEAF)
     if structure is None:
         return [plain]
     searched = structure.is_global(task.effort) or grid is not None
@@ -93,7 +93,7 @@ def _differing(in_steps: Array, best: float) -> list[Candidate]:
     bases = [b for b, basis in enumerate(BASES) if basis.difference]
     likely = best * share * band.size / in_steps.size / 8
     found = [b for b in bases if histogram_promises(BASES[b].integers(band).reshape(-1).astype(np.int64), likely)]
-    return [Candidate(Leaf(0, True, 0, b)) for b in found]
+    return [Candidate(Leaf(remainder=True, basis=b)) for b in found]
 
 
 def _band(in_steps: Array) -> tuple[Array, float]:

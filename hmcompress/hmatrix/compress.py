@@ -20,12 +20,12 @@ from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
-from hmcompress.hmatrix.tree.blocks import Leaf
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray
-_PLAIN = Candidate(Leaf(0, True))
+_PLAIN = Candidate(PLAIN_LEAF)
 _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most

@@ -14,7 +14,7 @@ from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.patterns import lattice
 from hmcompress.hmatrix.tree import tree
-from hmcompress.hmatrix.tree.blocks import Leaf, Plan
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan
 from hmcompress.hmatrix.tree.encode import Options
 from hmcompress.hmatrix.tree.order import Natural, Order
 from hmcompress.hmatrix.tree.parts import CodedLeaf
@@ -94,7 +94,7 @@ class Candidate:
     @property
     def is_plain(self) -> bool:
         """Whether every entry is rounded where it stands."""
-        return self.plan == Leaf(0, True) and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+        return self.plan == PLAIN_LEAF and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
 
     def ordered(self, values: Array) -> Array:
         """values (m, n) in these orders."""

@@ -21,11 +21,12 @@ from hmcompress.hmatrix.patterns import interpolated, trellis
 from hmcompress.hmatrix.task import Candidate, Task
 from hmcompress.hmatrix.tree import tree
 from hmcompress.hmatrix.tree.basis import BASES
-from hmcompress.hmatrix.tree.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split
 from hmcompress.hmatrix.tree.encode import Drafts, encode_leaves, prepare
 from hmcompress.hmatrix.tree.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
+WholeCoder = interpolated.Interpolator | trellis.TrellisQuantizer  # of the matrix as a whole, without a tree
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _LIKELY = 1.0  # standard deviations by which the first error of plain quantisation may miss its mean
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
@@ -41,19 +42,25 @@ _LOWEST = 2.0**-12  # of the first step: an error that is still too large there 
 
 def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
-    rounder = Rounder(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
-    start = step * _aim(task.w.numel()) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
-    if rounder is not None and _is_quick(task, candidate):
-        step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
-        found = _rounded(task, candidate, rounder, step) if step else None
-        if found is not None:
-            return found
-    if rounder is None:
-        drafts = _drafts(task, candidate, step)
-        step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
-        return _largest(task, partial(_payload, task, drafts, candidate), step)
-    known = None if candidate.plan == Leaf(0, True) else _drafts(task, candidate, step)
+    is_plain = candidate.plan == PLAIN_LEAF
+    start = step * _aim(task.w.numel()) if is_plain and task.norm == "fro" else step
+    if _may_round(task) and _only_rounds(candidate.plan):
+        return _tune_rounded(task, candidate, None if is_plain else _drafts(task, candidate, step), start)
+    drafts = _drafts(task, candidate, step)
+    step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
+    return _largest(task, partial(_payload, task, drafts, candidate), step)
+
+
+def _tune_rounded(task: Task, candidate: Candidate, known: Drafts | None, start: float) -> HMatrix | None:
+    """As tune, where every entry is rounded by itself: the error at a step is known without coding anything.
+
+    known: see _payload. start: the first step that is tried.
+    """
+    rounder = Rounder(task.w)
     step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
+    found = _rounded(task, candidate, rounder, step) if step and _is_quick(task, candidate) else None
+    if found is not None:
+        return found
     del rounder  # and the integers that it keeps
     payload = partial(_payload, task, known, candidate)
     best = _largest(task, payload, step)
@@ -88,7 +95,7 @@ def _only_rounds(plan: Plan) -> bool:
 
 def _is_quick(task: Task, candidate: Candidate) -> bool:
     """Whether plain integers are coded under one scale, with nothing else to try."""
-    if candidate.plan != Leaf(0, True) or task.effort == "max" or task.w.numel() <= _SMALL:
+    if candidate.plan != PLAIN_LEAF or task.effort == "max" or task.w.numel() <= _SMALL:
         return False
     return not (task.options.scales and candidate.scaled)
 
@@ -128,8 +135,8 @@ def _equal(a: Array, b: Array) -> bool:
 def tune_trellis(task: Task, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
     quantizer = trellis.TrellisQuantizer(task.values, task.w.dtype)
-    step = _search(task, partial(_trellis_error, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
-    return _largest(task, partial(_trellis_payload, quantizer), step)
+    step = _search(task, partial(_error_of, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
+    return _largest(task, partial(_payload_of, TRELLIS, quantizer), step)
 
 
 def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) -> HMatrix | None:
@@ -141,39 +148,31 @@ def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) 
     if coder is None or (sparse and not coder.is_sparse):
         return None
     enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
-    step = _search(task, partial(_interpolated_error, task, coder), step, enough)
-    payload = partial(_interpolated_payload, coder)
+    step = _search(task, partial(_error_of, task, coder), step, enough)
+    payload = partial(_payload_of, INTERPOLATED, coder)
     best = _largest(task, payload, step)
     return None if best is None else _shorter(task, payload, coder.finer_steps(step), best)
 
 
-def _shorter(task: Task, payload: Callable[[float], bytes], steps: list[float], best: HMatrix) -> HMatrix:
+def _shorter(task: Task, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
     """The shortest of `best` and what these steps give, where they keep the tolerance too."""
     for step in steps:
         best.forget_if_large()
         data = payload(float(np.float32(step)))
-        if len(data) < best.nbytes:
+        if data is not None and len(data) < best.nbytes:
             matrix = task.measured(data)
             best = matrix if matrix.error <= task.tol else best
     return best
 
 
-def _interpolated_error(task: Task, coder: interpolated.Interpolator, step: float) -> float:
-    return relative_error(task.w, [coder.decoded(step)], task.norm, task.size)[0]
-
-
-def _interpolated_payload(coder: interpolated.Interpolator, step: float) -> bytes:
-    return bytes([INTERPOLATED]) + coder.encode(step)
-
-
-def _trellis_error(task: Task, quantizer: trellis.TrellisQuantizer, step: float) -> float:
-    decoded = quantizer.decoded(step)
+def _error_of(task: Task, coder: WholeCoder, step: float) -> float:
+    decoded = coder.decoded(step)
     return math.inf if decoded is None else relative_error(task.w, [decoded], task.norm, task.size)[0]
 
 
-def _trellis_payload(quantizer: trellis.TrellisQuantizer, step: float) -> bytes | None:
-    body = quantizer.encode(step)
-    return None if body is None else bytes([TRELLIS]) + body
+def _payload_of(codec: int, coder: WholeCoder, step: float) -> bytes | None:
+    body = coder.encode(step)
+    return None if body is None else bytes([codec]) + body
 
 
 def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:

@@ -75,6 +75,9 @@ class Leaf(Plan):
     reweighted: bool = False
 
 
+PLAIN_LEAF = Leaf(remainder=True)  # every entry is rounded as it stands
+
+
 @dataclass(frozen=True)
 class Split(Plan):
     children: tuple[Plan, ...]

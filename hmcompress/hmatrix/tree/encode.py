@@ -11,7 +11,7 @@ from hmcompress.coding.sample import FromTable, InSteps
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of
 from hmcompress.hmatrix.basics.words import WORDS, floats_of, words_of
 from hmcompress.hmatrix.tree.basis import BASES
-from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Block, Copy, Leaf, Plan, Split
 from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedPart, CodedRemainder, unit_columns
 from hmcompress.hmatrix.tree.reweighted import reweighted_triplets
 from hmcompress.hmatrix.tree.spectra import Spectrum, spectra
@@ -134,7 +134,7 @@ def _some(part: CodedPart | None) -> tuple[CodedPart, ...]:
 
 def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
     leaf = prepared.leaf
-    block = prepared.block if leaf == Leaf(0, True) else prepared.block.astype(np.float64)
+    block = prepared.block if leaf == PLAIN_LEAF else prepared.block.astype(np.float64)
     rest, factors = block / block.dtype.type(step), None
     if prepared.spectrum is not None:
         factors = _encode_factors(rest, prepared, prepared.spectrum.times(1 / step), smooth)
@@ -147,7 +147,7 @@ def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
     with np.errstate(invalid="ignore"):  # integers beyond 64 bits become others, and their error tells
         integers = q.astype(_narrowest(max(q.max(), -q.min())))
     x = x.astype(np.float32, copy=False)  # scales need no more
-    values = prepared.in_steps(step) if leaf == Leaf(0, True) else x
+    values = prepared.in_steps(step) if leaf == PLAIN_LEAF else x
     return Draft(factors, leaf.basis, integers, x, values)
 
 

@@ -6,7 +6,7 @@ from hmcompress.coding.buffer import Reader
 from hmcompress.coding.classes import ZERO_CLASS
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales
-from hmcompress.hmatrix.tree.blocks import Leaf
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tree.parts import CodedLeaf, CodedRemainder
 from hmcompress.hmatrix.tree.treestream import read_tree, write_tree
 
@@ -17,7 +17,7 @@ def write_integers(q: Array, effort: str) -> bytes:
     """Encode q (m, n)."""
     x = q.astype(np.float32)
     part = CodedRemainder(q, _audible(x), 0, x)
-    return write_tree(Leaf(0, True), [CodedLeaf((part,))], effort)
+    return write_tree(PLAIN_LEAF, [CodedLeaf((part,))], effort)
 
 
 def _audible(x: Array) -> Scales:

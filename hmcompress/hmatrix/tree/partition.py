@@ -16,7 +16,7 @@ import numpy as np
 from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.basics.scales import price_quantized
 from hmcompress.hmatrix.tree.basis import BASES, PLAIN
-from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split, transpose_plan
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Block, Copy, Leaf, Plan, Split, transpose_plan
 from hmcompress.hmatrix.tree.correlation import coloured, possible_bases
 from hmcompress.hmatrix.tree.ranks import COARSE, worthwhile_ranks
 from hmcompress.hmatrix.tree.repeats import Repeat, find_repeats
@@ -71,7 +71,7 @@ def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     colours = _colours(stack, smooth)
     costs = _price_bases(stack, colours)
     quantized = _best_bases(costs)
-    return [(Leaf(0, True), float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, colours)]
+    return [(PLAIN_LEAF, float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, colours)]
 
 
 def sparse_leaf(a: Array) -> tuple[Leaf, float]:
@@ -81,7 +81,7 @@ def sparse_leaf(a: Array) -> tuple[Leaf, float]:
     """
     costs = {b: price.places(basis.spread(a)) for b, basis in enumerate(BASES) if not basis.difference}
     best = min(costs, key=lambda b: costs[b])
-    return Leaf(0, True, 0, best), costs[best]
+    return Leaf(remainder=True, basis=best), costs[best]
 
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
@@ -124,7 +124,7 @@ def _price_bases(stack: Array, colours: Array) -> Array:
 
 def _best_bases(costs: Array) -> list[tuple[Leaf, float]]:
     tied = costs * np.where(np.arange(len(costs)) == PLAIN, 1, _TIE)[:, None]
-    return [(Leaf(0, True, 0, int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(tied, axis=0))]
+    return [(Leaf(remainder=True, basis=int(b)), float(costs[b, i])) for i, b in enumerate(np.argmin(tied, axis=0))]
 
 
 def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: bool) -> list[list[tuple[Leaf, float]]]:
@@ -143,7 +143,7 @@ def _price_spectra(s: Spectrum, shape: tuple[int, int], squares: Array, smooth: 
         factors = np.cumsum(bits.reshape(batch, rank), axis=1)
         noise = np.arange(1, rank + 1) * (m + n) / 12 * 4.0**coarse
         if coarse == 0:
-            low_rank = _cheapest(factors + price.SLOPE * (tails + noise), lambda r: Leaf(r, False))
+            low_rank = _cheapest(factors + price.SLOPE * (tails + noise), Leaf)
         total = factors + m * n * price.cost(np.sqrt((tails + noise) / (m * n)))
         found = _cheapest(total, lambda r, coarse=coarse: Leaf(r, True, coarse))
         hybrid = list(map(_cheaper, hybrid, found)) if hybrid else found
@@ -200,7 +200,7 @@ def _analyse_batch(a: Array, step: float, nodes: list[_Node], smooth: bool) -> N
     m, n = nodes[0].block.shape
     if m * n > _LARGEST_LEAF:
         for node in nodes:
-            node.leaf, node.leaf_cost = Leaf(0, True), np.inf
+            node.leaf, node.leaf_cost = PLAIN_LEAF, np.inf
         return
     batch = max(1, _BATCH // (m * n))
     for start in range(0, len(nodes), batch):

@@ -68,7 +68,7 @@ def best_reweighted_leaf(a: Array, plain_price: float) -> tuple[Leaf, float] | N
     for rank in _RANKS:
         total = _price(a, reweighted_triplets(a, rank).spectrum)
         if total < best_price:
-            best, best_price = Leaf(rank, True, _COARSE, 0, True), total
+            best, best_price = Leaf(rank, True, _COARSE, reweighted=True), total
     return None if best is None else (best, best_price)
 
 
