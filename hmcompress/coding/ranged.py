@@ -63,41 +63,49 @@ def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Ta
 
 def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
     """q: the integers of all groups, one group after the other; they are left as they are."""
-    coder, raw_lows, escapes, end = AnsCoder(), [], [], len(q)
+    coder, runs, escapes, end = AnsCoder(), list[bytes](), list[np.ndarray](), len(q)
     tables = class_tables(groups, shape, ladder).groups()
     for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
-        given = values = q[end - size : end]
-        end -= size
-        if low:
-            wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
-            values = values.astype(wide, copy=False)
-            rest = values & ((1 << low) - 1)
-            if size < _RAW_LOW_BITS:
-                _push_bits(coder, rest, low)
-            else:
-                carrier = _carrier(low)
-                same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
-                raw_lows.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
-            del rest  # as large as the values
-            values = values >> low
-        if max(int(values.max()), -int(values.min())) >= largest:
-            escapes.append(_cut(values, largest))
-            values = np.clip(values, -largest, largest, out=None if values is given else values)
-        else:
-            escapes.append(np.zeros(0, np.int64))
-        own = values is not given and values.dtype == np.int32
-        shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
-        coder.encode_reverse(shifted, Categorical(p, perfect=False))
-        del values, shifted
+        values, end = q[end - size : end], end - size
+        high = _high_parts(values, low, coder, runs) if low else values
+        escapes.append(_encode_high_parts(high, largest, p, coder, may_change=high is not values))
+        del high  # as large as the values
     out = Writer()
     write_shape(out, shape)
-    while raw_lows:
-        out.section(raw_lows.pop())
+    while runs:
+        out.section(runs.pop())
     out.section(_encode_escapes(np.concatenate(escapes[::-1])))
     out.raw(coded_bytes(coder))
     del coder  # as large as what it wrote
     return out.getvalue()
+
+
+def _high_parts(values: np.ndarray, low: int, coder: AnsCoder, runs: list[bytes]) -> np.ndarray:
+    """The values without their low bits, which go to the coder or, of many, to a run of their own."""
+    wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
+    values = values.astype(wide, copy=False)
+    rest = values & ((1 << low) - 1)
+    if len(values) < _RAW_LOW_BITS:
+        _push_bits(coder, rest, low)
+    else:
+        carrier = _carrier(low)
+        same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
+        runs.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
+    del rest  # as large as the values
+    return values >> low
+
+
+def _encode_high_parts(high: np.ndarray, largest: int, p: np.ndarray, coder: AnsCoder, may_change: bool) -> np.ndarray:
+    """Code high parts, clipped to the largest that has a probability; what clipping takes off each at the edge."""
+    escapes = np.zeros(0, np.int64)
+    if max(int(high.max()), -int(high.min())) >= largest:
+        escapes = _cut(high, largest)
+        high, may_change = np.clip(high, -largest, largest, out=high if may_change else None), True
+    own = may_change and high.dtype == np.int32
+    shifted = np.add(high, largest, out=high if own else None, dtype=np.int32)
+    coder.encode_reverse(shifted, Categorical(p, perfect=False))
+    return escapes
 
 
 def _cut(high: np.ndarray, largest: int) -> np.ndarray:

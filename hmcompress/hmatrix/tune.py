@@ -12,7 +12,7 @@ from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
 from hmcompress.hmatrix.basics.measure import reference, relative_error
-from hmcompress.hmatrix.basics.rounding import Rounder
+from hmcompress.hmatrix.basics.rounding import Rounder, finer_steps
 from hmcompress.hmatrix.basics.scales import Scales
 from hmcompress.hmatrix.basics.words import SHORT
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
@@ -32,7 +32,7 @@ _LIKELY = 1.0  # standard deviations by which the first error of plain quantisat
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
-_PATTERN, _FINER_STEPS, _PER_OCTAVE = 64, 2, 1  # entries a byte from which integers follow a pattern; steps tried
+_PATTERN, _FINER_STEPS = 64, 2  # entries a byte from which integers follow a pattern; steps tried
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
@@ -66,13 +66,9 @@ def _tune_rounded(task: Task, candidate: Candidate, known: Drafts | None, start:
     best = _largest(task, payload, step)
     if best is None or best.nbytes * _PATTERN > task.w.numel():
         return best
-    return _shorter(task, payload, _finer(step), best)  # where rounding breaks a pattern is a matter of chance
-
-
-def _finer(step: float) -> list[float]:
-    """Steps below this one, of one grid for all tolerances: a larger one is then hardly the worse for it."""
-    top = math.ceil(_PER_OCTAVE * math.log2(step)) - 1
-    return [2.0 ** (k / _PER_OCTAVE) for k in range(top, top - _FINER_STEPS, -1)]
+    return _shorter(
+        task, payload, finer_steps(step, _FINER_STEPS, 1), best
+    )  # where rounding breaks a pattern is a matter of chance
 
 
 def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:

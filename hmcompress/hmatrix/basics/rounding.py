@@ -13,6 +13,12 @@ _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the 
 _NARROW, _WIDE = 2.0**15 - 1, 2.0**31 - 128  # the largest integers that are held in 16 and 32 bits
 
 
+def finer_steps(step: float, count: int, per_octave: int) -> list[float]:
+    """Steps below this one, of one grid for all tolerances: a larger one is then hardly the worse for it."""
+    top = math.ceil(per_octave * math.log2(step)) - 1
+    return [2.0 ** (k / per_octave) for k in range(top, top - count, -1)]
+
+
 class Rounder:
     """Rounds w (m, n), of up to 32 bits an entry, at one step after another; the last integers are kept."""
 

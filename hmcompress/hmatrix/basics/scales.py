@@ -39,6 +39,11 @@ class Scales:
     rows: Array | None = None
     columns: Array | None = None
 
+    @property
+    def head(self) -> int:
+        """The class from that of zeros on, and whether rows and columns have scales, as one number that is stored."""
+        return (self.block - ZERO_CLASS) * 4 + (self.rows is not None) + 2 * (self.columns is not None)
+
     def classes(self, shape: tuple[int, int]) -> Array:
         """The class of every entry, (m * n,), or a single one, (1,)."""
         if self.rows is None and self.columns is None:
@@ -226,7 +231,7 @@ def price_jointly(square: Array) -> float:
 def write_scales(out: Writer, scales: Scales) -> None:
     """Store the scales of one matrix."""
     sides = [side for side in (scales.rows, scales.columns) if side is not None]
-    out.uint((scales.block - ZERO_CLASS) * 4 + (scales.rows is not None) + 2 * (scales.columns is not None))
+    out.uint(scales.head)
     if sides:
         out.section(encode_side(np.concatenate(sides), "max"))
 

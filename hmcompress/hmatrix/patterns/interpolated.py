@@ -14,6 +14,7 @@ from hmcompress.coding.pool import decode_pool_runs, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
+from hmcompress.hmatrix.basics.rounding import finer_steps
 from hmcompress.hmatrix.patterns.grid_prediction import SCHEMES, Band, Scheme, bands, walk
 
 Array = np.ndarray
@@ -47,12 +48,8 @@ class Interpolator:
         """Where most integers are zero, steps below the largest that are worth a try.
 
         Their errors carry on from level to level, and more of them or fewer, by chance, break the pattern of the rest.
-        All come from one grid, so that a larger tolerance is not the worse for it.
         """
-        if not self.is_sparse:
-            return []
-        top = math.ceil(_PER_OCTAVE * math.log2(step)) - 1
-        return [2.0 ** (k / _PER_OCTAVE) for k in range(top, top - _FINER_STEPS, -1)]
+        return finer_steps(step, _FINER_STEPS, _PER_OCTAVE) if self.is_sparse else []
 
     def encode(self, step: float) -> bytes:
         """The payload's body; `step` must be a float32 value."""

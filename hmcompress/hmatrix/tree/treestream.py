@@ -97,9 +97,7 @@ def _write_leaf(leaf: CodedLeaf, out: Writer) -> None:
         if remainders:
             out.sint(part.coarse)
     for rest in remainders:
-        s = rest.scales
-        flags = (s.rows is not None) + 2 * (s.columns is not None)
-        out.uint(((s.block - ZERO_CLASS) * 4 + flags) * len(BASES) + rest.basis)
+        out.uint(rest.scales.head * len(BASES) + rest.basis)
 
 
 def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes: list[tuple[int, int]]) -> Plan:
