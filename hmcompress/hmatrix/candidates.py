@@ -58,13 +58,25 @@ def candidates(
     if not (searched or alike):
         quick = task.effort == "default" and task.w.numel() >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
+    found = _searched(step, task, [_grid_order(task.values.shape, grid)] if grid else [], alike, structure, known)
+    return list(dict.fromkeys(found))
+
+
+def _searched(
+    step: float,
+    task: Task,
+    named: list[tuple[Order, Order]],
+    alike: list[tuple[Order, Order]],
+    structure: Structure,
+    known: float,
+) -> list[Candidate]:
+    """Leaves and trees that are worth coding; also in orders that are named, or bring like lines together."""
     values = task.values
     leaves: list[tuple[Leaf, float]] = []
     in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
     if in_steps is not None:
         leaves = whole_leaves(in_steps, structure.may_be_smooth(task.effort))
-    orders = ([_grid_order(values.shape, grid)] if grid else []) + alike
-    found = _trees(values, step, structure, task, orders, leaves[-1] if leaves else None)
+    found = _trees(values, step, structure, task, named + alike, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     sure = (price for price, c in found if not _is_reweighted(c) and (c.rows, c.columns) not in alike)
     best = min(sure, default=np.inf)  # differences of like lines may cost more than their price: others stay
@@ -72,12 +84,10 @@ def candidates(
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
         worth += _concentrated(in_steps, best, task) + _differing(in_steps, best)
-    if known < np.inf:
-        return list(dict.fromkeys(worth))
     few = values.size <= (_WHOLE if structure.repeats else _FEW)
-    if not worth or few or _coders_may_find_more(in_steps, best):
-        worth.append(plain)
-    return list(dict.fromkeys(worth))
+    if known == np.inf and (not worth or few or _coders_may_find_more(in_steps, best)):
+        worth.append(Candidate(PLAIN_LEAF))
+    return worth
 
 
 def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
