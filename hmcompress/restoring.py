@@ -156,9 +156,6 @@ def _holds_values(node: Any) -> bool:
 def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:
     """Write each tensor as it is decoded, and the views of it as copies."""
     writer = PlainWriter(target, compressed.geometry(), compressed.index.info.metadata)
-    sharing: dict[str, list[str]] = {}
-    for name, view in compressed.index.info.views.items():
-        sharing.setdefault(view.base, []).append(name)
     for tensors in stored_parts(compressed, compressed.names, jobs, progress):
-        for name in (name for base in tensors for name in (base, *sharing.get(base, ()))):
+        for name in compressed.with_views(tensors):
             writer.write(name, compressed.tie(name, tensors))

@@ -57,12 +57,25 @@ def find_global(module: str, name: str) -> Any:
     return Global(module, name) if build is None else Constructor(f"{module}.{name}", build)
 
 
-def storage_dtype(storage_type: object) -> torch.dtype:
-    """The dtype of a storage class named in a persistent id. Raises SourceError."""
+def _storage_dtype(storage_type: object) -> torch.dtype:
     name = str(storage_type).rpartition(".")[2] if isinstance(storage_type, (Constructor, Global)) else ""
     if name not in STORAGE_DTYPES:
         raise SourceError(f"holds a storage of unknown type '{name[:60]}'")
     return STORAGE_DTYPES[name]
+
+
+def storage_id(key: Any) -> tuple[torch.dtype, str, int]:
+    """Dtype, key and bytes of the storage of a persistent id ("storage", type, key, location, number of elements).
+
+    Raises SourceError.
+    """
+    if not isinstance(key, tuple) or len(key) < 5 or key[0] not in ("storage", b"storage"):
+        raise SourceError("damaged: its pickle refers to something that is no storage")
+    _, kind, name, _, count = key[:5]
+    dtype = _storage_dtype(kind)
+    if not isinstance(name, (str, int)) or type(count) is not int or count < 0:
+        raise SourceError("damaged: a storage without key or size")
+    return dtype, str(name)[:200], count * dtype.itemsize
 
 
 # torch ---------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import torch
 
 from hmcompress.container.checks import column_out
 from hmcompress.container.network_columns import network_out
-from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow
+from hmcompress.container.records import FileInfo, LayerRow
 from hmcompress.element_types import dtype_name
 from hmcompress.geometry import View, elements
+from hmcompress.hmatrix.basics.bodies import LEAF_KINDS
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class CompressedFile:
         self.index: Index = index_from_json(unpack_json(index), self.header, len(self._payloads))
         self._begin = dict(zip((row.name for row in self.layers), self._begins(), strict=True))
         self.layer_of = {name: row for row in self.layers for name in row.tensors}
+        self.views_of: dict[str, list[str]] = {}  # by their base
+        for name, view in self.index.info.views.items():
+            self.views_of.setdefault(view.base, []).append(name)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
@@ -131,6 +134,12 @@ class CompressedFile:
                 yield StoredPart((name,), self._nbytes((name,)), partial(self._load_single, name))
             elif row.name == name:
                 yield StoredPart(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
+
+    def with_views(self, names: Iterable[str]) -> Iterator[str]:
+        """Each of these stored tensors, and the views of it behind it."""
+        for name in names:
+            yield name
+            yield from self.views_of.get(name, ())
 
     def tie(self, name: str, stored: dict[str, Tensor]) -> Tensor:
         """A tensor from the stored ones; a view shares its base's memory again."""

@@ -8,7 +8,6 @@ import torch
 from hmcompress.config import Norm
 from hmcompress.geometry import View
 
-LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
 METHODS = ("hmatrix", "lossless", "raw")
 
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid, powers
-from hmcompress.network.coded import living
 from hmcompress.network.joint_quantise import additive_exponents, eliminated, factor
 from hmcompress.network.nearest_plane import nearest_plane
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Knobs, Parts
-from hmcompress.network.search import LIMIT, Trial
+from hmcompress.network.search import LIMIT, Trial, trial_of
 from hmcompress.network.whole import Section, Whole, numbers
 from hmcompress.parallel import one_thread
 
@@ -222,9 +221,7 @@ class WholeStage:
             parts = self._quantised(Sweep(self.whole, level, caution * level / self._squares))
         except (NetworkError, torch.linalg.LinAlgError):
             return Trial(Knobs(level), {}, 0, math.inf)
-        nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-        neurons = living(parts.values()) if self._slim else 0
-        return Trial(Knobs(level), parts, nbytes, self._measured(parts), neurons)
+        return trial_of(Knobs(level), parts, self._measured, self._slim)
 
     def _quantised(self, sweep: Sweep) -> Parts:
         if self._gram is None:

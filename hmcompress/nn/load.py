@@ -131,9 +131,6 @@ class _Filler:
         self, compressed: CompressedFile, module: nn.Module, places: Mapping[str, str], forms: LayerForms
     ) -> None:
         self._compressed, self.module, self._places, self._forms = compressed, module, places, forms
-        self._sharing: dict[str, list[str]] = {}
-        for name, view in compressed.index.info.views.items():
-            self._sharing.setdefault(view.base, []).append(name)
 
     def fill(self, progress: Progress) -> tuple[LoadedLayer, ...]:
         layers = []
@@ -180,7 +177,7 @@ class _Filler:
     def _linear(self, row: LayerRow) -> nn.Linear | None:
         """The module's nn.Linear whose weight a layer is; None where none is, or where another cannot stand for it."""
         path, _, name = self._places.get(row.name, "").rpartition(".")
-        if name != "weight" or any(name in self._sharing for name in row.tensors):
+        if name != "weight" or any(name in self._compressed.views_of for name in row.tensors):
             return None
         linear = _submodule(self.module, path)
         if not _is_plain(linear) or _is_shared(self.module, linear):
@@ -189,7 +186,7 @@ class _Filler:
 
     def _fill_dense(self, tensors: dict[str, Tensor]) -> None:
         assigned: dict[int, nn.Parameter] = {}
-        for name in (n for base in tensors for n in (base, *self._sharing.get(base, ()))):
+        for name in self._compressed.with_views(tensors):
             if name in self._places:
                 _fill(self.module, self._places[name], self._compressed.tie(name, tensors), assigned)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from hmcompress.report.records import LayerRecord, Leaves
 
@@ -39,8 +39,7 @@ class TableRow:
 
     @property
     def leaves(self) -> Leaves:
-        kinds = ("zero", "low_rank", "quantized", "hybrid")
-        return Leaves(*(sum(getattr(layer.leaves, kind) for layer in self.members) for kind in kinds))
+        return Leaves(*(sum(counts) for counts in zip(*(astuple(layer.leaves) for layer in self.members), strict=True)))
 
     @property
     def max_rank(self) -> int:

@@ -14,6 +14,7 @@ from hmcompress.report.lines import (
     METHODS,
     bound_line,
     cost_line,
+    leaves_line,
     network_figures,
     rate_limit_line,
     settings_line,
@@ -84,14 +85,13 @@ def _layers(report: Report) -> str:
 
 
 def _layer(layer: LayerRecord, report: Report) -> list[Cell]:
-    leaves, limited = layer.leaves, layer.norm == "fro" and report.metric == "weights"
+    limited = layer.norm == "fro" and report.metric == "weights"
     method = layer.method if layer.norm == report.norm else f"{layer.method} ({layer.norm})"
-    counts = ((leaves.zero, "z"), (leaves.low_rank, "l"), (leaves.quantized, "q"), (leaves.hybrid, "h"))
     beyond = layer.tol is not None and layer.error > layer.tol
     error = format_error(layer.error)
     return [
         text(layer.name), text(format_shape(layer.shape)), text(format_dtype(layer.dtype)), text(method),
-        " ".join(f"{count}{letter}" for count, letter in counts if count), str(layer.max_rank or ""),
+        leaves_line(layer.leaves), str(layer.max_rank or ""),
         format_bits(layer.bits_per_weight), format_bits(layer.rate_limit if limited else None),
         format_bytes(layer.source_bytes), format_bytes(layer.stored_bytes),
         _bar(layer.stored_bytes, layer.source_bytes), format_ratio(layer.ratio),

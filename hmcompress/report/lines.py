@@ -10,7 +10,7 @@ from hmcompress.report.format import (
     format_tolerance,
     one_line,
 )
-from hmcompress.report.records import LayerRecord, NetworkRecord, Report
+from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork, VerifyReport
 
 FEW_POINTS = 1000  # held-out points below which others may differ
@@ -29,6 +29,14 @@ METHODS = {
 }
 
 _NORMS = {"fro": "relative Frobenius norm", "spectral": "relative spectral norm", "max": "relative maximum norm"}
+
+
+LEAF_LETTERS = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
+
+
+def leaves_line(leaves: Leaves) -> str:
+    """3z 1l 12q: how many leaves there are of each kind, without those that there are none of."""
+    return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in LEAF_LETTERS if getattr(leaves, kind))
 
 
 def headline(report: Report) -> str:

@@ -22,21 +22,22 @@ from hmcompress.report.format import (
 )
 from hmcompress.report.groups import TableRow, layer_rows
 from hmcompress.report.lines import (
+    LEAF_LETTERS,
     bound_line,
     cost_line,
     headline,
+    leaves_line,
     left_behind_lines,
     network_figures,
     note_lines,
     rate_limit_line,
     settings_line,
 )
-from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
+from hmcompress.report.records import LayerRecord, NetworkRecord, Report
 
 WIDE = 134
 _WIDE_FIGURES = 113  # what the figures of a one-line row take
 _BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
-_LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
 _LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r largest rank\nbits: stored for each weight"
 
 
@@ -61,7 +62,7 @@ def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
         ("layer", printable(layer.name)),
         ("shape, dtype", f"{format_shape(layer.shape)} {layer.dtype}"),
         ("method", layer.method),
-        ("leaves", ", ".join(f"{getattr(layer.leaves, kind)} {kind.replace('_', '-')}" for kind, _ in _LEAVES)),
+        ("leaves", ", ".join(f"{getattr(layer.leaves, kind)} {kind.replace('_', '-')}" for kind, _ in LEAF_LETTERS)),
         ("largest rank", str(layer.max_rank)),
         ("bytes", f"{layer.source_bytes:,} -> {layer.stored_bytes:,} ({format_ratio(layer.ratio)})"),
         ("bits per weight", f"{layer.bits_per_weight:.3f} (limit log2(1/tol) {format_bits(layer.rate_limit)})"),
@@ -150,13 +151,9 @@ def _how(row: TableRow, report: Report) -> tuple[str, str, str, str, str]:
         format_shape(shape) if isinstance(shape, tuple) else "various",
         format_dtype(str(dtype)) if dtype else "various",
         (str(method) if method else "various") + norm,
-        _leaves(row.leaves),
+        leaves_line(row.leaves),
         f"r{row.max_rank}" if row.max_rank else "",
     )
-
-
-def _leaves(leaves: Leaves) -> str:
-    return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in _LEAVES if getattr(leaves, kind))
 
 
 def _limit(row: TableRow, report: Report) -> float | None:

@@ -1,4 +1,4 @@
-"""A plan and a matrix to coded leaves."""
+"""A plan and a matrix to coded leaves: each block less its low-rank part, rounded at a step, under scales."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
