@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.container.dtypes import to_words
-from hmcompress.container.header import entry_json, frame, place
+from hmcompress.container.header import header_and_places
 from hmcompress.element_types import EVERY_SAFETENSORS, dtype_name
 from hmcompress.errors import OutputError
 from hmcompress.geometry import elements
@@ -30,13 +30,8 @@ class PlainWriter:
         entries = {n: (dtype, shape, elements(shape) * dtype.itemsize) for n, (dtype, shape) in geometry.items()}
         for name, (dtype, _, _) in entries.items():
             _check(name, dtype)
-        begin = place(entries)
         texts = json.dumps({"format": "pt", **(metadata or {})}, separators=(",", ":"))
-        text = f'{{"__metadata__":{texts}' + "".join(
-            f",{json.dumps(name)}:{entry_json(EVERY_SAFETENSORS[dtype], shape, begin[name], nbytes)}"
-            for name, (dtype, shape, nbytes) in entries.items()
-        )
-        header = frame(text + "}")
+        header, begin = header_and_places(f'{{"__metadata__":{texts}', entries)
         file.write(header)
         self._file = file
         self._begin = {name: len(header) + at for name, at in begin.items()}
