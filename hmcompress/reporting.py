@@ -126,7 +126,8 @@ def network_from_json(data: Any) -> NetworkRecord | None:
             "layers": tuple(NetworkLayer(**layer) for layer in data.get("layers", ())),
             "derivative_errors": tuple(data.get("derivative_errors", ())),
         }
-        record = NetworkRecord(**{key: data[key] for key in data if key in _names(NetworkRecord)} | nested)
+        known = {field.name for field in fields(NetworkRecord)}
+        record = NetworkRecord(**{key: data[key] for key in data if key in known} | nested)
     except (TypeError, AttributeError, KeyError):
         record = None
     if record is None or not well_typed(record):
@@ -141,10 +142,6 @@ def _ntk(data: dict[str, Any]) -> NtkRecord:
 
 def _curves(data: dict[str, Any] | None) -> Curves | None:
     return None if data is None else Curves(tuple(data["original"]), tuple(data["compressed"]))
-
-
-def _names(record: type) -> set[str]:
-    return {field.name for field in fields(record)}
 
 
 def _whole(value: Any) -> int:

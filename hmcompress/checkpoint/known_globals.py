@@ -156,15 +156,7 @@ def _device(*arguments: Any) -> torch.device:
     return torch.device(text)
 
 
-def _size(shape: Any = ()) -> Any:
-    return torch.Size(checked_shape(shape))
-
-
 # Python and numpy ----------------------------------------------------------------------------------------------------
-
-
-def _ordered(pairs: Any = ()) -> OrderedDict:
-    return OrderedDict((check_key(key), value) for key, value in _pairs(pairs))
 
 
 def _plain_dict(pairs: Any = ()) -> dict:
@@ -200,10 +192,6 @@ def _number_slice(*arguments: Any) -> slice:
     if not all(a is None or isinstance(a, int) for a in arguments):
         raise SourceError("damaged: a slice that is not made of numbers")
     return slice(*arguments)
-
-
-def _range(*arguments: Any) -> range:
-    return range(*arguments)
 
 
 def _complex(real: Any = 0.0, imag: Any = 0.0) -> complex:
@@ -268,8 +256,8 @@ _TABLE: dict[str, Any] = {
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
     "torch.device": _device,
-    "torch.Size": _size,
-    "collections.OrderedDict": _ordered,
+    "torch.Size": lambda shape=(): torch.Size(checked_shape(shape)),
+    "collections.OrderedDict": lambda pairs=(): OrderedDict(_plain_dict(pairs)),
     "collections.defaultdict": lambda *_: defaultdict(),
     "collections.Counter": lambda pairs=(): Counter(_plain_dict(pairs)),
     "collections.deque": lambda values=(), *_: deque(_items(values)),
@@ -283,8 +271,8 @@ _TABLE: dict[str, Any] = {
     "builtins.complex": _complex,
     "builtins.slice": _number_slice,
     "builtins.getattr": _attribute,
-    "builtins.range": _range,
-    "builtins.xrange": _range,
+    "builtins.range": range,
+    "builtins.xrange": range,
     "_codecs.encode": _bytes,
     "pathlib.PosixPath": _path,
     "pathlib.WindowsPath": _path,

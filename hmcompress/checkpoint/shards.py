@@ -62,7 +62,8 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
         if totals == {0} and len(shards) == 1:
             return _open_one(shards[0], open_file)
         if len(totals) == 1 and totals != {0}:
-            _check_count(len(shards), totals.pop())
+            if len(shards) != (total := totals.pop()):
+                raise SourceError(f"has {len(shards)} of {total} shards; download the missing ones")
             return _joined(shards, open_file, {})
         if shards:
             raise SourceError(f"has several models; name one of them: {_names(shards)}")
@@ -71,11 +72,6 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
 
 def _names(files: list[Path]) -> str:
     return ", ".join(one_line(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
-
-
-def _check_count(found: int, total: int) -> None:
-    if found != total:
-        raise SourceError(f"has {found} of {total} shards; download the missing ones")
 
 
 def _open_one(file: Path, open_file: OpenFile) -> Opened:

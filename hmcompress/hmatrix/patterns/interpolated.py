@@ -42,7 +42,7 @@ class Interpolator:
 
     def decoded(self, step: float) -> Tensor:
         """The matrix that a decoder would return."""
-        return _restore(self._coded(step)[0], step, self.dtype)
+        return torch.from_numpy(self._coded(step)[0] * step).to(self.dtype)
 
     def finer_steps(self, step: float) -> list[float]:
         """Where most integers are zero, steps below the largest that are worth a try.
@@ -228,7 +228,3 @@ def _read_head(data: bytes, shape: tuple[int, int]) -> tuple[_Head, Reader]:
 def _step(band: Band, finer: int) -> float:
     """The step of a band, in steps of the finest level."""
     return 1 / min(FINER[finer] ** band.level, _FINEST)
-
-
-def _restore(x: Array, step: float, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(x * step).to(dtype)
