@@ -19,11 +19,11 @@ def nearest(words: Sequence[str], valid: Sequence[str]) -> str:
     return best[0] if best else valid[0]
 
 
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """`did you mean 'x'?` where something is near, else the list of what is valid."""
+def did_you_mean(word: str, valid: Iterable[str], otherwise: str | None = None) -> str:
+    """`did you mean 'x'?` where something is near; else what is said otherwise, or the list of what is valid."""
     valid = list(valid)
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+    return f"did you mean '{close[0]}'?" if close else otherwise or f"valid: {', '.join(valid)}"
 
 
 def explain(error: ValidationError, root: type[BaseModel], origin: LocatedYaml | None) -> str:

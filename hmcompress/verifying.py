@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +25,6 @@ from hmcompress.rules import check_quick, dropped
 from hmcompress.trust import check_code
 
 
-@dataclass(frozen=True)
-class Original:
-    """The tensors of the source, by name, read when asked for."""
-
-    checkpoint: Checkpoint
-
-    def load(self, name: str) -> Tensor | None:
-        """A tensor of the source; None where there is none of this name."""
-        if name in self.checkpoint.entries:
-            return self.checkpoint.entries[name].load()
-        tie = self.checkpoint.ties.get(name)
-        return None if tie is None else tie.of(self.checkpoint.entries[tie.base].load())
-
-
 def check_layers(
     compressed: CompressedFile, against: str | os.PathLike | None, tol: float | None, progress: Progress = silent
 ) -> Iterator[VerifyLayer]:
@@ -47,7 +32,7 @@ def check_layers(
 
     Everything is decoded in any case. `tol` replaces the stored bounds.
     """
-    original = None if against is None else Original(open_checkpoint(against))
+    original = None if against is None else open_checkpoint(against)
     for tensors in stored_parts(compressed, compressed.names, None, progress):
         row = compressed.layer_of.get(next(iter(tensors)))
         if row is not None:
@@ -114,7 +99,7 @@ def check_network(
     return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
 
 
-def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Original) -> float:
+def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:
     """The measured error of a layer; the largest over the slices of a stack, inf where shape or dtype differ."""
     sources = {name: original.load(name) for name in row.tensors}
     if any(not _comparable(decoded[name], source) for name, source in sources.items()):
@@ -142,7 +127,7 @@ def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:
     return source is not None and np.array_equal(to_words(decoded).view("u1"), to_words(source).view("u1"))
 
 
-def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[VerifyLayer]:
+def _different(tensors: Mapping[str, Tensor], original: Checkpoint) -> Iterator[VerifyLayer]:
     """Untouched tensors are equal bit for bit or wrong."""
     for name, tensor in tensors.items():
         source = original.load(name)
@@ -150,12 +135,12 @@ def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[Ve
             yield VerifyLayer(name, 0.0, math.inf)
 
 
-def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLayer]:
+def _ties(compressed: CompressedFile, original: Checkpoint) -> Iterator[VerifyLayer]:
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
-    views, ties = compressed.index.info.views, original.checkpoint.ties
-    left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
+    views, ties = compressed.index.info.views, original.ties
+    left_out = set(dropped(original.names, Settings.from_json(compressed.index.info.settings)))
     stored = set(compressed.names)
-    for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):
+    for name in dict.fromkeys((*compressed.names, *original.names)):
         absent = name not in stored and name not in left_out
         if absent or (name in stored and views.get(name) != ties.get(name)):
             yield VerifyLayer(name, 0.0, math.inf)

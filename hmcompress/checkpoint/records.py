@@ -49,6 +49,13 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()  # that it is read from
 
+    def load(self, name: str) -> torch.Tensor | None:
+        """A tensor, read from the source; None where there is none of this name. Raises SourceError."""
+        if name in self.ties:
+            tie = self.ties[name]
+            return tie.of(self.entries[tie.base].load())
+        return self.entries[name].load() if name in self.entries else None
+
     @cached_property
     def digest(self) -> str:
         """Reads the whole source when first asked for. Raises OSError."""

@@ -44,17 +44,20 @@ class Task:
 
     def exact(self) -> HMatrix:
         """The matrix without loss."""
-        payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
-        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
+        return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort)).with_error(0.0, 0.0)
 
     def lattice(self) -> HMatrix | None:
         """The matrix as the lattice that its weights lie on, if they do."""
         forms = (self.measured(bytes([LATTICE]) + body) for body in lattice.find(self.w, self.effort))
         return next((form for form in forms if form.error <= self.tol), None)
 
+    def matrix(self, payload: bytes) -> HMatrix:
+        """The matrix that a payload holds, its error not known yet."""
+        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
+
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
-        matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
+        matrix = self.matrix(payload)
         error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
         return matrix.with_error(error, largest)
 

@@ -107,10 +107,9 @@ def _rounded(task: Task, candidate: Candidate, rounder: Rounder, step: float) ->
     scale = int(class_of(size / math.sqrt(task.w.numel()) / step))
     if not math.isfinite(norm) or scale <= ZERO_CLASS:  # too large for 32 bits, or hardly any is not zero
         return None
-    shape = (task.w.shape[0], task.w.shape[1])
-    q = rounder.integers(step).reshape(shape)
+    q = rounder.integers(step).reshape(task.w.shape)
     payload = _encoded([CodedLeaf((CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
-    matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
+    matrix = task.matrix(payload)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
     if decoded is None or not _equal(decoded, q):
         return None

@@ -141,8 +141,7 @@ def _tensor(name: str, tensors: Tensors) -> Tensor:
 def _near(name: str, tensors: Tensors) -> str:
     """The tensor that was meant: a part of it, the same one elsewhere, or one of a like name."""
     same = [n for n in tensors if n.startswith(f"{name}.") or n.endswith(f".{name}")]
-    text = did_you_mean(name, tensors)
-    return f"did you mean '{same[0]}'?" if same else text if text.startswith("did") else f"there are {_few(tensors)}"
+    return f"did you mean '{same[0]}'?" if same else did_you_mean(name, tensors, f"there are {_few(tensors)}")
 
 
 def _few(tensors: Tensors) -> str:
