@@ -89,10 +89,6 @@ def read_report(file: str | os.PathLike) -> Report:
     """The report of a compressed file. Raises FormatError."""
     compressed = CompressedFile.open(file)
     index = compressed.index
-    other = OtherRecord()
-    for part in compressed.parts():
-        if part.tensors[0] not in compressed.layer_of:
-            other = _plus(other, part.nbytes, compressed.stored_bytes(part.tensors[0]))
     sizes = {part.tensors[0]: part.nbytes for part in compressed.parts()}
     settings = Settings.from_json(index.info.settings)
     return Report(
@@ -108,11 +104,20 @@ def read_report(file: str | os.PathLike) -> Report:
             _layer(row, index.shapes[row.name], dtype_name(index.dtypes[row.name]), sizes[row.name], row.nbytes)
             for row in compressed.layers
         ),
-        other=other,
+        other=_other(compressed),
         left_behind=index.info.left_behind,
         notes=index.info.notes,
         network=network_from_json(index.info.network),
     )
+
+
+def _other(compressed: CompressedFile) -> OtherRecord:
+    """What is no layer."""
+    other = OtherRecord()
+    for part in compressed.parts():
+        if part.tensors[0] not in compressed.layer_of:
+            other = _plus(other, part.nbytes, compressed.stored_bytes(part.tensors[0]))
+    return other
 
 
 def network_from_json(data: Any) -> NetworkRecord | None:

@@ -15,7 +15,7 @@ from hmcompress.coding.symbols import Adaptive, Coder, code_flags
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.grids.adaptive_scales import COLUMN_MEMORY, ROW_MEMORY, SHAPES, ScaleModel
 from hmcompress.hmatrix.grids.grid import EXPONENT_LIMIT, Grid
-from hmcompress.hmatrix.grids.weighted import STARTS, code_integers, mean_exponent, scattered, smallest
+from hmcompress.hmatrix.grids.weighted import STARTS, Preamble, code_grid, mean_exponent, smallest
 
 _FIRST, _FIRST_AND_LAST, _ANY = range(3)
 _PATTERNS = np.array([[6, 6, 1]], np.float32)  # frequencies of the three
@@ -44,27 +44,14 @@ def usual_model(grid: Grid) -> ScaleModel:
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of encode. Raises FormatError."""
-    grid = _code(ArithmeticDecoder(data), shape, None, _USUAL)
+    grid = code_grid(ArithmeticDecoder(data), shape, None, _USUAL, _PREAMBLE)
     return QuantizedBody(torch.from_numpy(grid.to_dense()).to(dtype))
 
 
 def _encode(grid: Grid, model: ScaleModel) -> bytes:
     encoder = ArithmeticEncoder()
-    _code(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model)
+    code_grid(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model, _PREAMBLE)
     return encoder.getvalue()
-
-
-def _code(coder: Coder, shape: tuple[int, int], grid: Grid | None, model: ScaleModel) -> Grid:
-    """Run a grid through a coder, or a coder's grid out of it."""
-    columns = _lines(coder, shape[1], None if grid is None else grid.live_columns)
-    rows = _lines(coder, shape[0], None if grid is None else grid.live_rows)
-    given = None if grid is None else (grid.row_exponents[rows], grid.column_exponents[columns])
-    row_exponents, column_exponents = _exponents(coder, len(rows), len(columns), given)
-    q = np.zeros((len(rows), len(columns)), np.int64) if grid is None else grid.q[np.ix_(rows, columns)]
-    if q.size:
-        model = _model(coder, model)
-        q = code_integers(coder, q, grid is not None, row_exponents, column_exponents, model)
-    return scattered(shape, rows, columns, q, row_exponents, column_exponents)
 
 
 def _lines(coder: Coder, count: int, live: np.ndarray | None) -> np.ndarray:
@@ -107,9 +94,10 @@ def _around(coder: Coder, value: int | None, middle: int, spread: int, limit: in
 
 
 def _exponents(
-    coder: Coder, m: int, n: int, given: tuple[np.ndarray, np.ndarray] | None
+    coder: Coder, sizes: tuple[int, int], given: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exponents of live rows, whose least is zero, and of columns."""
+    m, n = sizes
     if not m * n:
         return np.zeros(m, np.int64), np.zeros(n, np.int64)
     least = None if given is None else int(given[1].min())
@@ -138,3 +126,6 @@ def _model(coder: Coder, model: ScaleModel) -> ScaleModel:
         coder.number(model.column_memory, len(COLUMN_MEMORY)),
         coder.number(model.shape, len(SHAPES)),
     )
+
+
+_PREAMBLE = Preamble(_lines, _exponents, _model)

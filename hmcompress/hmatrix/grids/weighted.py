@@ -5,7 +5,7 @@ the integers column by column, finest first.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,7 @@ from hmcompress.hmatrix.grids.adaptive_scales import (
 )
 from hmcompress.hmatrix.grids.grid import EXPONENT_LIMIT, Grid, powers
 
+Array = np.ndarray
 STARTS = 256
 _SPAN = 2 * EXPONENT_LIMIT + 1
 _ESCAPE_BITS = 31
@@ -58,13 +59,13 @@ def smallest(encode: Callable[[ScaleModel], bytes], model: ScaleModel, thorough:
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of encode. Raises FormatError."""
-    grid = _code(Decoder(data), shape, None, ScaleModel())
+    grid = code_grid(Decoder(data), shape, None, ScaleModel(), _PREAMBLE)
     return QuantizedBody(torch.from_numpy(grid.to_dense()).to(dtype))
 
 
 def _encode(grid: Grid, model: ScaleModel) -> bytes:
     encoder = Encoder()
-    _code(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model)
+    code_grid(encoder, (grid.q.shape[0], grid.q.shape[1]), grid, model, _PREAMBLE)
     return encoder.getvalue()
 
 
@@ -77,34 +78,37 @@ def mean_exponent(grid: Grid) -> int:
     return int(np.clip(np.rint(exponents.mean()), -STARTS // 2, STARTS // 2 - 1)) + STARTS // 2
 
 
-def _code(coder: Coder, shape: tuple[int, int], grid: Grid | None, model: ScaleModel) -> Grid:
+@dataclass(frozen=True)
+class Preamble:
+    """How all but the integers is said: which of so many lines live, exponents of the rows' and of the columns' steps,
+    the model of the scales. Each takes what is to be encoded, or None from a decoder."""
+
+    lines: Callable[[Coder, int, Array | None], Array]
+    exponents: Callable[[Coder, tuple[int, int], tuple[Array, Array] | None], tuple[Array, Array]]
+    model: Callable[[Coder, ScaleModel], ScaleModel]
+
+
+def code_grid(coder: Coder, shape: tuple[int, int], grid: Grid | None, model: ScaleModel, preamble: Preamble) -> Grid:
     """Run a grid through a coder, or a coder's grid out of it."""
-    columns = code_flags(coder, shape[1], None if grid is None else grid.live_columns)
-    rows = code_flags(coder, shape[0], None if grid is None else grid.live_rows)
-    column_exponents = _exponents(coder, len(columns), None if grid is None else grid.column_exponents[columns])
-    row_exponents = _exponents(coder, len(rows), None if grid is None else grid.row_exponents[rows])
+    columns = preamble.lines(coder, shape[1], None if grid is None else grid.live_columns)
+    rows = preamble.lines(coder, shape[0], None if grid is None else grid.live_rows)
+    given = None if grid is None else (grid.row_exponents[rows], grid.column_exponents[columns])
+    exponents = preamble.exponents(coder, (len(rows), len(columns)), given)
     q = np.zeros((len(rows), len(columns)), np.int64) if grid is None else grid.q[np.ix_(rows, columns)]
     if q.size:
-        model = _model(coder, model)
-        q = code_integers(coder, q, grid is not None, row_exponents, column_exponents, model)
-    return scattered(shape, rows, columns, q, row_exponents, column_exponents)
-
-
-def scattered(
-    shape: tuple[int, int],
-    rows: np.ndarray,
-    columns: np.ndarray,
-    q: np.ndarray,
-    row_exponents: np.ndarray,
-    column_exponents: np.ndarray,
-) -> Grid:
+        q = code_integers(coder, q, grid is not None, *exponents, preamble.model(coder, model))
     whole, of_rows, of_columns = np.zeros(shape, np.int64), np.zeros(shape[0], np.int64), np.zeros(shape[1], np.int64)
     whole[np.ix_(rows, columns)] = q
-    of_rows[rows], of_columns[columns] = row_exponents, column_exponents
+    of_rows[rows], of_columns[columns] = exponents
     return Grid(whole, of_rows, of_columns)
 
 
-def _exponents(coder: Coder, count: int, exponents: np.ndarray | None) -> np.ndarray:
+def _exponents(coder: Coder, sizes: tuple[int, int], given: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    columns = _exponents_of(coder, sizes[1], None if given is None else given[1])
+    return _exponents_of(coder, sizes[0], None if given is None else given[0]), columns
+
+
+def _exponents_of(coder: Coder, count: int, exponents: Array | None) -> Array:
     """Exponents of `count` live lines."""
     if count == 0:
         return np.zeros(0, np.int64)
@@ -124,9 +128,12 @@ def _model(coder: Coder, model: ScaleModel) -> ScaleModel:
     )
 
 
+_PREAMBLE = Preamble(code_flags, _exponents, _model)
+
+
 def code_integers(
-    coder: Coder, q: np.ndarray, given: bool, row_exponents: np.ndarray, column_exponents: np.ndarray, model: ScaleModel
-) -> np.ndarray:
+    coder: Coder, q: Array, given: bool, row_exponents: Array, column_exponents: Array, model: ScaleModel
+) -> Array:
     start = float(powers(np.array(model.start - STARTS // 2)))
     scales = AdaptiveScales(model, len(row_exponents), start)
     row_steps, column_steps = powers(row_exponents), powers(column_exponents)
@@ -144,7 +151,7 @@ def code_integers(
     return q if given else coded
 
 
-def _send(coder: Coder, chunks: list[tuple[np.ndarray, np.ndarray]], frequencies: np.ndarray) -> None:
+def _send(coder: Coder, chunks: list[tuple[Array, Array]], frequencies: Array) -> None:
     """Chunks one by one or, where nothing but their symbols is sent, many at once, which is the same to the decoder."""
     if not chunks:
         return
@@ -162,7 +169,7 @@ def _send(coder: Coder, chunks: list[tuple[np.ndarray, np.ndarray]], frequencies
         begin = end if apart[k] or last else begin
 
 
-def integer_bits(grid: Grid, model: ScaleModel, span: int) -> np.ndarray:
+def integer_bits(grid: Grid, model: ScaleModel, span: int) -> Array:
     """(m, n, 2 span + 1) bits that integers of a grid take, and that their neighbours up to `span` away would.
 
     Living lines stay those: zeros in others take no bits, and nothing else can stand there.
@@ -184,7 +191,7 @@ def integer_bits(grid: Grid, model: ScaleModel, span: int) -> np.ndarray:
     return bits
 
 
-def _chunk(coder: Coder, q: np.ndarray | None, classes: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+def _chunk(coder: Coder, q: Array | None, classes: Array, frequencies: Array) -> Array:
     low = low_bits(classes)
     clipped = None if q is None else np.clip(q >> low, -HIGH, HIGH - 1)
     high = coder.categorical(None if clipped is None else clipped + HIGH, frequencies[classes]).astype(np.int64) - HIGH
