@@ -22,6 +22,7 @@ from hmcompress.report.records import (
     OtherRecord,
     ReferenceRecord,
     Report,
+    with_floats,
 )
 from hmcompress.report.typed import well_typed
 
@@ -74,15 +75,8 @@ def stored_record(record: NetworkRecord) -> dict[str, Any]:
     data = record.to_json()
     if data["ntk"] is not None:
         data["ntk"] = {key: value for key, value in data["ntk"].items() if key not in ("spectra", "training")}
-    return _rounded({key: value for key, value in data.items() if value is not None and value != ()})
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    given = {key: value for key, value in data.items() if value is not None and value != ()}
+    return with_floats(given, lambda number: float(f"{number:.4g}"))
 
 
 def read_report(file: str | os.PathLike) -> Report:

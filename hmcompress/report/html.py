@@ -181,7 +181,7 @@ def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow,
 
 
 def _compare_totals(report: CompareReport, tol: float) -> str:
-    totals = sorted((total for total in report.totals if total.tol == tol), key=lambda total: total.bytes)
+    totals = report.totals_at(tol)
     rows = [
         [text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)]
         for t in totals
@@ -192,7 +192,7 @@ def _compare_totals(report: CompareReport, tol: float) -> str:
 
 
 def _at_our_bytes(report: CompareReport, tol: float) -> str:
-    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+    totals = report.at_our_bytes_at(tol)
     rows = [[text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_error(t.error)] for t in totals]
     ours = [total.method == "hmatrix" for total in totals]
     columns = ("<method", "bytes", "error of the network")

@@ -1,6 +1,7 @@
 """One record per result; terminal, JSON, JUnit and HTML are drawings of these. Errors are relative, sizes in bytes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,13 +22,18 @@ def _ratio(source: int, stored: int) -> float:
     return source / stored if stored else 1.0
 
 
+def with_floats(value: Any, change: Callable[[float], Any]) -> Any:
+    """Plain data with each float changed."""
+    if isinstance(value, dict):
+        return {key: with_floats(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_floats(item, change) for item in value]
+    return change(value) if isinstance(value, float) else value
+
+
 def finite(value: Any) -> Any:
     """Plain data with nan and inf as null: JSON has neither."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return with_floats(value, lambda number: number if math.isfinite(number) else None)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,14 @@ def aimed_cholesky(
 
 
 @njit(cache=True, nogil=True)
+def _orthogonalise(i: int, b: np.ndarray, across: np.ndarray, along: np.ndarray, squares: np.ndarray) -> None:
+    for j in range(i):
+        along[i, j] = np.dot(b[i], across[j]) / squares[j]
+        across[i] -= along[i, j] * across[j]
+    squares[i] = max(np.dot(across[i], across[i]), 1e-300)
+
+
+@njit(cache=True, nogil=True)
 def reduce_basis(b: np.ndarray, delta: float, swaps: int) -> None:
     """Reduce the rows of b (n, d), in place, to a basis of the same lattice with shorter, less slanted vectors.
 
@@ -98,10 +106,7 @@ def reduce_basis(b: np.ndarray, delta: float, swaps: int) -> None:
     n = len(b)
     across, along, squares = b.copy(), np.zeros((n, n)), np.zeros(n)  # Gram-Schmidt vectors, coefficients, sizes
     for i in range(n):
-        for j in range(i):
-            along[i, j] = np.dot(b[i], across[j]) / squares[j]
-            across[i] -= along[i, j] * across[j]
-        squares[i] = max(np.dot(across[i], across[i]), 1e-300)
+        _orthogonalise(i, b, across, along, squares)
     k = 1
     while k < n:
         for j in range(k - 1, -1, -1):
@@ -121,10 +126,7 @@ def reduce_basis(b: np.ndarray, delta: float, swaps: int) -> None:
         for i in range(k - 1, n):
             if i <= k:
                 across[i] = b[i]
-                for j in range(i):
-                    along[i, j] = np.dot(b[i], across[j]) / squares[j]
-                    across[i] -= along[i, j] * across[j]
-                squares[i] = max(np.dot(across[i], across[i]), 1e-300)
+                _orthogonalise(i, b, across, along, squares)
             else:
                 for j in range(k - 1, k + 1):
                     along[i, j] = np.dot(b[i], across[j]) / squares[j]
