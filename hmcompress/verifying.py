@@ -59,16 +59,21 @@ def network_settings(
     settings = Settings.from_json(compressed.index.info.settings)
     if against is None and (factory or inputs):
         raise SettingsError("a network and its inputs check the file against its original: give --against SOURCE too")
-    if inputs and settings.metric != "outputs" and factory is None:
+    about_outputs = settings.metric == "outputs" or factory is not None
+    if inputs and not about_outputs:
         raise SettingsError("inputs check a network's outputs, which this file does not bound: give --network too")
     if against is not None:
         check_quick(settings)
         source, file = Path(against).resolve(), compressed.path.resolve()
         settings = looked_up(settings, (source, source.parent, file.parent))  # the source may be a folder
-    if settings.metric != "outputs" and factory is None:
+    if not about_outputs:
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
         check_code(settings.network.factory, against)
+    return _with_network(settings, tol, factory, inputs)
+
+
+def _with_network(settings: Settings, tol: float | None, factory: str | None, inputs: str | None) -> Settings:
     stored = settings.to_json()
     given = {
         "metric": "outputs",

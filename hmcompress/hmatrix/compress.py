@@ -67,16 +67,21 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    best = _arranged(task, grid, kernel)
-    if best is None or best.nbytes * _NO_LATTICE > w.numel():
-        found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
-        best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
+    best = _lossy(task, grid, kernel)
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
     if best is not None:
         best.forget()
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
+
+
+def _lossy(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+    best = _arranged(task, grid, kernel)
+    if best is not None and best.nbytes * _NO_LATTICE <= task.w.numel():
+        return best
+    found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
+    return tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
