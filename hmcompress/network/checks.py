@@ -40,7 +40,7 @@ def recheck(
 def _on_fresh_points(problem: Problem, decoded: Mapping[str, Tensor]) -> float | None:
     """None where the original has no outputs on them: nothing is bounded there."""
     try:
-        return max(problem.errors(problem.reference(problem.source.fresh(), "fresh"), decoded))
+        return problem.fresh_error(decoded)
     except NetworkError:
         return None
 

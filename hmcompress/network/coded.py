@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class Weighted(Coded):
         return self.grid.live_columns
 
     def without_rows(self, dead: np.ndarray) -> Coded:
-        return Weighted(self.grid.without_rows(dead))
+        return replace(self, grid=self.grid.without_rows(dead))
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,6 @@ class Compact(Weighted):
 
     def payload(self, thorough: bool) -> bytes:
         return min(bytes([COMPACT]) + compact.encode(self.grid, thorough), super().payload(thorough), key=len)
-
-    def without_rows(self, dead: np.ndarray) -> Coded:
-        return Compact(self.grid.without_rows(dead))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ class Problem:
         """Errors of the outputs and of each derivative on some points with some tensors replaced."""
         return network_error(self.network, ref, self.order, self.settings.tolerance, tensors)
 
+    def fresh_error(self, tensors: Mapping[str, Tensor]) -> float:
+        """On points that neither the search nor the bound has seen. NetworkError: the original has no outputs there."""
+        return max(self.errors(self.reference(self.source.fresh(), "fresh"), tensors))
+
     def reference_noisy(self) -> Reference | None:
         """Held-out points under 1 % noise, the original sees the same; None where all inputs are whole numbers."""
         if not any(t.is_floating_point() for t in self.held_out.points.tensors):
