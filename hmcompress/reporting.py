@@ -8,7 +8,7 @@ from typing import Any
 
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
-from hmcompress.container.checks import LARGEST
+from hmcompress.container.document import LARGEST
 from hmcompress.element_types import dtype_name
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements

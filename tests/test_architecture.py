@@ -57,7 +57,7 @@ ABOVE_ALL = {"__init__", "__main__"}  # the public names come from every room
 
 LATE = {  # what takes up to a second to import, and few commands need
     "pipeline.py": {"hmcompress.network", "hmcompress.compare", "hmcompress.compare_outputs"},
-    "verifying.py": {"hmcompress.network", "hmcompress.network.checks"},
+    "verifying.py": {"hmcompress.network", "hmcompress.network.recheck"},
     "restoring.py": {"hmcompress.slimming"},
     "network/inputs.py": {"scipy.stats"},
 }

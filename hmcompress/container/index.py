@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hmcompress.container.checks import column_out
+from hmcompress.container.document import column_out
 from hmcompress.container.network_columns import network_out
 from hmcompress.container.records import FileInfo, LayerRow
 from hmcompress.element_types import dtype_name

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from hmcompress.config import NORMS, Norm
-from hmcompress.container.checks import LARGEST, Document, choice, damaged, integer, integer_tuple, number
+from hmcompress.container.document import LARGEST, Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
