@@ -1,5 +1,6 @@
 """What the report says about the network once its decoded tensors are in it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -75,8 +76,9 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     """One line where the calibration points do not stand for the others."""
     if record.error <= _TOO_FEW * record.calibration_error:
         return None
+    ratio = record.error / record.calibration_error if record.calibration_error else math.inf
     return (
-        f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
+        f"held-out error {record.error:.3g} is {ratio:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
     )
 
