@@ -14,18 +14,11 @@ from hmcompress.errors import (
 from hmcompress.late import load
 
 if TYPE_CHECKING:
+    from hmcompress.exporting import export
     from hmcompress.hmatrix import HMatrix, compress_matrix
     from hmcompress.nn import load_model
-    from hmcompress.pipeline import (
-        bench,
-        compress,
-        decompress,
-        export,
-        load_checkpoint,
-        load_state_dict,
-        read_report,
-        verify,
-    )
+    from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, read_report, verify
+    from hmcompress.timing import bench
 
 __all__ = [
     "BoundError",
@@ -48,17 +41,20 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {"HMatrix": "hmatrix", "compress_matrix": "hmatrix", "load_model": "nn"}
-_HOMES |= dict.fromkeys(
-    ("bench", "compress", "decompress", "export", "load_checkpoint", "load_state_dict", "read_report", "verify"),
-    "pipeline",
-)
+_HOMES = {
+    "hmatrix": ("HMatrix", "compress_matrix"),
+    "nn": ("load_model",),
+    "pipeline": ("compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "verify"),
+    "exporting": ("export",),
+    "timing": ("bench",),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'hmcompress' has no attribute {name!r}")
-    return getattr(load(f"hmcompress.{_HOMES[name]}"), name)
+    return getattr(load(f"hmcompress.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -75,9 +75,9 @@ def _system_message(error: OSError) -> str:
     return ": ".join([*names[:1], error.strerror or str(error)])
 
 
-def _pipeline() -> ModuleType:
-    """The pipeline, on demand."""
-    return load("hmcompress.pipeline")
+def _pipeline(module: str = "pipeline") -> ModuleType:
+    """The pipeline, or what stands beside it, on demand."""
+    return load(f"hmcompress.{module}")
 
 
 # ---- options that several commands share ----
@@ -187,7 +187,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
     """Write the slim network of FILE as a program that runs without this package."""
     if onnx is None and torch_out is None:
         raise click.UsageError("nothing to export: give --onnx OUT or --torch OUT")
-    _pipeline().export(file, onnx=onnx, torch=torch_out, force=force)
+    _pipeline("exporting").export(file, onnx=onnx, torch=torch_out, force=force)
     for path in (onnx, torch_out):
         _say(f"{file} -> {path}", quiet or path is None)
     return 0
@@ -201,7 +201,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
 def bench(file: str, batch: tuple[int, ...], as_json: bool, quiet: bool) -> int:
     """Latency and memory of the compressed form against dense, in the same run."""
     with progress_bar(quiet) as tell:
-        report = _pipeline().bench(file, batches=batch or (1, 16, 256), progress=tell)
+        report = _pipeline("timing").bench(file, batches=batch or (1, 16, 256), progress=tell)
     _show(report, as_json, quiet, lambda width: bench_view(report, width))
     return 0
 

@@ -107,7 +107,7 @@ def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, p
         )
     total, done, scores = sum(entry.nbytes for entry in entries), 0, list[Score]()
     tasks = (
-        Task(entry.nbytes, entry.load, partial(_work, entry.name, tols=tols, effort=settings.effort))
+        Task(entry.nbytes, entry.load, partial(score_matrices, entry.name, tols=tols, effort=settings.effort))
         for entry in entries
     )
     for entry, found in zip(entries, in_order(tasks, settings.jobs, apart=True), strict=True):
@@ -115,10 +115,6 @@ def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, p
         progress(entry.name, done, total)
         scores += found
     return scores
-
-
-def _work(name: str, tensor: Tensor, tols: Sequence[float], effort: str) -> list[Score]:
-    return score_matrices(name, tensor, tols, effort)
 
 
 def summarise(scores: Sequence[Score]) -> CompareReport:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.baselines import PEERS, Matrix, Peer, run_peer
-from hmcompress.baselines.knobs import Knob, NetworkError, Part
+from hmcompress.baselines.knobs import Knob, NetworkErrorOf, NetworkPart
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.compare import check_tolerances
 from hmcompress.config import Settings
@@ -35,15 +35,15 @@ class Ours:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Contest:
     """What the methods are run on: the weights and biases of a network, and its error when some are replaced."""
 
     weights: Sequence[tuple[str, str | None]]
     tensors: Mapping[str, Tensor]
-    network_error: NetworkError
-    _parts: dict[bool, list[Part]] = field(default_factory=dict)
+    network_error: NetworkErrorOf
+    _parts: dict[bool, list[NetworkPart]] = field(default_factory=dict)
 
-    def parts(self, joined: bool) -> list[Part]:
+    def parts(self, joined: bool) -> list[NetworkPart]:
         """The same matrices at each call, with what is known about them."""
         if joined not in self._parts:
             self._parts[joined] = [_part(self.tensors, weight, bias, joined) for weight, bias in self.weights]
@@ -73,22 +73,22 @@ def compare_outputs(
             result.record.rate_limit_bytes,
         )
 
-    return compare_network(Bench(weights, tensors, error), tuple(dict.fromkeys(tols)), ours, progress)
+    return compare_network(Contest(weights, tensors, error), tuple(dict.fromkeys(tols)), ours, progress)
 
 
 def compare_network(
-    bench: Bench, tols: Sequence[float], ours: Callable[[float, Progress], Ours], progress: Progress = silent
+    contest: Contest, tols: Sequence[float], ours: Callable[[float, Progress], Ours], progress: Progress = silent
 ) -> CompareReport:
     """Every method at the same held-out error of the network, then the error of each at our bytes."""
     peers = [peer for name, peer in PEERS.items() if not peer.lossless]
-    families = {peer.name: _families(bench, peer) for peer in peers}
+    families = {peer.name: _families(contest, peer) for peer in peers}
     steps = _Steps(progress, len(tols) * (len(peers) + 1))
     rows: list[CompareRow] = []
     totals: list[CompareTotal] = []
     at_our_bytes: list[CompareTotal] = []
     for tol in tols:
         mine = ours(tol, steps.part(f"hmcompress at {tol:g}"))
-        found = {"hmatrix": _ours(bench, tol, mine), "lossless": _lossless(bench, tol)}
+        found = {"hmatrix": _ours(contest, tol, mine), "lossless": _lossless(contest, tol)}
         budget = found["hmatrix"][1].bytes
         at_our_bytes.append(found["hmatrix"][1])
         for peer in peers:
@@ -98,7 +98,7 @@ def compare_network(
         for name in (name for name in COMPARE_METHODS if name in found):
             rows += found[name][0]
             totals.append(found[name][1])
-        totals += _limit(bench, tol, mine.rate_limit_bytes)
+        totals += _limit(contest, tol, mine.rate_limit_bytes)
     return CompareReport(tuple(rows), tuple(totals), tuple(at_our_bytes))
 
 
@@ -125,22 +125,22 @@ class _Steps:
 Found = tuple[list[CompareRow], CompareTotal]
 
 
-def _families(bench: Bench, peer: Peer) -> list[Knob]:
+def _families(contest: Contest, peer: Peer) -> list[Knob]:
     """Knobs of one peer, without those that would do the same: of one matrix, or without biases."""
-    single, plain = len(bench.weights) == 1, all(bias is None for _, bias in bench.weights)
+    single, plain = len(contest.weights) == 1, all(bias is None for _, bias in contest.weights)
     different = [
         (joined, absolute) for joined, absolute in _FAMILIES if (joined or not plain) and not (absolute and single)
     ]
-    return [Knob(peer, bench.parts(joined), absolute, bench.network_error) for joined, absolute in different]
+    return [Knob(peer, contest.parts(joined), absolute, contest.network_error) for joined, absolute in different]
 
 
-def _part(tensors: Mapping[str, Tensor], weight: str, bias: str | None, joined: bool) -> Part:
+def _part(tensors: Mapping[str, Tensor], weight: str, bias: str | None, joined: bool) -> NetworkPart:
     w = tensors[weight].detach()
     if bias is None:
-        return Part(weight, None, (w,), tuple(Matrix(matrix) for matrix in to_matrices(w)), False)
+        return NetworkPart(weight, None, (w,), tuple(Matrix(matrix) for matrix in to_matrices(w)), False)
     b = tensors[bias].detach()
     matrix = torch.cat([w, b.reshape(-1, 1)], 1) if joined else w
-    return Part(weight, bias, (w, b), (Matrix(matrix),), joined)
+    return NetworkPart(weight, bias, (w, b), (Matrix(matrix),), joined)
 
 
 def _at_error(knobs: Sequence[Knob], tol: float, tell: Progress) -> Found:
@@ -176,23 +176,28 @@ def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:
     return CompareTotal(tol, knob.peer.name, knob.nbytes(k), knob.error(k), source / max(knob.nbytes(k), 1))
 
 
-def _ours(bench: Bench, tol: float, ours: Ours) -> Found:
+def _ours(contest: Contest, tol: float, ours: Ours) -> Found:
     """What ours leaves out of its metric is kept as it is."""
-    parts = bench.parts(joined=True)
+    parts = contest.parts(joined=True)
     nbytes = [ours.part_bytes.get(part.weight, part.source_bytes) for part in parts]
     errors = [ours.part_errors.get(part.weight, 0.0) for part in parts]
     return _found("hmatrix", tol, parts, nbytes, errors, ours.error)
 
 
-def _lossless(bench: Bench, tol: float) -> Found:
-    parts = bench.parts(joined=False)
+def _lossless(contest: Contest, tol: float) -> Found:
+    parts = contest.parts(joined=False)
     peer = PEERS["lossless"]
     nbytes = [part.kept_bytes + sum(run_peer(peer, m, tol).nbytes for m in part.matrices) for part in parts]
     return _found(peer.name, tol, parts, nbytes, None, 0.0)
 
 
 def _found(
-    method: str, tol: float, parts: Sequence[Part], nbytes: Sequence[int], errors: Sequence[float] | None, error: float
+    method: str,
+    tol: float,
+    parts: Sequence[NetworkPart],
+    nbytes: Sequence[int],
+    errors: Sequence[float] | None,
+    error: float,
 ) -> Found:
     """Rows hold relative Frobenius errors of the weights, the total the network's error."""
     each = errors or [0.0] * len(parts)
@@ -204,8 +209,8 @@ def _found(
     return rows, CompareTotal(tol, method, sum(nbytes), error, source / max(sum(nbytes), 1))
 
 
-def _limit(bench: Bench, tol: float, nbytes: float | None) -> Iterator[CompareTotal]:
+def _limit(contest: Contest, tol: float, nbytes: float | None) -> Iterator[CompareTotal]:
     """The rate limit of the function, where its tangent kernel gave one."""
     if nbytes:
-        source = sum(part.source_bytes for part in bench.parts(joined=True))
+        source = sum(part.source_bytes for part in contest.parts(joined=True))
         yield CompareTotal(tol, "rate_limit", round(nbytes), None, source / max(nbytes, 1))

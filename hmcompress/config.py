@@ -12,55 +12,18 @@ from hmcompress.errors import SettingsError
 from hmcompress.located_yaml import LocatedYaml, Location, read_yaml
 from hmcompress.problem_settings import (
     INPUT_KINDS,
-    MLP,
     BuiltinNetwork,
-    Calibration,
+    CalibrationSettings,
     Count,
-    DeepONet,
-    DeepONetNetwork,
-    DomainCalibration,
-    FactoryNetwork,
     Frozen,
-    Gaussian,
-    GaussianCalibration,
-    InputsCalibration,
-    Linear,
-    LinearNetwork,
-    MLPNetwork,
     Network,
     Ntk,
     Number,
     Patterns,
     Seed,
     Tolerance,
-    TorchScriptNetwork,
 )
 from hmcompress.settings_errors import explain
-
-__all__ = [
-    "EFFORTS",
-    "METRICS",
-    "MLP",
-    "NORMS",
-    "Calibration",
-    "DeepONet",
-    "DeepONetNetwork",
-    "DomainCalibration",
-    "FactoryNetwork",
-    "Gaussian",
-    "GaussianCalibration",
-    "InputsCalibration",
-    "LayerRule",
-    "Linear",
-    "LinearNetwork",
-    "MLPNetwork",
-    "Network",
-    "Ntk",
-    "Settings",
-    "TorchScriptNetwork",
-    "load_settings",
-    "looked_up",
-]
 
 Norm = Literal["fro", "spectral", "max"]
 Metric = Literal["weights", "outputs"]
@@ -104,7 +67,7 @@ class Settings(Frozen):
     target_ratio: Annotated[Number, Field(gt=1)] | None = None  # whole files; finds the tolerance
     effort: Effort = "default"
     network: Network | None = None
-    calibration: Calibration | None = None
+    calibration: CalibrationSettings | None = None
     reference: str | None = None  # file with x and y: exact solutions
     ntk: Annotated[Ntk | Literal[False] | None, BeforeValidator(_ntk_switch)] = None
     slim: Annotated[Literal["off", "prefer"], BeforeValidator(_slim_switch)] = "off"

@@ -18,13 +18,13 @@ from hmcompress.parallel import in_order
 from hmcompress.progress import Progress
 from hmcompress.tasks import Task
 
-Part = EncodedLayer | PackedTensor
+EncodedPart = EncodedLayer | PackedTensor
 _MANY_COMPLEX = 0.1  # of the source's bytes
 
 
 def encode_weights(
     checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
-) -> Iterator[Part]:
+) -> Iterator[EncodedPart]:
     """Every stored tensor, as a coded layer or untouched, in the source's order.
 
     near_end: called, maybe often, when the last ones may be begun.
@@ -50,7 +50,7 @@ def encode_rest(
     settings: Settings,
     progress: Progress,
     near_end: Callable[[], None],
-) -> Iterator[Part]:
+) -> Iterator[EncodedPart]:
     """The tensors that are not `done` yet, untouched. near_end: as for encode_weights."""
     return _encode(checkpoint, {}, done, settings, progress, near_end)
 
@@ -95,7 +95,7 @@ def _encode(
     settings: Settings,
     progress: Progress,
     near_end: Callable[[], None],
-) -> Iterator[Part]:
+) -> Iterator[EncodedPart]:
     entries = [entry for name, entry in checkpoint.entries.items() if name not in done]
     total, so_far = sum(entry.nbytes for entry in entries), 0
     tasks = (Task(e.nbytes, e.load, _work(e.name, rules.get(e.name), settings.effort)) for e in entries)
@@ -105,15 +105,7 @@ def _encode(
         yield part
 
 
-def _work(name: str, rule: LayerRule | None, effort: str) -> partial[Part]:
+def _work(name: str, rule: LayerRule | None, effort: str) -> Callable[[Tensor], EncodedPart]:
     if rule is None:
-        return partial(_untouched, name, effort)
-    return partial(_layer, name, rule, effort)
-
-
-def _untouched(name: str, effort: str, tensor: Tensor) -> Part:
-    return pack_tensor(name, tensor, effort)
-
-
-def _layer(name: str, rule: LayerRule, effort: str, tensor: Tensor) -> Part:
-    return encode_layer(name, tensor, rule, effort)
+        return partial(pack_tensor, name, effort=effort)
+    return partial(encode_layer, name, rule=rule, effort=effort)

@@ -47,7 +47,8 @@ def export(
     made = [_onnx_bytes(module, inputs)] if onnx is not None else []
     made += [_program_bytes(module, inputs)] if torch is not None else []
     for path, program in zip(targets, made, strict=True):  # both or, where one cannot be made, none
-        _write(path, force, program)
+        with atomic_write(path, force) as target:
+            target.write(program)
     return tuple(targets)
 
 
@@ -68,7 +69,8 @@ def held_out_inputs(file: str | os.PathLike, loaded: Loaded) -> tuple[Tensor, ..
 
 
 def _onnx_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    _need_extra()
+    for name in _EXTRA:
+        _optional(name)
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -124,11 +126,6 @@ def _distance(y: Tensor, exact: Tensor) -> float:
     return float((y.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))
 
 
-def _need_extra() -> None:
-    for name in _EXTRA:
-        _optional(name)
-
-
 def _optional(name: str) -> ModuleType:
     """The one place where the extra `onnx` is imported."""
     try:
@@ -149,8 +146,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def _write(path: str | os.PathLike, force: bool, data: bytes) -> None:
-    with atomic_write(path, force) as target:
-        target.write(data)

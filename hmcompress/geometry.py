@@ -2,6 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what reads settings needs no torch
+    from torch import Tensor
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -23,3 +28,22 @@ def span(shape: Sequence[int], stride: Sequence[int], offset: int = 0) -> int:
     if elements(shape) == 0:
         return 0
     return offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor that shares the memory of `base`: `stride` and `offset` count elements from base's first."""
+
+    base: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def whole(cls, base: str, shape: tuple[int, ...]) -> "View":
+        """All of a base of this shape: a tied tensor."""
+        return cls(base, shape, contiguous_stride(shape), 0)
+
+    def of(self, base: "Tensor") -> "Tensor":
+        """The view, in the memory of its base."""
+        return base.as_strided(self.shape, self.stride, self.offset)

@@ -8,17 +8,16 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
 from hmcompress.config import Settings, load_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.encoding import Part, encode_rest, encode_weights, kept_complex
+from hmcompress.encoding import EncodedPart, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.geometry import elements
 from hmcompress.layers import select
@@ -32,26 +31,9 @@ from hmcompress.reporting import Tally, mostly_kept, read_report, stored_record
 from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.target import tolerance_for_ratio
-from hmcompress.verifying import check_layers, check_network, network_settings, views_of
+from hmcompress.verifying import check_layers, check_network, network_settings
 
-if TYPE_CHECKING:
-    from hmcompress.exporting import export
-    from hmcompress.nn import load_model
-    from hmcompress.timing import bench
-
-__all__ = [
-    "bench",
-    "compare",
-    "compress",
-    "decompress",
-    "export",
-    "load_checkpoint",
-    "load_model",
-    "load_state_dict",
-    "read_report",
-    "report",
-    "verify",
-]
+__all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
 
 SUFFIX = ".hmc.safetensors"
 _WEIGHTS_ALONE = (
@@ -59,15 +41,7 @@ _WEIGHTS_ALONE = (
 )
 _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
 
-_ELSEWHERE = {"bench": "hmcompress.timing", "export": "hmcompress.exporting", "load_model": "hmcompress.nn"}
-
 report = read_report  # the command's name; the package has a room of the same name
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ELSEWHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE[name]), name)
 
 
 def compress(
@@ -128,7 +102,7 @@ def write_file(
 
 def _coded(
     checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
-) -> tuple[Iterable[Part], Tally]:
+) -> tuple[Iterable[EncodedPart], Tally]:
     """The parts of the file: every tensor by itself, or the network's layers together and then the other tensors."""
     if settings.metric == "weights":
         parts = encode_weights(checkpoint, settings, progress, near_end)
@@ -262,7 +236,7 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
 def _info(checkpoint: Checkpoint, digest: str, settings: Settings, tally: Tally) -> FileInfo:
     return FileInfo(
         names=checkpoint.names,
-        views=views_of(checkpoint),
+        views=checkpoint.ties,
         source={
             "name": checkpoint.path.name,
             "kind": checkpoint.kind,

@@ -169,7 +169,7 @@ class InputsCalibration(_Calibration):
     inputs: str  # .safetensors, .npz or .csv
 
 
-Calibration = Annotated[
+CalibrationSettings = Annotated[
     Annotated[DomainCalibration, _key("domain")]
     | Annotated[GaussianCalibration, _key("gaussian")]
     | Annotated[InputsCalibration, _key("inputs")],

@@ -8,8 +8,8 @@ from typing import Any
 
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
-from hmcompress.container.checks import LARGEST
-from hmcompress.container.dtypes import dtype_name
+from hmcompress.container.document import LARGEST
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
 from hmcompress.report.records import (
@@ -22,6 +22,7 @@ from hmcompress.report.records import (
     OtherRecord,
     ReferenceRecord,
     Report,
+    with_floats,
 )
 from hmcompress.report.typed import well_typed
 
@@ -75,25 +76,14 @@ def stored_record(record: NetworkRecord) -> dict[str, Any]:
     data = record.to_json()
     if data["ntk"] is not None:
         data["ntk"] = {key: value for key, value in data["ntk"].items() if key not in ("spectra", "training")}
-    return _rounded({key: value for key, value in data.items() if value is not None and value != ()})
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    given = {key: value for key, value in data.items() if value is not None and value != ()}
+    return with_floats(given, lambda number: float(f"{number:.4g}"))
 
 
 def read_report(file: str | os.PathLike) -> Report:
     """The report of a compressed file. Raises FormatError."""
     compressed = CompressedFile.open(file)
     index = compressed.index
-    other = OtherRecord()
-    for part in compressed.parts():
-        if part.tensors[0] not in compressed.layer_of:
-            other = _plus(other, part.nbytes, compressed.stored_bytes(part.tensors[0]))
     sizes = {part.tensors[0]: part.nbytes for part in compressed.parts()}
     settings = Settings.from_json(index.info.settings)
     return Report(
@@ -109,11 +99,20 @@ def read_report(file: str | os.PathLike) -> Report:
             _layer(row, index.shapes[row.name], dtype_name(index.dtypes[row.name]), sizes[row.name], row.nbytes)
             for row in compressed.layers
         ),
-        other=other,
+        other=_other(compressed),
         left_behind=index.info.left_behind,
         notes=index.info.notes,
         network=network_from_json(index.info.network),
     )
+
+
+def _other(compressed: CompressedFile) -> OtherRecord:
+    """What is no layer."""
+    other = OtherRecord()
+    for part in compressed.parts():
+        if part.tensors[0] not in compressed.layer_of:
+            other = _plus(other, part.nbytes, compressed.stored_bytes(part.tensors[0]))
+    return other
 
 
 def network_from_json(data: Any) -> NetworkRecord | None:
@@ -127,7 +126,8 @@ def network_from_json(data: Any) -> NetworkRecord | None:
             "layers": tuple(NetworkLayer(**layer) for layer in data.get("layers", ())),
             "derivative_errors": tuple(data.get("derivative_errors", ())),
         }
-        record = NetworkRecord(**{key: data[key] for key in data if key in _names(NetworkRecord)} | nested)
+        known = {field.name for field in fields(NetworkRecord)}
+        record = NetworkRecord(**{key: data[key] for key in data if key in known} | nested)
     except (TypeError, AttributeError, KeyError):
         record = None
     if record is None or not well_typed(record):
@@ -142,10 +142,6 @@ def _ntk(data: dict[str, Any]) -> NtkRecord:
 
 def _curves(data: dict[str, Any] | None) -> Curves | None:
     return None if data is None else Curves(tuple(data["original"]), tuple(data["compressed"]))
-
-
-def _names(record: type) -> set[str]:
-    return {field.name for field in fields(record)}
 
 
 def _whole(value: Any) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hmcompress.checkpoint import unpack_nest
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
-from hmcompress.container.reader import Part
+from hmcompress.container.reader import StoredPart
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.geometry import elements
 from hmcompress.parallel import in_order
@@ -118,11 +118,11 @@ def stored_parts(
         yield tensors
 
 
-def _same(part: Part) -> Part:
+def _same(part: StoredPart) -> StoredPart:
     return part
 
 
-def _decode(part: Part) -> dict[str, Tensor]:
+def _decode(part: StoredPart) -> dict[str, Tensor]:
     return part.load()
 
 
@@ -170,9 +170,6 @@ def _check_copies(compressed: CompressedFile, output: str | os.PathLike) -> None
 def _write_plain(compressed: CompressedFile, target: BinaryIO, jobs: int | None, progress: Progress) -> None:
     """Write each tensor as it is decoded, and the views of it as copies."""
     writer = PlainWriter(target, compressed.geometry(), compressed.index.info.metadata)
-    sharing: dict[str, list[str]] = {}
-    for name, view in compressed.index.info.views.items():
-        sharing.setdefault(view.base, []).append(name)
     for tensors in stored_parts(compressed, compressed.names, jobs, progress):
-        for name in (name for base in tensors for name in (base, *sharing.get(base, ()))):
+        for name in compressed.with_views(tensors):
             writer.write(name, compressed.tie(name, tensors))

@@ -64,5 +64,4 @@ def _hint(pattern: str, names: Sequence[str]) -> str:
     if any(fnmatch.fnmatchcase(name, below) for name in names):
         return f"did you mean '{below}'?"
     shown = names if len(names) <= 8 else [*names[:6], f"... ({len(names)} in all)"]
-    hint = did_you_mean(pattern, names)
-    return hint if hint.startswith("did") else f"the tensors are {', '.join(shown)}"
+    return did_you_mean(pattern, names, f"the tensors are {', '.join(shown)}")

@@ -19,11 +19,11 @@ def nearest(words: Sequence[str], valid: Sequence[str]) -> str:
     return best[0] if best else valid[0]
 
 
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """`did you mean 'x'?` where something is near, else the list of what is valid."""
+def did_you_mean(word: str, valid: Iterable[str], otherwise: str | None = None) -> str:
+    """`did you mean 'x'?` where something is near; else what is said otherwise, or the list of what is valid."""
     valid = list(valid)
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+    return f"did you mean '{close[0]}'?" if close else otherwise or f"valid: {', '.join(valid)}"
 
 
 def explain(error: ValidationError, root: type[BaseModel], origin: LocatedYaml | None) -> str:
@@ -74,35 +74,28 @@ def _tags_at(error: ErrorDetails, root: type[BaseModel]) -> list[str]:
 
 def _expectation(error: ErrorDetails) -> str:
     context: dict[str, Any] = error.get("ctx", {})
-    match error["type"]:
-        case "greater_than":
-            return f"must be above {context['gt']:g}"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}"
-        case "less_than":
-            return f"must be below {context['lt']:g}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:g}"
-        case "literal_error":
-            near = _near_literal(context["expected"], error["input"])
-            return f"must be {context['expected'].replace('True', 'true')}{near}"
-        case "finite_number":
-            return "must be a finite number"
-        case "float_parsing" | "float_type":
-            return "must be a number"
-        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
-            return "must be a whole number"
-        case "bool_parsing" | "bool_type":
-            return "must be true or false"
-        case "string_type":
-            return "must be text"
-        case "tuple_type" | "list_type":
-            return "must be a list"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return "must be a group of 'key: value' lines"
-        case "value_error":
-            return str(context["error"])
+    if error["type"] == "literal_error":
+        near = _near_literal(context["expected"], error["input"])
+        return f"must be {context['expected'].replace('True', 'true')}{near}"
+    if error["type"] in _EXPECTATIONS:
+        return _EXPECTATIONS[error["type"]].format(**context)
     return error["msg"][0].lower() + error["msg"][1:]
+
+
+_EXPECTATIONS = {
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "value_error": "{error}",
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a group of 'key: value' lines"),
+}
 
 
 def _near_literal(expected: str, given: Any) -> str:

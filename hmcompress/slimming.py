@@ -16,7 +16,6 @@ from hmcompress.container import CompressedFile, atomic_write
 from hmcompress.network.modules import OperatorNetwork
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.load import Loaded, load
-from hmcompress.nn.slim import Sizes
 from hmcompress.progress import Progress, silent
 
 _ROOTS = ("model_state_dict.", "state_dict.", "model.")
@@ -31,9 +30,8 @@ def write_slim(
     .pt holds {"state_dict": tensors under their names, "layer_sizes": neurons of each layer, inputs first}; in a
     .safetensors file the sizes are metadata. Raises FormatError, NetworkError, OutputError.
     """
-    loaded = load(file, slack=0, progress=progress)
-    tensors = slim_state_dict(file, loaded)
-    sizes = layer_sizes(loaded)
+    compressed, loaded = CompressedFile.open(file), load(file, slack=0, progress=progress)
+    tensors, sizes = _state_dict(compressed, loaded), _layer_sizes(loaded)
     with atomic_write(output, force) as target:
         if Path(output).suffix.lower() == ".safetensors":
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -42,14 +40,13 @@ def write_slim(
             buffer = io.BytesIO()
             torch.save({"state_dict": tensors, "layer_sizes": sizes}, buffer)
             target.write(buffer.getvalue())
-    return tuple(_lines(file, loaded, len(tensors)))
+    return tuple(_lines(compressed, loaded, len(tensors)))
 
 
-def slim_state_dict(file: str | os.PathLike, loaded: Loaded) -> dict[str, Tensor]:
+def _state_dict(compressed: CompressedFile, loaded: Loaded) -> dict[str, Tensor]:
     """The network's tensors by their names in the checkpoint, without the name of a state dict that holds them all."""
-    own = loaded.module.state_dict()
-    constants = _constants(file)
-    names = [name for name in CompressedFile.open(file).names if name in loaded.places or name in constants]
+    own, constants = loaded.module.state_dict(), _constants(compressed)
+    names = [name for name in compressed.names if name in loaded.places or name in constants]
     root = next((r for r in _ROOTS if all(name.startswith(r) for name in names)), "")
     return {
         name.removeprefix(root): own[loaded.places[name]].detach() if name in loaded.places else constants[name]
@@ -57,7 +54,7 @@ def slim_state_dict(file: str | os.PathLike, loaded: Loaded) -> dict[str, Tensor
     }
 
 
-def layer_sizes(loaded: Loaded) -> LayerSizes:
+def _layer_sizes(loaded: Loaded) -> LayerSizes:
     """Neurons of each layer, inputs first; for a DeepONet those of its branch and of its trunk."""
     after = [list(sizes.after) for sizes in loaded.sizes]
     if isinstance(loaded.module, OperatorNetwork):
@@ -71,15 +68,10 @@ def _only(module: nn.Module) -> Iterator[tuple[int, int]]:
     return ((layer.in_features, layer.out_features) for layer in layers[:1])
 
 
-def _constants(file: str | os.PathLike) -> dict[str, Tensor]:
+def _constants(compressed: CompressedFile) -> dict[str, Tensor]:
     """Small tensors that a network names in its settings: Fourier features, normalisation, the bias of a DeepONet."""
-    compressed = CompressedFile.open(file)
     named = set(_names(compressed.index.info.settings.get("network", {})))
-    return {name: compressed.load_untouched(name) for name in compressed.names if name in named & _stored(compressed)}
-
-
-def _stored(compressed: CompressedFile) -> set[str]:
-    return {name for part in compressed.parts() for name in part.tensors if name not in compressed.layer_of}
+    return {name: compressed.load_untouched(name) for name in compressed.index.entries if name in named}
 
 
 def _names(settings: object) -> Iterator[str]:
@@ -94,20 +86,17 @@ def _names(settings: object) -> Iterator[str]:
             yield from _names(value)
 
 
-def _lines(file: str | os.PathLike, loaded: Loaded, written: int) -> Iterator[str]:
+def _lines(compressed: CompressedFile, loaded: Loaded, written: int) -> Iterator[str]:
     for sizes in loaded.sizes:
         yield f"{'-'.join(map(str, sizes.before))} -> {'-'.join(map(str, sizes.after))}"
-    before, after = (multiplications([getattr(s, when) for s in loaded.sizes]) for when in ("before", "after"))
+    before, after = (_multiplications([getattr(s, when) for s in loaded.sizes]) for when in ("before", "after"))
     if after:
         yield f"{before:,} -> {after:,} multiplications a sample, {before / after:.1f} times fewer"
-    left = len(CompressedFile.open(file).names) - written
+    left = len(compressed.names) - written
     if left:
         yield f"{left} tensors that are no part of the network are left out"
 
 
-def multiplications(chains: Sequence[Sequence[int]]) -> int:
+def _multiplications(chains: Sequence[Sequence[int]]) -> int:
     """Multiplications of one sample in chains of layers of these sizes."""
     return sum(math.prod(pair) for chain in chains for pair in itertools.pairwise(chain))
-
-
-__all__ = ["Sizes", "layer_sizes", "multiplications", "slim_state_dict", "write_slim"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import DeepONetNetwork, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.container import CompressedFile
 from hmcompress.exporting import held_out_inputs
 from hmcompress.network.modules import OperatorNetwork, Stack
@@ -15,11 +15,11 @@ from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load
 from hmcompress.nn.memory import resident_bytes
+from hmcompress.problem_settings import BuiltinNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import BenchReport, BenchRow
 
 _SLAB = 2**24  # numbers of the dense weight that stands for a larger one: more than a processor's cache holds
-_RUNS_ITSELF = MLPNetwork | DeepONetNetwork | LinearNetwork
 
 
 def bench(file: str | os.PathLike, *, batches: Sequence[int] = BATCHES, progress: Progress = silent) -> BenchReport:
@@ -30,7 +30,7 @@ def bench(file: str | os.PathLike, *, batches: Sequence[int] = BATCHES, progress
     """
     compressed = CompressedFile.open(file)
     settings = Settings.from_json(compressed.index.info.settings)
-    if isinstance(settings.network, _RUNS_ITSELF):
+    if isinstance(settings.network, BuiltinNetwork):
         return _network(file, tuple(batches), progress)
     rows = tuple(_layers(compressed, tuple(batches), progress))
     return BenchReport(rows, tuple(_sum(rows, batch) for batch in batches if rows))

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +10,19 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import FactoryNetwork, Settings, looked_up, merged_calibration, merged_network
-from hmcompress.container import CompressedFile, LayerRow, View
+from hmcompress.config import Settings, looked_up, merged_calibration, merged_network
+from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
+from hmcompress.problem_settings import FactoryNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
 from hmcompress.reporting import network_from_json
 from hmcompress.restoring import load_named, stored_parts
 from hmcompress.rules import check_quick, dropped
 from hmcompress.trust import check_code
-
-
-@dataclass(frozen=True)
-class Original:
-    """The tensors of the source, by name, read when asked for."""
-
-    checkpoint: Checkpoint
-
-    def load(self, name: str) -> Tensor | None:
-        """A tensor of the source; None where there is none of this name."""
-        if name in self.checkpoint.entries:
-            return self.checkpoint.entries[name].load()
-        tie = self.checkpoint.ties.get(name)
-        if tie is None:
-            return None
-        return self.checkpoint.entries[tie.base].load().as_strided(tie.shape, tie.stride, tie.offset)
-
-
-def views_of(checkpoint: Checkpoint) -> dict[str, View]:
-    """The ties of a checkpoint as the container writes them."""
-    return {name: View(tie.base, tie.shape, tie.stride, tie.offset) for name, tie in checkpoint.ties.items()}
 
 
 def check_layers(
@@ -53,7 +32,7 @@ def check_layers(
 
     Everything is decoded in any case. `tol` replaces the stored bounds.
     """
-    original = None if against is None else Original(open_checkpoint(against))
+    original = None if against is None else open_checkpoint(against)
     for tensors in stored_parts(compressed, compressed.names, None, progress):
         row = compressed.layer_of.get(next(iter(tensors)))
         if row is not None:
@@ -80,16 +59,21 @@ def network_settings(
     settings = Settings.from_json(compressed.index.info.settings)
     if against is None and (factory or inputs):
         raise SettingsError("a network and its inputs check the file against its original: give --against SOURCE too")
-    if inputs and settings.metric != "outputs" and factory is None:
+    about_outputs = settings.metric == "outputs" or factory is not None
+    if inputs and not about_outputs:
         raise SettingsError("inputs check a network's outputs, which this file does not bound: give --network too")
     if against is not None:
         check_quick(settings)
         source, file = Path(against).resolve(), compressed.path.resolve()
         settings = looked_up(settings, (source, source.parent, file.parent))  # the source may be a folder
-    if settings.metric != "outputs" and factory is None:
+    if not about_outputs:
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
         check_code(settings.network.factory, against)
+    return _with_network(settings, tol, factory, inputs)
+
+
+def _with_network(settings: Settings, tol: float | None, factory: str | None, inputs: str | None) -> Settings:
     stored = settings.to_json()
     given = {
         "metric": "outputs",
@@ -108,7 +92,7 @@ def check_network(
     Raises NetworkError, and SettingsError where there is neither a source nor a record.
     """
     from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
-    from hmcompress.network.checks import as_stored, recheck
+    from hmcompress.network.recheck import as_stored, recheck
 
     record = network_from_json(compressed.index.info.network)
     if against is None:
@@ -120,7 +104,7 @@ def check_network(
     return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
 
 
-def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Original) -> float:
+def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:
     """The measured error of a layer; the largest over the slices of a stack, inf where shape or dtype differ."""
     sources = {name: original.load(name) for name in row.tensors}
     if any(not _comparable(decoded[name], source) for name, source in sources.items()):
@@ -148,7 +132,7 @@ def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:
     return source is not None and np.array_equal(to_words(decoded).view("u1"), to_words(source).view("u1"))
 
 
-def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[VerifyLayer]:
+def _different(tensors: Mapping[str, Tensor], original: Checkpoint) -> Iterator[VerifyLayer]:
     """Untouched tensors are equal bit for bit or wrong."""
     for name, tensor in tensors.items():
         source = original.load(name)
@@ -156,12 +140,12 @@ def _different(tensors: Mapping[str, Tensor], original: Original) -> Iterator[Ve
             yield VerifyLayer(name, 0.0, math.inf)
 
 
-def _ties(compressed: CompressedFile, original: Original) -> Iterator[VerifyLayer]:
+def _ties(compressed: CompressedFile, original: Checkpoint) -> Iterator[VerifyLayer]:
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
-    views, ties = compressed.index.info.views, views_of(original.checkpoint)
-    left_out = set(dropped(original.checkpoint.names, Settings.from_json(compressed.index.info.settings)))
+    views, ties = compressed.index.info.views, original.ties
+    left_out = set(dropped(original.names, Settings.from_json(compressed.index.info.settings)))
     stored = set(compressed.names)
-    for name in dict.fromkeys((*compressed.names, *original.checkpoint.names)):
+    for name in dict.fromkeys((*compressed.names, *original.names)):
         absent = name not in stored and name not in left_out
         if absent or (name in stored and views.get(name) != ties.get(name)):
             yield VerifyLayer(name, 0.0, math.inf)

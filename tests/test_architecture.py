@@ -24,6 +24,8 @@ LEVELS = (
         "tasks",
         "turns",
         "geometry",
+        "element_types",
+        "texts",
         "patterns",
         "located_yaml",
         "settings_errors",
@@ -55,13 +57,14 @@ ABOVE_ALL = {"__init__", "__main__"}  # the public names come from every room
 
 LATE = {  # what takes up to a second to import, and few commands need
     "pipeline.py": {"hmcompress.network", "hmcompress.compare", "hmcompress.compare_outputs"},
-    "verifying.py": {"hmcompress.network", "hmcompress.network.checks"},
+    "verifying.py": {"hmcompress.network", "hmcompress.network.recheck"},
     "restoring.py": {"hmcompress.slimming"},
     "network/inputs.py": {"scipy.stats"},
 }
 
 FOREIGN = {"rich": {"report/table.py", "report/verdict_table.py", "report/terminal.py"}, "click": {"cli.py"}}
 HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
+HMATRIX_LEVELS = ("basics", "tree", "patterns", "grids", "")  # its folders, each built on those before it alone
 
 
 def name_of(path: Path) -> str:
@@ -133,6 +136,19 @@ def test_hmatrix_knows_mathematics_only(path):
         head = module.split(".")[0]
         own = ".".join(module.split(".")[:2])
         assert head in standard | {"torch", "numpy", "scipy", "numba"} or own in HMATRIX_MAY_IMPORT, module
+
+
+def folder_in_hmatrix(module: str) -> str:
+    """`tree` for hmcompress.hmatrix.tree.blocks; nothing for what lies in no folder, which is the search."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[2] in HMATRIX_LEVELS else ""
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) == "hmatrix"], ids=name_of)
+def test_folders_of_hmatrix_build_on_each_other(path):
+    own = folder_in_hmatrix(f"hmcompress.{name_of(path).removesuffix('.py').replace('/', '.')}")
+    used = {folder_in_hmatrix(module) for module in imports(path) if room_of(module) == "hmatrix"}
+    assert used <= set(HMATRIX_LEVELS[: HMATRIX_LEVELS.index(own) + 1])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -41,7 +41,7 @@ class Pipeline(SimpleNamespace):
 def pipeline(monkeypatch):
     def install(**results) -> Pipeline:
         stand_in = Pipeline(**results)
-        monkeypatch.setattr(cli, "_pipeline", lambda: stand_in)
+        monkeypatch.setattr(cli, "_pipeline", lambda *_: stand_in)
         return stand_in
 
     return install

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmcompress.compare import score_matrices, summarise
-from hmcompress.compare_outputs import Bench, Ours, compare_network
+from hmcompress.compare_outputs import Contest, Ours, compare_network
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.pipeline import compare
 from hmcompress.report.comparisons import COMPARE_METHODS
@@ -135,9 +135,9 @@ def network_error(replaced) -> float:
 
 @pytest.fixture(scope="module")
 def outputs_report():
-    bench = Bench([("a", "b"), ("c", None)], LAYERS, network_error)
+    contest = Contest([("a", "b"), ("c", None)], LAYERS, network_error)
     ours = Ours({"a": 300, "c": 100}, {"a": 0.5, "c": 0.1}, 9e-3, 50.0)
-    return compare_network(bench, (1e-2,), lambda tol, tell: ours)
+    return compare_network(contest, (1e-2,), lambda tol, tell: ours)
 
 
 def test_every_method_holds_the_same_network_error(outputs_report):

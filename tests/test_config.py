@@ -6,20 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmcompress.config import (
-    DomainCalibration,
-    FactoryNetwork,
-    InputsCalibration,
-    LayerRule,
-    LinearNetwork,
-    MLPNetwork,
-    Ntk,
-    Settings,
-    load_settings,
-)
+from hmcompress.config import LayerRule, Settings, load_settings
 from hmcompress.errors import SettingsError
 from hmcompress.layers import select
 from hmcompress.patterns import is_quick, matches
+from hmcompress.problem_settings import (
+    DomainCalibration,
+    FactoryNetwork,
+    InputsCalibration,
+    LinearNetwork,
+    MLPNetwork,
+    Ntk,
+)
 from hmcompress.rules import check_patterns, check_quick, dropped, rule_for, with_quick_patterns
 
 INTERFACE = """\

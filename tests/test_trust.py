@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import hmcompress
-from hmcompress.config import FactoryNetwork
 from hmcompress.errors import SettingsError
 from hmcompress.network.factory import build_foreign
+from hmcompress.problem_settings import FactoryNetwork
 from hmcompress.trust import check_code
 
 NETWORK = """

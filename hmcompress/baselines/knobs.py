@@ -17,11 +17,11 @@ FINEST = 30 * STEPS_PER_OCTAVE
 _SCANNED_WEIGHTS = 8_000_000
 _STRIDE = 2  # of the settings tried beyond the first that holds
 
-NetworkError = Callable[[Mapping[str, Tensor]], float]
+NetworkErrorOf = Callable[[Mapping[str, Tensor]], float]
 
 
 @dataclass(frozen=True)
-class Part:
+class NetworkPart:
     """A tensor of the network, or a weight (m, n) with its bias (m,), as the matrices that are coded."""
 
     weight: str
@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Setting:
     """One setting of a knob: bytes of each part, relative Frobenius error of each part's matrices, decoded tensors.
 
     key: the same for settings that decode to the same.
@@ -60,11 +60,6 @@ class Trial:
     part_errors: tuple[float, ...]
     decode: Callable[[], Mapping[str, Tensor]]
     key: Hashable
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Made anew at each call."""
-        return self.decode()
 
     @property
     def nbytes(self) -> int:
@@ -80,29 +75,29 @@ class Knob:
     """
 
     peer: Peer
-    parts: Sequence[Part]
+    parts: Sequence[NetworkPart]
     absolute: bool
-    network_error: NetworkError
-    _trials: dict[int, Trial] = field(default_factory=dict)
+    network_error: NetworkErrorOf
+    _trials: dict[int, Setting] = field(default_factory=dict)
     _errors: dict[Hashable, float] = field(default_factory=dict)
 
-    def trial(self, k: int) -> Trial:
+    def trial(self, k: int) -> Setting:
         """Encode everything."""
         if k not in self._trials:
             self._trials[k] = self._trial(2.0 ** (-k / STEPS_PER_OCTAVE))
         return self._trials[k]
 
-    def _trial(self, level: float) -> Trial:
+    def _trial(self, level: float) -> Setting:
         found = [[self._run(matrix, level) for matrix in part.matrices] for part in self.parts]
         both = list(zip(self.parts, found, strict=True))
 
         def decode() -> Mapping[str, Tensor]:
             tensors: dict[str, Tensor] = {}
             for part, outcomes in both:
-                tensors |= part.restore([outcome.decoded for outcome in outcomes])
+                tensors |= part.restore([outcome.decode() for outcome in outcomes])
             return tensors
 
-        return Trial(
+        return Setting(
             tuple(part.kept_bytes + sum(outcome.nbytes for outcome in outcomes) for part, outcomes in both),
             tuple(_error(part.matrices, outcomes) for part, outcomes in both),
             decode,
@@ -113,7 +108,7 @@ class Knob:
         """Error of the network at this setting."""
         trial = self.trial(k)
         if trial.key not in self._errors:
-            self._errors[trial.key] = self.network_error(trial.tensors)
+            self._errors[trial.key] = self.network_error(trial.decode())
         return self._errors[trial.key]
 
     def nbytes(self, k: int) -> int:
@@ -134,9 +129,9 @@ class Knob:
             return k
         return next((other for other in coarser if self.nbytes(other) < nbytes and self.error(other) <= tol), k)
 
-    def finest_within(self, nbytes: int, start: int = 3 * STEPS_PER_OCTAVE) -> int | None:
+    def finest_within(self, nbytes: int) -> int | None:
         """The finest setting of at most so many bytes; None where even the coarsest takes more."""
-        above = coarsest(lambda k: self.nbytes(k) > nbytes, start)
+        above = coarsest(lambda k: self.nbytes(k) > nbytes, 3 * STEPS_PER_OCTAVE)
         if above is None:
             return FINEST
         return above - 1 if above > 0 else None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.measure import measure_error
+from hmcompress.hmatrix.basics.measure import measure_error
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,6 @@ class Outcome:
     error: float
     key: bytes | None = None
 
-    @property
-    def decoded(self) -> Tensor:
-        """Decoded weights; made anew at each call."""
-        return self.decode()
-
 
 @np.errstate(all="ignore")  # what is too small or too large for a peer does not keep the tolerance
 def run_peer(peer: Peer, matrix: Matrix, tol: float) -> Outcome:

@@ -5,7 +5,7 @@ Nothing in a source is ever executed or imported: pickles run on a machine of ou
 
 from hmcompress.checkpoint.nest import pack_nest
 from hmcompress.checkpoint.open import open_checkpoint
-from hmcompress.checkpoint.records import Checkpoint, TensorEntry, Tie
+from hmcompress.checkpoint.records import Checkpoint, TensorEntry
 from hmcompress.checkpoint.unnest import unpack_nest
 
-__all__ = ["Checkpoint", "TensorEntry", "Tie", "open_checkpoint", "pack_nest", "unpack_nest"]
+__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint", "pack_nest", "unpack_nest"]

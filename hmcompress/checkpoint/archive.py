@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob
 from hmcompress.checkpoint.limits import check_expansion
-from hmcompress.checkpoint.plain import one_line
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 # What zipfile raises on damaged archives.

@@ -12,11 +12,12 @@ import torch
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import check_expansion
 from hmcompress.checkpoint.nest import flatten
-from hmcompress.checkpoint.plain import Notes, Plainer, one_line
+from hmcompress.checkpoint.plain import Notes, Plainer
 from hmcompress.checkpoint.records import Checkpoint, TensorEntry
 from hmcompress.checkpoint.standins import NumpyArray
 from hmcompress.checkpoint.ties import find_ties
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 _CHUNK = 1 << 18  # bytes that are hashed while they are in the cache
 _TOLD = 2  # notes in a message; those on single values, which say more, come last

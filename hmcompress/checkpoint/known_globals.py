@@ -12,6 +12,7 @@ from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage,
 from hmcompress.checkpoint.limits import MAX_NAME
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
 
 STORAGE_DTYPES = {
@@ -56,12 +57,25 @@ def find_global(module: str, name: str) -> Any:
     return Global(module, name) if build is None else Constructor(f"{module}.{name}", build)
 
 
-def storage_dtype(storage_type: object) -> torch.dtype:
-    """The dtype of a storage class named in a persistent id. Raises SourceError."""
+def _storage_dtype(storage_type: object) -> torch.dtype:
     name = str(storage_type).rpartition(".")[2] if isinstance(storage_type, (Constructor, Global)) else ""
     if name not in STORAGE_DTYPES:
         raise SourceError(f"holds a storage of unknown type '{name[:60]}'")
     return STORAGE_DTYPES[name]
+
+
+def storage_id(key: Any) -> tuple[torch.dtype, str, int]:
+    """Dtype, key and bytes of the storage of a persistent id ("storage", type, key, location, number of elements).
+
+    Raises SourceError.
+    """
+    if not isinstance(key, tuple) or len(key) < 5 or key[0] not in ("storage", b"storage"):
+        raise SourceError("damaged: its pickle refers to something that is no storage")
+    _, kind, name, _, count = key[:5]
+    dtype = _storage_dtype(kind)
+    if not isinstance(name, (str, int)) or type(count) is not int or count < 0:
+        raise SourceError("damaged: a storage without key or size")
+    return dtype, str(name)[:200], count * dtype.itemsize
 
 
 # torch ---------------------------------------------------------------------------------------------------------------
@@ -71,7 +85,7 @@ def _tensor(storage: object, offset: object, size: object, stride: object, dtype
     if not isinstance(storage, TypedStorage):
         raise SourceError("damaged: a tensor without a storage")
     if dtype not in CARRIED_DTYPES:
-        return LeftBehind(f"a tensor of type {str(dtype).removeprefix('torch.')}")
+        return LeftBehind(f"a tensor of type {dtype_name(dtype)}")
     signs = metadata if isinstance(metadata, dict) else {}
     conjugate, negative = signs.get("conj") is True, signs.get("neg") is True
     return view_of(storage, dtype, offset, size, stride, conjugate=conjugate, negative=negative)
@@ -157,15 +171,7 @@ def _device(*arguments: Any) -> torch.device:
     return torch.device(text)
 
 
-def _size(shape: Any = ()) -> Any:
-    return torch.Size(checked_shape(shape))
-
-
 # Python and numpy ----------------------------------------------------------------------------------------------------
-
-
-def _ordered(pairs: Any = ()) -> OrderedDict:
-    return OrderedDict((check_key(key), value) for key, value in _pairs(pairs))
 
 
 def _plain_dict(pairs: Any = ()) -> dict:
@@ -265,8 +271,8 @@ _TABLE: dict[str, Any] = {
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
     "torch.device": _device,
-    "torch.Size": _size,
-    "collections.OrderedDict": _ordered,
+    "torch.Size": lambda shape=(): torch.Size(checked_shape(shape)),
+    "collections.OrderedDict": lambda pairs=(): OrderedDict(_plain_dict(pairs)),
     "collections.defaultdict": lambda *_: defaultdict(),
     "collections.Counter": lambda pairs=(): Counter(_plain_dict(pairs)),
     "collections.deque": lambda values=(), *_: deque(_items(values)),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from hmcompress.checkpoint.blobs import Blob
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
 from hmcompress.geometry import contiguous_stride, span
 
@@ -94,7 +95,7 @@ class LazyTensor:
         try:
             return values.neg() if self.negative else values
         except RuntimeError:  # of truth values, and of numbers that torch only holds
-            raise SourceError(f"damaged: a negative view of type {str(self.dtype).removeprefix('torch.')}") from None
+            raise SourceError(f"damaged: a negative view of type {dtype_name(self.dtype)}") from None
 
 
 def normal_stride(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:

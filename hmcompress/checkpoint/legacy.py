@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob, FileBlob, MemoryBlob
-from hmcompress.checkpoint.known_globals import find_global, storage_dtype
+from hmcompress.checkpoint.known_globals import find_global, storage_id
 from hmcompress.checkpoint.lazy import Storage, TypedStorage
 from hmcompress.checkpoint.limits import Budget
 from hmcompress.checkpoint.machine import Machine, Stream
@@ -77,16 +77,9 @@ class _Legacy:
 
     def persistent_load(self, key: Any) -> Any:
         """A storage, or the class of a module saved with its source (which is not read)."""
-        kind = key[0] if isinstance(key, tuple) and key else None
-        if kind in ("module", b"module") and len(key) > 1:
+        if isinstance(key, tuple) and len(key) > 1 and key[0] in ("module", b"module"):
             return key[1]
-        if kind not in ("storage", b"storage") or len(key) < 5:
-            raise SourceError("damaged: its pickle refers to something that is no storage")
-        _, storage_type, name, _, count = key[:5]
-        dtype = storage_dtype(storage_type)
-        if not isinstance(name, (str, int)) or type(count) is not int or count < 0:
-            raise SourceError("damaged: a storage without key or size")
-        name, nbytes = str(name)[:200], count * dtype.itemsize
+        dtype, name, nbytes = storage_id(key)
         storage = self._storages.setdefault(name, Storage(nbytes))
         if storage.nbytes != nbytes:
             raise SourceError(f"damaged: storage {name} has two sizes")

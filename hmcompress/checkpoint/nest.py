@@ -25,9 +25,11 @@ import torch
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, MAX_TENSORS
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES
-from hmcompress.checkpoint.plain import is_unicode, join, one_line
+from hmcompress.checkpoint.plain import join
 from hmcompress.checkpoint.standins import NumpyArray, SparseTensor
+from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
+from hmcompress.texts import is_unicode, one_line
 
 ROOT_TENSOR = "tensor"
 _EXACT = 1 << 53
@@ -172,7 +174,7 @@ def value_node(value: Any) -> Any:
     if isinstance(value, range):
         return {"$": "range", "v": [value_node(part) for part in (value.start, value.stop, value.step)]}
     if isinstance(value, torch.dtype):
-        return {"$": "dtype", "v": str(value).removeprefix("torch.")}
+        return {"$": "dtype", "v": dtype_name(value)}
     if isinstance(value, torch.device):
         return {"$": "device", "v": str(value)}
     raise SourceError(f"a value of type {type(value).__name__} cannot be carried")

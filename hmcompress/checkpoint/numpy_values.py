@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hmcompress.checkpoint.blobs import MemoryBlob
+from hmcompress.checkpoint.blobs import Blob, MemoryBlob
 from hmcompress.checkpoint.lazy import LazyTensor, Storage, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
@@ -84,14 +84,18 @@ def array_of(data: object, dtype: object, shape: object, fortran: bool = False) 
 
 def numbers(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...], fortran: bool) -> LazyTensor:
     """The tensor over an array's bytes. Raises SourceError where they are not as many as the shape says."""
-    torch_dtype = TORCH_DTYPES[dtype.code]
-    if len(data) != prod(shape) * torch_dtype.itemsize:
+    if len(data) != prod(shape) * TORCH_DTYPES[dtype.code].itemsize:
         raise SourceError("damaged: a numpy array's data does not fit its shape")
+    return numbers_at(MemoryBlob(data), 0, dtype, shape, fortran)
+
+
+def numbers_at(blob: Blob, start: int, dtype: DtypeInPickle, shape: tuple[int, ...], fortran: bool) -> LazyTensor:
+    """The tensor over the bytes of a blob from `start` on. Raises SourceError where they are fewer than it needs."""
     stride = contiguous_stride(shape)
     if fortran:
         stride = tuple(reversed(contiguous_stride(tuple(reversed(shape)))))
-    storage = Storage(len(data), MemoryBlob(data), dtype.big_endian)
-    return view_of(TypedStorage(storage, torch_dtype, 0, len(data)), torch_dtype, 0, shape, stride)
+    storage, torch_dtype = Storage(blob.nbytes, blob, dtype.big_endian), TORCH_DTYPES[dtype.code]
+    return view_of(TypedStorage(storage, torch_dtype, start, blob.nbytes - start), torch_dtype, 0, shape, stride)
 
 
 def _text_array(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...]) -> Any:

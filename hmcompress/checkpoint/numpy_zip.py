@@ -9,12 +9,11 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
 from hmcompress.checkpoint.blobs import Blob
 from hmcompress.checkpoint.known_globals import find_global
-from hmcompress.checkpoint.lazy import Storage, TypedStorage, checked_shape, view_of
+from hmcompress.checkpoint.lazy import checked_shape
 from hmcompress.checkpoint.machine import Machine, Stream
-from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle, array_of
+from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle, array_of, numbers_at
 from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
-from hmcompress.geometry import contiguous_stride
 
 _MAX_HEADER = 10_000
 _MAGIC = b"\x93NUMPY"
@@ -40,13 +39,8 @@ def _array(blob: Blob) -> Any:
         return _objects(_content(blob, start))
     if dtype.code not in TORCH_DTYPES:
         return LeftBehind(f"a numpy array of type {dtype}")
-    shape, torch_dtype = checked_shape(header.get("shape")), TORCH_DTYPES[dtype.code]
-    stride = contiguous_stride(shape)
-    if header.get("fortran_order"):
-        stride = tuple(reversed(contiguous_stride(tuple(reversed(shape)))))
-    storage = Storage(blob.nbytes, blob, dtype.big_endian)
-    data = TypedStorage(storage, torch_dtype, start, blob.nbytes - start)
-    return NumpyArray(view_of(data, torch_dtype, 0, shape, stride))
+    shape, fortran = checked_shape(header.get("shape")), bool(header.get("fortran_order"))
+    return NumpyArray(numbers_at(blob, start, dtype, shape, fortran))
 
 
 def _content(blob: Blob, start: int) -> bytes:

@@ -11,7 +11,6 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, assemble
 from hmcompress.checkpoint.legacy import open_pickle
 from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
-from hmcompress.checkpoint.plain import one_line
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
 from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
@@ -20,6 +19,7 @@ from hmcompress.checkpoint.sniff import foreign_kind, is_text
 from hmcompress.checkpoint.torch_package import is_package, open_torch_package
 from hmcompress.checkpoint.torchscript import is_torchscript, open_torchscript
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 _HEAD = 4096
 _ZIP = b"PK\3\4"

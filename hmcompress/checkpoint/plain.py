@@ -14,6 +14,7 @@ from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_
 from hmcompress.checkpoint.optimizers import with_numbered_state
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 _AS_THEY_ARE = (
     str, int, float, complex, type(None), slice, range, torch.Size, torch.dtype, torch.device,
@@ -43,17 +44,6 @@ class Notes:
             more = self._counts[why] - len(places)
             lines.append(f"{', '.join(places)}{f' and {more} more' if more else ''}: {why}")
         return tuple(lines)
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """Text from an untrusted source, printable and short."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
-    return shown + ("..." if len(text) > limit else "")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether text has no lone surrogates, which no encoding takes."""
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def join(place: str, key: object) -> str:

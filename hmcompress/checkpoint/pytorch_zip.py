@@ -6,7 +6,7 @@ from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
-from hmcompress.checkpoint.known_globals import find_global, storage_dtype
+from hmcompress.checkpoint.known_globals import find_global, storage_id
 from hmcompress.checkpoint.lazy import Storage, TypedStorage
 from hmcompress.checkpoint.machine import Machine, Stream
 from hmcompress.errors import SourceError
@@ -20,15 +20,9 @@ class ZipStorages:
         self._known: dict[str, Storage] = {}
 
     def persistent_load(self, key: Any) -> TypedStorage:
-        """The storage of a persistent id ("storage", type, key, location, number of elements). Raises SourceError."""
-        if not isinstance(key, tuple) or len(key) < 5 or key[0] not in ("storage", b"storage"):
-            raise SourceError("damaged: its pickle refers to something that is no storage")
-        _, kind, name, _, count = key[:5]
-        dtype = storage_dtype(kind)
-        if not isinstance(name, (str, int)) or type(count) is not int or count < 0:
-            raise SourceError("damaged: a storage without key or size")
-        nbytes = count * dtype.itemsize
-        storage = self._storage(str(name)[:200], nbytes)
+        """The storage of a persistent id. Raises SourceError."""
+        dtype, name, nbytes = storage_id(key)
+        storage = self._storage(name, nbytes)
         if nbytes > storage.nbytes:
             raise SourceError(f"truncated or damaged: storage {name} has {storage.nbytes} bytes of {nbytes}")
         return TypedStorage(storage, dtype, 0, nbytes)

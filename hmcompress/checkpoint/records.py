@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hmcompress.geometry import View
+
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -25,20 +27,10 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
-class Tie:
-    """A view of another tensor: `base` as `load()` gives it, `stride` and `offset` in elements of it."""
-
-    base: str
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A saved model.
 
-    `names` lists every tensor in source order; each is either in `entries` or in `ties`.
+    `names` lists every tensor in source order; each is either in `entries` or in `ties`, a view of one of them.
     `nest` is the JSON-able skeleton of the saved object (see `unpack_nest`), None for a flat dict of tensors.
     `metadata` holds the texts in the header of a safetensors file, without the usual `format: pt`.
     `left_behind` has one line for each thing that is not carried, or carried in another form.
@@ -51,11 +43,18 @@ class Checkpoint:
     hash_source: Callable[[], str]
     names: tuple[str, ...]
     entries: dict[str, TensorEntry]
-    ties: dict[str, Tie]
+    ties: dict[str, View]
     nest: Any | None
     left_behind: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()  # that it is read from
+
+    def load(self, name: str) -> torch.Tensor | None:
+        """A tensor, read from the source; None where there is none of this name. Raises SourceError."""
+        if name in self.ties:
+            tie = self.ties[name]
+            return tie.of(self.entries[tie.base].load())
+        return self.entries[name].load() if name in self.entries else None
 
     @cached_property
     def digest(self) -> str:

@@ -6,24 +6,17 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hmcompress.checkpoint.assemble import Opened
 from hmcompress.checkpoint.blobs import FileBlob
 from hmcompress.checkpoint.lazy import LazyTensor, Storage, checked_shape, whole
 from hmcompress.checkpoint.limits import MAX_NAME, MAX_TENSORS
-from hmcompress.checkpoint.plain import Notes, is_unicode, one_line
+from hmcompress.checkpoint.plain import Notes
+from hmcompress.element_types import EVERY_SAFETENSORS
 from hmcompress.errors import SourceError
+from hmcompress.texts import is_unicode, one_line
 
 _MAX_HEADER = 100_000_000  # the format's own limit
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-    "BOOL": torch.bool, "C64": torch.complex64,
-}  # fmt: skip
+_DTYPES = {code: dtype for dtype, code in EVERY_SAFETENSORS.items()}
 
 
 def looks_like_safetensors(head: bytes, size: int) -> bool:

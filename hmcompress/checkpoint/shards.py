@@ -10,8 +10,9 @@ from typing import Any
 
 from hmcompress.checkpoint.assemble import Opened
 from hmcompress.checkpoint.lazy import LazyTensor
-from hmcompress.checkpoint.plain import Notes, one_line
+from hmcompress.checkpoint.plain import Notes
 from hmcompress.errors import SourceError
+from hmcompress.texts import one_line
 
 MAX_INDEX = 1 << 28
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -63,7 +64,8 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
         if totals == {0} and len(shards) == 1:
             return _open_one(shards[0], open_file)
         if len(totals) == 1 and totals != {0}:
-            _check_count(len(shards), totals.pop())
+            if len(shards) != (total := totals.pop()):
+                raise SourceError(f"has {len(shards)} of {total} shards; download the missing ones")
             return _joined(shards, open_file, {})
         if shards:
             raise SourceError(f"has several models; name one of them: {_names(shards)}")
@@ -82,11 +84,6 @@ def _with_weights(folder: Path) -> list[Path]:
 
 def _names(files: list[Path]) -> str:
     return ", ".join(one_line(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
-
-
-def _check_count(found: int, total: int) -> None:
-    if found != total:
-        raise SourceError(f"has {found} of {total} shards; download the missing ones")
 
 
 def _open_one(file: Path, open_file: OpenFile) -> Opened:

@@ -4,11 +4,10 @@ from bisect import bisect_right
 from collections.abc import Mapping
 
 from hmcompress.checkpoint.lazy import LazyTensor
-from hmcompress.checkpoint.records import Tie
-from hmcompress.geometry import contiguous_stride
+from hmcompress.geometry import View
 
 
-def find_ties(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Tie], list[str]]:
+def find_ties(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, View], list[str]]:
     """The tensors that are views of another one, and the names of those that overlap others without being such a view.
 
     The base of a tie is contiguous or, for equal views, has the same shape and strides as the tie. Work is
@@ -20,7 +19,7 @@ def find_ties(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Tie], list[s
             width = tensor.dtype.itemsize
             key = (id(tensor.storage), tensor.dtype, tensor.first_byte % width)
             groups.setdefault(key, {})[name] = tensor
-    ties: dict[str, Tie] = {}
+    ties: dict[str, View] = {}
     apart: list[str] = []
     for group in groups.values():
         if len(group) > 1:
@@ -29,7 +28,7 @@ def find_ties(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Tie], list[s
     return ties, apart
 
 
-def _ties_of(group: dict[str, LazyTensor]) -> dict[str, Tie]:
+def _ties_of(group: dict[str, LazyTensor]) -> dict[str, View]:
     bases, starts = _covering(group)
     first_alike: dict[tuple, str] = {}
     ties = {}
@@ -37,11 +36,11 @@ def _ties_of(group: dict[str, LazyTensor]) -> dict[str, Tie]:
         index = bisect_right(starts, _start(tensor)) - 1
         base = bases[index] if index >= 0 else None
         if base is not None and base != name and _stop(tensor) <= _stop(group[base]):
-            ties[name] = Tie(base, tensor.shape, tensor.stride, _start(tensor) - _start(group[base]))
+            ties[name] = View(base, tensor.shape, tensor.stride, _start(tensor) - _start(group[base]))
             continue
         alike = first_alike.setdefault((tensor.shape, tensor.stride, tensor.first_byte), name)
         if alike != name:
-            ties[name] = Tie(alike, tensor.shape, contiguous_stride(tensor.shape), 0)
+            ties[name] = View.whole(alike, tensor.shape)
     return ties
 
 

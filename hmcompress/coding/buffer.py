@@ -1,5 +1,8 @@
 """A byte writer and a bounds-checked reader for the small fields between the streams."""
 
+import math
+import struct
+
 from hmcompress.errors import FormatError
 
 
@@ -28,6 +31,10 @@ class Writer:
         """Append bytes as they are."""
         self._parts.append(bytes(data))
         return self
+
+    def step(self, step: float) -> "Writer":
+        """Append a step, which must be a float32 value."""
+        return self.raw(struct.pack("<f", step))
 
     def section(self, data: bytes) -> "Writer":
         """Append bytes behind their length."""
@@ -68,6 +75,12 @@ class Reader:
             raise FormatError(f"{count} bytes expected, {self.left} left: the file is damaged")
         self._at += count
         return bytes(self._data[self._at - count : self._at])
+
+    def step(self, may_be_zero: bool = False) -> float:
+        (step,) = struct.unpack("<f", self.raw(4))
+        if not 0 <= step < math.inf or not (step or may_be_zero):
+            raise FormatError("a step is impossible: the file is damaged")
+        return step
 
     def section(self) -> bytes:
         return self.raw(self.uint())

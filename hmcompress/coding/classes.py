@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hmcompress.coding.sample import Looked
+from hmcompress.coding.sample import FromTable
 from hmcompress.coding.shape import octaves
 from hmcompress.errors import FormatError
 
@@ -89,7 +89,7 @@ def scatter(values: np.ndarray, e: np.ndarray, groups: list[Group], count: int) 
     return q
 
 
-def largest_of(x: np.ndarray | Looked, e: np.ndarray, groups: list[Group]) -> np.ndarray:
+def largest_of(x: np.ndarray | FromTable, e: np.ndarray, groups: list[Group]) -> np.ndarray:
     """The largest magnitude of each group among numbers x (n,) of classes e, rounded up."""
     starts = np.cumsum([0, *(size for _, size in groups[:-1])])
     largest = np.zeros(len(groups))

@@ -10,13 +10,13 @@ coded, class by class.
 
 from dataclasses import dataclass
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Bernoulli, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE
-from hmcompress.coding.layout import CHUNK, Layout, chunks, lay_out
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.sorting import CHUNK, Sorting, chunks, sort_by_class
 from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError
 
@@ -31,8 +31,6 @@ _FEW_NUMBERS = 1 << 14  # up to which the bytes of a shape matter
 _STEPS, _FEW = 512, 16
 _PATHS = CHUNK // _STEPS
 _RARE = 1 << 8  # over 2 ** 20: the smallest probability of a bit
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,11 @@ def _bit_probabilities(tables: Array) -> Array:
 
 def own_shape(x: Array, e: Array) -> Shape:
     """The shape of numbers x (n,) of classes e (n,) or (1,), with a support that covers them all."""
-    layout = lay_out(e, x.size)
-    x = layout.gather(x)
+    sorting = sort_by_class(e, x.size)
+    x = sorting.gather(x)
     stride = max(1, len(x) // _SAMPLE)
     sample, support = [], 1.0
-    for c, start, stop in layout.segments():
+    for c, start, stop in sorting.segments():
         s, part = float(octaves(c, CLASSES_PER_OCTAVE)), x[start:stop]
         sample.append(np.abs(part[:: min(stride, len(part))]) / s)
         support = max(support, (float(np.abs(part).max()) + 8) / s)
@@ -92,21 +90,21 @@ def own_shape(x: Array, e: Array) -> Shape:
 
 def quantize(x: Array, e: Array, model: Model, trellis: Trellis) -> Array | None:
     """Integers (n,), int32, for numbers x (n,) of classes e (n,) or (1,). None: one is out of its class's reach."""
-    layout = lay_out(e, x.size)
-    x = layout.gather(x)
-    v = np.empty(layout.coded, np.int32)
-    for c, start, stop in layout.segments():
+    sorting = sort_by_class(e, x.size)
+    x = sorting.gather(x)
+    v = np.empty(sorting.coded, np.int32)
+    for c, start, stop in sorting.segments():
         reach = (model.largest(c) - 1) * 4.0 * 2.0 ** low_bits(c)
         if max(float(x[start:stop].max()), -float(x[start:stop].min())) + 4 > min(reach, 2.0**28):
             return None
-    for start, stop in chunks(layout.coded):
-        v[start:stop] = _follow(x[start:stop], _cut(layout, start, stop), model, trellis)
-    return layout.scatter(v)
+    for start, stop in chunks(sorting.coded):
+        v[start:stop] = _follow(x[start:stop], _cut(sorting, start, stop), model, trellis)
+    return sorting.scatter(v)
 
 
-def _cut(layout: Layout, start: int, stop: int) -> list[tuple[int, int, int]]:
+def _cut(sorting: Sorting, start: int, stop: int) -> list[tuple[int, int, int]]:
     """The segments between start and stop, counted from start."""
-    cut = [(c, max(a, start) - start, min(b, stop) - start) for c, a, b in layout.segments()]
+    cut = [(c, max(a, start) - start, min(b, stop) - start) for c, a, b in sorting.segments()]
     return [(c, a, b) for c, a, b in cut if a < b]
 
 
@@ -156,77 +154,72 @@ def _fill(whole: Array, fraction: Array, rates: Array | None, costs: Array, uppe
 
 def encode_dependent(v: Array, e: Array, model: Model, trellis: Trellis) -> bytes:
     """Encode what `quantize` returned, under the same model and trellis; few numbers may take a built-in shape."""
-    layout = lay_out(e, v.size)
-    v = layout.gather(v)
+    sorting = sort_by_class(e, v.size)
+    v = sorting.gather(v)
     models = [model, *(map(Model, built_in_shapes(model.shape)) if v.size <= _FEW_NUMBERS else ())]
-    return min((_encode(v, layout, m, trellis) for m in models), key=len)
+    return min((_encode(v, sorting, m, trellis) for m in models), key=len)
 
 
-def _encode(v: Array, layout: Layout, model: Model, trellis: Trellis) -> bytes:
-    coder, chances = _ans(), []
-    for c, start, stop in reversed(list(layout.segments())):  # a stack: the decoder meets the lowest class first
+def _encode(v: Array, sorting: Sorting, model: Model, trellis: Trellis) -> bytes:
+    coder, chances = AnsCoder(), []
+    for c, start, stop in reversed(list(sorting.segments())):  # a stack: the decoder meets the lowest class first
         chances.append(_encode_class(coder, v[start:stop], c, model))
     chance = np.concatenate([np.zeros(0), *reversed(chances)])
-    for start, stop in reversed(list(chunks(layout.coded))):
+    for start, stop in reversed(list(chunks(sorting.coded))):
         part = v[start:stop]
-        p = chance[_class_indices(layout, start, stop) + (part & 1)]
-        coder.encode_reverse((part >> 1 & 1).astype(np.int32), _model.Bernoulli(perfect=False), p)
+        p = chance[_class_indices(sorting, start, stop) + (part & 1)]
+        coder.encode_reverse((part >> 1 & 1).astype(np.int32), Bernoulli(perfect=False), p)
     out = Writer().uint(trellis.memory)
     write_shape(out, model.shape)
-    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+    return out.raw(coded_bytes(coder)).getvalue()
 
 
-def _class_indices(layout: Layout, start: int, stop: int) -> Array:
+def _class_indices(sorting: Sorting, start: int, stop: int) -> Array:
     """Twice the number of the class of each integer, (stop - start,), int32."""
-    inside = np.clip(layout.starts, start, stop)
-    return np.repeat(2 * np.arange(len(layout.classes), dtype=np.int32), np.diff(inside))
+    inside = np.clip(sorting.starts, start, stop)
+    return np.repeat(2 * np.arange(len(sorting.classes), dtype=np.int32), np.diff(inside))
 
 
-def _encode_class(coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model) -> Array:
+def _encode_class(coder: AnsCoder, v: Array, e: int, model: Model) -> Array:
     """Code all but the lowest two bits; the probabilities of bit 1 for even and for odd integers."""
     low, largest = low_bits(e), model.largest(e)
     if low:
-        coder.encode_reverse(v >> 2 & (1 << low) - 1, _model.Uniform(1 << low))
+        coder.encode_reverse(v >> 2 & (1 << low) - 1, Uniform(1 << low))
         high = (v >> 2 + low) + np.int32(largest)
-        coder.encode_reverse(high, _model.Categorical(model.high_parts(e), perfect=False))
+        coder.encode_reverse(high, Categorical(model.high_parts(e), perfect=False))
         return np.full(2, 0.5)
     tables = model.subsets(e)
     for r in reversed(range(SUBSETS)):
         u = (v[v & 3 == r] >> 2) + np.int32(largest)
-        coder.encode_reverse(u, _model.Categorical(tables[r], perfect=False))
+        coder.encode_reverse(u, Categorical(tables[r], perfect=False))
     return _bit_probabilities(tables)
 
 
 def decode_dependent(data: bytes | memoryview, e: Array, count: int) -> Array:
     """Decode `count` integers, int32, of classes e (count,) or (1,). Raises FormatError."""
-    layout = lay_out(e, count)
+    sorting = sort_by_class(e, count)
     stream = Reader(data)
     memory = stream.uint()
     if memory not in MEMORIES:
         raise FormatError(f"a trellis of 2^{memory} states is unknown: the file is damaged or newer than this release")
-    model, words = Model(read_shape(stream)), stream.rest()
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
-    tables = [None if low_bits(c) else model.subsets(c) for c, _, _ in layout.segments()]
-    v = _decode_remainders(coder, layout, tables, Trellis(memory))
-    for (c, start, stop), table in zip(layout.segments(), tables, strict=True):
+    model, coder = Model(read_shape(stream)), decoder_of(stream.rest())
+    tables = [None if low_bits(c) else model.subsets(c) for c, _, _ in sorting.segments()]
+    v = _decode_remainders(coder, sorting, tables, Trellis(memory))
+    for (c, start, stop), table in zip(sorting.segments(), tables, strict=True):
         _decode_class(coder, v[start:stop], c, model, table)
     if not coder.is_empty():
         raise FormatError("a range-coded stream holds more than its numbers: the file is damaged")
-    return layout.scatter(v)
+    return sorting.scatter(v)
 
 
-def _decode_remainders(
-    coder: constriction.stream.stack.AnsCoder, layout: Layout, tables: list[Array | None], trellis: Trellis
-) -> Array:
+def _decode_remainders(coder: AnsCoder, sorting: Sorting, tables: list[Array | None], trellis: Trellis) -> Array:
     """Every integer mod 4, (n,), int32."""
     half = np.full(2, 0.5)
     chances = np.concatenate([np.zeros(0), *(half if t is None else _bit_probabilities(t) for t in tables)])
-    r, bernoulli = np.empty(layout.coded, np.int32), _model.Bernoulli(perfect=False)
-    for start, stop in chunks(layout.coded):
+    r, bernoulli = np.empty(sorting.coded, np.int32), Bernoulli(perfect=False)
+    for start, stop in chunks(sorting.coded):
         paths = _paths(stop - start)
-        state, at = np.zeros(paths, np.int32), _class_indices(layout, start, stop)
+        state, at = np.zeros(paths, np.int32), _class_indices(sorting, start, stop)
         for first in range(0, stop - start, paths):
             state = state[: stop - start - first]
             even_or_odd = state & 1
@@ -237,16 +230,14 @@ def _decode_remainders(
     return r
 
 
-def _decode_class(
-    coder: constriction.stream.stack.AnsCoder, v: Array, e: int, model: Model, tables: Array | None
-) -> None:
+def _decode_class(coder: AnsCoder, v: Array, e: int, model: Model, tables: Array | None) -> None:
     """Complete integers of which v holds the remainders mod 4, in place."""
     largest = np.int32(model.largest(e))
     if tables is None:
         low = low_bits(e)
-        high = coder.decode(_model.Categorical(model.high_parts(e), perfect=False), len(v)) - largest
-        v += ((high << low) + coder.decode(_model.Uniform(1 << low), len(v))) << 2
+        high = coder.decode(Categorical(model.high_parts(e), perfect=False), len(v)) - largest
+        v += ((high << low) + coder.decode(Uniform(1 << low), len(v))) << 2
         return
     for r, table in enumerate(tables):
         where = np.flatnonzero(v & 3 == r)
-        v[where] += (coder.decode(_model.Categorical(table, perfect=False), len(where)) - largest) << 2
+        v[where] += (coder.decode(Categorical(table, perfect=False), len(where)) - largest) << 2

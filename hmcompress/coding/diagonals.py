@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 
 Array = np.ndarray
 _ROWS = 24
@@ -42,7 +42,7 @@ def promising(q: Array) -> Iterator[Way]:
     """What may pay for integers q (m, n)."""
     if min(q.shape) < 2:
         return
-    rows = jittered(len(q) - 1, max(1, (len(q) - 1) // _ROWS))
+    rows = some_of(len(q) - 1, _ROWS)
     above, below = q[rows], q[rows + 1]
     if max(_agree(above, below), _agree(above[:, ::-1], below[:, ::-1])) < _SAME_SIGN:
         return

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from hmcompress.coding.lossless import zstd_compress
+from hmcompress.coding.sample import golden
 from hmcompress.coding.streams import encode_below, encode_ints
 
 FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
@@ -65,4 +66,4 @@ def _has_short_matches(part: np.ndarray) -> bool:
 
 @lru_cache(8)  # an order of up to 64 kB each
 def _another_order(n: int) -> np.ndarray:
-    return np.argsort(np.modf(np.arange(n) * 0.6180339887498949)[0])
+    return np.argsort(golden(n))

@@ -4,11 +4,11 @@ A smooth shape does not fit rounded weights that took few values before, nor a m
 are (sign, octave, leading bits below the first); what they leave open is stored as it is.
 """
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 
@@ -18,15 +18,13 @@ _LEAST = 1 << 8  # integers below which a list of bins does not pay
 _LOOK, _SAMPLE = 1 << 12, 1 << 14
 _GAIN = 0.99  # of a size to beat: what promises more is not worth the slower decoding
 _UNIFORM_BITS = 24
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 
 def smallest_histogram(q: np.ndarray, size: int) -> bytes | None:
     """Integers q (n,) under the best of their histograms; None where a look at some says not below `size` bytes."""
     if q.size < _LEAST or not histogram_promises(q, size):
         return None
-    some = q[jittered(q.size, max(1, q.size // _SAMPLE))].astype(np.int64)
+    some = q[some_of(q.size, _SAMPLE)].astype(np.int64)
     prices = [_price(some, bits, q.size) for bits in _BITS]
     best = int(np.argmin(prices))
     return _encode(q.astype(np.int64), _BITS[best]) if prices[best] * q.size < 8 * _GAIN * size else None
@@ -34,7 +32,7 @@ def smallest_histogram(q: np.ndarray, size: int) -> bytes | None:
 
 def histogram_promises(q: np.ndarray, size: float) -> bool:
     """Whether the entropy of few, single values or coarse bins, less what so few tell too much, stays below `size`."""
-    some = np.sort(q[jittered(q.size, max(1, q.size // _LOOK))])
+    some = np.sort(q[some_of(q.size, _LOOK)])
     bins, low = _bins(some, _BITS[-1])
     limit = 8 * _GAIN * size / q.size
     return _entropy(some) < limit or _entropy(np.sort(bins)) + float(low.mean()) < limit
@@ -82,20 +80,20 @@ def _encode(q: np.ndarray, bits: int) -> bytes | None:
     values, where, counts = np.unique(bins, return_inverse=True, return_counts=True)
     if len(values) > _MOST or low.max(initial=0) > _UNIFORM_BITS:
         return None
-    coder = _ans()
+    coder = AnsCoder()
     rest = np.abs(q) - np.abs(bins)
     for width in range(int(low.max()), 0, -1):  # a stack: the decoder meets narrow ones first
         if (low == width).any():
-            coder.encode_reverse(rest[low == width].astype(np.int32), _model.Uniform(1 << width))
+            coder.encode_reverse(rest[low == width].astype(np.int32), Uniform(1 << width))
     if len(values) > 1:
         coder.encode_reverse(where.astype(np.int32), _categorical(counts))
     out = Writer().uint(bits).uint(len(values)).section(encode_ints(np.diff(values, prepend=0)))
     out.section(encode_ints(counts))
-    return out.raw(coder.get_compressed().astype("<u4").tobytes()).getvalue()
+    return out.raw(coded_bytes(coder)).getvalue()
 
 
 def _categorical(counts: np.ndarray):
-    return _model.Categorical(counts.astype(np.float64), perfect=False)
+    return Categorical(counts.astype(np.float64), perfect=False)
 
 
 def decode_histogram(data: bytes | memoryview, count: int) -> np.ndarray:
@@ -104,11 +102,10 @@ def decode_histogram(data: bytes | memoryview, count: int) -> np.ndarray:
     bits, some = stream.uint(max(_BITS)), stream.uint(min(_MOST, count))
     values = np.cumsum(decode_ints(stream.section(), some, np.int64))
     counts = decode_ints(stream.section(), some, np.int64)
-    words = stream.rest()
     impossible = some == 0 or counts.min() < 1 or counts.max() > count or counts.sum() != count
-    if impossible or (np.diff(values) < 1).any() or len(words) % 4 or words[-4:] == bytes(4):
+    if impossible or (np.diff(values) < 1).any():
         raise FormatError("a histogram is impossible: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    coder = decoder_of(stream.rest())
     q = values[coder.decode(_categorical(counts), count)] if some > 1 else np.repeat(values, count)
     low = _bins(q, bits)[1]
     if low.max() > _UNIFORM_BITS:
@@ -116,5 +113,5 @@ def decode_histogram(data: bytes | memoryview, count: int) -> np.ndarray:
     for width in range(1, int(low.max()) + 1):
         here = np.flatnonzero(low == width)
         if len(here):
-            q[here] += np.sign(q[here]) * coder.decode(_model.Uniform(1 << width), len(here))
+            q[here] += np.sign(q[here]) * coder.decode(Uniform(1 << width), len(here))
     return q

@@ -25,7 +25,7 @@ from hmcompress.coding.diagonals import Way, differences, promising, restored
 from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
-from hmcompress.coding.sample import Joined, Looked, jittered
+from hmcompress.coding.sample import FromTable, Joined, golden, some_of
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
@@ -40,7 +40,7 @@ _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has 
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
-Values = np.ndarray | Joined | Looked | None  # (n,)
+Values = np.ndarray | Joined | FromTable | None  # (n,)
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 _NOT_IN_SPARSE = tuple(bytes([kind]) for kind in (SPARSE, SPARSE_BY_COLUMNS, DIAGONALS))  # each once: no end of memory
@@ -150,7 +150,7 @@ def _shifted(e: np.ndarray, shift: int) -> np.ndarray:
 
 def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
     """Whether there are more zeros than a smooth distribution of these scales has, judged by some."""
-    some = jittered(q.size, max(1, q.size // _ZEROS_SAMPLE))
+    some = some_of(q.size, _ZEROS_SAMPLE)
     scale = octaves((e[some] if e.size > 1 else e).astype(int), CLASSES_PER_OCTAVE)
     expected = float(np.mean(np.minimum(_PEAK / scale, 1.0)))
     return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
@@ -239,7 +239,7 @@ def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
     return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
 
 
-def own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
+def own_shape(q: np.ndarray | FromTable, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
     """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding.
 
     The values themselves may stand for the integers.
@@ -247,12 +247,12 @@ def own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values, groups: list[Gro
     return _with_support(_own_shape(q, e, x), _support(q, e, groups))
 
 
-def _own_shape(q: np.ndarray | Looked, e: np.ndarray, x: Values) -> Shape:
-    some = jittered(q.size, max(1, q.size // _SAMPLE))
+def _own_shape(q: np.ndarray | FromTable, e: np.ndarray, x: Values) -> Shape:
+    some = some_of(q.size, _SAMPLE)
     sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
     coded = sample_e > ZERO_CLASS
     if x is None:
-        spread = np.modf(np.arange(coded.sum()) * 0.6180339887498949)[0] - 0.5  # integers fill their bins
+        spread = golden(int(coded.sum())) - 0.5  # integers fill their bins
         magnitude = np.abs(np.abs(q[some][coded]) + spread)
     else:
         magnitude = np.abs(x[some][coded])
@@ -273,7 +273,7 @@ def price_pool(x: np.ndarray, e: np.ndarray) -> float:
     return float(np.dot(tables.low, sizes) - np.dot(counts, np.log2(tables.p)))
 
 
-def _support(q: np.ndarray | Looked, e: np.ndarray, groups: list[Group]) -> float:
+def _support(q: np.ndarray | FromTable, e: np.ndarray, groups: list[Group]) -> float:
     return _reach(largest_of(q, e, groups), groups)
 
 

@@ -6,16 +6,15 @@ narrow bins, are stored as they are.
 
 from dataclasses import dataclass
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE, Group, scales_of
 from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
-from hmcompress.errors import FormatError
 
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
@@ -24,8 +23,6 @@ _UNIFORM_BITS = 24  # as many as the range coder takes at once; low parts are sh
 _AT_ONCE = 1 << 20  # numbers that are compared
 _INT16 = 1 << 15
 _MAX_NARROW = 18  # low bits up to which high and low part fit into 32 bits
-_ans = constriction.stream.stack.AnsCoder
-_model = constriction.stream.model
 
 
 @dataclass(frozen=True)
@@ -66,41 +63,49 @@ def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Ta
 
 def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
     """q: the integers of all groups, one group after the other; they are left as they are."""
-    coder, raw_lows, escapes, end = _ans(), [], [], len(q)
+    coder, runs, escapes, end = AnsCoder(), list[bytes](), list[np.ndarray](), len(q)
     tables = class_tables(groups, shape, ladder).groups()
     for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
-        given = values = q[end - size : end]
-        end -= size
-        if low:
-            wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
-            values = values.astype(wide, copy=False)
-            rest = values & ((1 << low) - 1)
-            if size < _RAW_LOW_BITS:
-                _push_bits(coder, rest, low)
-            else:
-                carrier = _carrier(low)
-                same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
-                raw_lows.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
-            del rest  # as large as the values
-            values = values >> low
-        if max(int(values.max()), -int(values.min())) >= largest:
-            escapes.append(_cut(values, largest))
-            values = np.clip(values, -largest, largest, out=None if values is given else values)
-        else:
-            escapes.append(np.zeros(0, np.int64))
-        own = values is not given and values.dtype == np.int32
-        shifted = np.add(values, largest, out=values if own else None, dtype=np.int32)
-        coder.encode_reverse(shifted, _model.Categorical(p, perfect=False))
-        del values, shifted
+        values, end = q[end - size : end], end - size
+        high = _high_parts(values, low, coder, runs) if low else values
+        escapes.append(_encode_high_parts(high, largest, p, coder, may_change=high is not values))
+        del high  # as large as the values
     out = Writer()
     write_shape(out, shape)
-    while raw_lows:
-        out.section(raw_lows.pop())
+    while runs:
+        out.section(runs.pop())
     out.section(_encode_escapes(np.concatenate(escapes[::-1])))
-    out.raw(coder.get_compressed().astype("<u4", copy=False).tobytes())
+    out.raw(coded_bytes(coder))
     del coder  # as large as what it wrote
     return out.getvalue()
+
+
+def _high_parts(values: np.ndarray, low: int, coder: AnsCoder, runs: list[bytes]) -> np.ndarray:
+    """The values without their low bits, which go to the coder or, of many, to a run of their own."""
+    wide = np.dtype(np.int64) if low > _MAX_NARROW else np.promote_types(values.dtype, np.int32)
+    values = values.astype(wide, copy=False)
+    rest = values & ((1 << low) - 1)
+    if len(values) < _RAW_LOW_BITS:
+        _push_bits(coder, rest, low)
+    else:
+        carrier = _carrier(low)
+        same = carrier.itemsize == rest.itemsize  # these numbers have no sign: no copy of a large layer is made
+        runs.append(pcodec_encode(rest.view(carrier) if same else rest.astype(carrier), 1))
+    del rest  # as large as the values
+    return values >> low
+
+
+def _encode_high_parts(high: np.ndarray, largest: int, p: np.ndarray, coder: AnsCoder, may_change: bool) -> np.ndarray:
+    """Code high parts, clipped to the largest that has a probability; what clipping takes off each at the edge."""
+    escapes = np.zeros(0, np.int64)
+    if max(int(high.max()), -int(high.min())) >= largest:
+        escapes = _cut(high, largest)
+        high, may_change = np.clip(high, -largest, largest, out=high if may_change else None), True
+    own = may_change and high.dtype == np.int32
+    shifted = np.add(high, largest, out=high if own else None, dtype=np.int32)
+    coder.encode_reverse(shifted, Categorical(p, perfect=False))
+    return escapes
 
 
 def _cut(high: np.ndarray, largest: int) -> np.ndarray:
@@ -121,12 +126,10 @@ def decode_ranged(
         for (low, _, _), (_, size) in zip(tables, groups, strict=True)
     ]
     escapes, words = stream.section(), stream.view()
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
+    coder = decoder_of(words)
     parts = []
     for (low, largest, p), (_, size), rest in zip(tables, groups, raw_lows, strict=True):
-        high = coder.decode(_model.Categorical(p, perfect=False), size)
+        high = coder.decode(Categorical(p, perfect=False), size)
         high -= np.int32(largest)
         if low and rest is None:
             rest = _pop_bits(coder, low, size)
@@ -155,19 +158,19 @@ def _decode_lows(data: bytes | memoryview, low: int, count: int) -> np.ndarray:
     return rest.astype(np.uint8) if low <= 8 else rest
 
 
-def _push_bits(coder: constriction.stream.stack.AnsCoder, rest: np.ndarray, low: int) -> None:
+def _push_bits(coder: AnsCoder, rest: np.ndarray, low: int) -> None:
     """Code the `low` bits of each number; a stack: the decoder meets the lowest bits first."""
     for start in reversed(range(0, low, _UNIFORM_BITS)):
         bits = min(_UNIFORM_BITS, low - start)
-        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), _model.Uniform(1 << bits))
+        coder.encode_reverse((rest >> start & ((1 << bits) - 1)).astype(np.int32), Uniform(1 << bits))
 
 
-def _pop_bits(coder: constriction.stream.stack.AnsCoder, low: int, count: int) -> np.ndarray:
+def _pop_bits(coder: AnsCoder, low: int, count: int) -> np.ndarray:
     """Inverse of _push_bits."""
     if low <= _UNIFORM_BITS:
-        return coder.decode(_model.Uniform(1 << low), count)
-    lowest = coder.decode(_model.Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
-    return lowest | coder.decode(_model.Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
+        return coder.decode(Uniform(1 << low), count)
+    lowest = coder.decode(Uniform(1 << _UNIFORM_BITS), count).astype(np.int64)
+    return lowest | coder.decode(Uniform(1 << (low - _UNIFORM_BITS)), count).astype(np.int64) << _UNIFORM_BITS
 
 
 def _join(parts: list, narrow: bool) -> np.ndarray:

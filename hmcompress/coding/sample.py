@@ -5,12 +5,22 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def golden(n: int) -> np.ndarray:
+    """Fixed numbers (n,) in [0, 1) that stand for random ones: multiples of the golden section, less whole ones."""
+    return np.modf(np.arange(n) * 0.6180339887498949)[0]
+
+
+def some_of(n: int, about: int) -> np.ndarray:
+    """About so many of the indices below n, up to twice as many, or all of few."""
+    return jittered(n, max(1, n // about))
+
+
 def jittered(n: int, stride: int) -> np.ndarray:
     """One of every `stride` indices below n, at changing places: of a spectrum, every second entry may vanish."""
     starts = np.arange(0, n, stride)
     if stride == 1:
         return starts
-    places = starts + (np.modf(np.arange(len(starts)) * 0.6180339887498949)[0] * stride).astype(np.int64)
+    places = starts + (golden(len(starts)) * stride).astype(np.int64)
     return np.minimum(places, n - 1)
 
 
@@ -26,7 +36,7 @@ class InSteps:
         return (self._flat[places] / self._step).astype(np.float32, copy=False)
 
 
-class Looked:
+class FromTable:
     """What words (n,) stand for in a table, likewise."""
 
     def __init__(self, table: np.ndarray, words: np.ndarray) -> None:
@@ -40,7 +50,7 @@ class Looked:
 class Joined:
     """Arrays one after the other, likewise."""
 
-    def __init__(self, arrays: Sequence[np.ndarray | InSteps | Looked]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray | InSteps | FromTable]) -> None:
         self._arrays = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arrays]
         self._ends = np.cumsum([0, *(a.size for a in self._arrays)])
 

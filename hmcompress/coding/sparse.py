@@ -6,9 +6,9 @@ What stands on diagonals, in bands or in blocks leaves distances that repeat, an
 of them where it would see millions of zeros. Weights that were pruned have more zeros than any smooth distribution.
 """
 
-import constriction
 import numpy as np
 
+from hmcompress.coding.ans import AnsCoder, Bernoulli, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import zstd_compress, zstd_decompress
 from hmcompress.coding.streams import decode_ints, encode_ints
@@ -19,8 +19,6 @@ _SAMPLE = 1 << 12
 _GAPS, _BITS, _MASK = range(3)
 _HIGHEST, _QUICK, _MANY = 19, 9, 1 << 18  # levels of zstd; bytes from which the highest takes long
 _UNIT = 1 << 16  # of the chance that a place is not zero
-_ans = constriction.stream.stack.AnsCoder
-_bernoulli = constriction.stream.model.Bernoulli
 
 
 def is_sparse(q: np.ndarray) -> bool:
@@ -65,16 +63,14 @@ def _chance(some: int, count: int) -> float:
 def _encode_bits(places: np.ndarray, count: int) -> bytes:
     bits = np.zeros(count, np.int32)
     bits[places] = 1
-    coder = _ans()
-    coder.encode_reverse(bits, _bernoulli(_chance(len(places), count), perfect=False))
-    return coder.get_compressed().astype("<u4").tobytes()
+    coder = AnsCoder()
+    coder.encode_reverse(bits, Bernoulli(_chance(len(places), count), perfect=False))
+    return coded_bytes(coder)
 
 
 def _decode_bits(words: bytes, some: int, count: int) -> np.ndarray:
-    if len(words) % 4 or words[-4:] == bytes(4):  # the coder refuses a zero word at the end
-        raise FormatError("a range-coded stream is cut: the file is damaged")
-    coder = _ans(np.frombuffer(words, "<u4").astype(np.uint32))
-    places = np.flatnonzero(coder.decode(_bernoulli(_chance(some, count), perfect=False), count))
+    coder = decoder_of(words)
+    places = np.flatnonzero(coder.decode(Bernoulli(_chance(some, count), perfect=False), count))
     if len(places) != some or not coder.is_empty():
         raise FormatError("a range-coded stream holds other places than it says: the file is damaged")
     return places

@@ -9,7 +9,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.lossless import zstd_compress, zstd_decompress
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.errors import FormatError
 
 Array = np.ndarray
@@ -23,7 +23,7 @@ _RUN = 1 << 15  # integers whose low bits stand together: they and their parts s
 
 def encode_split(q: Array) -> tuple[bytes, Array]:
     """Integers q (n,), n > 0, and those that escape, in order, which the decoder must be given."""
-    some = q[jittered(len(q), max(1, len(q) // _SAMPLE))].astype(np.float64)
+    some = q[some_of(len(q), _SAMPLE)].astype(np.float64)
     spread = float(np.sqrt(np.mean(np.square(some)))) / _SPREAD
     low = min(round(float(np.log2(max(spread, 1.0)))), _MOST_LOW)
     high, escapes, packed = np.empty(len(q), np.int8), [q[:0]], []

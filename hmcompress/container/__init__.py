@@ -4,7 +4,7 @@ from hmcompress.container.atomic import atomic_write, check_output
 from hmcompress.container.header import is_compressed
 from hmcompress.container.payload import join, layout_with_bias
 from hmcompress.container.reader import CompressedFile
-from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor, View
+from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
 from hmcompress.container.writer import FileWriter, pack_tensor
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "FileWriter",
     "LayerRow",
     "PackedTensor",
-    "View",
     "atomic_write",
     "check_output",
     "is_compressed",

@@ -1,26 +1,9 @@
-"""Element types: the names that a safetensors header, torch and numpy use for the same bits."""
+"""Tensors of any element type as words of numpy, which has fewer types, and back."""
 
 import numpy as np
 import torch
 
 from hmcompress.errors import FormatError
-
-# Types that every safetensors reader of the last years knows; all others are stored as coded bytes.
-SAFETENSORS: dict[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int16: "I16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-FROM_SAFETENSORS = {code: dtype for dtype, code in SAFETENSORS.items()}
 
 _NUMPY: dict[torch.dtype, str] = {
     torch.float64: "f8",
@@ -43,13 +26,8 @@ _WORDS |= {"i2": torch.int16, "i1": torch.int8, "u8": torch.uint64, "u4": torch.
 _WORDS |= {"u1": torch.uint8}
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name without its module: "float32"."""
-    return str(dtype).removeprefix("torch.")
-
-
 def dtype_from_name(name: object) -> torch.dtype:
-    """The inverse of dtype_name; raises FormatError."""
+    """The type that dtype_name names; raises FormatError."""
     dtype = getattr(torch, name, None) if isinstance(name, str) else None
     if not isinstance(dtype, torch.dtype) or dtype.itemsize == 0:
         raise FormatError(f"unknown element type {str(name)[:40]!r}: the file is damaged or newer than this release")

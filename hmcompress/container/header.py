@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from hmcompress.container.dtypes import FROM_SAFETENSORS, SAFETENSORS
 from hmcompress.container.squeeze import unique_keys
+from hmcompress.element_types import EVERY_SAFETENSORS, SAFETENSORS
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
 
@@ -27,6 +27,7 @@ DIGEST_AT = 8 + len(_START)  # the digest's hex lies at a fixed place in the fil
 DIGEST_END = DIGEST_AT + 2 * DIGEST_BYTES
 _BLANK = b"0" * (2 * DIGEST_BYTES)
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+_DTYPES = {code: dtype for dtype, code in SAFETENSORS.items()}
 
 
 @dataclass(frozen=True)
@@ -48,42 +49,26 @@ def build_header(entries: Mapping[str, tuple[torch.dtype, Sequence[int], int]]) 
 
     `entries` maps a name to (dtype, shape, bytes) in the order of the header.
     """
-    begin = place(entries)
-    text = f'{_START}{_BLANK.decode()}"}}' + "".join(
-        f",{json.dumps(name)}:{entry_json(SAFETENSORS[dtype], shape, begin[name], nbytes)}"
-        for name, (dtype, shape, nbytes) in entries.items()
-    )
-    return frame(text + "}"), list(begin)
+    header, begin = header_and_places(f'{_START}{_BLANK.decode()}"}}', entries)
+    return header, list(begin)
 
 
-def place(entries: Mapping[str, tuple[torch.dtype, Sequence[int], int]]) -> dict[str, int]:
-    """Where each entry's bytes begin behind the header: by falling element size, so that every tensor is aligned."""
-    begin, at = {}, 0
+def header_and_places(
+    lead: str, entries: Mapping[str, tuple[torch.dtype, Sequence[int], int]]
+) -> tuple[bytes, dict[str, int]]:
+    """A header behind its length, padded; where each entry's bytes begin behind it: by falling element size, so that
+    every tensor is aligned. lead: the JSON up to the entries, which are (dtype, shape, bytes) by name."""
+    begin, at, text = dict[str, int](), 0, lead
     for name in sorted(entries, key=lambda name: -entries[name][0].itemsize):
         begin[name] = at
         at += entries[name][2]
-    return begin
-
-
-def frame(text: str) -> bytes:
-    """A header's JSON behind its length, padded so that what follows is aligned."""
-    body = text.encode()
+    for name, (dtype, shape, nbytes) in entries.items():
+        offsets = [begin[name], begin[name] + nbytes]
+        entry = {"dtype": EVERY_SAFETENSORS[dtype], "shape": list(shape), "data_offsets": offsets}
+        text += f",{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}"
+    body = f"{text}}}".encode()
     body += b" " * (-len(body) % 8)
-    return len(body).to_bytes(8, "little") + body
-
-
-def entry_json(code: str, shape: Sequence[int], begin: int, nbytes: int) -> str:
-    entry = {"dtype": code, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
-    return json.dumps(entry, separators=(",", ":"))
-
-
-def is_unicode(name: str) -> bool:
-    """Whether other JSON readers take the name: a lone surrogate they refuse."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return len(body).to_bytes(8, "little") + body, begin
 
 
 def parse_header(data: memoryview) -> dict[str, Entry]:
@@ -159,7 +144,7 @@ def _entries(document: dict[str, Any], start: int, size: int) -> dict[str, Entry
 
 def _entry(name: str, value: Any, start: int) -> Entry:
     try:
-        dtype, shape, (begin, end) = FROM_SAFETENSORS[value["dtype"]], value["shape"], value["data_offsets"]
+        dtype, shape, (begin, end) = _DTYPES[value["dtype"]], value["shape"], value["data_offsets"]
         whole = all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         whole = False

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from hmcompress.container.checks import column_out
-from hmcompress.container.dtypes import dtype_name
+from hmcompress.container.document import column_out
 from hmcompress.container.network_columns import network_out
-from hmcompress.container.records import LEAF_KINDS, FileInfo, LayerRow, View
-from hmcompress.geometry import elements
+from hmcompress.container.records import FileInfo, LayerRow
+from hmcompress.element_types import dtype_name
+from hmcompress.geometry import View, elements
+from hmcompress.hmatrix.basics.bodies import LEAF_KINDS
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ def _layers_out(layers: Sequence[LayerRow], number: dict[str, int]) -> dict[str,
     )
 
 
-def round_up(x: float, bound: float | None = None, digits: int = 5) -> float:
-    """The smallest number of few digits that is at least x, so that it may be stored as an upper value.
+def round_up(x: float, bound: float | None = None) -> float:
+    """The smallest number of five digits that is at least x, so that it may be stored as an upper value.
 
     Where that would pass a bound that x itself keeps, x is stored in full.
     """
-    short = float(f"{x:.{digits - 1}e}")
+    short = float(f"{x:.4e}")
     if short < x:
-        short = float(f"{x + 10.0 ** (math.floor(math.log10(x)) - digits + 1):.{digits - 1}e}")
+        short = float(f"{x + 10.0 ** (math.floor(math.log10(x)) - 4):.4e}")
     return x if bound is not None and x <= bound < short else max(x, short)

@@ -8,13 +8,14 @@ from typing import Any, cast
 import torch
 
 from hmcompress.config import NORMS, Norm
-from hmcompress.container.checks import LARGEST, Document, choice, damaged, integer, integer_tuple, number
+from hmcompress.container.document import LARGEST, Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.header import RESERVED, Entry
 from hmcompress.container.index import Index
 from hmcompress.container.network_columns import network_in
-from hmcompress.container.records import LEAF_KINDS, METHODS, FileInfo, LayerRow, View
-from hmcompress.geometry import elements, span
+from hmcompress.container.records import METHODS, FileInfo, LayerRow
+from hmcompress.geometry import View, elements, span
+from hmcompress.hmatrix.basics.bodies import LEAF_KINDS
 from hmcompress.layers import CODABLE, REAL_PARTS
 
 Shapes = dict[str, tuple[int, ...]]

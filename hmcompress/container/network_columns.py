@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hmcompress.container.checks import Document, column_out
+from hmcompress.container.document import Document, column_out
 
 
 def network_out(network: Any, names: Sequence[str]) -> Any:

@@ -32,7 +32,7 @@ _DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, 
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredPart:
     """Tensors that are decoded together; `nbytes` is what `load` returns."""
 
     tensors: tuple[str, ...]
@@ -51,18 +51,18 @@ class CompressedFile:
         self.index: Index = index_from_json(unpack_json(index), self.header, len(self._payloads))
         self._begin = dict(zip((row.name for row in self.layers), self._begins(), strict=True))
         self.layer_of = {name: row for row in self.layers for name in row.tensors}
+        self.views_of: dict[str, list[str]] = {}  # by their base
+        for name, view in self.index.info.views.items():
+            self.views_of.setdefault(view.base, []).append(name)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, check: bool = True) -> Self:
-        """Open a file. Raises FormatError that names the file, and the damaged layers where the digest differs.
-
-        With `check` False a wrong digest is let pass, so that a caller can look at each layer's own checksum.
-        """
+    def open(cls, path: str | os.PathLike) -> Self:
+        """Open a file. Raises FormatError that names the file, and the damaged layers where the digest differs."""
         path = Path(path)
         with named(path):
             data = _map(path)
             file = cls(path, data)
-            if check and not file.digest_holds():
+            if not file.digest_holds():
                 raise FormatError(file.damage())
         return file
 
@@ -126,19 +126,25 @@ class CompressedFile:
     def _load_single(self, name: str) -> dict[str, Tensor]:
         return {name: self.load_untouched(name)}
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[StoredPart]:
         """What is decoded together, in the source's order: a layer, or a single untouched tensor."""
         for name in self.index.shapes:
             row = self.layer_of.get(name)
             if row is None:
-                yield Part((name,), self._nbytes((name,)), partial(self._load_single, name))
+                yield StoredPart((name,), self._nbytes((name,)), partial(self._load_single, name))
             elif row.name == name:
-                yield Part(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
+                yield StoredPart(row.tensors, self._nbytes(row.tensors), partial(self.load_layer, row))
+
+    def with_views(self, names: Iterable[str]) -> Iterator[str]:
+        """Each of these stored tensors, and the views of it behind it."""
+        for name in names:
+            yield name
+            yield from self.views_of.get(name, ())
 
     def tie(self, name: str, stored: dict[str, Tensor]) -> Tensor:
         """A tensor from the stored ones; a view shares its base's memory again."""
         view = self.index.info.views.get(name)
-        return stored[name] if view is None else stored[view.base].as_strided(view.shape, view.stride, view.offset)
+        return stored[name] if view is None else view.of(stored[view.base])
 
     def geometry(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Dtype and shape of every tensor, views included, in the source's order."""

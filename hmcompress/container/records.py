@@ -6,25 +6,9 @@ from typing import Any
 import torch
 
 from hmcompress.config import Norm
-from hmcompress.geometry import contiguous_stride
+from hmcompress.geometry import View
 
-LEAF_KINDS = ("zero", "low_rank", "quantized", "hybrid")
 METHODS = ("hmatrix", "lossless", "raw")
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor that shares the memory of `base`: `stride` and `offset` count elements from base's first."""
-
-    base: str
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-    @classmethod
-    def whole(cls, base: str, shape: tuple[int, ...]) -> "View":
-        """All of a base of this shape: a tied tensor."""
-        return cls(base, shape, contiguous_stride(shape), 0)
 
 
 @dataclass(frozen=True)

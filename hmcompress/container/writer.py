@@ -19,11 +19,13 @@ import torch
 from hmcompress.coding.buffer import Writer
 from hmcompress.coding.tables import encode_table
 from hmcompress.container.atomic import atomic_write, check_output, place_of, writing
-from hmcompress.container.dtypes import SAFETENSORS, table_shape, to_words
-from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, POOL, RESERVED, build_header, is_unicode
+from hmcompress.container.dtypes import table_shape, to_words
+from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, POOL, RESERVED, build_header
 from hmcompress.container.index import Index, index_to_json
 from hmcompress.container.records import EncodedLayer, FileInfo, LayerRow, PackedTensor
 from hmcompress.container.squeeze import pack_json
+from hmcompress.element_types import SAFETENSORS
+from hmcompress.texts import is_unicode
 
 _IN_MEMORY = 64 << 20
 _BLOCK = 1 << 20

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.basics.measure import reference
+from hmcompress.hmatrix.patterns.tiles import Tile
 from hmcompress.hmatrix.task import Task
-from hmcompress.hmatrix.tiles import Tile
 
 Array = np.ndarray
 _LEAST_KERNEL = 4  # entries of a kernel that may be a row of its own: each row has a scale

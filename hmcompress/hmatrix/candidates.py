@@ -9,18 +9,18 @@ from hmcompress.coding.diagonals import promising
 from hmcompress.coding.general import repeats
 from hmcompress.coding.histogram import histogram_promises
 from hmcompress.coding.pool import LONG, price_pool
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import price
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split, splits
+from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.likeness import like_lines
-from hmcompress.hmatrix.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.partition import plan_matrix, sparse_leaf, whole_leaves
-from hmcompress.hmatrix.reweighted import best_reweighted_leaf
 from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.task import Candidate, Task
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
+from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
+from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaf, whole_leaves
+from hmcompress.hmatrix.tree.reweighted import best_reweighted_leaf
 
 Array = np.ndarray
 _HOPELESS = 8.0  # times the best price: what costs more is not coded; at low rates prices are off by up to 5
@@ -50,7 +50,7 @@ def candidates(
 
     known: bits of a form in which nearly all is zero, where there is one.
     """
-    plain = Candidate(Leaf(0, True))
+    plain = Candidate(PLAIN_LEAF)
     if structure is None:
         return [plain]
     searched = structure.is_global(task.effort) or grid is not None
@@ -58,13 +58,25 @@ def candidates(
     if not (searched or alike):
         quick = task.effort == "default" and task.w.numel() >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
+    found = _searched(step, task, [_grid_order(task.values.shape, grid)] if grid else [], alike, structure, known)
+    return list(dict.fromkeys(found))
+
+
+def _searched(
+    step: float,
+    task: Task,
+    named: list[tuple[Order, Order]],
+    alike: list[tuple[Order, Order]],
+    structure: Structure,
+    known: float,
+) -> list[Candidate]:
+    """Leaves and trees that are worth coding; also in orders that are named, or bring like lines together."""
     values = task.values
     leaves: list[tuple[Leaf, float]] = []
     in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
     if in_steps is not None:
         leaves = whole_leaves(in_steps, structure.may_be_smooth(task.effort))
-    orders = ([_grid_order(values.shape, grid)] if grid else []) + alike
-    found = _trees(values, step, structure, task, orders, leaves[-1] if leaves else None)
+    found = _trees(values, step, structure, task, named + alike, leaves[-1] if leaves else None)
     found += _leaves(values, step, leaves, structure, task)
     sure = (price for price, c in found if not _is_reweighted(c) and (c.rows, c.columns) not in alike)
     best = min(sure, default=np.inf)  # differences of like lines may cost more than their price: others stay
@@ -72,12 +84,10 @@ def candidates(
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
         worth += _concentrated(in_steps, best, task) + _differing(in_steps, best)
-    if known < np.inf:
-        return list(dict.fromkeys(worth))
     few = values.size <= (_WHOLE if structure.repeats else _FEW)
-    if not worth or few or _coders_may_find_more(in_steps, best):
-        worth.append(plain)
-    return list(dict.fromkeys(worth))
+    if known == np.inf and (not worth or few or _coders_may_find_more(in_steps, best)):
+        worth.append(Candidate(PLAIN_LEAF))
+    return worth
 
 
 def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
@@ -93,7 +103,7 @@ def _differing(in_steps: Array, best: float) -> list[Candidate]:
     bases = [b for b, basis in enumerate(BASES) if basis.difference]
     likely = best * share * band.size / in_steps.size / 8
     found = [b for b in bases if histogram_promises(BASES[b].integers(band).reshape(-1).astype(np.int64), likely)]
-    return [Candidate(Leaf(0, True, 0, b)) for b in found]
+    return [Candidate(Leaf(remainder=True, basis=b)) for b in found]
 
 
 def _band(in_steps: Array) -> tuple[Array, float]:
@@ -117,7 +127,7 @@ def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
 
 def _share(band: Array, whole: Array) -> float:
     """How much less some rows take than all, an entry, where prices think of these as Gaussian and of one size."""
-    some = band.reshape(-1)[jittered(band.size, max(1, band.size // _SOME))]
+    some = band.reshape(-1)[some_of(band.size, _SOME)]
     rms = np.sqrt([np.vdot(x, x) / x.size for x in (some, whole)])
     gaussian = float(price.bits(rms[1:])[0]) * some.size
     return min(1.0, price_pool(some, class_of(rms[:1])) / gaussian) if gaussian > 0 else 1.0

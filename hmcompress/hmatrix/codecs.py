@@ -5,20 +5,11 @@ from collections.abc import Callable
 import torch
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import (
-    compact,
-    exact,
-    interpolated,
-    lattice,
-    listed,
-    product,
-    short_floats,
-    tiles,
-    tree,
-    trellis,
-    weighted,
-)
-from hmcompress.hmatrix.bodies import Body, QuantizedBody
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
+from hmcompress.hmatrix.grids import compact, product, weighted
+from hmcompress.hmatrix.patterns import interpolated, lattice, listed, short_floats, tiles, trellis
+from hmcompress.hmatrix.tree import tree
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 

@@ -7,25 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.coding.sample import jittered
+from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import exact
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
-from hmcompress.hmatrix.blocks import Leaf
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.listed import find_lists
-from hmcompress.hmatrix.measure import NORMS, Norm, reference
+from hmcompress.hmatrix.patterns.listed import find_lists
+from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
+from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
-from hmcompress.hmatrix.tiles import Tile, find_tile, to_tiles
-from hmcompress.hmatrix.tiles import encode as encode_tiled
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray
-_PLAIN = Candidate(Leaf(0, True))
+_PLAIN = Candidate(PLAIN_LEAF)
 _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each of which takes 16 bytes meanwhile
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
@@ -67,16 +67,21 @@ def compress_matrix(
     task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
     if w.numel() == 0 or not math.isfinite(task.size):
         return task.exact()
-    best = _arranged(task, grid, kernel)
-    if best is None or best.nbytes * _NO_LATTICE > w.numel():
-        found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
-        best = tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
+    best = _lossy(task, grid, kernel)
     if best is not None and _is_out_of_reach(w, best.nbytes):
         return best
     if best is not None:
         best.forget()
     plain = task.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
+
+
+def _lossy(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+    best = _arranged(task, grid, kernel)
+    if best is not None and best.nbytes * _NO_LATTICE <= task.w.numel():
+        return best
+    found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
+    return tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
@@ -252,7 +257,7 @@ def _worth(
 
 def _plain_guess(task: Task, step: float) -> float:
     """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
-    some = jittered(task.w.numel(), max(1, task.w.numel() // _SOME_PLAIN))
+    some = some_of(task.w.numel(), _SOME_PLAIN)
     _, counts = np.unique(np.rint(task.values.reshape(-1)[some] / step), return_counts=True)
     return task.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.bodies import Body
+from hmcompress.hmatrix.basics.bodies import Body
 from hmcompress.hmatrix.codecs import decode_payload
 
 _LARGE = 1 << 22  # entries

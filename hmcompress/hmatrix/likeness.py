@@ -6,8 +6,8 @@ In an order where each row follows one that is like it, differences are small. C
 import numpy as np
 import torch
 
-from hmcompress.hmatrix import price
-from hmcompress.hmatrix.order import Natural, Order, Permuted
+from hmcompress.hmatrix.basics import price
+from hmcompress.hmatrix.tree.order import Natural, Order, Permuted
 
 Array = np.ndarray
 _LOOKED_AT = 24  # rows

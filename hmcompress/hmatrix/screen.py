@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.basics.scales import rank_one_scales
 from hmcompress.hmatrix.concentration import LINES, LONGEST, concentration
-from hmcompress.hmatrix.deficiency import deficiency, some_lines
 from hmcompress.hmatrix.likeness import likeness
-from hmcompress.hmatrix.rank_one import rank_one_scales
-from hmcompress.hmatrix.repeats import find_repeats
+from hmcompress.hmatrix.tree.deficiency import deficiency, some_lines
+from hmcompress.hmatrix.tree.repeats import find_repeats
 
 Array = np.ndarray
 _PROBE = 16

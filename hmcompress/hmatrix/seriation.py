@@ -8,7 +8,7 @@ tree, as in geometry-oblivious clustering, Yu et al. 1707.00164), each half turn
 import numpy as np
 import torch
 
-from hmcompress.hmatrix.spectra import leading_triplets
+from hmcompress.hmatrix.tree.spectra import leading_triplets
 
 Array = np.ndarray
 _COORDINATES = 24

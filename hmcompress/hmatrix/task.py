@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix import exact, lattice, tree
-from hmcompress.hmatrix.blocks import Leaf, Plan
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import Norm, relative_error
 from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
-from hmcompress.hmatrix.encode import Options
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import Norm, relative_error
-from hmcompress.hmatrix.order import Natural, Order
-from hmcompress.hmatrix.parts import CodedLeaf
+from hmcompress.hmatrix.patterns import lattice
+from hmcompress.hmatrix.tree import tree
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan
+from hmcompress.hmatrix.tree.encode import Options
+from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.parts import CodedLeaf
 
 Array = np.ndarray
 _FINEST = 2.0**-54  # of the tolerances that rounding can keep
@@ -42,17 +44,20 @@ class Task:
 
     def exact(self) -> HMatrix:
         """The matrix without loss."""
-        payload = bytes([EXACT]) + exact.encode(self.w, self.effort)
-        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm, 0.0, 0.0)
+        return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort)).with_error(0.0, 0.0)
 
     def lattice(self) -> HMatrix | None:
         """The matrix as the lattice that its weights lie on, if they do."""
         forms = (self.measured(bytes([LATTICE]) + body) for body in lattice.find(self.w, self.effort))
         return next((form for form in forms if form.error <= self.tol), None)
 
+    def matrix(self, payload: bytes) -> HMatrix:
+        """The matrix that a payload holds, its error not known yet."""
+        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
+
     def measured(self, payload: bytes) -> HMatrix:
         """The matrix that a payload holds, with the error that its decoded values have."""
-        matrix = HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
+        matrix = self.matrix(payload)
         error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
         return matrix.with_error(error, largest)
 
@@ -68,7 +73,7 @@ class Task:
 
 def zero_payload() -> bytes:
     """A matrix of zeros, of any shape."""
-    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf((0, 0), ())], 0.0, Natural(), Natural(), "fast")
+    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, Natural(), Natural(), "fast")
 
 
 def first_step(task: Task) -> float:
@@ -92,7 +97,7 @@ class Candidate:
     @property
     def is_plain(self) -> bool:
         """Whether every entry is rounded where it stands."""
-        return self.plan == Leaf(0, True) and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+        return self.plan == PLAIN_LEAF and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
 
     def ordered(self, values: Array) -> Array:
         """values (m, n) in these orders."""

@@ -11,26 +11,28 @@ import torch
 from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
-from hmcompress.hmatrix import interpolated, tree, trellis
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Leaf, Plan, Split
+from hmcompress.hmatrix.basics.measure import reference, relative_error
+from hmcompress.hmatrix.basics.rounding import Rounder, finer_steps
+from hmcompress.hmatrix.basics.scales import Scales
+from hmcompress.hmatrix.basics.words import SHORT
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
-from hmcompress.hmatrix.encode import Drafts, encode_leaves, prepare
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.measure import reference, relative_error
-from hmcompress.hmatrix.parts import CodedLeaf, CodedRemainder
-from hmcompress.hmatrix.rank_one import Scales
-from hmcompress.hmatrix.rounding import Rounding
+from hmcompress.hmatrix.patterns import interpolated, trellis
 from hmcompress.hmatrix.task import Candidate, Task
-from hmcompress.hmatrix.words import SHORT
+from hmcompress.hmatrix.tree import tree
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split
+from hmcompress.hmatrix.tree.encode import Drafts, encode_leaves, prepare
+from hmcompress.hmatrix.tree.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
+WholeCoder = interpolated.Interpolator | trellis.TrellisQuantizer  # of the matrix as a whole, without a tree
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _LIKELY = 1.0  # standard deviations by which the first error of plain quantisation may miss its mean
 _ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
-_PATTERN, _FINER_STEPS, _PER_OCTAVE = 64, 2, 1  # entries a byte from which integers follow a pattern; steps tried
+_PATTERN, _FINER_STEPS = 64, 2  # entries a byte from which integers follow a pattern; steps tried
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
@@ -40,31 +42,33 @@ _LOWEST = 2.0**-12  # of the first step: an error that is still too large there 
 
 def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
     """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
-    rounding = Rounding(task.w) if _only_rounds(candidate.plan) and _may_round(task) else None
-    start = step * _aim(task.w.numel()) if candidate.plan == Leaf(0, True) and task.norm == "fro" else step
-    if rounding is not None and _is_quick(task, candidate):
-        step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
-        found = _rounded(task, candidate, rounding, step) if step else None
-        if found is not None:
-            return found
-    if rounding is None:
-        drafts = _drafts(task, candidate, step)
-        step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
-        return _largest(task, partial(_payload, task, drafts, candidate), step)
-    known = None if candidate.plan == Leaf(0, True) else _drafts(task, candidate, step)
-    step = _search(task, partial(_rounding_error, task, rounding), start, _ENOUGH)
-    del rounding  # and the integers that it keeps
+    is_plain = candidate.plan == PLAIN_LEAF
+    start = step * _aim(task.w.numel()) if is_plain and task.norm == "fro" else step
+    if _may_round(task) and _only_rounds(candidate.plan):
+        return _tune_rounded(task, candidate, None if is_plain else _drafts(task, candidate, step), start)
+    drafts = _drafts(task, candidate, step)
+    step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
+    return _largest(task, partial(_payload, task, drafts, candidate), step)
+
+
+def _tune_rounded(task: Task, candidate: Candidate, known: Drafts | None, start: float) -> HMatrix | None:
+    """As tune, where every entry is rounded by itself: the error at a step is known without coding anything.
+
+    known: see _payload. start: the first step that is tried.
+    """
+    rounder = Rounder(task.w)
+    step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
+    found = _rounded(task, candidate, rounder, step) if step and _is_quick(task, candidate) else None
+    if found is not None:
+        return found
+    del rounder  # and the integers that it keeps
     payload = partial(_payload, task, known, candidate)
     best = _largest(task, payload, step)
     if best is None or best.nbytes * _PATTERN > task.w.numel():
         return best
-    return _shorter(task, payload, _finer(step), best)  # where rounding breaks a pattern is a matter of chance
-
-
-def _finer(step: float) -> list[float]:
-    """Steps below this one, of one grid for all tolerances: a larger one is then hardly the worse for it."""
-    top = math.ceil(_PER_OCTAVE * math.log2(step)) - 1
-    return [2.0 ** (k / _PER_OCTAVE) for k in range(top, top - _FINER_STEPS, -1)]
+    return _shorter(
+        task, payload, finer_steps(step, _FINER_STEPS, 1), best
+    )  # where rounding breaks a pattern is a matter of chance
 
 
 def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:
@@ -87,26 +91,25 @@ def _only_rounds(plan: Plan) -> bool:
 
 def _is_quick(task: Task, candidate: Candidate) -> bool:
     """Whether plain integers are coded under one scale, with nothing else to try."""
-    if candidate.plan != Leaf(0, True) or task.effort == "max" or task.w.numel() <= _SMALL:
+    if candidate.plan != PLAIN_LEAF or task.effort == "max" or task.w.numel() <= _SMALL:
         return False
     return not (task.options.scales and candidate.scaled)
 
 
-def _rounding_error(task: Task, rounding: Rounding, step: float) -> float:
-    return rounding.errors(step)[task.norm == "max"] / task.size
+def _rounding_error(task: Task, rounder: Rounder, step: float) -> float:
+    return rounder.errors(step)[task.norm == "max"] / task.size
 
 
-def _rounded(task: Task, candidate: Candidate, rounding: Rounding, step: float) -> HMatrix | None:
+def _rounded(task: Task, candidate: Candidate, rounder: Rounder, step: float) -> HMatrix | None:
     """The matrix as plain integers at this step, or None where that does not serve."""
-    norm, largest = rounding.errors(step)
+    norm, largest = rounder.errors(step)
     size = task.size if task.norm == "fro" else reference(task.w, "fro")
     scale = int(class_of(size / math.sqrt(task.w.numel()) / step))
     if not math.isfinite(norm) or scale <= ZERO_CLASS:  # too large for 32 bits, or hardly any is not zero
         return None
-    shape = (task.w.shape[0], task.w.shape[1])
-    q = rounding.integers(step).reshape(shape)
-    payload = _encoded([CodedLeaf(shape, (CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
-    matrix = HMatrix(shape, task.w.dtype, payload, task.tol, task.norm)
+    q = rounder.integers(step).reshape(task.w.shape)
+    payload = _encoded([CodedLeaf((CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
+    matrix = task.matrix(payload)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
     if decoded is None or not _equal(decoded, q):
         return None
@@ -127,8 +130,8 @@ def _equal(a: Array, b: Array) -> bool:
 def tune_trellis(task: Task, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
     quantizer = trellis.TrellisQuantizer(task.values, task.w.dtype)
-    step = _search(task, partial(_trellis_error, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
-    return _largest(task, partial(_trellis_payload, quantizer), step)
+    step = _search(task, partial(_error_of, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
+    return _largest(task, partial(_payload_of, TRELLIS, quantizer), step)
 
 
 def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) -> HMatrix | None:
@@ -140,39 +143,31 @@ def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) 
     if coder is None or (sparse and not coder.is_sparse):
         return None
     enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
-    step = _search(task, partial(_interpolated_error, task, coder), step, enough)
-    payload = partial(_interpolated_payload, coder)
+    step = _search(task, partial(_error_of, task, coder), step, enough)
+    payload = partial(_payload_of, INTERPOLATED, coder)
     best = _largest(task, payload, step)
     return None if best is None else _shorter(task, payload, coder.finer_steps(step), best)
 
 
-def _shorter(task: Task, payload: Callable[[float], bytes], steps: list[float], best: HMatrix) -> HMatrix:
+def _shorter(task: Task, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
     """The shortest of `best` and what these steps give, where they keep the tolerance too."""
     for step in steps:
         best.forget_if_large()
         data = payload(float(np.float32(step)))
-        if len(data) < best.nbytes:
+        if data is not None and len(data) < best.nbytes:
             matrix = task.measured(data)
             best = matrix if matrix.error <= task.tol else best
     return best
 
 
-def _interpolated_error(task: Task, coder: interpolated.Interpolator, step: float) -> float:
-    return relative_error(task.w, [coder.decoded(step)], task.norm, task.size)[0]
-
-
-def _interpolated_payload(coder: interpolated.Interpolator, step: float) -> bytes:
-    return bytes([INTERPOLATED]) + coder.encode(step)
-
-
-def _trellis_error(task: Task, quantizer: trellis.TrellisQuantizer, step: float) -> float:
-    decoded = quantizer.decoded(step)
+def _error_of(task: Task, coder: WholeCoder, step: float) -> float:
+    decoded = coder.decoded(step)
     return math.inf if decoded is None else relative_error(task.w, [decoded], task.norm, task.size)[0]
 
 
-def _trellis_payload(quantizer: trellis.TrellisQuantizer, step: float) -> bytes | None:
-    body = quantizer.encode(step)
-    return None if body is None else bytes([TRELLIS]) + body
+def _payload_of(codec: int, coder: WholeCoder, step: float) -> bytes | None:
+    body = coder.encode(step)
+    return None if body is None else bytes([codec]) + body
 
 
 def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import torch
 
+from hmcompress.hmatrix.basics.words import Histogram
 from hmcompress.hmatrix.codecs import SHORT_FLOATS
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.short_floats import Rungs, encode, short_dtype
+from hmcompress.hmatrix.patterns.short_floats import Rungs, encode, short_dtype
 from hmcompress.hmatrix.task import Task, first_step
-from hmcompress.hmatrix.words import Histogram
 
 _LEAST = 1 << 10  # entries
 _KEPT = 0.02  # share of entries that are kept as they are below which there is little to gain

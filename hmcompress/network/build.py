@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.factory import build_foreign
 from hmcompress.network.model import DenseLayer, Network
 from hmcompress.network.modules import Activation, Features, OperatorNetwork, Stack
 from hmcompress.patterns import matches
+from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork
 from hmcompress.settings_errors import did_you_mean
 
 _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32
@@ -140,8 +141,7 @@ def _tensor(name: str, tensors: Tensors) -> Tensor:
 def _near(name: str, tensors: Tensors) -> str:
     """The tensor that was meant: a part of it, the same one elsewhere, or one of a like name."""
     same = [n for n in tensors if n.startswith(f"{name}.") or n.endswith(f".{name}")]
-    text = did_you_mean(name, tensors)
-    return f"did you mean '{same[0]}'?" if same else text if text.startswith("did") else f"there are {_few(tensors)}"
+    return f"did you mean '{same[0]}'?" if same else did_you_mean(name, tensors, f"there are {_few(tensors)}")
 
 
 def _few(tensors: Tensors) -> str:

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compact, compress_matrix, exact, product, weighted
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.codecs import COMPACT, EXACT, PRODUCT, WEIGHTED
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import compact, product, weighted
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
@@ -51,7 +53,7 @@ class Weighted(Coded):
         return self.grid.live_columns
 
     def without_rows(self, dead: np.ndarray) -> Coded:
-        return Weighted(self.grid.without_rows(dead))
+        return replace(self, grid=self.grid.without_rows(dead))
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,6 @@ class Compact(Weighted):
 
     def payload(self, thorough: bool) -> bytes:
         return min(bytes([COMPACT]) + compact.encode(self.grid, thorough), super().payload(thorough), key=len)
-
-    def without_rows(self, dead: np.ndarray) -> Coded:
-        return Compact(self.grid.without_rows(dead))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.chains import Chains, built_in_chains
 from hmcompress.network.features import features_read, leading
 from hmcompress.network.inputs import Points

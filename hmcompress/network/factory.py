@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hmcompress.config import FactoryNetwork, TorchScriptNetwork
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model import DenseLayer, Network
+from hmcompress.problem_settings import FactoryNetwork, TorchScriptNetwork
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
                 nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip

@@ -5,7 +5,7 @@ E[g g^T] (x) E[g^T g] / trace, g the gradient of a random projection of the outp
 For dense layers of independent inputs and sensitivities these are their second moments.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
 from hmcompress.network.factory import tensors_of_module
 from hmcompress.network.formulas import Formulas
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import Network, own_tensors
-from hmcompress.network.moments import regularised
+from hmcompress.network.moments import Scale, regularised
 
 _ROWS = 1024  # samples
 _GRADIENTS = 128  # of as many groups of samples
@@ -28,8 +28,6 @@ WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are le
 _LOADING, _VARIANCE = 1e-2, 0.3
 _HALF_A_TIME = 0.5
 _TINY = 1e-300
-
-Scale = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.config import Calibration, DomainCalibration, GaussianCalibration, InputsCalibration
 from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import UNNAMED, Arguments, inputs_of
 from hmcompress.network.files import read_arrays
 from hmcompress.network.model import Inputs
+from hmcompress.problem_settings import CalibrationSettings, DomainCalibration, GaussianCalibration, InputsCalibration
 
 _WIDER = 0.1
 _NOISE = 0.01
@@ -69,7 +69,7 @@ class Source:
     """A supply of points: disjoint folds for calibration, held-out error, the search's last check and fresh ones."""
 
     def __init__(
-        self, settings: Calibration, cartesian: bool, dtype: torch.dtype, arguments: Arguments = UNNAMED
+        self, settings: CalibrationSettings, cartesian: bool, dtype: torch.dtype, arguments: Arguments = UNNAMED
     ) -> None:
         self.settings = settings
         self._dtype = dtype
@@ -130,7 +130,9 @@ def _gaussian(mean: np.ndarray, root: np.ndarray, seed: int, count: int, wider: 
     return mean + wider * normal @ root.T
 
 
-def _rows(arrays: list[np.ndarray], settings: Calibration, fold: int, count: int, joint: bool) -> list[np.ndarray]:
+def _rows(
+    arrays: list[np.ndarray], settings: CalibrationSettings, fold: int, count: int, joint: bool
+) -> list[np.ndarray]:
     """Disjoint rows of every array, shuffled by the seed: at most half are not learned from."""
     lengths = {len(a) for a in arrays}
     if joint and len(lengths) > 1:
@@ -139,7 +141,7 @@ def _rows(arrays: list[np.ndarray], settings: Calibration, fold: int, count: int
     return [_part(a, settings, fold, count) if joint or k == 0 else a for k, a in enumerate(arrays)]
 
 
-def _part(array: np.ndarray, settings: Calibration, fold: int, count: int) -> np.ndarray:
+def _part(array: np.ndarray, settings: CalibrationSettings, fold: int, count: int) -> np.ndarray:
     order = np.random.default_rng(settings.seed).permutation(len(array))
     held, other = min(settings.held_out, len(array) // 4), min(settings.held_out, len(array) // 8)
     ends = np.cumsum([0, held, other, other])
@@ -150,14 +152,14 @@ def _part(array: np.ndarray, settings: Calibration, fold: int, count: int) -> np
     return array[chosen[:count]]
 
 
-def is_there(settings: Calibration) -> bool:
+def is_there(settings: CalibrationSettings) -> bool:
     """Whether the file that points come from, if any, can be found."""
     if isinstance(settings, DomainCalibration):
         return True
     return Path(settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs).is_file()
 
 
-def _arrays(settings: Calibration, arguments: Arguments) -> list[np.ndarray]:
+def _arrays(settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
     if isinstance(settings, GaussianCalibration):
         given = settings.gaussian
         arrays = read_arrays(given.file, "calibration: gaussian: ")

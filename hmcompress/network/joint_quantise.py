@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 
-from hmcompress.hmatrix.grid import EXPONENT_LIMIT, Grid, powers
+from hmcompress.hmatrix.grids.feedback import pivoted_cholesky
+from hmcompress.hmatrix.grids.grid import Grid, powers, whole_exponents
 from hmcompress.network.least_squares import Price, minimise
 from hmcompress.network.nearest_plane import nearest_plane
 from hmcompress.network.small import Data, SmallNetwork, SmallStack
@@ -166,13 +166,7 @@ def eliminated(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def factor(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Order, and lower factor (P, P) of the moment in this order, by complete pivoting."""
-    lower, order, rank, _ = lapack.dpstrf(np.asarray(moment, np.float64, order="F"), lower=1, tol=0.0)
-    lower = np.tril(lower)
-    lower[rank:, rank:] = 0.0
-    diagonal = np.arange(len(lower))
-    least = _NEGLIGIBLE * max(lower[0, 0], np.finfo(np.float64).tiny)
-    lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], least)
-    return order - 1, lower
+    return pivoted_cholesky(moment, _NEGLIGIBLE)
 
 
 def additive_exponents(
@@ -191,7 +185,7 @@ def additive_exponents(
     for _ in range(_SWEEPS):
         rows = _mean(logs - mean - columns, live, 1, power) * _share(live.sum(1), holding)
         columns = _mean(logs - mean - rows[:, None], live, 0, power) * _share(live.sum(0), holding)
-    return _whole(rows), _whole(columns + mean)
+    return whole_exponents(rows), whole_exponents(columns + mean)
 
 
 def _mean(logs: np.ndarray, live: np.ndarray, axis: int | None, power: float) -> np.ndarray:
@@ -207,7 +201,3 @@ def _mean(logs: np.ndarray, live: np.ndarray, axis: int | None, power: float) ->
 
 def _share(count: np.ndarray, holding: float) -> np.ndarray:
     return count / np.maximum(count + holding, 1)
-
-
-def _whole(exponents: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(exponents), -EXPONENT_LIMIT, EXPONENT_LIMIT).astype(np.int64)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hmcompress.config import Ntk
 from hmcompress.errors import NetworkError
 from hmcompress.network.inputs import Points
 from hmcompress.network.model import Network
 from hmcompress.network.ntk import Kernel, tangent_kernel, training_curves
 from hmcompress.network.problem import Problem
+from hmcompress.problem_settings import Ntk
 from hmcompress.report.records import Curves, NtkRecord
 
 _DIGITS = 6

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hmcompress.hmatrix.compact import usual_model
-from hmcompress.hmatrix.grid import Grid, powers
-from hmcompress.hmatrix.weighted import integer_bits
+from hmcompress.hmatrix.grids.compact import usual_model
+from hmcompress.hmatrix.grids.grid import Grid, powers
+from hmcompress.hmatrix.grids.weighted import integer_bits
 from hmcompress.network.small import Data, SmallNetwork
 
 _FOLLOWERS = 3

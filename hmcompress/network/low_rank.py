@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from hmcompress.hmatrix.feedback import Factor, factorise, factorise_towards, quantise
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.coded import Product
 
 _KEPT = 2.6  # root of the energy of a direction, in units of what rounding it costs, above which it is kept

@@ -1,6 +1,6 @@
 """Second moments of the outputs metric: inputs of each layer (C), and sensitivities of the outputs to it (G)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -72,18 +72,11 @@ def sampling_noise(x: Tensor, samples: int) -> float:
     return share / (1 - share)
 
 
-def sensitivities(
-    network: Network,
-    points: Points,
-    scale: Scale,
-    order: int,
-    seed: int,
-    tensors: Mapping[str, Tensor] | None = None,
-) -> dict[str, np.ndarray]:
+def sensitivities(network: Network, points: Points, scale: Scale, order: int, seed: int) -> dict[str, np.ndarray]:
     """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
-    is bounded. `tensors` replaces some of the network's. Returns (m, m) float64 by the name of the weight; none where
+    is bounded. Returns (m, m) float64 by the name of the weight; none where
     the module gives no gradients.
     """
     moments: dict[str, np.ndarray] = {}
@@ -92,7 +85,7 @@ def sensitivities(
     generator = torch.Generator().manual_seed(seed)
     for begin in range(0, len(points), _CHUNK):
         part = points.take(slice(begin, begin + _CHUNK))
-        for name, g in _gradients(network, part, scale, order, generator, len(points), tensors):
+        for name, g in _gradients(network, part, scale, order, generator, len(points)):
             moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
     return moments
 
@@ -104,7 +97,6 @@ def _gradients(
     order: int,
     generator: torch.Generator,
     total: int,
-    tensors: Mapping[str, Tensor] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     probes: dict[str, Tensor] = {}
 
@@ -114,9 +106,9 @@ def _gradients(
         return z + probes[layer.weight]
 
     with replaced(network, probe):
-        network.run(points.tensors, tensors)  # makes the probes: none may be made inside a tangent trace
+        network.run(points.tensors)  # makes the probes: none may be made inside a tangent trace
         with torch.enable_grad():
-            blocks = scale(jets(network, points, order, lambda x: network.call(x, tensors)))
+            blocks = scale(jets(network, points, order))
     single = len(blocks) == 1 and blocks[0].shape[1] == 1
     count = 1 if single else min(_MOST_PROJECTIONS, max(1, _PROJECTED_ROWS // total))
     for k in range(count):

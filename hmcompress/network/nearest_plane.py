@@ -9,7 +9,7 @@ features.
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from hmcompress.hmatrix.kernels import reduce_basis
+from hmcompress.hmatrix.grids.kernels import reduce_basis
 
 _FINE = 4.0  # root mean square of integers that need no wider bin of zero
 _WORTH = 0.2  # bits an integer that another basis saves

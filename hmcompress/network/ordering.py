@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hmcompress.hmatrix.compact import canonical, encode
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids.compact import canonical, encode
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.coded import Compact
 from hmcompress.network.distil import placed
 from hmcompress.network.model import Network

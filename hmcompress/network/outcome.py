@@ -1,5 +1,6 @@
 """What the report says about the network once its decoded tensors are in it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -75,16 +76,17 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     """One line where the calibration points do not stand for the others."""
     if record.error <= _TOO_FEW * record.calibration_error:
         return None
+    ratio = record.error / record.calibration_error if record.calibration_error else math.inf
     return (
-        f"held-out error {record.error:.3g} is {record.error / record.calibration_error:.1f} times the calibration "
+        f"held-out error {record.error:.3g} is {ratio:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
     )
 
 
 def fresh_points(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:
-    """One line where points that neither the search nor the bound has seen show a larger error."""
+    """One line where fresh points show a larger error."""
     try:
-        error = max(problem.errors(problem.reference(problem.source.fresh(), "fresh"), decoded))
+        error = problem.fresh_error(decoded)
     except NetworkError as broken:  # the bound holds all the same
         return f"not measured on fresh points: {broken}"
     points = len(problem.held_out.points)

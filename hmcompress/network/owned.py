@@ -18,14 +18,8 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     bases = {tie.base for tie in checkpoint.ties.values()}
     wanted = [n for n in checkpoint.names if not is_optimizer_state(n)]
     stored = {n: e.load() for n, e in checkpoint.entries.items() if n in wanted or n in bases}
-    return {
-        n: stored[n]
-        if n in stored
-        else stored[checkpoint.ties[n].base].as_strided(
-            checkpoint.ties[n].shape, checkpoint.ties[n].stride, checkpoint.ties[n].offset
-        )
-        for n in wanted
-    }
+    ties = checkpoint.ties
+    return {n: ties[n].of(stored[ties[n].base]) if n in ties else stored[n] for n in wanted}
 
 
 def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.config import Calibration as CalibrationSettings
-from hmcompress.config import DomainCalibration, Settings
+from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.build import build_network
@@ -20,9 +19,10 @@ from hmcompress.network.files import read_arrays
 from hmcompress.network.gradients import gradient_metrics
 from hmcompress.network.inputs import Points, Source
 from hmcompress.network.model import Network, in_order_of_computation
-from hmcompress.network.moments import sensitivities
+from hmcompress.network.moments import Scale, sensitivities
 from hmcompress.network.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
 from hmcompress.network.propagate import Calibration, original_targets
+from hmcompress.problem_settings import CalibrationSettings, DomainCalibration
 
 _SENSITIVITY_ROWS = 2048
 _REPEATED = 64  # samples that are run twice
@@ -49,6 +49,10 @@ class Problem:
         """Errors of the outputs and of each derivative on some points with some tensors replaced."""
         return network_error(self.network, ref, self.order, self.settings.tolerance, tensors)
 
+    def fresh_error(self, tensors: Mapping[str, Tensor]) -> float:
+        """On points that neither the search nor the bound has seen. NetworkError: the original has no outputs there."""
+        return max(self.errors(self.reference(self.source.fresh(), "fresh"), tensors))
+
     def reference_noisy(self) -> Reference | None:
         """Held-out points under 1 % noise, the original sees the same; None where all inputs are whole numbers."""
         if not any(t.is_floating_point() for t in self.held_out.points.tensors):
@@ -72,23 +76,9 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     """
     network = build_network(settings, tensors, source)
     assert settings.calibration is not None
-    if network.cartesian and isinstance(settings.calibration, DomainCalibration):
-        raise NetworkError(
-            "calibration: a DeepONet needs functions and points: give inputs: FILE with branch and trunk"
-        )
-    arguments = Arguments.of(network.module)
-    supply = Source(settings.calibration, network.cartesian, network.dtype, arguments)
-    if isinstance(settings.calibration, DomainCalibration) and not network.built_in:
-        split_columns(network.module, arguments, list(settings.calibration.domain))
+    supply, order = _supply(network, settings.calibration), settings.calibration.derivatives
     points = supply.calibration()
-    _check_inputs(network, points, settings.calibration)
-    if settings.calibration.derivatives and not points.tensors[-1].is_floating_point():
-        raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
-    network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
-    _check_rows(network, points.take(slice(0, _COUNTED)))
-    order = settings.calibration.derivatives
-    if order:
-        check_derivatives(network, points, order)
+    network = _checked(network, points, settings.calibration)
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
     held_out = reference(network, supply.held_out(), order, "held-out")
@@ -96,6 +86,31 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     if settings.reference is not None:
         reference_error(problem, settings.reference, {})
     return problem
+
+
+def _supply(network: Network, settings: CalibrationSettings) -> Source:
+    """Where points for the network come from; its module takes them as they come."""
+    if network.cartesian and isinstance(settings, DomainCalibration):
+        raise NetworkError(
+            "calibration: a DeepONet needs functions and points: give inputs: FILE with branch and trunk"
+        )
+    arguments = Arguments.of(network.module)
+    supply = Source(settings, network.cartesian, network.dtype, arguments)
+    if isinstance(settings, DomainCalibration) and not network.built_in:
+        split_columns(network.module, arguments, list(settings.domain))
+    return supply
+
+
+def _checked(network: Network, points: Points, settings: CalibrationSettings) -> Network:
+    """The network with its layers in order, if it takes the points and has the derivatives that are asked for."""
+    _check_inputs(network, points, settings)
+    if settings.derivatives and not points.tensors[-1].is_floating_point():
+        raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
+    network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
+    _check_rows(network, points.take(slice(0, _COUNTED)))
+    if settings.derivatives:
+        check_derivatives(network, points, settings.derivatives)
+    return network
 
 
 def _check_rows(network: Network, points: Points) -> None:
@@ -137,38 +152,43 @@ def _check_inputs(network: Network, points: Points, settings: CalibrationSetting
 
 def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Calibration:
     """Moments of the original network that every pass needs. Raises NetworkError for weights without effect."""
-    points, ref, order = problem.calibration.points, problem.calibration.blocks, problem.order
+    network, points, order, ref = problem.network, problem.calibration.points, problem.order, problem.calibration.blocks
     few = points.take(slice(0, _SENSITIVITY_ROWS))
-    share = len(points) / len(few)
-    kind = problem.settings.tolerance
+    share, kind, seed = len(points) / len(few), problem.settings.tolerance, problem.settings.seed
 
     def scale(blocks: list[Tensor]) -> list[Tensor]:
-        return scaled(kind, ref, blocks)
+        return scaled(kind, ref[: len(blocks)], blocks)
 
-    total = sensitivities(problem.network, few, scale, order, problem.settings.seed)
-    blind = [layer for layer in problem.network.layers if not np.any(total.get(layer.weight, 0.0))]
-    total |= {n: g / share for n, g in perturbed_moments(problem.network, points, blind, kind).items()}
-    weights: dict[str, list[float]] = {layer.weight: [] for layer in problem.network.layers}
-    if order:
-        plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], order, problem.settings.seed)
-        sizes = [float(ref[0].norm() / block.norm().clamp_min(1e-30)) ** 2 for block in ref[1:]]
-        for name in weights:
-            part = float(np.trace(plain.get(name, total[name])) / max(np.trace(total[name]), 1e-300))
-            weights[name] = [part * size for size in sizes]
-    names = (*problem.network.others, *(layer.weight for layer in problem.network.layers))
+    total = sensitivities(network, few, scale, order, seed)
+    blind = [layer for layer in network.layers if not np.any(total.get(layer.weight, 0.0))]
+    total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
+    names = (*network.others, *(layer.weight for layer in network.layers))
     return Calibration(
-        points,
-        order,
-        original_targets(problem.network, points, order),
-        {name: share * g for name, g in total.items()},
-        weights,
-        {name: tensors[name] for name in problem.network.others},
-        perturbed_sensitivities(problem.network, points, tensors, kind),
-        gradient_metrics(problem.network, points, tensors, lambda b: scaled(kind, ref[:1], b), problem.settings.seed),
-        {name: tensors[name].dtype for name in names},
-        Engine(effort),
-        without_zero_rows(problem.network, points, tensors),
+        points=points,
+        order=order,
+        targets=original_targets(network, points, order),
+        sensitivities={name: share * g for name, g in total.items()},
+        weights=_weights_of_derivatives(problem, few, scale, total),
+        others={name: tensors[name] for name in network.others},
+        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind),
+        other_metrics=gradient_metrics(network, points, tensors, scale, seed),
+        dtypes={name: tensors[name].dtype for name in names},
+        engine=Engine(effort),
+        without_zero_rows=without_zero_rows(network, points, tensors),
     )
+
+
+def _weights_of_derivatives(
+    problem: Problem, few: Points, scale: Scale, total: Mapping[str, np.ndarray]
+) -> dict[str, list[float]]:
+    """What squares of each layer's input derivatives count, relative to its inputs'; nothing where none are bounded."""
+    names, (outputs, *derivatives) = [layer.weight for layer in problem.network.layers], problem.calibration.blocks
+    if not problem.order:
+        return {name: [] for name in names}
+    plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], problem.order, problem.settings.seed)
+    sizes = [float(outputs.norm() / block.norm().clamp_min(1e-30)) ** 2 for block in derivatives]
+    shares = {n: float(np.trace(plain.get(n, total[n])) / max(np.trace(total[n]), 1e-300)) for n in names}
+    return {name: [share * size for size in sizes] for name, share in shares.items()}
 
 
 def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.coded import Coded, Engine, Slices, Weighted, lossless
 from hmcompress.network.gradients import Metric

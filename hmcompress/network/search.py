@@ -88,6 +88,12 @@ Pass = Callable[[Knobs], Parts]
 Measure = Callable[[Parts], float]
 
 
+def trial_of(knobs: Knobs, parts: Parts, measure: Measure, slim: bool) -> Trial:
+    """What a pass gives. slim: whether its living neurons count."""
+    nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
+    return Trial(knobs, parts, nbytes, measure(parts), living(parts.values()) if slim else 0)
+
+
 class Search:
     """Trials within a budget of passes."""
 
@@ -115,9 +121,7 @@ class Search:
             parts = self._run(knobs)
         except (NetworkError, np.linalg.LinAlgError):
             return Trial(knobs, {}, 0, math.inf)
-        nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-        neurons = living(parts.values()) if self._slim else 0
-        return Trial(knobs, parts, nbytes, self._measure(parts), neurons)
+        return trial_of(knobs, parts, self._measure, self._slim)
 
     def holding(self) -> list[Trial]:
         """The trials that hold, smallest first."""

@@ -117,7 +117,7 @@ class Data:
 
     Where a larger network goes on from the stacks, `mix` (N, k, m) and `rest` (N, k), in the same units, make its
     outputs of theirs: mix applied to them + rest. Where derivatives are bounded too, each sample has S points, one
-    after another in `inputs`, `mix` and `rest`; `stencil` (B, k, S) makes B blocks of k scaled outputs of what is there.
+    after another in `inputs`, `mix` and `rest`; `stencil` (B, k, S) makes B blocks of k scaled outputs of those there.
     """
 
     inputs: tuple[Tensor, ...]

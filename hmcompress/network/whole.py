@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix import compact
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import compact
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, to_matrices
 from hmcompress.network.coded import Coded, Compact, Slices, lossless
 from hmcompress.network.error import evaluate, scaled
@@ -24,8 +24,8 @@ _GATHERED = 2048  # that are multiplied at once
 
 
 @dataclass(frozen=True)
-class Block:
-    """A matrix among the numbers: a dense layer with its bias, or a slice of another weight; a vector is a column."""
+class Section:
+    """One matrix among the numbers: a dense layer with its bias, or a slice of another weight; a vector is a column."""
 
     name: str
     shape: tuple[int, int]
@@ -48,7 +48,7 @@ class Whole:
         self._others = {name: w for name, w in data.others.items() if name not in self._unread}
         matrices = [(layer.weight, self.network.matrix(layer)) for layer in self.network.layers]
         others = [(name, w) for name in self._others for w in to_matrices(data.others[name]).double()]
-        self.blocks = _blocks([*others, *matrices])
+        self.sections = _sections([*others, *matrices])
         self.start = torch.cat([w.reshape(-1) for _, w in [*others, *matrices]])
         self.points = problem.calibration.points.to(torch.float64)
         outputs = evaluate(self.network, self.points, 0)
@@ -57,11 +57,11 @@ class Whole:
 
     def tensors(self, theta: Tensor) -> dict[str, Tensor]:
         """Of the network, by their names."""
-        parts = theta.split([len(block.places) for block in self.blocks])
-        matrices = [part.reshape(block.shape) for block, part in zip(self.blocks, parts, strict=True)]
-        whole = {block.name: matrix for block, matrix in zip(self.blocks, matrices, strict=True)}
+        parts = theta.split([len(section.places) for section in self.sections])
+        matrices = [part.reshape(section.shape) for section, part in zip(self.sections, parts, strict=True)]
+        whole = {section.name: matrix for section, matrix in zip(self.sections, matrices, strict=True)}
         for name, w in self._others.items():
-            slices = [m for block, m in zip(self.blocks, matrices, strict=True) if block.name == name]
+            slices = [m for section, m in zip(self.sections, matrices, strict=True) if section.name == name]
             whole[name] = from_matrices(torch.stack(slices), w.shape, torch.complex128 if w.is_complex() else w.dtype)
         return tensors_of(self.network, whole)
 
@@ -128,10 +128,10 @@ class Whole:
         return len(seen)
 
     def parts(self, grids: Sequence[Grid]) -> Parts:
-        """The coded weights that a grid for each block stands for."""
+        """The coded weights that a grid for each section stands for."""
         coded: dict[str, list[Coded]] = {}
-        for block, grid in zip(self.blocks, grids, strict=True):
-            coded.setdefault(block.name, []).append(Compact(compact.canonical(grid)))
+        for section, grid in zip(self.sections, grids, strict=True):
+            coded.setdefault(section.name, []).append(Compact(compact.canonical(grid)))
         parts: Parts = {name: found[0] for name, found in coded.items()}
         for name, w in self._others.items():
             parts[name] = Slices(tuple(coded[name]), tuple(w.shape), w.dtype)
@@ -145,9 +145,9 @@ def numbers(problem: Problem, data: Calibration) -> int:
     return own + sum(w.numel() * (2 if w.is_complex() else 1) for w in data.others.values())
 
 
-def _blocks(matrices: Sequence[tuple[str, Tensor]]) -> list[Block]:
-    blocks, begin = list[Block](), 0
+def _sections(matrices: Sequence[tuple[str, Tensor]]) -> list[Section]:
+    sections, begin = list[Section](), 0
     for name, w in matrices:
-        blocks.append(Block(name, (w.shape[0], w.shape[1]), np.arange(begin, begin + w.numel())))
+        sections.append(Section(name, (w.shape[0], w.shape[1]), np.arange(begin, begin + w.numel())))
         begin += w.numel()
-    return blocks
+    return sections

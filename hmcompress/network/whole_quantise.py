@@ -1,5 +1,5 @@
-"""All numbers of a small network of the user's own, quantised together: block after block by the nearest plane in the
-metric of the joint Gauss-Newton matrix in which all that is still free follows, and refitted after each part."""
+"""All numbers of a small network of the user's own, quantised together: section after section by the nearest plane in
+the metric of the joint Gauss-Newton matrix in which all that is still free follows, and refitted after each part."""
 
 import math
 from collections.abc import Callable
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grid import Grid, powers
-from hmcompress.network.coded import living
+from hmcompress.hmatrix.grids.grid import Grid, powers
 from hmcompress.network.joint_quantise import additive_exponents, eliminated, factor
 from hmcompress.network.nearest_plane import nearest_plane
 from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Knobs, Parts
-from hmcompress.network.search import LIMIT, Trial
-from hmcompress.network.whole import Block, Whole, numbers
+from hmcompress.network.search import LIMIT, Trial, trial_of
+from hmcompress.network.whole import Section, Whole, numbers
 from hmcompress.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
@@ -26,10 +25,10 @@ _ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 400
 _SAMPLED = 1.25  # outputs of all samples for each number, below which they do not tell them
 _LEVELS = ((0.03, 0.5), (0.1, 0.75), (0.01, 1.0))  # shares of the squared tolerance that all roundings together are to
 # take, and of the trials until which each is tried
-_CAUTION, _FINE = 6.0, 1e-3  # times the level: how firmly numbers are held where they are, over their block's mean
+_CAUTION, _FINE = 6.0, 1e-3  # times the level: how firmly numbers are held where they are, over their section's mean
 # square, at a fine tolerance; at a coarser one they go further before that counts
 _DEAD_ZONE = 0.1
-_AT_ONCE = 4200  # numbers of a block that are rounded in one part, beside the first
+_AT_ONCE = 4200  # numbers of a section that are rounded in one part, beside the first
 _REFITS, _TRIES = 4, 6
 _RECOVERED = 1.1
 _HOLDING = 1.0  # of rows and columns to their mean
@@ -104,20 +103,20 @@ class Sweep:
     def rows(self) -> int:
         return int(max(_ROWS_PER_NUMBER * int(self.live.sum()), _LEAST_ROWS))
 
-    def quantise(self, block: Block, gram: Tensor | None = None) -> Grid:
-        """Round a block, part after part; `gram`: the metric, where it is known."""
+    def quantise(self, section: Section, gram: Tensor | None = None) -> Grid:
+        """Round a section, part after part; `gram`: the metric, where it is known."""
         gram = self.metric() if gram is None else gram
-        chosen, own, _ = self._eliminated(gram, block.places)
+        chosen, own, _ = self._eliminated(gram, section.places)
         order, lower = factor(own.numpy())
         wanted = np.empty(len(order))
-        wanted[chosen[order] - block.places[0]] = math.sqrt(12 * self.level) / np.diag(lower)
-        alive = np.ones(block.shape, dtype=bool)
-        rows, columns = additive_exponents(alive, wanted, math.inf if block.is_vector else _HOLDING, 0.0)
+        wanted[chosen[order] - section.places[0]] = math.sqrt(12 * self.level) / np.diag(lower)
+        alive = np.ones(section.shape, dtype=bool)
+        rows, columns = additive_exponents(alive, wanted, math.inf if section.is_vector else _HOLDING, 0.0)
         steps, q = powers(rows[:, None] + columns).reshape(-1), np.zeros(len(order), np.int64)
         for k, part in enumerate(np.array_split(chosen[order[::-1]], 1 + math.ceil(len(order) / _AT_ONCE))):
-            at = np.sort(part) - block.places[0]
+            at = np.sort(part) - section.places[0]
             q[at] = self._fix(gram if not k else self.metric(), np.sort(part), steps[at])
-        return Grid(q.reshape(block.shape), rows, columns)
+        return Grid(q.reshape(section.shape), rows, columns)
 
     def _eliminated(self, gram: Tensor, chosen: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
         """Some of the free numbers, the metric of these where the others follow, and how they do."""
@@ -177,7 +176,7 @@ class WholeStage:
         self.whole, self.tol, self._measured, self._slim = whole, tol, measured, slim
         self.trials: list[Trial] = []
         self._gram: Tensor | None = None
-        squares = [whole.start[torch.from_numpy(block.places)].square() for block in whole.blocks]
+        squares = [whole.start[torch.from_numpy(section.places)].square() for section in whole.sections]
         means = torch.cat([s.mean().expand(len(s)) for s in squares])
         self._squares = means.clamp_min(1e-12 * float(means.max()))
 
@@ -222,23 +221,21 @@ class WholeStage:
             parts = self._quantised(Sweep(self.whole, level, caution * level / self._squares))
         except (NetworkError, torch.linalg.LinAlgError):
             return Trial(Knobs(level), {}, 0, math.inf)
-        nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-        neurons = living(parts.values()) if self._slim else 0
-        return Trial(Knobs(level), parts, nbytes, self._measured(parts), neurons)
+        return trial_of(Knobs(level), parts, self._measured, self._slim)
 
     def _quantised(self, sweep: Sweep) -> Parts:
         if self._gram is None:
             self._gram, _ = self.whole.normal(sweep.theta, sweep.live, sweep.rows())
         gram: Tensor | None = sweep.held(self._gram)
         grids = dict[int, Grid]()
-        for block in self._in_order():
-            grids[int(block.places[0])], gram = sweep.quantise(block, gram), None
-        return self.whole.parts([grids[int(block.places[0])] for block in self.whole.blocks])
+        for section in self._in_order():
+            grids[int(section.places[0])], gram = sweep.quantise(section, gram), None
+        return self.whole.parts([grids[int(section.places[0])] for section in self.whole.sections])
 
-    def _in_order(self) -> list[Block]:
+    def _in_order(self) -> list[Section]:
         """As they stand, but for one that holds half of all numbers: what is free beside it is little."""
         half = len(self.whole.start) / 2
-        return sorted(self.whole.blocks, key=lambda block: len(block.places) <= half)
+        return sorted(self.whole.sections, key=lambda section: len(section.places) <= half)
 
 
 def _is_close(known: list[tuple[float, float]]) -> bool:

@@ -10,7 +10,7 @@ from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.nn.choose import Stopwatch, Timing
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.memory import resident_bytes
-from hmcompress.nn.rebuild import Form, read, running_forms
+from hmcompress.nn.rebuild import RunningForm, read, running_forms
 
 BATCHES = (1, 16, 256)
 SLACK = 0.5  # what a running form may add to a layer's error, in units of its tolerance
@@ -42,7 +42,7 @@ class LayerForms:
         self._compressed, self._watch, self._slack = compressed, watch, slack
         self._settings = Settings.from_json(compressed.index.info.settings)
 
-    def fastest(self, row: LayerRow, dtype: torch.dtype) -> Form | None:
+    def fastest(self, row: LayerRow, dtype: torch.dtype) -> RunningForm | None:
         """The fastest form of a layer for weights of a dtype; None where that is dense, or no other is possible."""
         shape, extra = self._compressed.index.shapes[row.name], self._extra(row)
         if len(shape) != 2 or extra == 0:
@@ -58,7 +58,7 @@ class LayerForms:
         best = self._watch.fastest([form.module.to(self._watch.device) for form in forms], dtype)
         return next((form for form in forms if form.module is best), None)
 
-    def record(self, row: LayerRow, place: str, form: Form | None) -> LoadedLayer:
+    def record(self, row: LayerRow, place: str, form: RunningForm | None) -> LoadedLayer:
         """What a report says about a layer in the form that was taken."""
         shapes, size = self._compressed.index.shapes, self._compressed.index.dtypes[row.name].itemsize
         dense = sum(size * math.prod(shapes[name]) for name in row.tensors)

@@ -59,18 +59,8 @@ class HLinear(nn.Module):
         self.in_features, self.out_features, self.leaf = in_features, out_features, leaf
         self.levels = tuple(Level(*level) for level in levels)
         self._check()
-
-        def register(name: str, *shape: int) -> None:
+        for name, shape in self._shapes():
             self.register_parameter(name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
-
-        (m, n), groups = leaf, self.levels[0].groups
-        for k, level in enumerate(self.levels):
-            m, n, groups = m * groups // level.groups, n * groups // level.groups, level.groups
-            register(f"near_{k}", groups, n, m)
-            register(f"right_{k}", groups, n, level.inward)
-            register(f"left_{k}", groups, level.outward, m)
-            m, n = level.outward, level.inward
-        register("top", groups * n, groups * m)
         self._padded = leaf[1] * self.levels[0].groups - in_features, leaf[0] * self.levels[0].groups - out_features
         self._chunk = max(1, _CACHED // max(in_features, out_features))
         self._names = tuple((f"near_{k}", f"right_{k}", f"left_{k}") for k in range(len(self.levels)))
@@ -84,6 +74,16 @@ class HLinear(nn.Module):
                 setattr(self, name, None)  # no buffer: torch.export miscounts empty ones
             else:
                 self.register_buffer(name, order.to(device))
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, int] | tuple[int, int, int]]]:
+        (m, n), groups = self.leaf, self.levels[0].groups
+        for k, level in enumerate(self.levels):
+            m, n, groups = m * groups // level.groups, n * groups // level.groups, level.groups
+            yield f"near_{k}", (groups, n, m)
+            yield f"right_{k}", (groups, n, level.inward)
+            yield f"left_{k}", (groups, level.outward, m)
+            m, n = level.outward, level.inward
+        yield "top", (groups * n, groups * m)
 
     def _check(self) -> None:
         counts = [level.groups for level in self.levels]

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import DeepONetNetwork, FactoryNetwork, LinearNetwork, MLPNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
@@ -19,8 +19,9 @@ from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
 from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
-from hmcompress.nn.rebuild import Form
+from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
+from hmcompress.problem_settings import BuiltinNetwork, FactoryNetwork
 from hmcompress.progress import Progress, silent
 from hmcompress.rules import check_quick
 
@@ -34,7 +35,6 @@ class Loaded:
 
     module: nn.Module
     layers: tuple[LoadedLayer, ...]
-    kind: str  # mlp, deeponet, linear, or module: the caller's
     places: dict[str, str]  # of the file's tensors in the module
     sizes: tuple[Sizes, ...] = ()  # of chains of dense layers, where dead neurons were taken out
 
@@ -70,21 +70,20 @@ def load(
 ) -> Loaded:
     """As load_model, with a record of each layer."""
     compressed = CompressedFile.open(file)
-    kind = "module"
-    if module is None:
-        kind, module, places = _built(compressed)
-    else:
-        places = _places(compressed, module)
+    is_ours = module is None
+    module, places = _built(compressed) if module is None else (module, _places(compressed, module))
     filler = _Filler(compressed, module, places, LayerForms(compressed, Stopwatch(batches, device_of(module)), slack))
     layers = filler.fill(progress)
-    sizes = slim_module(filler.module) if slim and kind != "module" else []
-    return Loaded(filler.module if kind == "module" else lean(filler.module), layers, kind, places, tuple(sizes))
+    if not is_ours:
+        return Loaded(filler.module, layers, places)
+    sizes = slim_module(filler.module) if slim else []
+    return Loaded(lean(filler.module), layers, places, tuple(sizes))
 
 
-def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
-    """The network that the settings describe, without memory for the coded layers."""
+def _built(compressed: CompressedFile) -> tuple[nn.Module, dict[str, str]]:
+    """The network that the settings describe, without memory for the coded layers; where its tensors go."""
     settings = Settings.from_json(compressed.index.info.settings)
-    if settings.network is not None and not isinstance(settings.network, MLPNetwork | DeepONetNetwork | LinearNetwork):
+    if settings.network is not None and not isinstance(settings.network, BuiltinNetwork):
         raise NetworkError(
             f"{compressed.path} holds a network of your own (factory or torchscript), which has no built-in slim form: "
             "give the module to load_model, or decompress without --slim"
@@ -97,7 +96,7 @@ def _built(compressed: CompressedFile) -> tuple[str, nn.Module, dict[str, str]]:
     check_quick(settings)
     network = _skeleton(compressed, settings)
     dtype = compressed.index.dtypes[network.layers[0].weight]
-    return network.kind, network.module.to(dtype).requires_grad_(True), network.places
+    return network.module.to(dtype).requires_grad_(True), network.places
 
 
 def _skeleton(compressed: CompressedFile, settings: Settings) -> Network:
@@ -132,9 +131,6 @@ class _Filler:
         self, compressed: CompressedFile, module: nn.Module, places: Mapping[str, str], forms: LayerForms
     ) -> None:
         self._compressed, self.module, self._places, self._forms = compressed, module, places, forms
-        self._sharing: dict[str, list[str]] = {}
-        for name, view in compressed.index.info.views.items():
-            self._sharing.setdefault(view.base, []).append(name)
 
     def fill(self, progress: Progress) -> tuple[LoadedLayer, ...]:
         layers = []
@@ -151,7 +147,7 @@ class _Filler:
             progress(part.tensors[0], done, total)
         return tuple(layers)
 
-    def _taken(self, row: LayerRow, form: Form | None) -> LoadedLayer:
+    def _taken(self, row: LayerRow, form: RunningForm | None) -> LoadedLayer:
         """Put a form into the module in place of its nn.Linear, if there is one; the record of the layer."""
         place = self._places[row.name]
         record = self._forms.record(row, place, form)
@@ -174,14 +170,14 @@ class _Filler:
         else:
             self.module = new
 
-    def _form(self, row: LayerRow) -> Form | None:
+    def _form(self, row: LayerRow) -> RunningForm | None:
         linear = self._linear(row)
         return None if linear is None else self._forms.fastest(row, linear.weight.dtype)
 
     def _linear(self, row: LayerRow) -> nn.Linear | None:
         """The module's nn.Linear whose weight a layer is; None where none is, or where another cannot stand for it."""
         path, _, name = self._places.get(row.name, "").rpartition(".")
-        if name != "weight" or any(name in self._sharing for name in row.tensors):
+        if name != "weight" or any(name in self._compressed.views_of for name in row.tensors):
             return None
         linear = _submodule(self.module, path)
         if not _is_plain(linear) or _is_shared(self.module, linear):
@@ -190,7 +186,7 @@ class _Filler:
 
     def _fill_dense(self, tensors: dict[str, Tensor]) -> None:
         assigned: dict[int, nn.Parameter] = {}
-        for name in (n for base in tensors for n in (base, *self._sharing.get(base, ()))):
+        for name in self._compressed.with_views(tensors):
             if name in self._places:
                 _fill(self.module, self._places[name], self._compressed.tie(name, tensors), assigned)
 

@@ -79,7 +79,7 @@ class Grams:
         """The squared norm of the matrix."""
         return float(np.trace(self.rows, axis1=1, axis2=2).sum())
 
-    def levels(self, times: int, budget: float) -> Iterator["Level"]:
+    def levels(self, times: int, budget: float) -> Iterator["NestedLevel"]:
         """The matrix in `times` as many blocks, by bases that miss a squared error of at most `budget` together; as the
         last level, and as one that leaves a share of it to further ones."""
         near = _diagonal(self.near, times)
@@ -87,11 +87,11 @@ class Grams:
         left = _bases(_diagonal(self.rows, times) - near @ near.transpose(0, 2, 1), budget / 2)
         right = _bases(_diagonal(self.columns, times) - near.transpose(0, 2, 1) @ near, budget / 2)
         for is_last, bases in zip((True, False), map(Bases, left, right), strict=True):
-            yield Level(near, bases, energy, is_last)
+            yield NestedLevel(near, bases, energy, is_last)
 
 
 @dataclass(frozen=True)
-class Level:
+class NestedLevel:
     """One level: its diagonal blocks (groups, m, n), its bases, and the squared norm of all other blocks."""
 
     near: Array
@@ -118,7 +118,7 @@ class Level:
 class Nested:
     """The levels, finest first, what the last one leaves, and the squared error of all."""
 
-    levels: tuple[Level, ...]
+    levels: tuple[NestedLevel, ...]
     top: Array
     missed: float
 
@@ -179,7 +179,7 @@ def nested(matrix: Stripes, tol: float) -> tuple[Nested | None, Pair | None, flo
     return hierarchy, projection.pair(energy, budget, int(most / sum(matrix.shape))), energy
 
 
-def _best(grams: Grams, budget: float) -> Level | None:
+def _best(grams: Grams, budget: float) -> NestedLevel | None:
     """The level that costs least, with blocks of some size, the last one or not; None where the matrix as it is costs
     no more."""
     groups, m, n = grams.near.shape
@@ -192,7 +192,7 @@ def _best(grams: Grams, budget: float) -> Level | None:
     return best
 
 
-def _hierarchy(level: Level, product: Array, budget: float) -> Nested:
+def _hierarchy(level: NestedLevel, product: Array, budget: float) -> Nested:
     """A level and all further ones, given the matrix's product with its bases."""
     levels, missed = [level], level.far(product)
     while len(level.near) > 2 and not level.is_last:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.bodies import QuantizedBody
+from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.codecs import INTERPOLATED
-from hmcompress.hmatrix.interpolated import read as read_predicted
-from hmcompress.hmatrix.order import Order, Permuted
-from hmcompress.hmatrix.tree import TreeBody
+from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
+from hmcompress.hmatrix.tree.order import Order, Permuted
+from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.nested import Nested, Pair, aligned, nested
 from hmcompress.nn.stripes import DenseStripes, PredictedStripes, Stripes, Taken, TreeStripes
@@ -27,7 +27,7 @@ _NOTHING = 2.0**-60  # of the largest value
 
 
 @dataclass(frozen=True)
-class Form:
+class RunningForm:
     """A module that runs, and its measured relative Frobenius error against the stored matrix."""
 
     module: nn.Module
@@ -91,7 +91,7 @@ def _permutation(order: Order) -> Tensor | None:
     return torch.from_numpy(order.permutation.astype(np.int64)) if isinstance(order, Permuted) else None
 
 
-def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]:
+def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[RunningForm]:
     """The forms with fewer numbers than the dense matrix whose relative Frobenius error is at most `tol`: a hierarchy,
     a pair of factors, which may be as fast with far more numbers, or neither.
     """
@@ -111,7 +111,7 @@ def _orders(stored: Ordered) -> Iterator[Ordered]:
         yield stored.with_columns(torch.argsort(stored.columns)[stored.rows].numpy())
 
 
-def _forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]:
+def _forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[RunningForm]:
     hierarchy, pair, energy = nested(stored.matrix, tol)
     found: list[tuple[HLinear | LowRankLinear, float]] = []
     if hierarchy is not None:
@@ -121,7 +121,7 @@ def _forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[Form]:
     for module, _ in found:
         if stored.bias is not None and module.bias is not None:
             _fill(module.bias, stored.bias)
-    return [Form(module, math.sqrt(missed / energy)) for module, missed in found]
+    return [RunningForm(module, math.sqrt(missed / energy)) for module, missed in found]
 
 
 def _hierarchical(found: Nested, stored: Ordered, dtype: torch.dtype) -> HLinear:

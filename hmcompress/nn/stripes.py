@@ -10,10 +10,10 @@ from scipy import sparse
 from scipy.fft import dct
 from torch import Tensor
 
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.interpolated import Predicted
-from hmcompress.hmatrix.parts import LowRank, Part, Remainder
-from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
+from hmcompress.hmatrix.patterns.interpolated import Predicted
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.parts import LowRank, Part, Remainder
+from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 
 Array = np.ndarray
 _SMALL = 2**18  # entries of a leaf's remainder that is expanded as it is

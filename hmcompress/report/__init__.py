@@ -1,0 +1,1 @@
+"""What commands found, as records, and every way to draw them; nothing is measured here."""

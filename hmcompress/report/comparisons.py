@@ -48,6 +48,14 @@ class CompareReport:
     totals: tuple[CompareTotal, ...] = ()
     at_our_bytes: tuple[CompareTotal, ...] = ()  # metric outputs: each method's smallest error within our bytes
 
+    def totals_at(self, tol: float) -> list[CompareTotal]:
+        """The smallest first."""
+        return sorted((total for total in self.totals if total.tol == tol), key=lambda total: total.bytes)
+
+    def at_our_bytes_at(self, tol: float) -> list[CompareTotal]:
+        """The most exact first."""
+        return sorted((t for t in self.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+
     def to_json(self) -> dict[str, Any]:
         return finite(
             {

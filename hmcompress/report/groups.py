@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from hmcompress.report.records import LayerRecord, Leaves
 
@@ -10,7 +10,7 @@ MAX_ROWS = 40
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class TableRow:
     """Layers shown together; sums for bytes and leaves, the largest rank and the largest share of the tolerance."""
 
     name: str
@@ -39,8 +39,7 @@ class LayerRow:
 
     @property
     def leaves(self) -> Leaves:
-        kinds = ("zero", "low_rank", "quantized", "hybrid")
-        return Leaves(*(sum(getattr(layer.leaves, kind) for layer in self.members) for kind in kinds))
+        return Leaves(*(sum(counts) for counts in zip(*(astuple(layer.leaves) for layer in self.members), strict=True)))
 
     @property
     def max_rank(self) -> int:
@@ -57,29 +56,29 @@ class LayerRow:
         return values.pop() if len(values) == 1 else None
 
 
-def layer_rows(layers: Sequence[LayerRecord], limit: int = MAX_ROWS) -> tuple[LayerRow, ...]:
+def layer_rows(layers: Sequence[LayerRecord], limit: int = MAX_ROWS) -> tuple[TableRow, ...]:
     """At most about `limit` rows that hold every layer exactly once.
 
     Past the limit, layers whose names differ in numbers only and whose shape and dtype agree share a row; where
     that is not enough, the smallest rows become one.
     """
     if len(layers) <= limit:
-        return tuple(LayerRow(layer.name, (layer,)) for layer in layers)
+        return tuple(TableRow(layer.name, (layer,)) for layer in layers)
     rows = _by_kind(layers)
     if len(rows) <= limit:
         return rows
     large = sorted(rows, key=lambda row: -row.source_bytes)[: limit - 1]
     kept = {id(row) for row in large}
     small = tuple(layer for row in rows if id(row) not in kept for layer in row.members)
-    return (*(row for row in rows if id(row) in kept), LayerRow("smaller layers", small))
+    return (*(row for row in rows if id(row) in kept), TableRow("smaller layers", small))
 
 
-def _by_kind(layers: Sequence[LayerRecord]) -> tuple[LayerRow, ...]:
+def _by_kind(layers: Sequence[LayerRecord]) -> tuple[TableRow, ...]:
     groups: dict[tuple[object, ...], list[LayerRecord]] = {}
     for layer in layers:
         pattern = re.sub(r"\d+", "*", layer.name)
         groups.setdefault((pattern, layer.shape, layer.dtype, layer.method), []).append(layer)
     return tuple(
-        LayerRow(members[0].name if len(members) == 1 else str(key[0]), tuple(members))
+        TableRow(members[0].name if len(members) == 1 else str(key[0]), tuple(members))
         for key, members in groups.items()
     )

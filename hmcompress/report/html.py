@@ -14,8 +14,9 @@ from hmcompress.report.lines import (
     METHODS,
     bound_line,
     cost_line,
+    leaves_line,
     network_figures,
-    network_notes,
+    rate_limit_line,
     settings_line,
 )
 from hmcompress.report.page import Cell, facts, page, table, text
@@ -84,14 +85,13 @@ def _layers(report: Report) -> str:
 
 
 def _layer(layer: LayerRecord, report: Report) -> list[Cell]:
-    leaves, limited = layer.leaves, layer.norm == "fro" and report.metric == "weights"
+    limited = layer.norm == "fro" and report.metric == "weights"
     method = layer.method if layer.norm == report.norm else f"{layer.method} ({layer.norm})"
-    counts = ((leaves.zero, "z"), (leaves.low_rank, "l"), (leaves.quantized, "q"), (leaves.hybrid, "h"))
     beyond = layer.tol is not None and layer.error > layer.tol
     error = format_error(layer.error)
     return [
         text(layer.name), text(format_shape(layer.shape)), text(format_dtype(layer.dtype)), text(method),
-        " ".join(f"{count}{letter}" for count, letter in counts if count), str(layer.max_rank or ""),
+        leaves_line(layer.leaves), str(layer.max_rank or ""),
         format_bits(layer.bits_per_weight), format_bits(layer.rate_limit if limited else None),
         format_bytes(layer.source_bytes), format_bytes(layer.stored_bytes),
         _bar(layer.stored_bytes, layer.source_bytes), format_ratio(layer.ratio),
@@ -125,10 +125,11 @@ def _network(report: Report) -> str:
     if network is None:
         return ""
     figures = [[text(what), error, tol] for what, error, tol in network_figures(network)]
-    notes = "".join(f"<p>{text(note)}</p>" for note in network_notes(network, report.layer_stored_bytes))
+    said = text(rate_limit_line(network, report.layer_stored_bytes))
+    limit = f"<p>{said}</p>" if said else ""
     table_of_figures = table("errors of what the network computes", ("<points", "error", "tol"), figures)
     ntk = "" if network.ntk is None else _ntk(network.ntk)
-    return f"<h2>Network outputs</h2>{table_of_figures}{notes}{_propagation(network)}{ntk}"
+    return f"<h2>Network outputs</h2>{table_of_figures}{limit}{_propagation(network)}{ntk}"
 
 
 def _propagation(network: NetworkRecord) -> str:
@@ -180,7 +181,7 @@ def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow,
 
 
 def _compare_totals(report: CompareReport, tol: float) -> str:
-    totals = sorted((total for total in report.totals if total.tol == tol), key=lambda total: total.bytes)
+    totals = report.totals_at(tol)
     rows = [
         [text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)]
         for t in totals
@@ -191,7 +192,7 @@ def _compare_totals(report: CompareReport, tol: float) -> str:
 
 
 def _at_our_bytes(report: CompareReport, tol: float) -> str:
-    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+    totals = report.at_our_bytes_at(tol)
     rows = [[text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_error(t.error)] for t in totals]
     ours = [total.method == "hmatrix" for total in totals]
     columns = ("<method", "bytes", "error of the network")

@@ -3,8 +3,8 @@
 import re
 from xml.etree import ElementTree
 
-from hmcompress.report.format import format_error, format_tolerance, one_line
-from hmcompress.report.lines import violation
+from hmcompress.report.format import one_line
+from hmcompress.report.lines import beyond, violation
 from hmcompress.report.verdicts import VerifyReport
 
 _Case = tuple[str, str | None]  # name, message of the failure
@@ -29,17 +29,14 @@ def _cases(report: VerifyReport) -> list[_Case]:
     cases: list[_Case] = [(layer.name, None if layer.passed else violation(layer)) for layer in report.layers]
     network = report.network
     if network is not None:
-        cases.append(
-            ("network outputs", _beyond(network.error, network.tol) if not network.error <= network.tol else None)
-        )
+        cases.append(("network outputs", _message(network.error, network.tol)))
     if network is not None and network.ntk_tol is not None and network.ntk_error is not None:
-        beyond = not network.ntk_error <= network.ntk_tol  # nan is beyond
-        cases.append(("network tangent kernel", _beyond(network.ntk_error, network.ntk_tol) if beyond else None))
+        cases.append(("network tangent kernel", _message(network.ntk_error, network.ntk_tol)))
     return cases
 
 
-def _beyond(error: float, tol: float | None) -> str:
-    return f"error {format_error(error)} is above the tolerance {format_tolerance(tol)}"
+def _message(error: float, tol: float) -> str | None:
+    return None if error <= tol else beyond(error, tol)  # nan is beyond
 
 
 def _xml_text(text: str) -> str:

@@ -10,10 +10,9 @@ from hmcompress.report.format import (
     format_tolerance,
     one_line,
 )
-from hmcompress.report.records import LayerRecord, NetworkRecord, Report
+from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork, VerifyReport
 
-TOO_FEW_SAMPLES = 1.3  # held-out over calibration error from which more samples are worth asking for
 FEW_POINTS = 1000  # held-out points below which others may differ
 DIFFER = 1.1  # fresh over held-out error from which they do
 SHOWN = 10
@@ -30,6 +29,14 @@ METHODS = {
 }
 
 _NORMS = {"fro": "relative Frobenius norm", "spectral": "relative spectral norm", "max": "relative maximum norm"}
+
+
+LEAF_LETTERS = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
+
+
+def leaves_line(leaves: Leaves) -> str:
+    """3z 1l 12q: how many leaves there are of each kind, without those that there are none of."""
+    return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in LEAF_LETTERS if getattr(leaves, kind))
 
 
 def headline(report: Report) -> str:
@@ -143,18 +150,12 @@ def _ntk_figures(network: NetworkRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def network_notes(network: NetworkRecord, layer_bytes: int) -> list[str]:
-    """The rate limit beside our bytes, and what to do about too few samples."""
-    notes = []
-    if network.rate_limit_bytes is not None and math.isfinite(network.rate_limit_bytes):
-        limit = format_bytes(round(network.rate_limit_bytes))
-        notes.append(f"Rate limit of the function {limit}; the layers take {format_bytes(layer_bytes)}.")
-    if network.error > TOO_FEW_SAMPLES * network.calibration_error > 0:
-        notes.append(
-            f"The held-out error is {network.error / network.calibration_error:.2f} times the calibration error: "
-            f"{network.samples} samples are too few, raise 'samples:' under 'calibration:'."
-        )
-    return notes
+def rate_limit_line(network: NetworkRecord, layer_bytes: int) -> str:
+    """The rate limit beside our bytes; empty where none is known."""
+    if network.rate_limit_bytes is None or not math.isfinite(network.rate_limit_bytes):
+        return ""
+    limit = format_bytes(round(network.rate_limit_bytes))
+    return f"Rate limit of the function {limit}; the layers take {format_bytes(layer_bytes)}."
 
 
 def fresh_line(network: VerifyNetwork) -> str | None:
@@ -174,7 +175,11 @@ def violation(layer: VerifyLayer) -> str:
     """What is wrong with a layer that fails; an infinite error means that there is nothing to compare with."""
     if math.isinf(layer.error):
         return "differs from the source: not there, or of another shape, dtype or content"
-    return f"error {format_error(layer.error)} is above the tolerance {format_tolerance(layer.tol)}"
+    return beyond(layer.error, layer.tol)
+
+
+def beyond(error: float, tol: float | None) -> str:
+    return f"error {format_error(error)} is above the tolerance {format_tolerance(tol)}"
 
 
 def verify_line(report: VerifyReport, file: str) -> str:

@@ -1,10 +1,20 @@
 """One record per result; terminal, JSON, JUnit and HTML are drawings of these. Errors are relative, sizes in bytes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 SCHEMA = 1
+# Of the JSON of a layer and of a report, in this order.
+_LAYER_KEYS = (
+    "name", "shape", "dtype", "source_bytes", "stored_bytes", "ratio", "bits_per_weight", "rate_limit", "tol", "error",
+    "max_abs_error", "method", "leaves", "max_rank", "seconds",
+)  # fmt: skip
+_REPORT_KEYS = (
+    "schema", "command", "source", "output", "source_bytes", "output_bytes", "ratio", "tol", "norm", "metric", "layers",
+    "other", "left_behind", "network", "seconds", "peak_rss_bytes",
+)  # fmt: skip
 
 
 def _ratio(source: int, stored: int) -> float:
@@ -12,13 +22,18 @@ def _ratio(source: int, stored: int) -> float:
     return source / stored if stored else 1.0
 
 
+def with_floats(value: Any, change: Callable[[float], Any]) -> Any:
+    """Plain data with each float changed."""
+    if isinstance(value, dict):
+        return {key: with_floats(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_floats(item, change) for item in value]
+    return change(value) if isinstance(value, float) else value
+
+
 def finite(value: Any) -> Any:
     """Plain data with nan and inf as null: JSON has neither."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return with_floats(value, lambda number: number if math.isfinite(number) else None)
 
 
 @dataclass(frozen=True)
@@ -68,23 +83,7 @@ class LayerRecord:
         return -math.log2(self.tol) if self.tol else None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "dtype": self.dtype,
-            "source_bytes": self.source_bytes,
-            "stored_bytes": self.stored_bytes,
-            "ratio": self.ratio,
-            "bits_per_weight": self.bits_per_weight,
-            "rate_limit": self.rate_limit,
-            "tol": self.tol,
-            "error": self.error,
-            "max_abs_error": self.max_abs_error,
-            "method": self.method,
-            "leaves": asdict(self.leaves),
-            "max_rank": self.max_rank,
-            "seconds": self.seconds,
-        }
+        return {key: getattr(self, key) for key in _LAYER_KEYS} | {"leaves": asdict(self.leaves)}
 
 
 @dataclass(frozen=True)
@@ -219,26 +218,8 @@ class Report:
         return layers and (self.network is None or self.network.passed)
 
     def to_json(self) -> dict[str, Any]:
-        return finite(
-            {
-                "schema": SCHEMA,
-                "command": self.command,
-                "source": self.source,
-                "output": self.output,
-                "source_bytes": self.source_bytes,
-                "output_bytes": self.output_bytes,
-                "ratio": self.ratio,
-                "tol": self.tol,
-                "norm": self.norm,
-                "metric": self.metric,
-                "layers": [
-                    layer.to_json() | ({} if layer.norm == self.norm else {"norm": layer.norm}) for layer in self.layers
-                ],
-                "other": asdict(self.other),
-                "left_behind": list(self.left_behind),
-                "network": self.network and self.network.to_json(),
-                "seconds": self.seconds,
-                "peak_rss_bytes": self.peak_rss_bytes,
-            }
-            | ({"notes": list(self.notes)} if self.notes else {})
-        )
+        layers = [x.to_json() | ({} if x.norm == self.norm else {"norm": x.norm}) for x in self.layers]
+        drawn = {"schema": SCHEMA, "layers": layers, "other": asdict(self.other)}
+        drawn |= {"network": self.network and self.network.to_json()}
+        data = {key: drawn[key] if key in drawn else getattr(self, key) for key in _REPORT_KEYS}
+        return finite(data | ({"notes": self.notes} if self.notes else {}))

@@ -13,7 +13,6 @@ def find_layer(report: Report, name: str) -> LayerRecord:
     names = [layer.name for layer in report.layers]
     if not names:
         raise SettingsError(f"--layer {name}: the file has no compressed layers")
-    hint = did_you_mean(name, names[:8])
-    close = did_you_mean(name, names)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    raise SettingsError(f"--layer {name}: no such layer, {close if close.startswith('did') else hint + more}")
+    hint = did_you_mean(name, names, f"valid: {', '.join(names[:8])}{more}")
+    raise SettingsError(f"--layer {name}: no such layer, {hint}")

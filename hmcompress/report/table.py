@@ -20,23 +20,24 @@ from hmcompress.report.format import (
     format_tolerance,
     printable,
 )
-from hmcompress.report.groups import LayerRow, layer_rows
+from hmcompress.report.groups import TableRow, layer_rows
 from hmcompress.report.lines import (
+    LEAF_LETTERS,
     bound_line,
     cost_line,
     headline,
+    leaves_line,
     left_behind_lines,
     network_figures,
-    network_notes,
     note_lines,
+    rate_limit_line,
     settings_line,
 )
-from hmcompress.report.records import LayerRecord, Leaves, NetworkRecord, Report
+from hmcompress.report.records import LayerRecord, NetworkRecord, Report
 
 WIDE = 134
 _WIDE_FIGURES = 113  # what the figures of a one-line row take
 _BOX = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")  # a rule below the head and between sections
-_LEAVES = (("zero", "z"), ("low_rank", "l"), ("quantized", "q"), ("hybrid", "h"))
 _LEGEND = "leaves: z zero, l low-rank, q quantized, h hybrid; r largest rank\nbits: stored for each weight"
 
 
@@ -61,7 +62,7 @@ def layer_view(layer: LayerRecord, report: Report) -> RenderableType:
         ("layer", printable(layer.name)),
         ("shape, dtype", f"{format_shape(layer.shape)} {layer.dtype}"),
         ("method", layer.method),
-        ("leaves", ", ".join(f"{getattr(layer.leaves, kind)} {kind.replace('_', '-')}" for kind, _ in _LEAVES)),
+        ("leaves", ", ".join(f"{getattr(layer.leaves, kind)} {kind.replace('_', '-')}" for kind, _ in LEAF_LETTERS)),
         ("largest rank", str(layer.max_rank)),
         ("bytes", f"{layer.source_bytes:,} -> {layer.stored_bytes:,} ({format_ratio(layer.ratio)})"),
         ("bits per weight", f"{layer.bits_per_weight:.3f} (limit log2(1/tol) {format_bits(layer.rate_limit)})"),
@@ -106,7 +107,7 @@ def _layers(report: Report, width: int) -> Table:
     return _wide_layers(rows, report) if fits else _narrow_layers(rows, report, width)
 
 
-def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Table:
+def _narrow_layers(rows: Iterable[TableRow], report: Report, width: int) -> Table:
     """Two lines a layer (three for a long name): what is stored, then how it is stored and what it must keep."""
     table = plain_table("layer\n  shape dtype method leaves", ">bits\nlimit", ">in\nout", ">ratio", ">error\ntol")
     for row in rows:
@@ -120,7 +121,7 @@ def _narrow_layers(rows: Iterable[LayerRow], report: Report, width: int) -> Tabl
     return table
 
 
-def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
+def _wide_layers(rows: Iterable[TableRow], report: Report) -> Table:
     columns = ("layer", "shape", "dtype", "method", "leaves", ">rank", ">bits", ">limit", ">in", ">out", ">ratio")
     table = plain_table(*columns, ">error", ">tol")
     for row in rows:
@@ -135,11 +136,11 @@ def _wide_layers(rows: Iterable[LayerRow], report: Report) -> Table:
     return table
 
 
-def _name(row: LayerRow) -> str:
+def _name(row: TableRow) -> str:
     return printable(row.name) + (f" ({row.count} layers)" if row.count > 1 else "")
 
 
-def _how(row: LayerRow, report: Report) -> tuple[str, str, str, str, str]:
+def _how(row: TableRow, report: Report) -> tuple[str, str, str, str, str]:
     """Shape, dtype, method, leaves, rank; 'various' for what the layers of a row do not share.
 
     The norm stands behind the method where it is another one than the report's.
@@ -150,21 +151,17 @@ def _how(row: LayerRow, report: Report) -> tuple[str, str, str, str, str]:
         format_shape(shape) if isinstance(shape, tuple) else "various",
         format_dtype(str(dtype)) if dtype else "various",
         (str(method) if method else "various") + norm,
-        _leaves(row.leaves),
+        leaves_line(row.leaves),
         f"r{row.max_rank}" if row.max_rank else "",
     )
 
 
-def _leaves(leaves: Leaves) -> str:
-    return " ".join(f"{getattr(leaves, kind)}{letter}" for kind, letter in _LEAVES if getattr(leaves, kind))
-
-
-def _limit(row: LayerRow, report: Report) -> float | None:
+def _limit(row: TableRow, report: Report) -> float | None:
     """log2(1/tol) is a limit in the Frobenius norm only."""
     return row.worst.rate_limit if row.worst.norm == "fro" and report.metric == "weights" else None
 
 
-def _error(row: LayerRow) -> Text:
+def _error(row: TableRow) -> Text:
     worst = row.worst
     beyond = worst.tol is not None and worst.error > worst.tol
     return Text(format_error(worst.error) + ("!" if beyond else ""), "bold red" if beyond else "")
@@ -210,7 +207,8 @@ def _network(network: NetworkRecord, layer_bytes: int, width: int) -> list[Rende
     parts: list[RenderableType] = [figures, line()]
     if network.layers:
         parts += [_network_layers(network, width), line()]
-    return parts + [line(note) for note in network_notes(network, layer_bytes)]
+    said = rate_limit_line(network, layer_bytes)
+    return parts + ([line(said)] if said else [])
 
 
 def _network_layers(network: NetworkRecord, width: int) -> Table:

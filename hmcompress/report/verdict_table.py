@@ -33,7 +33,7 @@ def compare_view(report: CompareReport) -> RenderableType:
     parts: list[RenderableType] = []
     for tol in dict.fromkeys(total.tol for total in report.totals):
         table = plain_table(f"tolerance {format_tolerance(tol)}", ">bytes", ">ratio", ">error")
-        for total in sorted((t for t in report.totals if t.tol == tol), key=lambda t: t.bytes):
+        for total in report.totals_at(tol):
             cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
             ours = "bold" if total.method == "hmatrix" else None
             table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
@@ -44,7 +44,7 @@ def compare_view(report: CompareReport) -> RenderableType:
 
 def _at_our_bytes(report: CompareReport, tol: float) -> list[RenderableType]:
     """What each method's network error is within the bytes of ours, the smallest first; outputs metric only."""
-    totals = sorted((t for t in report.at_our_bytes if t.tol == tol), key=lambda t: t.error or 0.0)
+    totals = report.at_our_bytes_at(tol)
     if not totals:
         return []
     table = plain_table(f"within our bytes at {format_tolerance(tol)}", ">bytes", ">error")

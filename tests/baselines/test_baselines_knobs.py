@@ -5,15 +5,18 @@ import torch
 from baseline_matrices import noise
 
 from hmcompress.baselines import PEERS, Matrix
-from hmcompress.baselines.knobs import FINEST, Knob, Part, coarsest
+from hmcompress.baselines.knobs import FINEST, Knob, NetworkPart, coarsest
 
 W1, B1, W2 = noise(24, 20), noise(24, 1, 1).reshape(24), 0.01 * noise(18, 24, 2)
 ORIGINAL = {"a": W1, "b": B1, "c": W2}
 
 
-def parts(joined: bool) -> list[Part]:
+def parts(joined: bool) -> list[NetworkPart]:
     first = torch.cat([W1, B1[:, None]], 1) if joined else W1
-    return [Part("a", "b", (W1, B1), (Matrix(first),), joined), Part("c", None, (W2,), (Matrix(W2),), False)]
+    return [
+        NetworkPart("a", "b", (W1, B1), (Matrix(first),), joined),
+        NetworkPart("c", None, (W2,), (Matrix(W2),), False),
+    ]
 
 
 def weight_error(tensors) -> float:
@@ -41,7 +44,7 @@ def test_the_setting_found_holds_the_network_error(name, joined):
     method = knob(name, joined)
     k = method.coarsest_within(0.02)
     assert method.error(k) <= 0.02
-    assert weight_error(method.trial(k).tensors) == pytest.approx(method.error(k))
+    assert weight_error(method.trial(k).decode()) == pytest.approx(method.error(k))
 
 
 def test_the_setting_found_uses_the_network_error():
@@ -59,7 +62,7 @@ def test_the_finest_setting_fits_the_bytes_and_a_finer_one_does_not(name):
 
 def test_tensors_come_back_under_their_names_and_shapes():
     for joined in (True, False):
-        tensors = knob("quantization_entropy", joined).trial(300).tensors
+        tensors = knob("quantization_entropy", joined).trial(300).decode()
         assert {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in ORIGINAL.items()}
         assert torch.equal(tensors["b"], B1) is not joined
 

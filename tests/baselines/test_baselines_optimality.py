@@ -33,9 +33,9 @@ def test_svd_takes_the_smallest_rank_that_holds(name, column_bytes):
 def test_pruning_keeps_the_fewest_weights(tol):
     w = scaled(100, 100)
     outcome = run_peer(PEERS["pruning"], Matrix(w), tol)
-    kept = outcome.decoded.abs()
+    kept = outcome.decode().abs()
     least = kept[kept > 0].min()
-    without = torch.where(kept == least, 0.0, outcome.decoded)
+    without = torch.where(kept == least, 0.0, outcome.decode())
     assert float((w - without).double().norm() / w.double().norm()) > tol
 
 

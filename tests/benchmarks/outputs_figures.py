@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from hmcompress.baselines import PEERS, Matrix
-from hmcompress.baselines.knobs import Knob, Part
+from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.checkpoint import open_checkpoint
-from hmcompress.config import Ntk, load_settings
+from hmcompress.config import load_settings
 from hmcompress.network import NetworkResult, Problem, compress_network, load_tensors, pose
 from hmcompress.network.kernel_bound import TangentBound
 from hmcompress.network.model import DenseLayer
+from hmcompress.problem_settings import Ntk
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOO = Path(os.environ.get("HMC_ZOO", Path.home() / ".cache" / "hmc-zoo")) / "neuralfoil"
@@ -103,7 +104,7 @@ def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator
     bound = TangentBound.of(problem, ntk)
     for peer in ("svd32", "quantization_entropy"):
         parts = [
-            Part(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(joined(tensors, x)),), True)
+            NetworkPart(x.weight, x.bias, (tensors[x.weight], tensors[x.bias]), (Matrix(joined(tensors, x)),), True)
             for x in problem.network.layers
             if x.bias is not None
         ]
@@ -112,7 +113,7 @@ def peers_at(problem: Problem, ntk: Ntk, tensors: dict, nbytes: int) -> Iterator
         if k is None:
             yield f"  ntk: {peer} cannot be had in {nbytes} B"
             continue
-        yield f"  ntk: {peer} output error {knob.error(k):.3g}, {kernel_figures(bound.record(knob.trial(k).tensors))}"
+        yield f"  ntk: {peer} output error {knob.error(k):.3g}, {kernel_figures(bound.record(knob.trial(k).decode()))}"
 
 
 def joined(tensors: dict, layer: DenseLayer) -> Tensor:

@@ -17,7 +17,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     made = {}
     for name in checkpoint.names:
         tie = checkpoint.ties.get(name)
-        made[name] = stored[name] if tie is None else stored[tie.base].as_strided(tie.shape, tie.stride, tie.offset)
+        made[name] = stored[name] if tie is None else tie.of(stored[tie.base])
     return made
 
 

@@ -5,8 +5,9 @@ import torch
 from checkpoint_files import assert_same, restored, tensors_of
 from torch import nn
 
-from hmcompress.checkpoint import Tie, open_checkpoint
+from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import SourceError
+from hmcompress.geometry import View
 
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 FLOAT8 = ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
@@ -75,9 +76,9 @@ def test_tied_weights_are_stored_once(tmp_path, zipped):
     assert checkpoint.names == tuple(saved)
     assert list(checkpoint.entries) == ["decoder", "bias"]
     assert checkpoint.ties == {
-        "encoder": Tie("decoder", (3, 4), (4, 1), 0),
-        "row": Tie("decoder", (4,), (1,), 4),
-        "turned": Tie("decoder", (4, 3), (1, 4), 0),
+        "encoder": View("decoder", (3, 4), (4, 1), 0),
+        "row": View("decoder", (4,), (1,), 4),
+        "turned": View("decoder", (4, 3), (1, 4), 0),
     }
     assert_same(restored(checkpoint), saved)
 
@@ -89,8 +90,8 @@ def test_a_later_tensor_that_covers_earlier_ones_is_their_base(tmp_path):
     torch.save(saved, path)
     checkpoint = open_checkpoint(path)
     assert list(checkpoint.entries) == ["whole"]
-    assert checkpoint.ties["part"] == Tie("whole", (6,), (1,), 4)
-    assert checkpoint.ties["wide"] == Tie("whole", (6,), (0,), 3)
+    assert checkpoint.ties["part"] == View("whole", (6,), (1,), 4)
+    assert checkpoint.ties["wide"] == View("whole", (6,), (0,), 3)
     assert_same(restored(checkpoint), saved)
 
 
@@ -99,7 +100,7 @@ def test_equal_non_contiguous_views_are_tied(tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"a": turned, "b": turned}, path)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.ties == {"b": Tie("a", (3, 2), (2, 1), 0)}
+    assert checkpoint.ties == {"b": View("a", (3, 2), (2, 1), 0)}
     assert_same(restored(checkpoint), {"a": turned, "b": turned})
 
 

@@ -15,7 +15,7 @@ from hmcompress.coding.dependent import (
     own_shape,
     quantize,
 )
-from hmcompress.coding.layout import SILENT_CLASS, TOP_CLASS
+from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
 from hmcompress.coding.trellis import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hmcompress.coding.sample import InSteps, Joined, Looked, jittered
+from hmcompress.coding.sample import FromTable, InSteps, Joined, jittered
 
 PLACES = np.array([0, 3, 11, 12, 20, 29])
 
@@ -34,5 +34,5 @@ def test_a_matrix_in_steps_is_divided_in_its_own_precision(dtype: type) -> None:
 
 def test_words_are_looked_up() -> None:
     table, words = np.arange(256.0) ** 2, np.arange(30, dtype=np.uint16)[::-1].copy()
-    assert np.array_equal(Looked(table, words)[PLACES], table[words][PLACES]) and Looked(table, words).size == 30
-    assert np.array_equal(Looked(table, words)[slice(None)], table[words])
+    assert np.array_equal(FromTable(table, words)[PLACES], table[words][PLACES]) and FromTable(table, words).size == 30
+    assert np.array_equal(FromTable(table, words)[slice(None)], table[words])

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.container import CompressedFile, EncodedLayer, FileInfo, FileWriter, LayerRow, View, join, pack_tensor
+from hmcompress.container import CompressedFile, EncodedLayer, FileInfo, FileWriter, LayerRow, join, pack_tensor
 from hmcompress.container.header import DIGEST_AT, DIGEST_BYTES, DIGEST_END, POOL, parse_header
 from hmcompress.container.squeeze import pack_json, unpack_json
+from hmcompress.geometry import View
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import is_dense, to_matrices
 

@@ -9,7 +9,7 @@ import torch
 from container_files import read, write
 from safetensors.torch import save_file
 
-from hmcompress.container import View
+from hmcompress.geometry import View
 
 GOLDEN = Path(__file__).parent / "golden"
 COMPRESSED = GOLDEN / "version_1.hmc.safetensors"

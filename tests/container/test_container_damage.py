@@ -15,10 +15,11 @@ import zstandard
 from container_files import mixed, pinn, pool, read, rewrite_header, sign, with_index, with_pool, write
 
 from hmcompress import read_report, verify
-from hmcompress.container import CompressedFile, View
+from hmcompress.container import CompressedFile
 from hmcompress.container.header import DIGEST_AT, POOL, is_compressed, parse_header
 from hmcompress.container.squeeze import DEFLATE, ZSTD
 from hmcompress.errors import FormatError, SettingsError
+from hmcompress.geometry import View
 from hmcompress.report.html import render_report_html
 from hmcompress.report.json import render_json
 from hmcompress.report.table import report_view

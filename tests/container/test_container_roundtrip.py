@@ -5,9 +5,10 @@ import safetensors
 import torch
 from container_files import encode, mixed, pinn, read, write
 
-from hmcompress.container import CompressedFile, EncodedLayer, FileInfo, FileWriter, LayerRow, View, pack_tensor
+from hmcompress.container import CompressedFile, EncodedLayer, FileInfo, FileWriter, LayerRow, pack_tensor
 from hmcompress.container.header import DIGEST_AT, DIGEST_END
 from hmcompress.container.index import round_up
+from hmcompress.geometry import View
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import is_dense
 

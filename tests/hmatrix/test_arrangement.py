@@ -12,8 +12,8 @@ from hmcompress.encoding import encode_layer
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
+from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import TILED
-from hmcompress.hmatrix.measure import reference
 from hmcompress.hmatrix.task import Task
 
 KERNEL = 27

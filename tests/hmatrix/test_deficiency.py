@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hmcompress.hmatrix import compress_matrix
-from hmcompress.hmatrix.deficiency import deficiency, deficient_ranks, some_lines
+from hmcompress.hmatrix.tree.deficiency import deficiency, deficient_ranks, some_lines
 
 
 def product(m: int, n: int, rank: int, noise: float = 0.0) -> np.ndarray:

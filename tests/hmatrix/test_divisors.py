@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, group_codes, lattice
-from hmcompress.hmatrix.divisors import by_divisor, may_divide
-from hmcompress.hmatrix.scaled_codes import HALF, Rounding
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.patterns import group_codes, lattice
+from hmcompress.hmatrix.patterns.divisors import by_divisor, may_divide
+from hmcompress.hmatrix.patterns.scaled_codes import HALF, Precision
 
 SHAPE = (128, 512)
 FLOAT4 = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -84,7 +85,7 @@ def test_codes_of_small_groups_cost_what_they_and_their_scales_are(name):
 def test_noise_has_no_divisor(dtype):
     x = weights().to(dtype)
     assert not any(may_divide(row.float().numpy(), HALF[dtype]) for row in x)
-    assert by_divisor(x.double().numpy().reshape(-1, 16), Rounding.of(dtype)) is None
+    assert by_divisor(x.double().numpy().reshape(-1, 16), Precision.of(dtype)) is None
 
 
 def test_zeros_have_no_divisor_that_tells_anything():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hmcompress.coding import pool
-from hmcompress.hmatrix import HMatrix, treestream
+from hmcompress.hmatrix import HMatrix
+from hmcompress.hmatrix.tree import treestream
 
 with np.load(Path(__file__).parent / "golden" / "payloads_1.npz") as stored:
     ARRAYS = dict(stored)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, group_codes, lattice, scaled_codes
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.patterns import group_codes, lattice, scaled_codes
 
 SHAPE = (128, 512)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.errors import SettingsError
-from hmcompress.hmatrix import HMatrix, compress_matrix, measure, measure_error
+from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+from hmcompress.hmatrix.basics import measure
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 NORMS = ("fro", "spectral", "max")

@@ -10,8 +10,8 @@ from hmatrix_matrices import compressed, kernel, matrix, noise
 
 from hmcompress.coding.lossless import encode_array, pcodec_encode
 from hmcompress.hmatrix import compress_matrix, measure_error
-from hmcompress.hmatrix.blocks import Leaf
 from hmcompress.hmatrix.task import Candidate, Task, first_step
+from hmcompress.hmatrix.tree.blocks import Leaf
 from hmcompress.hmatrix.tune import tune
 
 SMALL = 16  # bytes that a method without any header may be ahead

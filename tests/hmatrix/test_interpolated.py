@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.codecs import INTERPOLATED
-from hmcompress.hmatrix.grid_prediction import SCHEMES, bands, walk
-from hmcompress.hmatrix.interpolated import FINER, Interpolator, decode, interpolator, read
+from hmcompress.hmatrix.patterns.grid_prediction import SCHEMES, bands, walk
+from hmcompress.hmatrix.patterns.interpolated import FINER, Interpolator, decode, interpolator, read
 
 SIDES = st.integers(1, 40)
 

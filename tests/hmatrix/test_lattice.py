@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hmcompress.hmatrix import compress_matrix, lattice
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.patterns import lattice
 
 
 def clustered(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

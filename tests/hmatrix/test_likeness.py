@@ -8,8 +8,8 @@ from hmatrix_matrices import noise
 from hmcompress.hmatrix import candidates, compress_matrix
 from hmcompress.hmatrix import likeness as module
 from hmcompress.hmatrix.likeness import like_lines
-from hmcompress.hmatrix.order import Natural
 from hmcompress.hmatrix.screen import find_structure
+from hmcompress.hmatrix.tree.order import Natural
 
 STEP = 1e-3
 

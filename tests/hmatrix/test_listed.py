@@ -10,7 +10,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import LISTED
 from hmcompress.hmatrix.codecs import decode_payload as decode
-from hmcompress.hmatrix.listed import find_lists, from_lists
+from hmcompress.hmatrix.patterns.listed import find_lists, from_lists
 
 SHAPE = (128, 512)
 

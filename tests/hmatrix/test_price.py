@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hmatrix_matrices import noise
 
-from hmcompress.hmatrix import price
+from hmcompress.hmatrix.basics import price
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 30.0])

@@ -6,10 +6,11 @@ import torch
 
 from hmcompress.coding import streams
 from hmcompress.coding.lossless import pcodec_encode
-from hmcompress.hmatrix import compress_matrix, exact
-from hmcompress.hmatrix.measure import measure_error
-from hmcompress.hmatrix.price import cost, product_cost
-from hmcompress.hmatrix.rounding import Rounding
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import measure_error
+from hmcompress.hmatrix.basics.price import cost, product_cost
+from hmcompress.hmatrix.basics.rounding import Rounder
 from hmcompress.hmatrix.screen import find_structure
 
 SIDE = 512
@@ -33,15 +34,15 @@ def test_a_large_matrix_of_noise_comes_in_several_blocks() -> None:
 @pytest.mark.parametrize("step", [0.3, 1e-2, 1e-5, 40.0])
 def test_rounding_knows_the_integers_and_exactly_the_errors_of_what_is_decoded(step: float, dtype: torch.dtype) -> None:
     w, step = noise().to(dtype), float(np.float32(step))
-    rounding = Rounding(w)
-    q = torch.from_numpy(rounding.integers(step)).reshape(w.shape)
+    rounder = Rounder(w)
+    q = torch.from_numpy(rounder.integers(step)).reshape(w.shape)
     assert torch.equal(q.double(), torch.round(w.float() / step).double())
     e = ((q.float() * step).to(dtype).double() - w.double()).abs()
-    assert rounding.errors(step) == pytest.approx((float(e.norm()), float(e.max())), rel=1e-12)
+    assert rounder.errors(step) == pytest.approx((float(e.norm()), float(e.max())), rel=1e-12)
 
 
 def test_rounding_tells_integers_that_are_too_large() -> None:
-    assert Rounding(noise()).errors(1e-12) == (np.inf, np.inf)
+    assert Rounder(noise()).errors(1e-12) == (np.inf, np.inf)
 
 
 @pytest.mark.parametrize("norm", ["fro", "max"])

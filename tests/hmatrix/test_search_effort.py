@@ -7,12 +7,13 @@ from hmatrix_matrices import compressed, kernel, matrix, noise, with_spectrum
 
 from hmcompress.coding import lossless, streams
 from hmcompress.coding.shape import fit_shape
-from hmcompress.hmatrix import candidates, compress, compress_matrix, partition
-from hmcompress.hmatrix.blocks import Leaf
-from hmcompress.hmatrix.correlation import coloured, possible_bases
-from hmcompress.hmatrix.partition import best_leaves
-from hmcompress.hmatrix.ranks import worthwhile_ranks
-from hmcompress.hmatrix.spectra import leading_values
+from hmcompress.hmatrix import candidates, compress, compress_matrix
+from hmcompress.hmatrix.tree import partition
+from hmcompress.hmatrix.tree.blocks import Leaf
+from hmcompress.hmatrix.tree.correlation import coloured, possible_bases
+from hmcompress.hmatrix.tree.partition import best_leaves
+from hmcompress.hmatrix.tree.ranks import worthwhile_ranks
+from hmcompress.hmatrix.tree.spectra import leading_values
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, exact
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.words import SHORT, Histogram, words_of
 from hmcompress.hmatrix.codecs import SHORT_FLOATS
-from hmcompress.hmatrix.short_floats import Rungs, decode, encode, short_dtype
-from hmcompress.hmatrix.words import SHORT, Histogram, words_of
+from hmcompress.hmatrix.patterns.short_floats import Rungs, decode, encode, short_dtype
 
 STEPS = st.floats(2.0**-12, 2.0**-4, width=32)
 

@@ -6,7 +6,7 @@ from hmatrix_matrices import noise
 
 from hmcompress.coding.lossless import pcodec_encode
 from hmcompress.hmatrix import compress_matrix
-from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.task import Task, first_step
 
 

@@ -8,7 +8,7 @@ from hmatrix_matrices import noise
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import TILED
-from hmcompress.hmatrix.tiles import find_tile, from_tiles, to_tiles
+from hmcompress.hmatrix.patterns.tiles import find_tile, from_tiles, to_tiles
 
 
 def product(m: int, n: int, a: int, b: int, terms: int = 1, left: float = 0.0) -> torch.Tensor:

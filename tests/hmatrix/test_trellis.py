@@ -13,10 +13,10 @@ from hmatrix_matrices import noise, with_spectrum
 from hmcompress.coding.trellis import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import TRELLIS
-from hmcompress.hmatrix.measure import reference
+from hmcompress.hmatrix.patterns.trellis import TrellisQuantizer
 from hmcompress.hmatrix.task import Task, first_step
-from hmcompress.hmatrix.trellis import TrellisQuantizer
 from hmcompress.hmatrix.tune import tune_trellis
 
 

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hmcompress.coding.arithmetic import ArithmeticDecoder, ArithmeticEncoder
 from hmcompress.coding.symbols import Adaptive
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compact, weighted
-from hmcompress.hmatrix.arithmetic import ArithmeticDecoder, ArithmeticEncoder
+from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import COMPACT
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import compact, weighted
+from hmcompress.hmatrix.grids.grid import Grid
 
 
 def restored(grid: Grid, thorough: bool = False) -> np.ndarray:

@@ -17,10 +17,11 @@ import hmcompress.network.driver as driver
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.guard import Guard
 from hmcompress.network.moments import regularised, sampling_noise, second_moment
+from hmcompress.network.outcome import too_few_samples
 from hmcompress.network.propagate import Knobs
 from hmcompress.network.search import Trial, search
 from hmcompress.report.lines import fresh_line
-from hmcompress.report.records import Report
+from hmcompress.report.records import NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyReport
 
 FOREIGN = Path(__file__).parent / "foreign_networks.py"
@@ -159,3 +160,8 @@ def test_points_that_nothing_was_chosen_by_bring_fresh_ones_near_the_bound(
     assert guarded.network is not None and alone.network is not None
     assert guarded.network.fresh_error is not None and alone.network.fresh_error is not None
     assert guarded.network.fresh_error < 0.7 * alone.network.fresh_error
+
+
+def test_too_few_samples_are_said_where_the_calibration_points_show_no_error_at_all() -> None:
+    record = NetworkRecord(tol=1e-2, error=1e-3, calibration_error=0.0, samples=8, seed=0)
+    assert "raise calibration samples above 8" in (too_few_samples(record) or "")

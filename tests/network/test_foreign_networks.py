@@ -14,7 +14,7 @@ from torch import Tensor
 
 import hmcompress
 from hmcompress.baselines import PEERS
-from hmcompress.baselines.knobs import Knob, Part
+from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.baselines.matrix import Matrix
 from hmcompress.cli import run
 from hmcompress.config import Settings, load_settings
@@ -68,7 +68,7 @@ def entropy_coded_bytes(result: NetworkResult, folder: Path, settings: Settings)
         return max(problem.errors(problem.held_out, replaced))
 
     parts = [
-        Part(name, None, (tensors[name],), tuple(map(Matrix, to_matrices(tensors[name]))), False)
+        NetworkPart(name, None, (tensors[name],), tuple(map(Matrix, to_matrices(tensors[name]))), False)
         for name in result.tensors
         if tensors[name].ndim > 1
     ]

@@ -19,8 +19,8 @@ import hmcompress.network.roundings as roundings
 import hmcompress.network.stages as stages
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
-from hmcompress.hmatrix.compact import usual_model
-from hmcompress.hmatrix.weighted import integer_bits
+from hmcompress.hmatrix.grids.compact import usual_model
+from hmcompress.hmatrix.grids.weighted import integer_bits
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network import nearest_plane as nearest_plane_module
 from hmcompress.network.build import build_network

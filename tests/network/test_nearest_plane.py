@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmcompress.hmatrix.kernels import reduce_basis
+from hmcompress.hmatrix.grids.kernels import reduce_basis
 from hmcompress.network import nearest_plane as module
 from hmcompress.network.nearest_plane import nearest_plane
 
@@ -23,6 +23,7 @@ def error(lower: np.ndarray, w: np.ndarray, q: np.ndarray, steps: np.ndarray) ->
     return float(np.linalg.norm(lower.T @ (w - q * steps)))
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_a_reduced_basis_spans_the_same_lattice_and_is_reduced(count: int, seed: int) -> None:
     basis = np.random.default_rng(seed).integers(-20, 21, (count, count)).astype(float) + 50 * np.eye(count)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import hmcompress
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, compress_matrix, product
+from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import PRODUCT
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import product
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.low_rank import as_product
 
 GOLDEN = Path(__file__).parent / "golden" / "product_1.npz"

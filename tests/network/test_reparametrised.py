@@ -13,7 +13,7 @@ from small_networks import outputs_settings, saved
 import hmcompress
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import compress_network, pose
 from hmcompress.network.ntk import Kernel
 from hmcompress.network.problem import prepare

@@ -10,7 +10,7 @@ from small_networks import outputs_settings, saved
 
 import hmcompress
 from hmcompress.config import Settings
-from hmcompress.hmatrix.feedback import factorise, quantise
+from hmcompress.hmatrix.grids.feedback import factorise, quantise
 from hmcompress.network import compress_network
 
 HELPERS = Path(__file__).parent / "vector_networks.py"

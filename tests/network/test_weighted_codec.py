@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.errors import FormatError
-from hmcompress.hmatrix import HMatrix, weighted
+from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import WEIGHTED
-from hmcompress.hmatrix.feedback import factorise, factorise_towards, quantise
-from hmcompress.hmatrix.grid import Grid
+from hmcompress.hmatrix.grids import weighted
+from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.grid import Grid
 
 
 def random_moment(n: int, decay: float, seed: int) -> np.ndarray:

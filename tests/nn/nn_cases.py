@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from hmcompress import pipeline
 from hmcompress.hmatrix import HMatrix, compress_matrix
-from hmcompress.hmatrix.blocks import Block
-from hmcompress.hmatrix.bodies import Body
-from hmcompress.hmatrix.order import Natural, Order
-from hmcompress.hmatrix.parts import LowRank, Parts, Remainder
-from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
+from hmcompress.hmatrix.basics.bodies import Body
+from hmcompress.hmatrix.tree.blocks import Block
+from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.parts import LowRank, Parts, Remainder
+from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import HLinear
-from hmcompress.nn.rebuild import Form, Ordered, from_dense, running_forms
+from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, running_forms
 
 
 def kernel(n: int = 512) -> Tensor:
@@ -71,7 +71,7 @@ def _parts(x: np.ndarray, near: bool) -> Parts:
     return (LowRank(left[:, :rank] * values[:rank], right[:rank].T),)
 
 
-def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> Form:
+def hierarchy(matrix: Ordered, tol: float, dtype: torch.dtype = torch.float32) -> RunningForm:
     """A matrix as an HLinear."""
     return next(form for form in running_forms(matrix, tol, dtype) if isinstance(form.module, HLinear))
 

@@ -9,7 +9,7 @@ import torch
 from nn_cases import mlp_file, surrogate_file
 
 import hmcompress
-from hmcompress import cli, pipeline
+from hmcompress import cli
 from hmcompress.errors import BoundError, SettingsError
 from hmcompress.exporting import _optional
 
@@ -32,7 +32,7 @@ def test_onnx_gives_the_same_in_onnxruntime(network, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     file, _ = network
-    pipeline.export(file, onnx=tmp_path / "m.onnx")
+    hmcompress.export(file, onnx=tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     loaded = hmcompress.load_model(file)
     for batch in (1, 5, 4000):

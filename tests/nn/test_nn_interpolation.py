@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hmcompress.hmatrix import HMatrix, interpolated
+from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import INTERPOLATED
-from hmcompress.hmatrix.grid_prediction import SCHEMES
-from hmcompress.hmatrix.interpolated import Interpolator
+from hmcompress.hmatrix.patterns import interpolated
+from hmcompress.hmatrix.patterns.grid_prediction import SCHEMES
+from hmcompress.hmatrix.patterns.interpolated import Interpolator
 from hmcompress.nn.rebuild import read, running_forms
 
 

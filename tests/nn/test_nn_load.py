@@ -163,7 +163,7 @@ def test_a_linear_operator_is_built_without_a_dense_weight(tmp_path, structured_
         raise AssertionError("expanded")
 
     monkeypatch.setattr("hmcompress.hmatrix.HMatrix.to_dense", refuse)
-    monkeypatch.setattr("hmcompress.hmatrix.tree.TreeBody.to_dense", refuse)
+    monkeypatch.setattr("hmcompress.hmatrix.tree.tree.TreeBody.to_dense", refuse)
     module = hmcompress.load_model(tmp_path / "op.hmc.safetensors")
     assert isinstance(module.layers[0], HLinear)
     assert resident_bytes(module) < 512 * 512 * 4 / 3

@@ -6,14 +6,14 @@ import torch
 from nn_cases import held, hierarchy, kernel, relative, stored, tree
 
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.basis import BASES
-from hmcompress.hmatrix.blocks import Block
-from hmcompress.hmatrix.bodies import QuantizedBody
-from hmcompress.hmatrix.order import Natural, Permuted
-from hmcompress.hmatrix.parts import LowRank, Remainder
-from hmcompress.hmatrix.tree import PlacedLeaf, TreeBody
+from hmcompress.hmatrix.basics.bodies import QuantizedBody
+from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.blocks import Block
+from hmcompress.hmatrix.tree.order import Natural, Permuted
+from hmcompress.hmatrix.tree.parts import LowRank, Remainder
+from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
-from hmcompress.nn.rebuild import Form, Ordered, from_dense, ordered, running_forms
+from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, ordered, running_forms
 from hmcompress.nn.stripes import TreeStripes
 
 
@@ -183,6 +183,6 @@ def test_a_zero_matrix_has_no_form():
     assert running_forms(from_dense(torch.zeros(128, 128)), 1e-2, torch.float32) == []
 
 
-def pair(matrix: Ordered, tol: float) -> Form:
+def pair(matrix: Ordered, tol: float) -> RunningForm:
     """A matrix as a pair of factors."""
     return next(form for form in running_forms(matrix, tol, torch.float32) if isinstance(form.module, LowRankLinear))

@@ -9,11 +9,12 @@ from torch import nn
 
 import hmcompress
 from hmcompress import cli
-from hmcompress.config import MLP, DeepONet, DeepONetNetwork, Settings
+from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.build import build_network
 from hmcompress.nn import slim_module
 from hmcompress.nn.memory import resident_bytes
+from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork
 
 
 def network(activation=nn.Tanh, bias: bool = True) -> nn.Sequential:

@@ -124,10 +124,6 @@ def test_names_cannot_steer_the_terminal(view):
     assert "[red]" in out.getvalue()  # markup is shown, not obeyed
 
 
-def test_too_few_samples_are_said_with_the_remedy():
-    assert "raise 'samples:' under 'calibration:'" in " ".join(drawn(report_view(samples.network(), 80)).split())
-
-
 @pytest.mark.parametrize(
     ("fresh", "held_out", "said"),
     [(9.8e-4, 250, False), (1.01e-3, 4096, True), (9.99e-4, 4096, False), (1.01e-3, 250, True)],
