@@ -113,8 +113,41 @@ def test_what_is_no_chain_is_left_alone(name: str) -> None:
     assert chains_of(posed(name)) is None
 
 
-def test_bounds_on_derivatives_are_left_to_the_passes() -> None:
-    assert chains_of(posed("Plain", calibration={"derivatives": 1})) is None
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("name", ["Plain", "Condition", "Heads"])
+def test_differences_are_the_derivatives(name: str, order: int) -> None:
+    problem = posed(name, calibration={"derivatives": order, "samples": 64})
+    chains = chains_in(problem)
+    data, scale = with_outputs(problem, chains, problem.calibration.points)
+    expected = torch.cat([b * s for b, s in zip(problem.calibration.blocks, scale, strict=True)], 1)
+    torch.testing.assert_close(data.outputs, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert len(scale) == 1 + order * problem.calibration.points.tensors[-1].shape[1]
+
+
+def test_jacobian_of_derivatives_is_the_derivative() -> None:
+    network, data, _ = learner(posed("Condition", calibration={"derivatives": 1, "samples": 64}), 3)
+    gram, gradient, _ = network.normal(data)
+    theta, step = network.theta(), 1e-6
+    columns = []
+    for k in range(len(theta)):
+        moved = theta.clone()
+        moved[k] += step
+        network.set_theta(moved)
+        columns.append(network.outputs(data).reshape(-1))
+    network.set_theta(theta)
+    jacobian = (torch.stack(columns, 1) - network.outputs(data).reshape(-1, 1)) / step
+    torch.testing.assert_close(gram, jacobian.T @ jacobian, rtol=1e-3, atol=1e-3 * float(gram.abs().max()))
+    residual = network.residual(data).reshape(-1)
+    torch.testing.assert_close(gradient, jacobian.T @ residual, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["Plain", "Condition"])
+def test_few_neurons_keep_derivatives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 3e10})
+    settings = settings_of(name, tol=3e-2, calibration={"derivatives": 1})
+    result = compress_network(saved(tmp_path, module_of(name).state_dict()), settings)
+    assert by_joint(result)
+    assert 3e-3 < max(result.record.error, *result.record.derivative_errors) <= 3e-2
 
 
 @pytest.mark.parametrize("name", AFFINE)

@@ -192,12 +192,12 @@ def test_kept_layers_are_left_to_the_layers(tmp_path: Path) -> None:
     assert result.record.error <= 1e-2
 
 
-def test_bounds_on_derivatives_are_left_to_the_layers(tmp_path: Path) -> None:
-    state = stack([2, 8, 1])
-    settings = joint_settings(calibration={"derivatives": 1})
-    assert chains_of(pose(settings, state)) is None
+def test_bounds_on_derivatives_hold(tmp_path: Path) -> None:
+    state = stack([2, 16, 1])
+    settings = joint_settings(calibration={"derivatives": 1}, tol=3e-2)
+    assert chains_of(pose(settings, state)) is not None
     result = compress_network(saved(tmp_path, state), settings)
-    assert not by_joint(result) and max(result.record.error, *result.record.derivative_errors) <= 1e-2
+    assert max(result.record.error, *result.record.derivative_errors) <= 3e-2
 
 
 def test_tied_layers_are_left_to_the_layers(tmp_path: Path) -> None:
