@@ -42,6 +42,7 @@ _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tr
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
 _PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
+_WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
@@ -184,7 +185,8 @@ class JointStage:
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
-        if cost(steps, self.data.first(rows), network.weights()) > _DEAREST * self.work:
+        dearest = _DEAREST * self.work * (1 if self.data.stencil is None else _WITH_DERIVATIVES)
+        if cost(steps, self.data.first(rows), network.weights()) > dearest:
             return Fit(network, math.inf, 0.0, hopeless=True)
         error, work = self._fit(network, rows, steps, damping=1.0, **options)
         if enough < error <= _ALMOST * enough:
@@ -208,7 +210,12 @@ class JointStage:
 
     def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
         """Samples that a network learns from: some for each of its weights, or all where that was too few."""
-        return len(self.data) if fit.wary else max(least, each * network.weights())
+        return len(self.data) if fit.wary else self._enough(network, least, each)
+
+    def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
+        """Fewer where each says several things, its derivatives among them."""
+        fewer = 1 if self.data.blocks == 1 else 2 * self.data.blocks  # samples around which the function is known
+        return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
 
     def _candidates(self, fitting: Sequence[Fit]) -> list[Roundings]:
         """The networks under a price and without what is not worth it, where that leaves the tolerance."""
@@ -250,7 +257,7 @@ class JointStage:
     def _error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""
         kind = self.problem.settings.tolerance
-        each = self._held.outputs.shape[1] // (1 if self._held.stencil is None else len(self._held.stencil))
+        each = self._held.outputs.shape[1] // self._held.blocks
         blocks = (y.split(each, 1) for y in (self._held.outputs, network.outputs(self._held)))
         return max(block_errors(kind, *map(list, blocks)))
 

@@ -126,7 +126,7 @@ class Roundings:
             error = self._again(base, first, rng, spread)
             known = any(error == form.error for form in distinct.values())
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
-            if k >= _LEAST and self.work > work and self.holding():
+            if k >= self._fewer(_LEAST) and self.work > work and self.holding():
                 return
 
     def polish(self, work: float) -> None:
@@ -136,8 +136,12 @@ class Roundings:
         for k in range(_MOST if self.holding() else 0):
             base = min(self.holding(), key=lambda form: (form.cost, form.error))
             self._again(base, max(layers - 2 - k % _LAST, 0), rng)
-            if k >= _POLISHED and self.work > work:
+            if k >= self._fewer(_POLISHED) and self.work > work:
                 return
+
+    def _fewer(self, forms: int) -> int:
+        """Of those that are tried at least: with derivatives each takes several times as long."""
+        return forms // self.data.blocks
 
     def _again(self, base: Form, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
         """The error of a form whose layers before `first` are those of `base`."""

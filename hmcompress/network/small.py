@@ -136,6 +136,11 @@ class Data:
         return 1 if self.stencil is None else self.stencil.shape[2]
 
     @property
+    def blocks(self) -> int:
+        """Of outputs: values, and each derivative."""
+        return 1 if self.stencil is None else len(self.stencil)
+
+    @property
     def at_points(self) -> int:
         """Outputs of a sample at all of its points."""
         return self.outputs.shape[1] if self.stencil is None else self.stencil.shape[1] * self.points

@@ -114,7 +114,7 @@ def test_what_is_no_chain_is_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("name", ["Plain", "Condition", "Heads"])
+@pytest.mark.parametrize("name", ["Plain", "Condition", "Heads", "Product"])
 def test_differences_are_the_derivatives(name: str, order: int) -> None:
     problem = posed(name, calibration={"derivatives": order, "samples": 64})
     chains = chains_in(problem)
