@@ -24,11 +24,11 @@ def check_plot(path: str, models: Iterable[Name] = ()) -> None:
 
     Raises SettingsError for a missing matplotlib and an ending that it does not know, OutputError.
     """
+    check_page(path, models)
     _pyplot()
     known = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
     if _format(path) not in known:
         raise SettingsError(f"--plot {path}: the ending says the format, one of {', '.join(sorted(known))}")
-    check_page(path, models)
 
 
 def write_plot(path: str, report: CompareReport, title: str) -> None:
