@@ -94,3 +94,20 @@ class Idle(nn.Module):
 def build_idle() -> nn.Module:
     torch.manual_seed(0)
     return Idle()
+
+
+def check_jacobian(network: Any, data: Any) -> None:
+    """J^T J and J^T r of a small network against differences."""
+    gram, gradient, _ = network.normal(data)
+    theta, step = network.theta(), 1e-6
+    columns = []
+    for k in range(len(theta)):
+        moved = theta.clone()
+        moved[k] += step
+        network.set_theta(moved)
+        columns.append(network.outputs(data).reshape(-1))
+    network.set_theta(theta)
+    jacobian = (torch.stack(columns, 1) - network.outputs(data).reshape(-1, 1)) / step
+    residual = network.residual(data).reshape(-1)
+    for found, expected in ((gram, jacobian.T @ jacobian), (gradient, jacobian.T @ residual)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
