@@ -8,9 +8,7 @@ from hmcompress.network.problem import Problem
 from hmcompress.network.propagate import Calibration, Knobs, Parts, coded_others, decoded
 from hmcompress.network.search import START
 
-_LEARNED = (
-    300  # numbers of a small network, about: others take their share of the squared tolerance by how many they are
-)
+_LEARNED = 300  # numbers of a small network, about, beside which others take their share by how many they are
 _LEAST, _MOST = 0.3, 0.8  # of the tolerance
 _NEAR = 0.8  # of what is aimed at
 _TRIES = 6

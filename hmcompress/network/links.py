@@ -85,13 +85,16 @@ def _run_from(layer: DenseLayer | None, known: Mapping[DenseLayer, DenseLayer]) 
 
 def _reads_alone(network: Network, points: Points, run: Run, before: DenseLayer, after: list[DenseLayer]) -> bool:
     """Whether a single layer reads another's output, and nothing else does."""
+    if len(after) > 1:
+        return False
     others = {n: z for n, z in run.outputs.items() if n != before.weight}
     moved = run_with(network, points, others | noisy({before.weight: run.outputs[before.weight]}))
     unmoved = all(same(moved.inputs[n], x) for n, x in run.inputs.items() if n != after[0].weight)
-    return len(after) == 1 and unmoved and same(moved.y, run.y)
+    return unmoved and same(moved.y, run.y)
 
 
 def links_in(network: Network, run: Run) -> Links:
+    """Of the layers of a network, by what a run of it shows."""
     links: Links = {}
     for k, layer in enumerate(network.layers):
         for before in reversed(network.layers[:k]):
@@ -112,16 +115,15 @@ def _function(z: Tensor, x: Tensor) -> Activation | None:
 
 
 def _sloped(z: Tensor, x: Tensor) -> Iterator[Activation]:
-    """Functions of b z, with b from a single entry."""
-    z, x = z.reshape(-1), x.reshape(-1)
+    """Functions of b z, with b from a single entry of z and x, (N,)."""
     for name, (size, slope) in _SLOPES.items():
         place = (z.abs() - size).abs().argmin()
         if torch.isfinite(b := slope(z[place], x[place])):
             yield Activation(name, b)
 
 
-def same(a: Tensor, b: Tensor, tol: float = _SAME) -> bool:
-    return bool((a - b).abs().max() <= tol * b.abs().max())
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= _SAME * b.abs().max())
 
 
 def noisy(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -45,9 +45,10 @@ class SmallNetworks:
         tick, slim = _fitting(self.progress), settings.slim == "prefer"
         chains, found = chains_of(problem), None
         if chains is not None:
-            structured = structured_layers(problem, self.tensors)
-            beside = coded_beside(problem, data, settings.tol, structured) if data.others else {}
-            chains = chains.beside(decoded(problem.network, data, beside))
+            beside: Parts = {}
+            if data.others:
+                beside = coded_beside(problem, data, settings.tol, structured_layers(problem, self.tensors))
+                chains = chains.beside(decoded(problem.network, data, beside))
             found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
         if found is None and (chains is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)

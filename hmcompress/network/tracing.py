@@ -33,6 +33,8 @@ class FoundChains(Chains):
 
     def beside(self, tensors: Mapping[str, Tensor]) -> Chains:
         """Of a network in which some other weights are changed; its outputs are to be the original's."""
+        if not tensors:
+            return self
         network = in_double(self.network)
         own = own_tensors(network.module)
         with torch.no_grad():
@@ -49,7 +51,8 @@ class FoundChains(Chains):
         return Outputs(inputs, y, torch.cat(mixes), torch.cat(rests)) if mixes else Outputs(inputs, y)
 
     def _of_batch(self, points: Points) -> Outputs:
-        run, y = run_with(self.network, points), self.original.run(points.tensors)
+        run, exact = run_with(self.network, points), self.network is self.original
+        y = run.y if exact else self.original.run(points.tensors)
         inputs = tuple(run.inputs[part.layers[0].weight] for part in self.parts)
         if self.direct:
             return Outputs(inputs, y)
@@ -57,7 +60,7 @@ class FoundChains(Chains):
         mix = self._slope_of_product(points, run) if self.product else self._slopes(points, run)
         rest = run.y - mixed(mix, own)
         outputs = Outputs(inputs, y, mix, rest)
-        return _fewer(outputs, self.network is self.original) if self.reduced else outputs
+        return _fewer(outputs, exact) if self.reduced else outputs
 
     def values(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Of the chains (N, m), from their last layers' outputs."""

@@ -123,7 +123,7 @@ def test_only_what_is_a_dense_layer_is_taken_for_one(name: str, tmp_path: Path) 
         {f"{k}.{part}.weight" for k in (0, 2) for part in ("down", "up")} if name == "added" else set()
     )
     assert {"0.weight", "2.weight", "4.weight"} <= {layer.row.name for layer in result.layers}
-    assert 0.6e-2 < result.record.error <= 1e-2
+    assert (0.6e-2 if name == "added" else 0.7e-2) < result.record.error <= 1e-2
 
 
 def test_masks_come_back_bit_for_bit_and_masked_weights_take_few_bytes(tmp_path: Path) -> None:
