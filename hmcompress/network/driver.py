@@ -24,7 +24,7 @@ from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.problem import Problem, pose, prepare
 from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
-from hmcompress.network.search import Measure, Trial, glance, search
+from hmcompress.network.search import DEARER, Measure, Trial, glance, search
 from hmcompress.network.stages import SmallNetworks
 from hmcompress.network.structure import structured_layers, wide_layers
 from hmcompress.parallel import keep_freed_memory
@@ -73,15 +73,20 @@ def _guarded(problem: Problem, settings: Settings, tensors: Mapping[str, Tensor]
     small = SmallNetworks(problem, tensors, data, guard, progress)
     found: list[tuple[float, Trial]] = []
     aim = settings
-    while not found or (found[-1][0] > settings.tol and len(found) < _SEARCHES):
+    for _ in range(_SEARCHES):
         try:
-            trial = _search(problem, aim, tensors, data, guard, progress, small)
+            trials = _search(problem, aim, tensors, data, guard, progress, small)
         except BoundError:
             if not found:
                 raise
             break
-        found.append((guard.error(trial.parts), trial))
-        excess = max(found[-1][0] / settings.tol, 1.0)
+        smallest = min(trials, key=lambda trial: trial.cost)
+        pairs = [(guard.error(trial.parts), trial) for trial in trials]
+        found += pairs
+        holding = [trial for error, trial in pairs if error <= settings.tol]
+        if any(trial.cost <= DEARER * smallest.cost for trial in holding):
+            break
+        excess = next(error for error, trial in pairs if trial is smallest) / settings.tol
         aim = aim.model_copy(update={"tol": aim.tol * max(_LOWER / excess, _LOWEST)})
     return min(found, key=lambda pair: (max(pair[0], settings.tol), pair[1].cost))[1]
 
@@ -94,8 +99,8 @@ def _search(
     guard: Guard,
     progress: Progress,
     small: SmallNetworks,
-) -> Trial:
-    """The smaller of the joint stage's result and the search's over passes, which is left out where it cannot win."""
+) -> list[Trial]:
+    """What the joint stage finds, and the search over passes, which is left out where it cannot win."""
     bound = settings.ntk_bound
     kernel = None if bound is None else TangentBound.of(problem, bound)
     measured = _measure(problem, data, settings.tol, kernel)
@@ -110,7 +115,7 @@ def _search(
     if not found:
         problem.errors(problem.held_out, tensors)  # raises where no tensor can be replaced at all
         raise BoundError(f"no step keeps the network's error below {settings.tol:g}: raise tol or give more samples")
-    return min(found, key=lambda t: (not guard.holds(t.parts), t.cost))
+    return found
 
 
 def _passes(

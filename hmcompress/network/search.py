@@ -14,7 +14,6 @@ from hmcompress.network.propagate import Knobs, Parts
 _NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
 _SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
-_SURELY = 0.02  # from what is aimed at: such a trial holds
 _AIM = 0.97
 LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
@@ -23,6 +22,8 @@ _WILD = 2.0  # times the tolerance
 _LEAST_SHARE = 0.1  # of the gap to the tolerance
 _WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
+DEARER = 1.25  # times the bytes of the smallest trial: what is preferred for other reasons may take
+_LANDING, _SAME_STEP = 8, 1.05  # passes, and the ratio of water levels between which no other form is looked for
 _ENOUGH = 20  # passes for two knobs
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
 START = 0.15  # water level over tolerance
@@ -59,6 +60,8 @@ _FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
 _HOPELESS = 1.5  # times the score of another way, after one pass
+_NO_BETTER = 1.5  # the same, before the knobs of either are turned
+_FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
 
 
@@ -154,6 +157,26 @@ class Search:
             trial = after
         return trial
 
+    def land(self, knobs: Knobs) -> None:
+        """Bisect between the coarsest water level that holds and the finest that does not.
+
+        For what the engine codes: bytes and errors go in steps, of which the smallest that holds is wanted.
+        """
+        for _ in range(min(_LANDING, self.left())):
+            alike = [t for t in self.trials.values() if replace(t.knobs, delta=knobs.delta) == knobs]
+            holds = max((t.knobs.delta for t in alike if t.error <= LIMIT * self.tol), default=0.0)
+            fails = [t for t in alike if t.knobs.delta > holds and t.error > LIMIT * self.tol]
+            nearest = min(fails, key=lambda t: t.knobs.delta, default=None)
+            if nearest is None:
+                delta = holds * math.exp(1.0)
+            elif not holds:
+                delta = nearest.knobs.delta * math.exp(min(self._gap(nearest), -0.3))
+            elif nearest.knobs.delta < _SAME_STEP * holds:
+                return
+            else:
+                delta = math.sqrt(holds * nearest.knobs.delta)
+            self.trial(replace(knobs, delta=delta))
+
     def _gap(self, trial: Trial) -> float:
         """Logarithm of how far the error is below the tolerance."""
         if not math.isfinite(trial.error):
@@ -244,6 +267,14 @@ def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
     return trial
 
 
+def _ladders(dense: bool, firm: bool, trial: Trial) -> tuple[Ladder, ...]:
+    if not dense:
+        return OTHER_LADDERS
+    if firm:
+        return KERNEL_LADDERS
+    return NOISY_LADDERS if trial.knobs.shrinkage else LADDERS
+
+
 def search(
     run: Pass,
     measure: Measure,
@@ -274,29 +305,24 @@ def search(
     start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
     others = _other_forms(found, start, structured, factored)
-    trial = _first(found, start, near, passes=3 if others else 8)
-    if dense and not firm and not others and not near:
-        trial = _firmer(found, trial, start)
-    if trial.score(tol) > worth:
-        return None
-    best = min(others, key=lambda other: other.score(tol), default=trial)
-    if trial.score(tol) < 1.5 * best.score(tol):
-        ladders = (
-            OTHER_LADDERS
-            if not dense
-            else KERNEL_LADDERS
-            if firm
-            else NOISY_LADDERS
-            if trial.knobs.shrinkage
-            else LADDERS
-        )
-        found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
-        best = trial
+    best = min(others, key=lambda other: other.score(tol), default=None)
+    if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
+        trial = _first(found, start, near, passes=3 if others else 8)
+        if dense and not firm and not others and not near:
+            trial = _firmer(found, trial, start)
+        if trial.score(tol) > worth:
+            return None
+        if best is None or trial.score(tol) < _NO_BETTER * best.score(tol):
+            ladders = _ladders(dense, firm, trial)
+            found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
+            best = trial
     if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
-        found.settle(best.knobs, 4, _SURELY)
+        found.land(best.knobs)
     else:
         found.scatter(dense)
-    found.refine()
+    if not best.knobs.structured or not found.holding():
+        found.refine()
     held = found.holding()
-    preferred = (trial for trial in held if trial.parts and prefer and prefer(trial.parts))
+    small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
+    preferred = (trial for trial in small if prefer and prefer(trial.parts))
     return next(preferred, held[0]) if held else None
