@@ -16,8 +16,8 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.compare import check_tolerances
 from hmcompress.config import Settings
 from hmcompress.layers import to_matrices
+from hmcompress.network.bound.problem import pose
 from hmcompress.network.driver import compress_network, load_tensors
-from hmcompress.network.problem import pose
 from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
 

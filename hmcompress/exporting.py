@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from hmcompress.config import Settings, looked_up
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.errors import BoundError, SettingsError
-from hmcompress.network.arguments import Arguments
-from hmcompress.network.inputs import Source, is_there
-from hmcompress.network.modules import OperatorNetwork, Stack
+from hmcompress.network.model.arguments import Arguments
+from hmcompress.network.model.inputs import Source, is_there
+from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
 from hmcompress.report.files import check_apart
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.container import CompressedFile, atomic_write
-from hmcompress.network.modules import OperatorNetwork
+from hmcompress.network.model.modules import OperatorNetwork
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.load import Loaded, load
 from hmcompress.progress import Progress, silent

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile
 from hmcompress.exporting import held_out_inputs
-from hmcompress.network.modules import OperatorNetwork, Stack
+from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load

@@ -92,7 +92,7 @@ def check_network(
     Raises NetworkError, and SettingsError where there is neither a source nor a record.
     """
     from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
-    from hmcompress.network.recheck import as_stored, recheck
+    from hmcompress.network.bound.recheck import as_stored, recheck
 
     record = network_from_json(compressed.index.info.network)
     if against is None:

@@ -57,14 +57,17 @@ ABOVE_ALL = {"__init__", "__main__"}  # the public names come from every room
 
 LATE = {  # what takes up to a second to import, and few commands need
     "pipeline.py": {"hmcompress.network", "hmcompress.compare", "hmcompress.compare_outputs"},
-    "verifying.py": {"hmcompress.network", "hmcompress.network.recheck"},
+    "verifying.py": {"hmcompress.network", "hmcompress.network.bound.recheck"},
     "restoring.py": {"hmcompress.slimming"},
-    "network/inputs.py": {"scipy.stats"},
+    "network/model/inputs.py": {"scipy.stats"},
 }
 
 FOREIGN = {"rich": {"report/table.py", "report/verdict_table.py", "report/terminal.py"}, "click": {"cli.py"}}
 HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
-HMATRIX_LEVELS = ("basics", "tree", "patterns", "grids", "")  # its folders, each built on those before it alone
+FOLDERS = {  # of a room, each built on those before it alone; nothing is what lies in no folder
+    "hmatrix": ("basics", "tree", "patterns", "grids", ""),
+    "network": ("model", "bound", "layerwise", "joint", ""),
+}
 
 
 def name_of(path: Path) -> str:
@@ -138,17 +141,18 @@ def test_hmatrix_knows_mathematics_only(path):
         assert head in standard | {"torch", "numpy", "scipy", "numba"} or own in HMATRIX_MAY_IMPORT, module
 
 
-def folder_in_hmatrix(module: str) -> str:
-    """`tree` for hmcompress.hmatrix.tree.blocks; nothing for what lies in no folder, which is the search."""
+def folder_of(module: str) -> str:
+    """`tree` for hmcompress.hmatrix.tree.blocks; nothing for what lies in no folder, which uses them all."""
     parts = module.split(".")
-    return parts[2] if len(parts) > 2 and parts[2] in HMATRIX_LEVELS else ""
+    return parts[2] if len(parts) > 2 and parts[2] in FOLDERS[parts[1]] else ""
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) == "hmatrix"], ids=name_of)
-def test_folders_of_hmatrix_build_on_each_other(path):
-    own = folder_in_hmatrix(f"hmcompress.{name_of(path).removesuffix('.py').replace('/', '.')}")
-    used = {folder_in_hmatrix(module) for module in imports(path) if room_of(module) == "hmatrix"}
-    assert used <= set(HMATRIX_LEVELS[: HMATRIX_LEVELS.index(own) + 1])
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) in FOLDERS], ids=name_of)
+def test_folders_of_a_room_build_on_each_other(path):
+    room = room_of_file(path)
+    own = folder_of(f"hmcompress.{name_of(path).removesuffix('.py').replace('/', '.')}")
+    used = {folder_of(module) for module in imports(path) if room_of(module) == room}
+    assert used <= set(FOLDERS[room][: FOLDERS[room].index(own) + 1])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -8,7 +8,7 @@ import torch
 
 import hmcompress
 from hmcompress.errors import SettingsError
-from hmcompress.network.factory import build_foreign
+from hmcompress.network.model.factory import build_foreign
 from hmcompress.problem_settings import FactoryNetwork
 from hmcompress.trust import check_code
 

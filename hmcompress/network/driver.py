@@ -13,20 +13,28 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError, NetworkError
-from hmcompress.network.budget import budget_of, cost_of
-from hmcompress.network.coded import lossless
-from hmcompress.network.fallback import nearest_weights
-from hmcompress.network.guard import Guard
-from hmcompress.network.kernel_bound import TangentBound
-from hmcompress.network.links import with_stacks
-from hmcompress.network.outcome import fresh_points, measure, read_as, slim_sizes, too_few_samples, with_changed_inputs
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.outcome import (
+    fresh_points,
+    measure,
+    read_as,
+    slim_sizes,
+    too_few_samples,
+    with_changed_inputs,
+)
+from hmcompress.network.bound.problem import Problem, pose
+from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.calibration import Calibration, prepare
+from hmcompress.network.layerwise.coded import lossless
+from hmcompress.network.layerwise.fallback import nearest_weights
+from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.propagate import Parts, decoded, run_pass, tensors_of
+from hmcompress.network.layerwise.search import DEARER, Measure, Trial, glance, search
+from hmcompress.network.layerwise.structure import structured_layers, wide_layers
+from hmcompress.network.model.links import with_stacks
 from hmcompress.network.owned import kept, load_tensors, owned
-from hmcompress.network.problem import Problem, pose, prepare
-from hmcompress.network.propagate import Calibration, Parts, decoded, run_pass, tensors_of
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
-from hmcompress.network.search import DEARER, Measure, Trial, glance, search
 from hmcompress.network.stages import SmallNetworks
-from hmcompress.network.structure import structured_layers, wide_layers
 from hmcompress.parallel import keep_freed_memory
 from hmcompress.progress import Progress, silent
 

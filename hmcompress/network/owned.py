@@ -8,8 +8,8 @@ from torch import Tensor
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.config import Settings
 from hmcompress.layers import is_optimizer_state
-from hmcompress.network.gradients import WIDEST
-from hmcompress.network.model import Network
+from hmcompress.network.layerwise.gradients import WIDEST
+from hmcompress.network.model.network import Network
 from hmcompress.rules import rule_for
 
 

@@ -10,7 +10,7 @@ from hmcompress.container import EncodedLayer, LayerRow
 from hmcompress.container.payload import decode_layer, split
 from hmcompress.hmatrix import HMatrix, measure_error
 from hmcompress.layers import REAL_PARTS, to_matrices
-from hmcompress.network.model import DenseLayer
+from hmcompress.network.model.network import DenseLayer
 from hmcompress.report.records import NetworkRecord
 
 

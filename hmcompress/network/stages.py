@@ -6,18 +6,19 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from hmcompress.config import Settings
-from hmcompress.network.beside import coded_beside
-from hmcompress.network.budget import budget_of, cost_of
-from hmcompress.network.chains import Chains
-from hmcompress.network.distil import chains_of
-from hmcompress.network.guard import Guard
-from hmcompress.network.joint import smallest_joint
-from hmcompress.network.middle import compressed, middle_network
-from hmcompress.network.problem import Problem, prepare
-from hmcompress.network.propagate import Calibration, Parts, decoded
-from hmcompress.network.search import Measure, Trial, search
-from hmcompress.network.structure import structured_layers
-from hmcompress.network.whole_quantise import smallest_whole
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.beside import coded_beside
+from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import chains_of
+from hmcompress.network.joint.middle import compressed, middle_network
+from hmcompress.network.joint.smallest import smallest_joint
+from hmcompress.network.joint.whole_quantise import smallest_whole
+from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.calibration import Calibration, prepare
+from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.propagate import Parts, decoded
+from hmcompress.network.layerwise.search import Measure, Trial, search
+from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.progress import Progress
 
 

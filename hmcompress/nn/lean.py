@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.nn import functional
 
-from hmcompress.network.modules import ACTIVATIONS, OperatorNetwork, Stack
+from hmcompress.network.model.modules import ACTIVATIONS, OperatorNetwork, Stack
 
 _CHUNK = 1024  # samples whose activations stay in a processor's cache
 

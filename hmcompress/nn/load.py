@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
-from hmcompress.network.build import build_network
-from hmcompress.network.factory import places_in, tensors_of_module
-from hmcompress.network.model import Network
+from hmcompress.network.model.build import build_network
+from hmcompress.network.model.factory import places_in, tensors_of_module
+from hmcompress.network.model.network import Network
 from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
 from hmcompress.nn.lean import lean

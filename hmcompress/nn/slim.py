@@ -12,7 +12,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor, nn
 
-from hmcompress.network.modules import Activation, OperatorNetwork, Stack
+from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
 
 ELEMENTWISE = (
     nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,

@@ -19,8 +19,8 @@ from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.config import load_settings
 from hmcompress.network import NetworkResult, Problem, compress_network, load_tensors, pose
-from hmcompress.network.kernel_bound import TangentBound
-from hmcompress.network.model import DenseLayer
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.model.network import DenseLayer
 from hmcompress.problem_settings import Ntk
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, pose
-from hmcompress.network.arguments import Arguments, inputs_of
+from hmcompress.network.model.arguments import Arguments, inputs_of
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 

@@ -12,8 +12,8 @@ from small_networks import build_idle, forward, outputs_settings, saved, stack
 import hmcompress
 from hmcompress.errors import NetworkError, SettingsError
 from hmcompress.network import compress_network, load_tensors, pose
-from hmcompress.network.build import build_network
-from hmcompress.network.factory import adopt
+from hmcompress.network.model.build import build_network
+from hmcompress.network.model.factory import adopt
 
 HERE = Path(__file__).parent
 HELPERS = HERE / "small_networks.py"

@@ -11,22 +11,23 @@ import torch
 from small_networks import check_jacobian, outputs_settings, saved, stack
 from torch import Tensor, nn
 
-import hmcompress.network.budget as budget
-import hmcompress.network.joint as joint_module
-import hmcompress.network.roundings as roundings
+import hmcompress.network.joint.roundings as roundings
+import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress import compress, decompress, verify
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
-from hmcompress.network.beside import coded_beside
-from hmcompress.network.chains import Chains
-from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of, with_outputs
-from hmcompress.network.krylov import _Linearised, descend
-from hmcompress.network.links import with_stacks
-from hmcompress.network.middle import as_network
-from hmcompress.network.problem import Problem, prepare
-from hmcompress.network.propagate import decoded
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.beside import coded_beside
+from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.krylov import _Linearised, descend
+from hmcompress.network.joint.middle import as_network
+from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.propagate import decoded
+from hmcompress.network.model.links import with_stacks
 
 NETWORKS = Path(chain_networks.__file__)
 BOXES = {"Product": {"a": [-1, 1], "b": [-1, 1], "c": [-1, 1], "y": [0, 1]}}

@@ -6,10 +6,10 @@ import pytest
 from small_networks import outputs_settings, saved, stack
 
 from hmcompress.network import compress_network, load_tensors, pose
-from hmcompress.network.coded import Engine
 from hmcompress.network.driver import owned
-from hmcompress.network.fallback import nearest_weights
-from hmcompress.network.propagate import Parts, tensors_of
+from hmcompress.network.layerwise.coded import Engine
+from hmcompress.network.layerwise.fallback import nearest_weights
+from hmcompress.network.layerwise.propagate import Parts, tensors_of
 
 
 def nearest(folder: Path, least: float, tol: float = 1e-2):

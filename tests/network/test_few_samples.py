@@ -12,14 +12,14 @@ from small_networks import outputs_settings, saved, stack
 from torch import Tensor
 
 import hmcompress
-import hmcompress.network.budget as budget
 import hmcompress.network.driver as driver
+import hmcompress.network.layerwise.budget as budget
 from hmcompress.network import NetworkResult, compress_network
-from hmcompress.network.guard import Guard
-from hmcompress.network.moments import regularised, sampling_noise, second_moment
-from hmcompress.network.outcome import too_few_samples
-from hmcompress.network.propagate import Knobs
-from hmcompress.network.search import Trial, search
+from hmcompress.network.bound.outcome import too_few_samples
+from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
+from hmcompress.network.layerwise.propagate import Knobs
+from hmcompress.network.layerwise.search import Trial, search
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyReport

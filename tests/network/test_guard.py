@@ -9,10 +9,11 @@ from small_networks import outputs_settings, saved, stack
 
 import hmcompress.network.driver as driver
 from hmcompress.network import compress_network
-from hmcompress.network.guard import Guard, _doubt
-from hmcompress.network.problem import pose, prepare
-from hmcompress.network.propagate import Knobs, decoded, run_pass
-from hmcompress.network.search import Trial
+from hmcompress.network.bound.problem import pose
+from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.guard import Guard, _doubt
+from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
+from hmcompress.network.layerwise.search import Trial
 
 
 def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -> tuple[list[float], list[int], float]:

@@ -12,7 +12,7 @@ from small_networks import outputs_settings
 
 from hmcompress.config import load_settings
 from hmcompress.errors import NetworkError
-from hmcompress.network.inputs import Source
+from hmcompress.network.model.inputs import Source
 
 
 def source(calibration: dict, cartesian: bool = False) -> Source:

@@ -12,31 +12,31 @@ from small_networks import check_jacobian, forward, outputs_settings, saved, sta
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
-import hmcompress.network.budget as budget
 import hmcompress.network.driver as driver
-import hmcompress.network.joint as joint_module
-import hmcompress.network.roundings as roundings
+import hmcompress.network.joint.roundings as roundings
+import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.hmatrix.grids.compact import usual_model
 from hmcompress.hmatrix.grids.weighted import integer_bits
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
-from hmcompress.network import nearest_plane as nearest_plane_module
-from hmcompress.network.build import build_network
-from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of, with_outputs
-from hmcompress.network.error import reference
-from hmcompress.network.features import leading
-from hmcompress.network.inputs import Points
-from hmcompress.network.joint_quantise import Quantised, Rounding, quantised
-from hmcompress.network.lattice import Lattice
-from hmcompress.network.least_squares import Price, minimise
-from hmcompress.network.modules import Activation
-from hmcompress.network.nearest_plane import nearest_plane
-from hmcompress.network.ordering import embedded, nbytes, reordered
-from hmcompress.network.problem import Problem
-from hmcompress.network.pruning import compact, settle, unwind
-from hmcompress.network.small import apply, with_slope
+from hmcompress.network.bound.error import reference
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint import nearest_plane as nearest_plane_module
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.features import leading
+from hmcompress.network.joint.joint_quantise import Quantised, Rounding, quantised
+from hmcompress.network.joint.lattice import Lattice
+from hmcompress.network.joint.least_squares import Price, minimise
+from hmcompress.network.joint.nearest_plane import nearest_plane
+from hmcompress.network.joint.ordering import embedded, nbytes, reordered
+from hmcompress.network.joint.pruning import compact, settle, unwind
+from hmcompress.network.joint.small import apply, with_slope
+from hmcompress.network.model.build import build_network
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.modules import Activation
 
 SIZES = [2, 32, 32, 1]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -8,15 +8,16 @@ import pytest
 import torch
 from small_networks import outputs_settings, saved, stack
 
-import hmcompress.network.budget as budget
-import hmcompress.network.middle as middle
+import hmcompress.network.joint.middle as middle
+import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.network import NetworkResult, compress_network, pose
-from hmcompress.network.chains import Chains
-from hmcompress.network.distil import chains_of, fresh, learning_data, widths_of
-from hmcompress.network.krylov import _Linearised, descend
-from hmcompress.network.problem import Problem, prepare
-from hmcompress.network.propagate import Knobs, tensors_of
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
+from hmcompress.network.joint.krylov import _Linearised, descend
+from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.propagate import Knobs, tensors_of
 
 SIZES = [2, 48, 48, 1]
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.hmatrix.grids.kernels import reduce_basis
-from hmcompress.network import nearest_plane as module
-from hmcompress.network.nearest_plane import nearest_plane
+from hmcompress.network.joint import nearest_plane as module
+from hmcompress.network.joint.nearest_plane import nearest_plane
 
 
 def slanted(count: int, seed: int = 0) -> np.ndarray:

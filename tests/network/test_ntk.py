@@ -9,8 +9,8 @@ from small_networks import forward, outputs_settings, stack
 
 import hmcompress
 from hmcompress.network import pose
-from hmcompress.network.kernel_bound import TangentBound
-from hmcompress.network.ntk import tangent_kernel, training_curves, water_filling_bits
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.ntk import tangent_kernel, training_curves, water_filling_bits
 
 
 def jacobian_kernel(state: dict, x: torch.Tensor) -> torch.Tensor:

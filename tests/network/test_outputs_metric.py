@@ -18,8 +18,8 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
-from hmcompress.network.propagate import Parts
-from hmcompress.network.search import Search, Trial, search
+from hmcompress.network.layerwise.propagate import Parts
+from hmcompress.network.layerwise.search import Search, Trial, search
 from hmcompress.progress import silent
 
 HELPERS = Path(__file__).parent / "small_networks.py"

@@ -15,7 +15,7 @@ from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import PRODUCT
 from hmcompress.hmatrix.grids import product
 from hmcompress.hmatrix.grids.grid import Grid
-from hmcompress.network.low_rank import as_product
+from hmcompress.network.layerwise.low_rank import as_product
 
 GOLDEN = Path(__file__).parent / "golden" / "product_1.npz"
 

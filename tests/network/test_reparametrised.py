@@ -15,10 +15,10 @@ from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import compress_network, pose
-from hmcompress.network.ntk import Kernel
-from hmcompress.network.problem import prepare
-from hmcompress.network.propagate import Knobs, Parts, run_pass
-from hmcompress.network.search import search
+from hmcompress.network.bound.ntk import Kernel
+from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
+from hmcompress.network.layerwise.search import search
 
 HELPERS = Path(__file__).parent / "reparametrised.py"
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from small_networks import outputs_settings, stack
 
-from hmcompress.network.build import build_network
-from hmcompress.network.distil import chains_of, fresh, widths_of, with_outputs
-from hmcompress.network.error import reference
-from hmcompress.network.inputs import Points
-from hmcompress.network.joint import _holding
-from hmcompress.network.joint_quantise import Rounding, additive_exponents
-from hmcompress.network.least_squares import minimise
-from hmcompress.network.problem import Problem
-from hmcompress.network.roundings import _LOST, _MANY, Roundings
+from hmcompress.network.bound.error import reference
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_outputs
+from hmcompress.network.joint.joint_quantise import Rounding, additive_exponents
+from hmcompress.network.joint.least_squares import minimise
+from hmcompress.network.joint.roundings import _LOST, _MANY, Roundings
+from hmcompress.network.joint.smallest import _holding
+from hmcompress.network.model.build import build_network
+from hmcompress.network.model.inputs import Points
 
 SIZES = [2, 24, 24, 1]
 

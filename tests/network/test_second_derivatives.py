@@ -15,9 +15,9 @@ import hmcompress
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, load_tensors, pose
-from hmcompress.network.error import evaluate
-from hmcompress.network.inputs import Points
-from hmcompress.network.model import Network
+from hmcompress.network.bound.error import evaluate
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network
 from hmcompress.report.records import Report
 
 SMOOTH = [nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Softplus(), nn.ELU(), nn.SELU(), nn.LogSigmoid()]

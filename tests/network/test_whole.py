@@ -10,10 +10,11 @@ import whole_networks
 from small_networks import outputs_settings, saved
 
 from hmcompress.config import Settings
-from hmcompress.network import NetworkResult, compress_network, driver, whole_quantise
-from hmcompress.network.problem import Problem, pose, prepare
-from hmcompress.network.propagate import Calibration
-from hmcompress.network.whole import Whole, numbers
+from hmcompress.network import NetworkResult, compress_network, driver
+from hmcompress.network.bound.problem import Problem, pose
+from hmcompress.network.joint import whole_quantise
+from hmcompress.network.joint.whole import Whole, numbers
+from hmcompress.network.layerwise.calibration import Calibration, prepare
 
 HELPERS = Path(__file__).parent / "whole_networks.py"
 

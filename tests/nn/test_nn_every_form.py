@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import hmcompress
 from hmcompress.exporting import held_out_inputs
-from hmcompress.network.modules import ACTIVATIONS
+from hmcompress.network.model.modules import ACTIVATIONS
 from hmcompress.nn.load import load
 from hmcompress.slimming import write_slim
 

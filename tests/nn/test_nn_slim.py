@@ -11,7 +11,7 @@ import hmcompress
 from hmcompress import cli
 from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
-from hmcompress.network.build import build_network
+from hmcompress.network.model.build import build_network
 from hmcompress.nn import slim_module
 from hmcompress.nn.memory import resident_bytes
 from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork

@@ -1,0 +1,93 @@
+"""What "error of the network" means: relative L2, largest deviation, or each output by itself; derivatives too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network, own_tensors
+from hmcompress.network.model.tangents import jets
+
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Outputs and derivatives of the original network on some points."""
+
+    points: Points
+    blocks: list[Tensor]  # float64: (N, k) outputs, then derivatives
+
+
+def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+    """Outputs and derivatives, in float64, in batches."""
+    parts = []
+    with torch.no_grad(), network.holding(tensors) as call:
+        for begin in range(0, len(points), _BATCH):
+            part = points.take(slice(begin, begin + _BATCH))
+            parts.append([b.double() for b in jets(network, part, order, call)])
+    return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+
+
+def reference(network: Network, points: Points, order: int, what: str, advice: bool = True) -> Reference:
+    """The original's outputs. Raises NetworkError where they are not finite or all zero, with advice if wanted."""
+    blocks = evaluate(network, points, order)
+    bad = int((~torch.isfinite(blocks[0])).any(1).sum())
+    if bad:
+        why = f": {_why_not_finite(network)}" if advice else ""
+        raise NetworkError(
+            f"the original network's outputs are nan or inf on {bad} of {len(blocks[0])} {what} points{why}"
+        )
+    if not blocks[0].any():
+        why = ": check the activation" if advice else ""
+        raise NetworkError(f"the original network's outputs are zero on all {what} points{why}")
+    return Reference(points, blocks)
+
+
+def _why_not_finite(network: Network) -> str:
+    own = own_tensors(network.module)
+    bad = [name for name, place in network.places.items() if place in own and not torch.isfinite(own[place]).all()]
+    return f"{bad[0]} holds nan or inf" if bad else "check the domain and the activation"
+
+
+def block_errors(kind: str, reference: list[Tensor], blocks: list[Tensor]) -> list[float]:
+    """Relative error of the outputs and of each derivative; inf where something is not finite."""
+    return [_error(kind, y0, y) for y0, y in zip(reference, blocks, strict=True)]
+
+
+def network_error(
+    network: Network, ref: Reference, order: int, kind: str, tensors: Mapping[str, Tensor]
+) -> list[float]:
+    """Errors of the network with some tensors replaced: outputs first, then derivatives."""
+    return block_errors(kind, ref.blocks, evaluate(network, ref.points, order, tensors))
+
+
+def _error(kind: str, y0: Tensor, y: Tensor) -> float:
+    difference = y - y0
+    if not torch.isfinite(difference).all():
+        return float("inf")
+    if kind == "max":
+        return _ratio(difference.abs().max(), y0.abs().max())
+    if kind == "each":
+        return max(_ratio(a.norm(), b.norm()) for a, b in zip(difference.T, y0.T, strict=True))
+    return _ratio(difference.norm(), y0.norm())
+
+
+def _ratio(error: Tensor, size: Tensor) -> float:
+    if float(size) == 0:
+        return 0.0 if float(error) == 0 else float("inf")
+    return float(error / size)
+
+
+def scaled(kind: str, ref: list[Tensor], blocks: list[Tensor]) -> list[Tensor]:
+    """Outputs and derivatives in units of the reference, so that squared errors add up to the squared relative one."""
+    return [b / _size(kind, y0).to(b.dtype) for y0, b in zip(ref, blocks, strict=True)]
+
+
+def _size(kind: str, y0: Tensor) -> Tensor:
+    if kind == "each":
+        return y0.norm(dim=0).clamp_min(1e-12 * float(y0.norm()) + 1e-30) * y0.shape[1] ** 0.5
+    return y0.norm().clamp_min(1e-30)

@@ -1,0 +1,131 @@
+"""What the report says about the network once its decoded tensors are in it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
+from hmcompress.network.bound.error import Reference
+from hmcompress.network.bound.growth import growth_of_layers
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
+from hmcompress.network.bound.problem import Problem, reference_error
+from hmcompress.network.model.modules import Activation, Stack
+from hmcompress.network.model.network import Network
+from hmcompress.report.lines import fresh_line
+from hmcompress.report.records import NetworkRecord, ReferenceRecord
+from hmcompress.report.verdicts import VerifyNetwork
+
+_TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
+
+
+def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor]) -> NetworkRecord:
+    """What the report says about the network with decoded tensors in it; see also `with_changed_inputs`."""
+    calibration = problem.errors(problem.calibration, decoded)
+    held_out = problem.errors(problem.held_out, decoded)
+    record = NetworkRecord(
+        tol=settings.tol,
+        error=max(held_out),
+        calibration_error=max(calibration),
+        samples=len(problem.calibration.points),
+        seed=problem.settings.seed,
+        derivative_errors=tuple(held_out[1:]),
+        function_error=held_out[0] if problem.order else None,
+        layers=growth_of_layers(problem, decoded),
+    )
+    if settings.ntk_bound is not None:
+        record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
+    if problem.network.built_in:
+        points = problem.calibration.points.pairs(LIMIT_ROWS)
+        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
+    if settings.reference is not None:
+        before = reference_error(problem, settings.reference, {})
+        after = reference_error(problem, settings.reference, decoded)
+        record = replace(record, reference=ReferenceRecord(before, after))
+    return record
+
+
+def with_changed_inputs(
+    problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]
+) -> tuple[NetworkRecord, list[str]]:
+    """The record with errors on inputs that are reported, not bounded, and one line for each that is left blank: there
+    the original may leave the domain of a logarithm."""
+    (widened, wide_note), (noisy, noise_note) = (
+        _changed_inputs(problem, decoded, "domain widened by 10 %", problem.reference_widened),
+        _changed_inputs(problem, decoded, "1 % noise on the inputs", problem.reference_noisy),
+    )
+    return replace(record, widened_error=widened, noisy_error=noisy), [*wide_note, *noise_note]
+
+
+def _changed_inputs(
+    problem: Problem, decoded: Mapping[str, Tensor], what: str, posed: Callable[[], Reference | None]
+) -> tuple[float | None, list[str]]:
+    try:
+        ref = posed()
+        return (None if ref is None else problem.errors(ref, decoded)[0]), []
+    except NetworkError as broken:
+        return None, [f"{what}: not measured, {broken}"]
+
+
+def too_few_samples(record: NetworkRecord) -> str | None:
+    """One line where the calibration points do not stand for the others."""
+    if record.error <= _TOO_FEW * record.calibration_error:
+        return None
+    ratio = record.error / record.calibration_error if record.calibration_error else math.inf
+    return (
+        f"held-out error {record.error:.3g} is {ratio:.1f} times the calibration "
+        f"error: raise calibration samples above {record.samples} for a smaller file"
+    )
+
+
+def fresh_points(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where fresh points show a larger error."""
+    try:
+        error = problem.fresh_error(decoded)
+    except NetworkError as broken:  # the bound holds all the same
+        return f"not measured on fresh points: {broken}"
+    points = len(problem.held_out.points)
+    return fresh_line(VerifyNetwork(record.tol, record.error, fresh_error=error, held_out=points))
+
+
+def slim_sizes(network: Network, record: NetworkRecord) -> str | None:
+    """One line: neurons of each layer and multiplications per sample, before and after; None without known stacks."""
+    dead = {layer.name: layer.dead_rows for layer in record.layers}
+    before = [(network.shape(s[0])[1], *(network.shape(layer)[0] for layer in s)) for s in network.stacks if s]
+    after = [(network.shape(s[0])[1], *(network.shape(x)[0] - dead[x.weight] for x in s)) for s in network.stacks if s]
+    if not before:
+        return None
+    shown = [", ".join("-".join(map(str, sizes)) for sizes in stacks) for stacks in (before, after)]
+    counts = [sum(m * n for sizes in stacks for n, m in pairwise(sizes)) for stacks in (before, after)]
+    return f"slim: {shown[0]} -> {shown[1]}, {counts[0]:,} -> {counts[1]:,} multiplications per sample"
+
+
+def read_as(network: Network, settings: Settings) -> str | None:
+    """One line: as which function a checkpoint's weights were read, where nothing checks it."""
+    stacks = [part for part in network.module.modules() if isinstance(part, Stack)]
+    if settings.reference is not None or network.kind not in ("mlp", "deeponet"):
+        return None
+    parts = [_shown(stack) for stack in stacks]
+    shown = parts[0] if network.kind == "mlp" else f"branch {parts[0]} times trunk {parts[1]}"
+    return (
+        f"network read as {shown}; factors that are no weights (2 pi, w0, output transforms) are not in it: give "
+        "reference: to check it"
+    )
+
+
+def _shown(stack: Stack) -> str:
+    """`2-64-64-1, tanh after each layer but the last`, and what comes before the first."""
+    layers = [cast(nn.Linear, layer) for layer in stack.layers]
+    sizes = "-".join(map(str, (layers[0].in_features, *(layer.out_features for layer in layers))))
+    features = stack.features
+    before = "(x - mean) / std, " if features.mean is not None or features.std is not None else ""
+    before += "[sin(x B), cos(x B)], " if features.frequencies is not None else ""
+    if not stack.activations:
+        return before + sizes
+    last = "" if stack.last else " but the last"
+    return f"{before}{sizes}, {cast(Activation, stack.activations[0]).name} after each layer{last}"

@@ -1,0 +1,57 @@
+"""Does a compressed network keep its bounds: recomputed on the stored seed's held-out points, and on fresh ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from hmcompress.config import Settings
+from hmcompress.errors import NetworkError
+from hmcompress.network.bound.growth import growth_of_layers
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.problem import Problem, pose
+from hmcompress.network.model.inputs import is_there
+from hmcompress.report.records import NetworkRecord
+from hmcompress.report.verdicts import VerifyNetwork
+
+
+def recheck(
+    settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor], source: Path | None = None
+) -> VerifyNetwork:
+    """Recompute the bounds of a network from its original and decoded tensors. Raises NetworkError."""
+    if settings.calibration is not None and not is_there(settings.calibration):
+        raise NetworkError("the file that the held-out points come from is not here: give it as --inputs FILE")
+    problem = pose(settings, original, source)
+    error = max(problem.errors(problem.held_out, decoded))
+    growth = growth_of_layers(problem, decoded)
+    bound = settings.ntk_bound
+    kernel = None if bound is None else TangentBound.of(problem, bound)
+    return VerifyNetwork(
+        tol=settings.tol,
+        error=error,
+        fresh_error=_on_fresh_points(problem, decoded),
+        largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
+        ntk_tol=None if kernel is None else kernel.tol,
+        ntk_error=None if kernel is None else kernel.error(decoded),
+        held_out=len(problem.held_out.points),
+    )
+
+
+def _on_fresh_points(problem: Problem, decoded: Mapping[str, Tensor]) -> float | None:
+    """None where the original has no outputs on them: nothing is bounded there."""
+    try:
+        return problem.fresh_error(decoded)
+    except NetworkError:
+        return None
+
+
+def as_stored(record: NetworkRecord, tol: float | None = None) -> VerifyNetwork:
+    """What the file itself says about its network; `tol` replaces the stored bound."""
+    growth = record.layers
+    return VerifyNetwork(
+        tol=record.tol if tol is None else tol,
+        error=record.error,
+        largest_growth=max(growth, key=lambda layer: layer.growth).name if growth else None,
+        ntk_tol=None if record.ntk is None else record.ntk.tol,
+        ntk_error=None if record.ntk is None else record.ntk.error,
+    )

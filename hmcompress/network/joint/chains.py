@@ -1,0 +1,100 @@
+"""Chains of dense layers, in whose place a small network may learn what they compute; and how the network's outputs
+follow from those of the chains, whatever else it does with them.
+
+Built-in networks say what their chains are; those of a user's own module are found by running it (tracing.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.network.bound.error import evaluate
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
+from hmcompress.network.model.network import DenseLayer, Network
+
+MOST_OUTPUTS = 16
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Dense layers, each of which feeds the next one through an elementwise function, and nothing else."""
+
+    layers: tuple[DenseLayer, ...]
+    functions: tuple[Activation, ...]  # one more where one follows the last layer
+    features: bool  # many inputs are features of few coordinates, of which a small network reads some
+    heads: tuple[DenseLayer, ...] = ()  # further layers that read what the last one does
+
+    @property
+    def ends(self) -> tuple[DenseLayer, ...]:
+        """The layers that leave it, whose outputs stand side by side."""
+        return (self.layers[-1], *self.heads)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What enters the chains (N, n), the network's outputs (N, k), and how these follow from the chains' own (N, m):
+    y = mix (N, k, m) applied to them + rest (N, k). Without mix they are the chains' own."""
+
+    inputs: tuple[Tensor, ...]
+    y: Tensor
+    mix: Tensor | None = None
+    rest: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Chains:
+    """All dense layers of a network. product: outputs of two chains are multiplied, summed, and `shift` is added."""
+
+    network: Network
+    parts: tuple[Chain, ...]
+    product: bool = False
+    shift: float = 0.0
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Of each chain: its inputs, and the outputs of each layer."""
+        return tuple(self._sizes(part) for part in self.parts)
+
+    def _sizes(self, part: Chain) -> tuple[int, ...]:
+        inner = (self.network.shape(layer)[0] for layer in part.layers[:-1])
+        last = sum(self.network.shape(layer)[0] for layer in part.ends)
+        return (self.network.shape(part.layers[0])[1], *inner, last)
+
+    def beside(self, tensors: Mapping[str, Tensor]) -> "Chains":
+        """Chains of the network with some other weights changed. Built-in networks hold none."""
+        return self
+
+    def outputs(self, points: Points) -> Outputs:
+        """In float64."""
+        network = self.network.paired()
+        with torch.no_grad():
+            inputs = tuple(s.features(t).double() for s, t in zip(_stacks(network), points.tensors, strict=True))
+        return Outputs(inputs, evaluate(network, points, 0)[0])
+
+
+def built_in_chains(network: Network, outputs: int) -> Chains | None:
+    """Those of a built-in network with so many outputs, where all of its weights are to be coded."""
+    dense = sum(isinstance(module, nn.Linear) for module in network.module.modules())
+    few = network.cartesian or outputs <= MOST_OUTPUTS  # or pairs of one function and many points
+    return _built_in(network) if few and not network.others and dense == len(network.layers) else None
+
+
+def _stacks(network: Network) -> list[Stack]:
+    module = network.module
+    if isinstance(module, OperatorNetwork):
+        return [module.branch, module.trunk]
+    assert isinstance(module, Stack)
+    return [module]
+
+
+def _built_in(network: Network) -> Chains:
+    stacks = zip(network.stacks, _stacks(network), strict=True)
+    parts = tuple(
+        Chain(layers, tuple(f for f in s.activations if isinstance(f, Activation)), s.features.frequencies is not None)
+        for layers, s in stacks
+    )
+    shift = getattr(network.module, "bias", None)
+    return Chains(network, parts, len(parts) > 1, float(shift) if isinstance(shift, Tensor) else 0.0)

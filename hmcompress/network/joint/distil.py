@@ -1,0 +1,197 @@
+"""Small networks that learn what the chains of a large one compute: their data, their first weights."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.chains import Chains, built_in_chains
+from hmcompress.network.joint.features import features_read, leading
+from hmcompress.network.joint.small import Data, Layer, SmallNetwork, SmallStack
+from hmcompress.network.joint.tracing import found_chains
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import DenseLayer, Network
+
+_ROWS = 8192  # samples, where the source has no end
+_BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
+_STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
+_CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
+
+Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
+
+
+def chains_of(problem: Problem) -> Chains | None:
+    """The chains for which a small network may stand. None: there are others than dense layers, or many outputs."""
+    network, last = problem.network, problem.calibration.points.tensors[-1]
+    if problem.order and (last.ndim != 2 or (network.built_in and network.dtype != torch.float64)):
+        return None
+    if network.kind not in ("mlp", "deeponet", "factory"):
+        return None
+    if network.kind != "factory":
+        return built_in_chains(network, problem.calibration.blocks[0].shape[1])
+    try:
+        return found_chains(network, problem.calibration.points, problem.settings.tolerance == "l2")
+    except NetworkError:  # it runs in its own precision alone, or takes gradients of what the chains compute
+        return None
+
+
+def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple[Data, Tensor]:
+    """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
+
+    Calibration points, and more of the same distribution where the source has no end.
+    """
+    parts = [problem.calibration.points.pairs(max(count, len(problem.calibration.points)))]
+    if problem.calibration.points.joint and len(parts[0]) < count:
+        more = problem.source.more(count - len(parts[0]))
+        parts += [] if more is None else [more]
+    points = Points(tuple(torch.cat(ts) for ts in zip(*(p.tensors for p in parts), strict=True)))
+    return with_outputs(problem, chains, points)
+
+
+def with_outputs(problem: Problem, chains: Chains, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
+    """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs;
+    with derivatives, a scale (B, k) for each of the blocks."""
+    if problem.order:
+        return _with_derivatives(problem, chains, points, scale)
+    found = chains.outputs(points)
+    scale = _scale(problem, found.y) if scale is None else scale
+    mix = None if found.mix is None else found.mix * scale[:, None]
+    rest = None if found.rest is None else found.rest * scale
+    return Data(found.inputs, found.y * scale, mix=mix, rest=rest), scale
+
+
+def _scale(problem: Problem, y: Tensor) -> Tensor:
+    each = problem.settings.tolerance == "each"
+    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
+    return 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30)
+
+
+def _with_derivatives(problem: Problem, chains: Chains, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
+    """Outputs and their derivatives by differences, those of the small network as those of the original."""
+    around, stencil = stencil_of(points.to(torch.float64), problem.order)
+    found = chains.outputs(around)
+    whole = Data(found.inputs, found.y, stencil=stencil[:, None].expand(-1, found.y.shape[1], -1))
+    blocks = whole.combined(found.y.T).T.split(found.y.shape[1], 1)
+    if scale is None:
+        scale = torch.stack([_scale(problem, block) for block in blocks]) / len(blocks) ** 0.5
+    outputs = torch.cat([block * s for block, s in zip(blocks, scale, strict=True)], 1)
+    return Data(found.inputs, outputs, 1.0, found.mix, found.rest, stencil[:, None] * scale[:, :, None]), scale
+
+
+def stencil_of(points: Points, order: int) -> tuple[Points, Tensor]:
+    """Points around each sample along the coordinates of the last input, one after another, and what makes values and
+    central differences (B, S) of a function at them."""
+    *others, moved = points.tensors
+    steps = _STEP * (moved.amax(0) - moved.amin(0)).clamp_min(_CONSTANT)
+    ends = torch.diag(steps).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(len(steps))[:, None]
+    offsets = torch.cat([torch.zeros(1, len(steps)), ends]).double()
+    around = (moved[:, None] + offsets).flatten(0, 1)
+    stencil = torch.zeros(1 + order * len(steps), len(offsets)).double()
+    stencil[0, 0] = 1
+    for d, h in enumerate(steps.tolist()):
+        up, down = 1 + 2 * d, 2 + 2 * d
+        stencil[1 + d, up], stencil[1 + d, down] = 1 / (2 * h), -1 / (2 * h)
+        if order > 1:
+            stencil[1 + len(steps) + d, [up, 0, down]] = torch.tensor([1.0, -2.0, 1.0]).double() / h**2
+    return Points((*(t.repeat_interleave(len(offsets), 0) for t in others), around)), stencil
+
+
+def fresh(
+    chains: Chains, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
+) -> SmallNetwork:
+    """A small network of these widths with random weights, whose neurons all vary over the data.
+
+    It reads a few of the features, where there are any, or everything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    stacks = []
+    for i, chain in enumerate(chains.parts):
+        small = SmallStack([], [copy.deepcopy(f).double() for f in chain.functions])
+        for k, m in enumerate(widths[i]):
+            layer = chain.layers[k]
+            x = small.forward(data.inputs[i])[1]
+            read = (
+                None
+                if k or everything
+                else leading(x[:: data.points], data.outputs, features_read(chains, i, widths[i][0]))
+            )
+            heads = chain.heads if k == len(chain.layers) - 1 else ()
+            small.layers.append(_random(chains.network, (layer, *heads), x, m, generator, read))
+        stacks.append(small)
+    if data.mix is not None or data.stencil is not None:
+        scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
+    return SmallNetwork(stacks, scale, chains.shift, chains.product)
+
+
+def _random(
+    network: Network,
+    layers: Sequence[DenseLayer],
+    x: Tensor,
+    m: int,
+    generator: torch.Generator,
+    read: Tensor | None,
+) -> Layer:
+    """Rows whose pre-activations have about unit deviation on inputs x (N, n), of which only those in `read` count."""
+    deviation = x.std(0)
+    read = torch.ones_like(deviation, dtype=torch.bool) if read is None else read
+    useful = read & (deviation > _CONSTANT * deviation.max())
+    weight = torch.randn(m, x.shape[1], generator=generator).double() / useful.sum().clamp_min(1) ** 0.5
+    weight = torch.where(useful, weight / deviation.clamp_min(1e-300), 0.0)
+    bias = _BIAS * torch.randn(m, generator=generator).double() - weight @ x.mean(0)
+    dense, module = layers[0], network.linear(layers[0])
+    coded = dense.bias is not None
+    offset = module.bias[:m].detach().double() if module.bias is not None and not coded else None
+    matrix = torch.cat([weight, bias[:, None]], 1) if coded else weight
+    live = torch.ones_like(matrix, dtype=torch.bool)
+    live[:, : x.shape[1]] = read
+    heads = tuple((head, network.shape(head)[0]) for head in layers[1:])
+    return Layer(dense, heads, matrix, live, offset)
+
+
+def widths_of(chains: Chains, hidden: int) -> Widths:
+    """Every hidden layer, and the product of two chains, with `hidden` neurons, where it has as many."""
+    return tuple(_sizes(sizes[1:], hidden, chains.product) for sizes in chains.sizes)
+
+
+def _sizes(full: Sequence[int], hidden: int, product: bool) -> tuple[int, ...]:
+    small = tuple(min(hidden, m) for m in full)
+    return small if product else (*small[:-1], full[-1])
+
+
+def inner_weights(chains: Chains, hidden: int) -> int:
+    """Weights of a small network of this width, not counting more plain inputs of a chain than a layer has neurons."""
+    total = 0
+    for k, (sizes, chain) in enumerate(zip(widths_of(chains, hidden), chains.parts, strict=True)):
+        read = features_read(chains, k, hidden)
+        inputs = (read if chain.features else min(read, hidden), *sizes[:-1])
+        total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
+    return total
+
+
+def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:
+    """The grids of the network's own layers that a layer of a small one stands for, by their weights."""
+    return {x.weight: first_neurons(network, x, _rows(grid, rows)) for x, rows in layer.parts()}
+
+
+def _rows(grid: Grid, rows: slice) -> Grid:
+    return replace(grid, q=grid.q[rows], row_exponents=grid.row_exponents[rows])
+
+
+def first_neurons(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
+    """The grid of a layer of few neurons in the first neurons of the network's own layer, a bias in its last column."""
+    rows, columns = network.shape(layer)
+    m, n = grid.q.shape
+    places = np.arange(n)
+    if layer.bias is not None:
+        columns, places[-1] = columns + 1, columns
+    q = np.zeros((rows, columns), np.int64)
+    q[:m, places] = grid.q
+    of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
+    of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
+    return Grid(q, of_rows, of_columns)

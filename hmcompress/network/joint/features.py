@@ -1,0 +1,34 @@
+"""Which Fourier features a small network reads: each costs a column of weights, and a few carry most functions."""
+
+import torch
+from torch import Tensor
+
+from hmcompress.network.joint.chains import Chains
+
+_FOR_EACH = 3  # features for each neuron of a hidden layer
+_ROWS = 2048
+_SPENT = 1e-6  # share of a column's square that others must leave for it to be chosen
+
+
+def features_read(chains: Chains, k: int, hidden: int) -> int:
+    """How many inputs a chain reads in a small network of this width: all, unless they are features."""
+    inputs = chains.sizes[k][0]
+    return min(inputs, _FOR_EACH * hidden) if chains.parts[k].features else inputs
+
+
+def leading(x: Tensor, y: Tensor, count: int) -> Tensor:
+    """Mask (n,) of `count` columns of x (N, n) from which y (N, k) follows best linearly, found one by one: each
+    explains most of what those before left (orthogonal least squares, Chen et al. 1989)."""
+    chosen = torch.zeros(x.shape[1], dtype=torch.bool)
+    if count >= x.shape[1]:
+        return ~chosen
+    x, y = x[:_ROWS] - x[:_ROWS].mean(0), y[:_ROWS] - y[:_ROWS].mean(0)
+    least = _SPENT * x.pow(2).sum(0)
+    for _ in range(count):
+        left = x.pow(2).sum(0)
+        gains = (x.T @ y).pow(2).sum(1) / left.clamp_min(1e-300)
+        best = int(torch.where(chosen | (left <= least), -1.0, gains).argmax())
+        chosen[best] = True
+        q = x[:, best] / left[best].clamp_min(1e-300).sqrt()
+        x, y = x - torch.outer(q, q @ x), y - torch.outer(q, q @ y)
+    return chosen

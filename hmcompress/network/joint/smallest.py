@@ -1,0 +1,275 @@
+"""The joint stage of the outputs metric: a small network learns the large one's function, is pruned and quantised as a
+whole, and takes its place in the first neurons of each layer.
+
+Neurons then have nothing to do with the original's: only the function is bounded.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hmcompress.network.bound.error import block_errors
+from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.least_squares import Price, minimise
+from hmcompress.network.joint.pruning import compact, drop_weakest, prune, unwind
+from hmcompress.network.joint.roundings import Form, Roundings, cost
+from hmcompress.network.joint.small import SmallNetwork
+from hmcompress.network.layerwise.propagate import Parts
+from hmcompress.network.layerwise.search import LIMIT, Trial
+
+_HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
+_FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
+_FIT_MORE, _FIT_TOL = 2.0, 1e-2  # times the steps for each decade below this tolerance
+_ALMOST = 1.5  # error over what is near enough up to which a fit goes on
+_FIT_GAIN = 0.01  # of a step below which a fit is about to end
+_COARSE = 3e-3  # tolerance from which J^T J in single precision is enough
+_FIT_ROWS = 2048
+_ROUND_ROWS = 4096
+_FORM_ROWS, _FORM_ROWS_PER_WEIGHT = 1024, 10
+_REORDERED = 3  # forms whose neurons change places
+_ROWS_PER_WEIGHT = 4
+_ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
+_SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
+_BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
+_SCATTER, _POLISH = 0.5, 0.3  # shares of the work for that, and for their last layers
+_FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
+_NEAR = 1.5  # error over what is near enough up to which other first weights are tried
+_WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
+_WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
+_DECAY = 0.1  # power of the error by which the width grows where a fit fails
+_PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
+_WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
+_FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
+_DROP_STEPS = 15  # after a neuron went
+_MAX = 0.5  # L2 error over the largest deviation, both relative
+_SEEDS, _WIDTHS = 6, 3  # first weights of each width, and widths
+_CHEAP = 0.08  # share of the work up to which first weights are tried whatever came of the others
+_FEW = 200  # weights up to which J^T J in single precision gains nothing
+_WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
+
+
+def smallest_joint(
+    problem: Problem,
+    chains: Chains,
+    tol: float,
+    effort: str,
+    measured: Callable[[Parts], float],
+    tick: Callable[[float], None],
+    slim: bool = False,
+) -> Trial | None:
+    """The smallest form whose decoded network holds the tolerance by `measured`, or None.
+
+    tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
+    """
+    stage = JointStage(problem, chains, tol, _WORK[effort], slim)
+    candidates: list[Roundings] = []
+    for some in stage.candidates():
+        stage.settle(some, min((c.promise for c in candidates), default=math.inf))
+        candidates += some
+        tick(_FIRST_PART * stage.share)
+    best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
+    best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
+    for k, candidate in enumerate(best):
+        candidate.scatter(_SCATTER * stage.work / len(best))
+        candidate.polish(_POLISH * stage.work / len(best))
+        tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
+    tick(1.0)
+    holding = _holding(candidates)
+    for begin in range(0, len(holding), _REORDERED):
+        trials = [candidate.reordered(form) for form, candidate in holding[begin : begin + _REORDERED]]
+        for trial in sorted(trials, key=lambda trial: trial.cost):
+            error = measured(trial.parts)
+            if error <= LIMIT * tol:
+                return replace(trial, error=error)
+    return None
+
+
+def _holding(candidates: Sequence[Roundings]) -> list[tuple[Form, Roundings]]:
+    """The forms that hold, smallest first, and whose they are; of those that are alike, one."""
+    found = {(form.cost, form.error): (form, candidate) for candidate in candidates for form in candidate.holding()}
+    return [found[key] for key in sorted(found)]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network that learned, its error over what is near enough, and what that took."""
+
+    network: SmallNetwork
+    ratio: float
+    work: float  # multiplications
+    wary: bool = False  # a part of the samples taught what does not hold for the others
+    hopeless: bool = False  # too much work, or too few samples to say what the function is elsewhere
+
+
+@dataclass
+class JointStage:
+    """Small networks for one problem at one tolerance, within so many multiplications."""
+
+    problem: Problem
+    chains: Chains
+    tol: float
+    work: float
+    slim: bool = False
+
+    def __post_init__(self) -> None:
+        largest = self.problem.settings.tolerance == "max"
+        self._fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
+        self.data, self.scale = learning_data(self.problem, self.chains)
+        held = self.problem.held_out
+        self._held, _ = with_outputs(self.problem, self.chains, held.points.pairs(len(held.points)), self.scale)
+        self.done = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the work that is done."""
+        return min(self.done / self.work, 1.0)
+
+    def candidates(self) -> Iterator[list[Roundings]]:
+        """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
+        widths, least = 0, _narrowest(self.problem, self.chains, self.tol)
+        for hidden in _different(self.chains):
+            if widths == _WIDTHS or hidden < least:
+                continue
+            if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
+                return
+            fits = self._fits(hidden, widths > 0)
+            fitting = [fit for fit in fits if fit.ratio <= 1]
+            if fitting:
+                yield self._candidates(fitting)
+            if any(fit.hopeless for fit in fits):
+                return
+            widths += bool(fitting)
+            least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
+
+    def settle(self, candidates: Sequence[Roundings], best: float) -> None:
+        """First forms of the candidates, and more of those that come near the best; that of others is `best`.
+
+        Those of few weights come first, as far as the work allows.
+        """
+        begun: list[Roundings] = []
+        for candidate in sorted(candidates, key=lambda candidate: candidate.network.weights()):
+            if not begun or self.done < self.work:
+                candidate.begin()
+                self.done += candidate.work
+                begun.append(candidate)
+        for k, candidate in enumerate(sorted(begun, key=lambda candidate: candidate.promise)):
+            best = min(best, candidate.promise)
+            if candidate.promise <= _WORTH * best and (not k or self.done < self.work):
+                before = candidate.work
+                candidate.settle()
+                self.done += candidate.work - before
+
+    def _fits(self, hidden: int, some: bool) -> list[Fit]:
+        """Networks of one width from several first weights. `some`: of a smaller width fit already."""
+        fits: list[Fit] = []
+        for seed in range(_SEEDS):
+            fits.append(self._fitted(hidden, seed))
+            self.done += fits[-1].work
+            nearest = min(fit.ratio for fit in fits)
+            enough = self.work * (_FIRST_PART if some or nearest <= 1 else _PATIENCE)
+            cheap = sum(fit.work for fit in fits) < _CHEAP * self.work
+            far = nearest > _NEAR or (nearest > 1 and seed)
+            if self.done > enough or fits[-1].hopeless or (far and not cheap):
+                break
+        return fits
+
+    def _fitted(self, hidden: int, seed: int) -> Fit:
+        """A network of some width and first weights."""
+        network = fresh(self.chains, self.data, self.scale, widths_of(self.chains, hidden), seed)
+        goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
+        coarse = network.weights() > _FEW and self.tol >= _COARSE
+        options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
+        steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
+        rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
+        dearest = _DEAREST * self.work * (1 if self.data.stencil is None else _WITH_DERIVATIVES)
+        if cost(steps, self.data.first(rows), network.weights()) > dearest:
+            return Fit(network, math.inf, 0.0, hopeless=True)
+        error, work = self._fit(network, rows, steps, damping=1.0, **options)
+        if enough < error <= _ALMOST * enough:
+            error, more = self._fit(network, rows, steps, **options)
+            work += more
+        wary = error <= enough < network.error(self.data) ** 0.5
+        if wary:
+            error, more = self._fit(network, len(self.data), steps, **options)
+            work += more
+        held = self._error(network) / self.tol
+        hopeless = error <= enough and held > _FAILED
+        return Fit(network, max(error / enough, held), work, wary, hopeless)
+
+    def _fit(
+        self, network: SmallNetwork, rows: int, steps: int, price: Price | None = None, **options: Any
+    ) -> tuple[float, float]:
+        """Relative error after at most so many steps on the first rows, and the work."""
+        data = self.data.first(rows)
+        error, taken = minimise(network, data, steps, price, **options)
+        return error**0.5, cost(taken, data, network.weights())
+
+    def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
+        """Samples that a network learns from: some for each of its weights, or all where that was too few."""
+        return len(self.data) if fit.wary else self._enough(network, least, each)
+
+    def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
+        """Fewer where each says several things, its derivatives among them."""
+        fewer = 1 if self.data.blocks == 1 else 2 * self.data.blocks  # samples around which the function is known
+        return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
+
+    def _candidates(self, fitting: Sequence[Fit]) -> list[Roundings]:
+        """The networks under a price and without what is not worth it, where that leaves the tolerance."""
+        found = [self._candidate(fit) for fit in fitting]
+        self.done += sum(work for _, work in found)
+        return [c for c, _ in found if c.network.weights() and self._error(c.network) < self.tol]
+
+    def _candidate(self, fit: Fit) -> tuple[Roundings, float]:
+        network, level, work = fit.network, 0.0, 0.0
+        for steps, share in _ROUNDS:
+            unwind(network)
+            level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
+            rows = self._rows(fit, network, _ROUND_ROWS)
+            work += self._fit(network, rows, steps, Price.of(network.layers, level))[1]
+            if share:
+                prune(network, share)
+        if self.slim:
+            network, more = self._slimmer(fit, network, level)
+            work += more
+        compact(network)
+        data = self.data.first(self._rows(fit, network, _FORM_ROWS, _FORM_ROWS_PER_WEIGHT))
+        own, slim = self.problem.network, self.slim
+        return Roundings(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
+
+    def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
+        """Without the neurons that the others can make up for; and the work."""
+        rows, work = self._rows(fit, network, _ROUND_ROWS), 0.0
+        while work < self.work:
+            other = network.clone()
+            if not drop_weakest(other, self.data.first(rows).inputs):
+                break
+            error, more = self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level))
+            work += more
+            if error > _FIT_ENOUGH * self._fit_tol:
+                break
+            network = other
+        return network, work
+
+    def _error(self, network: SmallNetwork) -> float:
+        """As the tolerance defines it, on held-out points."""
+        kind = self.problem.settings.tolerance
+        each = self._held.outputs.shape[1] // self._held.blocks
+        blocks = (y.split(each, 1) for y in (self._held.outputs, network.outputs(self._held)))
+        return max(block_errors(kind, *map(list, blocks)))
+
+
+def _different(chains: Chains) -> list[int]:
+    """Numbers of neurons that give different networks: not those above all of the original's."""
+    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(chains, h) != widths_of(chains, _HIDDEN[k - 1])]
+
+
+def _narrowest(problem: Problem, chains: Chains, tol: float) -> float:
+    """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
+    points = problem.calibration.points.pairs(LIMIT_ROWS)
+    wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
+    enough = (hidden for hidden in _HIDDEN if inner_weights(chains, hidden) >= wanted)
+    return next(enough, _HIDDEN[-1])

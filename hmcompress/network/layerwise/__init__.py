@@ -1,0 +1,1 @@
+"""Passes that code one layer after another, and the search over them."""

@@ -1,0 +1,30 @@
+"""How many passes the search may take: by the multiplications of one."""
+
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.layerwise.calibration import Calibration
+from hmcompress.network.layerwise.gradients import work_of_others
+
+_WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
+_FEWEST = 14  # passes
+_MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
+
+
+def budget_of(problem: Problem, work: int, effort: str, times: int = 1) -> int:
+    """Passes, each of so many multiplications."""
+    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
+    stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
+    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
+
+
+def cost_of(problem: Problem, data: Calibration) -> int:
+    """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
+    cost = work_of_others(problem.network)
+    for layer in problem.network.layers:
+        m, n = problem.network.shape(layer)
+        cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
+    return cost
+
+
+def _cost_of_layer(m: int, n: int, rows: int) -> int:
+    """By the nearest plane, or, of a layer that has few outputs or inputs, by the factors of its moments."""
+    return max(m * n * (rows + m + n), (m**3 + n**3) // 3)

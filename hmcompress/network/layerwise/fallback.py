@@ -1,0 +1,44 @@
+"""Where no pass keeps the bound: the original weights themselves, each as coarse as the bound allows, or lossless."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hmcompress.network.layerwise.coded import Coded, Engine, lossless
+from hmcompress.network.layerwise.propagate import Knobs, Parts
+from hmcompress.network.layerwise.search import LIMIT, Measure, Trial
+from hmcompress.network.model.network import Network
+
+_FINER = 4.0  # from one relative error of the weights to the next
+_FINEST = 1e-7
+
+
+def nearest_weights(
+    network: Network, tensors: Mapping[str, Tensor], engine: Engine, measured: Measure, tol: float
+) -> Trial | None:
+    """The first of finer and finer roundings of the weights that holds, at last they without loss, or None."""
+    for parts in _finer_and_finer(network, tensors, engine, tol):
+        error = measured(parts)
+        if error <= LIMIT * tol:
+            return Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), error)
+    return None
+
+
+def _finer_and_finer(network: Network, tensors: Mapping[str, Tensor], engine: Engine, tol: float) -> Iterator[Parts]:
+    level = tol
+    while level > _FINEST:
+        yield _every(network, tensors, partial(engine.tensor, tol=level))
+        level /= _FINER
+    yield _every(network, tensors, lambda name, w: lossless(w))
+
+
+def _every(network: Network, tensors: Mapping[str, Tensor], code: Callable[[str, Tensor], Coded]) -> Parts:
+    """Every layer with its bias, and every other weight."""
+    parts = {name: code(name, tensors[name]) for name in network.others}
+    for layer in network.layers:
+        weight = tensors[layer.weight]
+        whole = weight if layer.bias is None else torch.cat([weight, tensors[layer.bias].reshape(-1, 1)], 1)
+        parts[layer.weight] = code(layer.weight, whole)
+    return parts

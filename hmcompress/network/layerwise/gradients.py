@@ -1,0 +1,142 @@
+"""Weights whose inputs are not at hand (convolutions, gates, attention): a metric from the outputs' gradients by them.
+
+The Gauss-Newton matrix of a weight (m, n) is taken as the product of a moment of its rows and one of its columns,
+E[g g^T] (x) E[g^T g] / trace, g the gradient of a random projection of the outputs (as in Shampoo, Gupta et al. 2018).
+For dense layers of independent inputs and sensitivities these are their second moments.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards
+from hmcompress.layers import real_layout, to_matrices
+from hmcompress.network.layerwise.moments import Scale, regularised
+from hmcompress.network.model.factory import tensors_of_module
+from hmcompress.network.model.formulas import Formulas
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network, own_tensors
+
+_ROWS = 1024  # samples
+_GRADIENTS = 128  # of as many groups of samples
+WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
+_LOADING, _VARIANCE = 1e-2, 0.3
+_HALF_A_TIME = 0.5
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Metric:
+    """||R^T dW L||^2, the squared relative error of the outputs: factors R of the rows' moment, L of the columns'."""
+
+    rows: Factor
+    columns: Factor
+
+
+def gradient_metrics(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], scale: Scale, seed: int
+) -> dict[str, list[Metric]]:
+    """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives."""
+    names = [name for name in network.others if _is_small(tensors[name])]
+    few = points.take(slice(0, _ROWS))
+    try:
+        sums = _summed(network, few, names, scale, seed)
+    except NetworkError:  # some operations have no gradients by their statistics
+        sums = _summed(network, few, [name for name in names if tensors[name].ndim > 1], scale, seed)
+    share = len(points) / len(few)
+    return {
+        name: [m.metric(w, share) for m, w in zip(moments, to_matrices(tensors[name]).double().numpy(), strict=True)]
+        for name, moments in sums.items()
+        if any(m.rows.any() for m in moments)
+    }
+
+
+def _summed(network: Network, points: Points, names: list[str], scale: Scale, seed: int) -> dict[str, list["_Moments"]]:
+    sums: dict[str, list[_Moments]] = {}
+    with Formulas(0):
+        for gradients in _gradients(network, points, names, scale, seed):
+            for name, g in gradients.items():
+                slices = to_matrices(g).double().numpy()
+                moments = sums.setdefault(name, [_Moments(*matrix.shape) for matrix in slices])
+                for moment, matrix in zip(moments, slices, strict=True):
+                    moment.add(matrix)
+    return sums
+
+
+class _Moments:
+    """Sums over gradients of one matrix (m, n)."""
+
+    def __init__(self, m: int, n: int) -> None:
+        self.rows, self.columns = np.zeros((m, m)), np.zeros((n, n))
+        self.seen_rows = self.seen_columns = 0  # lines that a gradient reached
+
+    def add(self, g: np.ndarray) -> None:
+        self.rows += g @ g.T
+        self.columns += g.T @ g
+        self.seen_rows += int(g.any(1).sum())
+        self.seen_columns += int(g.any(0).sum())
+
+    def metric(self, w: np.ndarray, share: float) -> Metric:
+        """Both moments with a share of their mean diagonals: there are few gradients."""
+        rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self.seen_rows)))
+        columns = self.columns / max(np.trace(self.columns), _TINY)
+        moment = regularised(columns, _loading(len(columns), self.seen_columns))
+        return Metric(rows, factorise_towards(moment, w, rows, _VARIANCE))
+
+
+def _loading(lines: int, seen: int) -> float:
+    """At least as if each line had been seen half a time more: a rare token's row may count elsewhere."""
+    return max(_LOADING, _HALF_A_TIME * lines / max(seen, 1))
+
+
+def work_of_others(network: Network) -> int:
+    """Multiplications of the nearest plane in a network's other weights."""
+    own = tensors_of_module(network.module)
+    return sum(_work(w) for w in (own[network.places[name]] for name in network.others) if _is_small(w))
+
+
+def _work(w: Tensor) -> int:
+    matrix = real_layout(w.shape, w.dtype)
+    return matrix.count * matrix.rows * matrix.cols * (matrix.rows + matrix.cols)
+
+
+def _is_small(w: Tensor) -> bool:
+    """Whether the nearest plane goes through a weight in about a second."""
+    matrix = real_layout(w.shape, w.dtype)
+    return _work(w) <= _MOST_WORK and max(matrix.rows, matrix.cols) <= WIDEST
+
+
+def _gradients(
+    network: Network, points: Points, names: list[str], scale: Scale, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of random projections of the scaled outputs, a few samples at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    step = max(len(points) // _GRADIENTS, 1)
+    with _tracked(network, names) as weights:
+        for begin in range(0, len(points) if weights else 0, step):
+            (y,) = scale([network.call(points.take(slice(begin, begin + step)).tensors)])
+            if not y.requires_grad:
+                return
+            signs = 2.0 * torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) - 1
+            found = torch.autograd.grad((y * signs).sum(), list(weights.values()), allow_unused=True)
+            yield {name: g for name, g in zip(weights, found, strict=True) if g is not None}
+
+
+@contextmanager
+def _tracked(network: Network, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """The module's own tensors of these names, with gradients."""
+    own = own_tensors(network.module)
+    weights = {name: own[network.places[name]] for name in names if network.places[name] in own}
+    try:
+        for w in weights.values():
+            w.requires_grad_(True)
+        with torch.enable_grad():
+            yield weights
+    finally:
+        for w in weights.values():
+            w.requires_grad_(False)

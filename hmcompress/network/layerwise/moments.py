@@ -1,0 +1,122 @@
+"""Second moments of the outputs metric: inputs of each layer (C), and sensitivities of the outputs to it (G)."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from torch import Tensor
+
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import DenseLayer, Network, replaced
+from hmcompress.network.model.tangents import jets
+
+_PROJECTED_ROWS = 16384  # rows of random projections aimed at
+_MOST_PROJECTIONS = 8
+_TINY = 1e-14
+_MOST_NOISE = 0.99
+_CHUNK = 4096
+
+Scale = Callable[[list[Tensor]], list[Tensor]]
+
+
+def with_column(x: Tensor, layer: DenseLayer, value: bool) -> Tensor:
+    """Inputs of a layer as a matrix (rows, d), float64, and the column of its bias: ones, or zeros for derivatives."""
+    flat = x.detach().reshape(-1, x.shape[-1]).double()
+    return flat if layer.bias is None else torch.cat([flat, flat.new_full((len(flat), 1), float(value))], 1)
+
+
+def second_moment(x: Tensor, count: int) -> np.ndarray:
+    """Sum of x x^T over rows x (k, d), divided by `count`; (d, d) float64."""
+    return (x.T @ x / max(count, 1)).numpy()
+
+
+def ridge_target(w: np.ndarray, x: Tensor, z: Tensor, moment: np.ndarray, ridge: float) -> np.ndarray:
+    """The matrix nearest to w that best restores pre-activations z (k, m) from inputs x (k, d).
+
+    W + (Z - W x) x^T (E[x x^T] + ridge * mean diagonal * I)^-1, in float64.
+    """
+    residual = z - x @ torch.from_numpy(w).T
+    total = float(x.pow(2).sum())
+    cross = (residual.T @ x).numpy() * (np.trace(moment) / total if total > 0 else 1.0)  # the moment's own count
+    for attempt in range(8):  # a singular moment needs a larger ridge
+        try:
+            factor = cho_factor(regularised(moment, max(ridge, _TINY) * 10.0**attempt))
+            return w + cho_solve(factor, cross.T).T
+        except LinAlgError:
+            continue
+    return w
+
+
+def regularised(moment: np.ndarray, share: float) -> np.ndarray:
+    """The moment with a share of its mean diagonal added to the diagonal."""
+    mean = np.trace(moment) / len(moment)
+    return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
+
+
+def sampling_noise(x: Tensor, samples: int) -> float:
+    """Share of the mean diagonal that brings the second moment of x (k, d) nearest to that of further samples.
+
+    The intensity of Ledoit & Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices")
+    towards a multiple of the identity, over one minus it. Rows of one sample lie together and depend on each other.
+    """
+    k, d = x.shape
+    count = samples if samples and k % samples == 0 else k
+    own = [g @ g.T if len(g) < d else g.T @ g for g in x.reshape(count, -1, d)]  # of the same norms
+    fourth = sum(float(g.square().sum()) for g in own) / count * (count / k) ** 2
+    moment = second_moment(x, k)
+    size = float(np.square(moment).sum())
+    noise = (fourth - size) / max(count - 1, 1)
+    signal = size - float(np.trace(moment)) ** 2 / d
+    share = min(max(noise / max(signal, _TINY * size, 1e-300), 0.0), _MOST_NOISE)
+    return share / (1 - share)
+
+
+def sensitivities(network: Network, points: Points, scale: Scale, order: int, seed: int) -> dict[str, np.ndarray]:
+    """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
+
+    `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
+    is bounded. Returns (m, m) float64 by the name of the weight; none where
+    the module gives no gradients.
+    """
+    moments: dict[str, np.ndarray] = {}
+    if not network.layers:
+        return moments
+    generator = torch.Generator().manual_seed(seed)
+    for begin in range(0, len(points), _CHUNK):
+        part = points.take(slice(begin, begin + _CHUNK))
+        for name, g in _gradients(network, part, scale, order, generator, len(points)):
+            moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
+    return moments
+
+
+def _gradients(
+    network: Network,
+    points: Points,
+    scale: Scale,
+    order: int,
+    generator: torch.Generator,
+    total: int,
+) -> Iterator[tuple[str, Tensor]]:
+    probes: dict[str, Tensor] = {}
+
+    def probe(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+        if layer.weight not in probes:
+            probes[layer.weight] = torch.zeros_like(z.detach(), requires_grad=True)
+        return z + probes[layer.weight]
+
+    with replaced(network, probe):
+        network.run(points.tensors)  # makes the probes: none may be made inside a tangent trace
+        with torch.enable_grad():
+            blocks = scale(jets(network, points, order))
+    single = len(blocks) == 1 and blocks[0].shape[1] == 1
+    count = 1 if single else min(_MOST_PROJECTIONS, max(1, _PROJECTED_ROWS // total))
+    for k in range(count):
+        signs = [2.0 * torch.randint(0, 2, b.shape, generator=generator).to(b.dtype) - 1 for b in blocks]
+        value = torch.stack([(b * s).sum() for b, s in zip(blocks, signs, strict=True)]).sum()
+        if not value.requires_grad:  # the module itself runs without gradients
+            return
+        grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
+        for (name, p), g in zip(probes.items(), grads, strict=True):
+            g = torch.zeros_like(p) if g is None else g
+            yield name, g.reshape(-1, g.shape[-1]).double() / count**0.5

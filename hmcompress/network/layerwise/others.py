@@ -1,0 +1,97 @@
+"""Sensitivities found by perturbation: of weights that no second moment describes, of layers without gradients."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.layers import from_matrices, to_matrices
+from hmcompress.network.bound.error import block_errors, evaluate
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import DenseLayer, Network, replaced
+
+_STEP = 1e-3  # relative Frobenius size of the perturbation
+_ROWS = 256
+_FEW_ROWS = 16
+_UNUSED = 1e-12
+_LEAST_VARIANCE = 1e-300
+
+
+def perturbed_sensitivities(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], kind: str
+) -> dict[str, float]:
+    """Relative error of the outputs over the relative error of each weight, for errors without a preferred direction.
+
+    Raises NetworkError for weights that the outputs do not depend on; of vectors, as statistics of inputs that nothing
+    normalises, it is 0.
+    """
+    points = points.take(slice(0, _ROWS))
+    reference = evaluate(network, points, 0)
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name in network.others:
+        w = tensors[name].to(torch.complex128 if tensors[name].is_complex() else torch.float64)
+        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
+        found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
+    none = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
+    unused = [name for name in none if tensors[name].ndim > 1]
+    if unused:
+        more = " ..." * (len(unused) > 5)
+        raise NetworkError(
+            f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with --exclude "
+            f"'{unused[0]}' (or exclude: in the YAML), or is it another network?"
+        )
+    return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
+
+
+def without_zero_rows(network: Network, points: Points, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes."""
+    points = points.take(slice(0, _FEW_ROWS))
+    return frozenset(name for name in network.others if _breaks(network, points, name, tensors[name]))
+
+
+def _breaks(network: Network, points: Points, name: str, w: Tensor) -> bool:
+    """Whether a row of zeros gives outputs that are not finite, or none."""
+    matrices = to_matrices(w).clone()
+    matrices[:, 0] = 0
+    try:
+        blocks = evaluate(network, points, 0, {name: from_matrices(matrices, w.shape, w.dtype)})
+    except NetworkError:
+        return True
+    return not bool(torch.isfinite(blocks[0]).all())
+
+
+def perturbed_moments(
+    network: Network, points: Points, layers: Iterable[DenseLayer], kind: str
+) -> dict[str, np.ndarray]:
+    """G (m, m) of some layers as `sensitivities` has it, without a preferred direction.
+
+    White noise of variance s^2 on the pre-activations makes a squared relative error of s^2 trace(G).
+    """
+    points = points.take(slice(0, _ROWS))
+    reference = evaluate(network, points, 0)
+    found = {}
+    for layer in layers:
+        noise = _Noise(layer)
+        with replaced(network, noise):
+            error = block_errors(kind, reference, evaluate(network, points, 0))[0]
+        m = network.shape(layer)[0]
+        found[layer.weight] = error**2 / max(noise.variance, _LEAST_VARIANCE) / m * np.eye(m)
+    return found
+
+
+class _Noise:
+    """Adds small white noise to the pre-activations of one layer."""
+
+    def __init__(self, layer: DenseLayer) -> None:
+        self.layer, self.variance = layer, 0.0
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
+        if layer != self.layer:
+            return None
+        self.variance = _STEP**2 * float(z.detach().double().square().mean())
+        return z + self.variance**0.5 * torch.randn(z.shape, generator=self._generator, dtype=z.dtype)

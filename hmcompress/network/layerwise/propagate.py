@@ -1,0 +1,198 @@
+"""One pass of the outputs metric: layer after layer in the order of computation, each from compressed inputs.
+
+Every layer's target is the ridge solution that best restores the original pre-activations from what the compressed
+predecessors deliver; it is quantised with feedback in the metric of its inputs and sensitivities. Structured layers and
+weights that no second moment describes are coded by the engine of the weights metric at the same water level.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
+from hmcompress.layers import to_matrices
+from hmcompress.network.layerwise.calibration import Calibration
+from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
+from hmcompress.network.layerwise.low_rank import as_product
+from hmcompress.network.layerwise.moments import regularised, ridge_target, sampling_noise, second_moment, with_column
+from hmcompress.network.model.network import DenseLayer, Network, replaced
+from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
+
+_LEAST_FLOOR = 1e-14
+_LONG = 128  # numbers of a vector
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the search turns."""
+
+    delta: float  # water level: root of 12 times the distortion of each coefficient, relative to the outputs
+    dead_zone: float = 0.1
+    mu: float = 1e-2  # share of mean diagonal added to G
+    ridge: float = 1e-9  # share of mean diagonal added to C in the target
+    floor: float = 0.0  # share of mean diagonal added to C in the metric
+    shrinkage: float = 0.0  # the same, in units of the sampling noise of C
+    growth: float = 1.0  # later layers have finer steps by this factor each
+    variance: float = 0.3  # its share in the order of the columns, against what they explain
+    structured: frozenset[str] = frozenset()  # layers that the engine codes
+    factored: frozenset[str] = frozenset()  # layers that are coded as a product of two factors
+    prior: float = 0.1  # of those: how much inputs are assumed to lie where the weights are large
+
+
+Parts = dict[str, Coded]
+
+
+def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
+    """Every layer and other weight of the network in coded form, by name. Raises NetworkError where it breaks so."""
+    parts = coded_others(data, knobs)
+    if not network.layers:
+        return parts
+    others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
+    forward = _quantising(network, data, knobs, parts)
+    if data.order == 0:
+        with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
+            network.run(data.points.tensors, others)
+        return without_dead_rows(network, parts)
+    if data.order == 1:
+        with replaced(network, _with_tangents(network, data, forward, parts)):
+            run_with_tangents(network, data.points, others)
+        return without_dead_rows(network, parts)
+    for layer in network.layers:
+        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others)
+        forward(layer, xs, None)
+    return without_dead_rows(network, parts)
+
+
+def _with_tangents(network: Network, data: Calibration, forward: Callable, parts: Parts) -> Callable:
+    """Code each layer from its inputs and their tangents when a dual run reaches it."""
+    directions = len(data.targets[network.layers[0].weight]) - 1
+
+    def replace_output(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+        forward(layer, split_dual(x, directions, data.points.joint), None)
+        return _output(network, layer, x, parts[layer.weight])
+
+    return replace_output
+
+
+def coded_others(data: Calibration, knobs: Knobs, exact: bool = False) -> Parts:
+    """The weights that no dense layer holds; `exact`: without loss."""
+    return {name: lossless(w) if exact else _other(name, data, knobs) for name, w in data.others.items()}
+
+
+def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
+    """A weight coded so that its share of the squared error is the water level for each of its entries."""
+    w, sensitivity = data.others[name], data.other_sensitivities[name]
+    if not sensitivity:
+        return lossless(w)
+    if name not in data.other_metrics or name in knobs.structured:
+        return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
+    slices = []
+    for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
+        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone, vector=w.ndim == 1)
+        slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
+    coded = Slices(tuple(slices), tuple(w.shape), w.dtype)
+    return coded if w.ndim > 1 else _smallest_vector(coded, name, data, knobs.delta / sensitivity)
+
+
+def _smallest_vector(coded: Coded, name: str, data: Calibration, level: float) -> Coded:
+    """A vector as it is coded, or without loss, or, a long one, by the engine (a mean over a mesh is smooth)."""
+    w = data.others[name]
+    candidates = [coded, data.engine.exact(name, w)]
+    if w.numel() >= _LONG:
+        candidates.append(data.engine.tensor(name, w, level * math.sqrt(w.numel() / 12)))
+    return min(candidates, key=lambda part: len(part.payload(thorough=False)))
+
+
+def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:
+    done: list[str] = []
+
+    def forward(layer: DenseLayer, xs: list[Tensor], z: Tensor | None) -> Tensor | None:
+        if layer.weight not in parts:
+            parts[layer.weight] = _coded(network, layer, xs, data, knobs, knobs.delta / knobs.growth ** len(done))
+            done.append(layer.weight)
+        return None if z is None else _output(network, layer, xs[0], parts[layer.weight])
+
+    return forward
+
+
+def _coded(
+    network: Network, layer: DenseLayer, xs: list[Tensor], data: Calibration, knobs: Knobs, delta: float
+) -> Coded:
+    weights = data.weights[layer.weight]
+    x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
+    if not torch.isfinite(x).all():
+        raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
+    z = _stacked(data.targets[layer.weight], weights)
+    moment = second_moment(x, xs[0].numel() // xs[0].shape[-1])
+    target = ridge_target(network.matrix(layer).numpy(), x, z, moment, knobs.ridge)
+    sensitivity = data.sensitivities[layer.weight]
+    if layer.weight in knobs.structured:
+        tol = delta * _relative_level(target, moment, sensitivity)
+        return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
+    floor = max(knobs.floor, _LEAST_FLOOR)
+    if knobs.shrinkage:
+        floor = max(floor, knobs.shrinkage * sampling_noise(with_column(xs[0], layer, True), len(xs[0])))
+    sensitivity, moment = regularised(sensitivity, knobs.mu), regularised(moment, floor)
+    if layer.weight in knobs.factored:
+        return as_product(target, moment, sensitivity, delta, knobs.dead_zone, knobs.prior)
+    rows = factorise(sensitivity)
+    columns = factorise_towards(moment, target, rows, knobs.variance)
+    return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
+
+
+def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) -> float:
+    """Relative Frobenius error of w (m, n) for a unit water level, where its error has no preferred direction."""
+    m, n = w.shape
+    gain = math.sqrt(np.trace(sensitivity) / m * np.trace(moment) / n)
+    return math.sqrt(m * n / 12) / max(float(np.linalg.norm(w)) * gain, 1e-300)
+
+
+def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
+    scaled = [b.reshape(-1, b.shape[-1]).double() * w**0.5 for b, w in zip(blocks, [1.0, *weights], strict=True)]
+    return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
+
+
+def _output(network: Network, layer: DenseLayer, x: Tensor, part: Coded) -> Tensor:
+    """What the layer gives from its compressed weights."""
+    matrix = part.dense().to(network.linear(layer).weight.dtype)
+    if layer.bias is not None:
+        return torch.nn.functional.linear(x, matrix[:, :-1], matrix[:, -1])
+    return torch.nn.functional.linear(x, matrix, network.linear(layer).bias)
+
+
+def _substituting(network: Network, parts: Parts) -> Callable:
+    def forward(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
+        return _output(network, layer, x, parts[layer.weight]) if layer.weight in parts else None
+
+    return forward
+
+
+def without_dead_rows(network: Network, parts: Parts) -> Parts:
+    """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
+    parts = dict(parts)
+    for layer, after in reversed(network.chains()):
+        rows = network.shape(layer)[0]
+        parts[layer.weight] = parts[layer.weight].without_rows(~parts[after.weight].live_columns()[:rows])
+    return parts
+
+
+def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights and biases by their names from matrices (m, n) or (m, n + 1) by the weights' names."""
+    tensors = {name: parts[name] for name in network.others if name in parts}
+    for layer in network.layers:
+        if layer.weight in parts:
+            matrix = parts[layer.weight]
+            tensors[layer.weight] = matrix if layer.bias is None else matrix[:, :-1]
+            if layer.bias is not None:
+                tensors[layer.bias] = matrix[:, -1]
+    return tensors
+
+
+def decoded(network: Network, data: Calibration, parts: Parts) -> dict[str, Tensor]:
+    """The tensors that coded parts stand for."""
+    return tensors_of(network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})

@@ -1,0 +1,328 @@
+"""The search of the outputs metric: the smallest file whose held-out error keeps the tolerance."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.layerwise.coded import living
+from hmcompress.network.layerwise.propagate import Knobs, Parts
+
+_NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
+_SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
+_CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
+_AIM = 0.97
+LIMIT = 0.998  # of the tolerance: held-out points are a sample too
+_NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
+_FIRMER = (1e-6, 1e-4)  # ridges and floors tried where the first ones do not lead to the tolerance
+_WILD = 2.0  # times the tolerance
+_LEAST_SHARE = 0.1  # of the gap to the tolerance
+_WORSE = 3.0  # times the error before: what finer steps may do to it
+_UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
+DEARER = 1.25  # times the bytes of the smallest trial: what is preferred for other reasons may take
+_LANDING, _SAME_STEP = 8, 1.05  # passes, and the ratio of water levels between which no other form is looked for
+_ENOUGH = 20  # passes for two knobs
+_PATIENCE = 2  # values of a ladder without gain before the next knob's turn
+START = 0.15  # water level over tolerance
+Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
+FLOORS: Ladder = (("floor",), (1e-6, 1e-4, 1e-2, 1.0))
+LADDERS: tuple[Ladder, ...] = (
+    (("variance",), (0.0, 0.6)),
+    (("mu",), (1e-1, 1.0, 3e-2, 1e-3)),
+    (("growth",), (1.2, 1.4, 1.7, 2.0)),
+    (("ridge",), (1e-7, 1e-5, 1e-4)),
+    (("dead_zone",), (0.0, 0.2)),
+)
+_NOISY: dict[str, Any] = {"ridge": 0.1, "shrinkage": 5.0}  # where few samples begin: no refit to each of them
+NOISY_LADDERS: tuple[Ladder, ...] = (
+    (("shrinkage",), (15.0, 1.5)),
+    (("ridge",), (1.0, 1e-2, 1e-3)),
+    (("mu",), (1e-1, 1e-3)),
+    (("variance",), (0.0, 0.6)),
+    (("growth",), (1.2, 1.4)),
+    (("dead_zone",), (0.0, 0.2)),
+)
+OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.0, 0.2)),)  # where there are no dense layers
+KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
+    (("variance",), (0.0, 1.0)),
+    (("floor",), (1e-3, 3e-3, 1e-2, 3e-2)),
+    (("floor",), (1e-4, 3e-5)),
+    (("mu",), (1e-2, 1.0)),
+    (("ridge",), (1e-3, 1e-5)),
+    (("growth",), (1.15, 0.87)),
+    (("dead_zone",), (0.05, 0.0)),
+)
+_FIRM: dict[str, Any] = {"mu": 0.1, "ridge": 1e-4, "floor": 3e-4}  # where firm ones begin
+_FACTORED = 0.1  # first water level of products over that of grids
+_SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
+_SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
+_HOPELESS = 1.5  # times the score of another way, after one pass
+_NO_BETTER = 1.5  # the same, before the knobs of either are turned
+_FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
+_SPREAD_SHRINKAGE = 0.3  # of its logarithm
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pass: its knobs, coded parts, bytes and the error that is bounded."""
+
+    knobs: Knobs
+    parts: Parts
+    nbytes: int
+    error: float
+    neurons: int = 0  # where fewer are preferred
+
+    @property
+    def cost(self) -> float:
+        """Bytes, and a share of them for each neuron that counts."""
+        return self.nbytes * (1 + _NEURON * self.neurons)
+
+    def score(self, tol: float) -> float:
+        """Bytes that the same knobs would need at the tolerance, roughly."""
+        if not math.isfinite(self.error):
+            return math.inf
+        return self.cost * max(self.error / tol, 0.3) ** _SLOPE
+
+
+Pass = Callable[[Knobs], Parts]
+Measure = Callable[[Parts], float]
+
+
+def trial_of(knobs: Knobs, parts: Parts, measure: Measure, slim: bool) -> Trial:
+    """What a pass gives. slim: whether its living neurons count."""
+    nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
+    return Trial(knobs, parts, nbytes, measure(parts), living(parts.values()) if slim else 0)
+
+
+class Search:
+    """Trials within a budget of passes."""
+
+    def __init__(
+        self, run: Pass, measure: Measure, tol: float, budget: int, tick: Callable[[int], None], slim: bool = False
+    ) -> None:
+        self._run, self._measure, self.tol = run, measure, tol
+        self._budget, self._tick, self._slim = budget, tick, slim
+        self.trials: dict[Knobs, Trial] = {}
+
+    def left(self) -> int:
+        return self._budget - len(self.trials)
+
+    def trial(self, knobs: Knobs) -> Trial:
+        """Run a pass, or look it up."""
+        if knobs not in self.trials:
+            self.trials[knobs] = self._made(knobs)
+            self._tick(len(self.trials))
+            self._forget()
+        return self.trials[knobs]
+
+    def _made(self, knobs: Knobs) -> Trial:
+        """A pass; of infinite error where the half-compressed network breaks, for the original ran on these points."""
+        try:
+            parts = self._run(knobs)
+        except (NetworkError, np.linalg.LinAlgError):
+            return Trial(knobs, {}, 0, math.inf)
+        return trial_of(knobs, parts, self._measure, self._slim)
+
+    def holding(self) -> list[Trial]:
+        """The trials that hold, smallest first."""
+        return sorted((t for t in self.trials.values() if t.error <= LIMIT * self.tol), key=lambda t: t.cost)
+
+    def leading(self) -> Trial:
+        """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
+        near = [t for t in self.trials.values() if abs(self._gap(t)) < _NEAR]
+        return min(near or self.trials.values(), key=lambda t: t.score(self.tol))
+
+    def _forget(self) -> None:
+        """Keep the parts of the best trials only."""
+        for trial in self.holding()[4:]:
+            self.trials[trial.knobs] = replace(trial, parts={})
+
+    def settle(self, knobs: Knobs, passes: int = 8, close: float = _CLOSE) -> Trial:
+        """Turn the water level until the error is close to the tolerance."""
+        trial = self.trial(knobs)
+        power = 1.0
+        for _ in range(passes):
+            gap = self._gap(trial)
+            if abs(gap) < close or self.left() <= 0:
+                break
+            after = self.trial(replace(trial.knobs, delta=trial.knobs.delta * math.exp(gap * power)))
+            moved = (self._gap(trial) - self._gap(after)) / gap
+            if gap < 0 and after.error > _WORSE * trial.error:  # finer steps do not help
+                break
+            if math.isfinite(trial.error):
+                power = power * min(max(1 / max(moved, 0.3), 0.5), 2.0) if moved > 0 else power / 2
+            trial = after
+        return trial
+
+    def land(self, knobs: Knobs) -> None:
+        """Bisect between the coarsest water level that holds and the finest that does not.
+
+        For what the engine codes: bytes and errors go in steps, of which the smallest that holds is wanted.
+        """
+        for _ in range(min(_LANDING, self.left())):
+            alike = [t for t in self.trials.values() if replace(t.knobs, delta=knobs.delta) == knobs]
+            holds = max((t.knobs.delta for t in alike if t.error <= LIMIT * self.tol), default=0.0)
+            fails = [t for t in alike if t.knobs.delta > holds and t.error > LIMIT * self.tol]
+            nearest = min(fails, key=lambda t: t.knobs.delta, default=None)
+            if nearest is None:
+                delta = holds * math.exp(1.0)
+            elif not holds:
+                delta = nearest.knobs.delta * math.exp(min(self._gap(nearest), -0.3))
+            elif nearest.knobs.delta < _SAME_STEP * holds:
+                return
+            else:
+                delta = math.sqrt(holds * nearest.knobs.delta)
+            self.trial(replace(knobs, delta=delta))
+
+    def _gap(self, trial: Trial) -> float:
+        """Logarithm of how far the error is below the tolerance."""
+        if not math.isfinite(trial.error):
+            return -2.5
+        return max(-2.5, min(math.log(self.tol * _AIM / max(trial.error, 1e-300)), 2.5))
+
+    def turn(self, trial: Trial, ladders: tuple[Ladder, ...]) -> Trial:
+        """Coordinate descent over the other knobs."""
+        for names, ladder in ladders:
+            idle = 0
+            for value in ladder:
+                if self.left() <= self._budget // 3 or idle == _PATIENCE:
+                    break
+                turned: dict[str, Any] = dict.fromkeys(names, value)
+                knobs = replace(trial.knobs, **turned)
+                other = trial if knobs == trial.knobs else self.settle(knobs, passes=2)
+                gained = other.score(self.tol) < 0.997 * trial.score(self.tol)
+                trial, idle = (other, 0) if gained else (trial, idle + 1)
+        return trial
+
+    def scatter(self, dense: bool = True) -> None:
+        """Random trials around the best: the error is not monotone in any knob, and each draw may be lucky."""
+        rng = np.random.default_rng(len(self.trials))
+        spread = _SPREAD if dense else _SPREAD_OTHERS
+        while self.left() > 0:
+            base = self.leading()
+            draws: dict[str, Any] = {
+                name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in spread.items()
+            }
+            draws["delta"] *= math.exp(self._gap(base))
+            zone = min(max(base.knobs.dead_zone + 0.04 * rng.standard_normal(), 0.0), 0.4)
+            if not dense:
+                self.trial(replace(base.knobs, dead_zone=zone, **draws))
+                continue
+            share = min(max(base.knobs.variance + 0.1 * rng.standard_normal(), 0.0), 1.0)
+            growth = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
+            if base.knobs.shrinkage:
+                draws["shrinkage"] = base.knobs.shrinkage * math.exp(_SPREAD_SHRINKAGE * rng.standard_normal())
+            self.trial(replace(base.knobs, dead_zone=zone, growth=growth, variance=share, **draws))
+
+    def refine(self) -> None:
+        """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""
+        share = 0.6
+        for _ in range(12):
+            held = self.holding()
+            if held and (held[0].error >= _UNUSED * self.tol or share < _LEAST_SHARE):
+                return
+            base = held[0] if held else min(self.trials.values(), key=lambda t: t.error)
+            factor = share * self._gap(base) if held else min(self._gap(base), -0.3)
+            self.trial(replace(base.knobs, delta=base.knobs.delta * math.exp(factor)))
+            if held and self.holding()[0] is held[0]:  # too far: nearer to what holds
+                share /= 2
+
+
+def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
+    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
+    found = Search(run, measure, tol, passes, lambda done: None)
+    return found.settle(Knobs(START * tol), passes).score(tol)
+
+
+def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> list[Trial]:
+    """Layers coded by the engine, and as products of two factors."""
+    others = [found.settle(replace(start, structured=structured), 4, 0.1)] if structured else []
+    if factored:
+        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
+        others.append(found.settle(knobs, 4, 0.05))
+    return others
+
+
+def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
+    """Near the tolerance: refitted to the samples, near the original weights, or (None) whichever is smaller."""
+    firm = replace(start, floor=0.0, **_NOISY)
+    trial = found.settle(firm if near else start, passes)
+    if near is not None:
+        return trial
+    firm = replace(firm, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
+    if found.trial(firm).score(found.tol) > _HOPELESS * trial.score(found.tol):
+        return trial
+    return min(trial, found.settle(firm, passes // 2), key=lambda t: t.score(found.tol))
+
+
+def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
+    """Where the first knobs do not lead to the tolerance: the weights of some networks grow without bound."""
+    for ridge in _FIRMER:
+        if trial.error > _WILD * found.tol:
+            firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
+            trial = min(trial, firmer, key=lambda t: t.score(found.tol))
+    return trial
+
+
+def _ladders(dense: bool, firm: bool, trial: Trial) -> tuple[Ladder, ...]:
+    if not dense:
+        return OTHER_LADDERS
+    if firm:
+        return KERNEL_LADDERS
+    return NOISY_LADDERS if trial.knobs.shrinkage else LADDERS
+
+
+def search(
+    run: Pass,
+    measure: Measure,
+    tol: float,
+    budget: int,
+    tick: Callable[[int], None],
+    *,
+    firm: bool = False,
+    worth: float = math.inf,
+    few: bool = False,
+    near: bool | None = False,
+    structured: frozenset[str] = frozenset(),
+    factored: frozenset[str] = frozenset(),
+    slim: bool = False,
+    dense: bool = True,
+    prefer: Callable[[Parts], bool] | None = None,
+) -> Trial | None:
+    """The smallest trial that holds, or None.
+
+    firm: the regularisers begin and turn as a bound on the tangent kernel asks for. worth: bytes above which that is
+    given up after the first passes. few: fewer samples than the widest layer needs.
+    near: whether weights stay near the original ones, with regularisers for few samples. None: both ways are begun.
+    structured: layers that the engine may code. factored: layers that may be products of two factors.
+    slim: living neurons count beside bytes. dense: whether there are dense layers; without, nothing but the water level
+    and the dead zone changes a pass, and few passes are enough. prefer: what one of the smallest should be, if any is.
+    """
+    found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
+    start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
+    start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
+    others = _other_forms(found, start, structured, factored)
+    best = min(others, key=lambda other: other.score(tol), default=None)
+    if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
+        trial = _first(found, start, near, passes=3 if others else 8)
+        if dense and not firm and not others and not near:
+            trial = _firmer(found, trial, start)
+        if trial.score(tol) > worth:
+            return None
+        if best is None or trial.score(tol) < _NO_BETTER * best.score(tol):
+            ladders = _ladders(dense, firm, trial)
+            found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
+            best = trial
+    if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
+        found.land(best.knobs)
+    else:
+        found.scatter(dense)
+    if not best.knobs.structured or not found.holding():
+        found.refine()
+    held = found.holding()
+    small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
+    preferred = (trial for trial in small if prefer and prefer(trial.parts))
+    return next(preferred, held[0]) if held else None

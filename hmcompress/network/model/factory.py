@@ -1,0 +1,240 @@
+"""Networks of the user's own code: a factory that returns a module, or a TorchScript archive that runs itself."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hmcompress.errors import NetworkError
+from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
+from hmcompress.network.model.network import DenseLayer, Network
+from hmcompress.problem_settings import FactoryNetwork, TorchScriptNetwork
+
+_ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
+                nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip
+_LEAST_VECTOR = 8  # numbers
+_PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
+
+
+def build_foreign(
+    kind: FactoryNetwork | TorchScriptNetwork, tensors: Mapping[str, Tensor], source: Path | None = None
+) -> Network:
+    """The user's module with the checkpoint's tensors in it. Raises NetworkError."""
+    if isinstance(kind, TorchScriptNetwork):
+        return adopt(_archive(source), tensors, {}, "torchscript", "the archive")
+    module = _called(kind.factory)
+    return adopt(module, tensors, kind.prefix, "factory", kind.factory)
+
+
+def adopt(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], kind: str, what: str
+) -> Network:
+    """A module filled with a checkpoint's tensors. Raises NetworkError that lists what differs."""
+    own = tensors_of_module(module)
+    if any(is_lazy(t) for t in own.values()):
+        raise NetworkError(f"{what} returns a module with lazy layers: run it once before it is returned")
+    names = places_in(own, tensors, prefixes)
+    missing = [place for place in own if place not in names.values()]
+    wrong = [
+        f"{n} {tuple(tensors[n].shape)} against {tuple(own[p].shape)}"
+        for n, p in names.items()
+        if tensors[n].shape != own[p].shape
+    ]
+    left = [
+        n for n, t in tensors.items() if n not in names and t.dtype in FLOATS and t.ndim and not is_optimizer_state(n)
+    ]
+    if missing or wrong or (left and not names):
+        advice = _fitting_prefix(own, tensors) if kind == "factory" else ""
+        raise NetworkError(f"{what} does not fit the checkpoint: {_differences(missing, wrong, left)}{advice}")
+    with torch.no_grad():
+        for name, place in names.items():
+            own[place].copy_(tensors[name])
+    module = module.eval()
+    for parameter in module.parameters():  # archives have no requires_grad_ of their own
+        parameter.requires_grad_(False)
+    by_place = {place: name for name, place in names.items()}
+    layers = [
+        DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
+        for path, child in module.named_modules()
+        if _is_dense(child) and f"{path}.weight" in by_place
+    ]
+    dense = {name for layer in layers for name in (layer.weight, layer.bias)}
+    masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
+    others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
+    return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+
+
+def _is_dense(module: nn.Module) -> bool:
+    """Whether a module is x W^T + b and nothing else; masks and low-rank additions have a forward of their own."""
+    if not isinstance(module, nn.Linear) or "forward" in vars(module) or module._forward_hooks:
+        return False
+    return type(module).forward is nn.Linear.forward and module.weight.is_floating_point()
+
+
+def _is_codable(t: Tensor) -> bool:
+    """Whether a tensor is worth coding: of numbers that are few, most would be the steps."""
+    return t.dtype in CODABLE and (t.ndim > 1 or (t.ndim == 1 and t.numel() >= _LEAST_VECTOR))
+
+
+def _is_mask(buffer: Tensor) -> bool:
+    """Whether a buffer is zeros and ones: which weights are there is no matter of precision."""
+    return bool(((buffer == 0) | (buffer == 1)).all())
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """The real dtype of most of a module's parameters."""
+    sizes: Counter[torch.dtype] = Counter()
+    for p in module.parameters():
+        sizes[p.dtype] += p.numel() if p.is_floating_point() else 0
+    return max(sizes, key=lambda dtype: sizes[dtype]) if any(sizes.values()) else torch.float32
+
+
+def tensors_of_module(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module's state dict, without what else some modules put there."""
+    return {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+
+
+def _archive(source: Path | None) -> nn.Module:
+    try:
+        if source is None:
+            raise NetworkError("network: torchscript needs the archive itself as the source")
+        return torch.jit.load(str(source), map_location="cpu")
+    except RuntimeError:
+        raise NetworkError(f"network: torchscript, but {source} is no TorchScript archive; give a factory") from None
+
+
+def _stacks(module: nn.Module, layers: Sequence[DenseLayer]) -> tuple[tuple[DenseLayer, ...], ...]:
+    """Runs of dense layers within an nn.Sequential with nothing but elementwise modules between them."""
+    by_path = {layer.path: layer for layer in layers}
+    stacks = []
+    for path, child in module.named_modules():
+        run: list[DenseLayer] = []
+        for name, part in child.named_children() if isinstance(child, nn.Sequential) else ():
+            layer = by_path.get(f"{path}.{name}" if path else name)
+            if layer is not None:
+                run.append(layer)
+            elif not isinstance(part, _ELEMENTWISE):
+                stacks.append(tuple(run))
+                run = []
+        stacks.append(tuple(run))
+    return tuple(stack for stack in stacks if len(stack) > 1)
+
+
+def _coded_bias(linear: nn.Linear, name: str | None) -> str | None:
+    return name if linear.bias is not None and linear.bias.dtype == linear.weight.dtype else None
+
+
+def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[str]) -> str:
+    parts = [("the checkpoint lacks", missing), ("other shapes", wrong), ("the network lacks", left)]
+    return "; ".join(f"{text} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for text, names in parts if names)
+
+
+def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: Mapping[str, str]) -> dict[str, str]:
+    """Checkpoint name to module name: by the given prefixes, else by the one that fits most names, usual ones first.
+
+    Raises NetworkError where several that are not usual fit as well: there is no telling which network is meant.
+    """
+    if prefixes:
+        renamed = {
+            name: new + name[len(old) :] for old, new in prefixes.items() for name in tensors if name.startswith(old)
+        }
+        return {name: place for name, place in renamed.items() if place in own}
+    options = [
+        (old, {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)})
+        for old in (*_PREFIXES, *_roots(tensors))
+        for new in ("", "module.", "model.")
+        if not (old and new)
+    ]
+    fits = [(old, {n: p for n, p in option.items() if p in own}) for old, option in options]
+    first, best = max(fits, key=lambda fit: len(fit[1]))
+    alike = [old for old, fit in fits if len(fit) == len(best) == len(own)]
+    if len(alike) > 1 and first not in _PREFIXES:
+        raise NetworkError(
+            f"several networks of the checkpoint fit the module: {', '.join(alike[:4])}; name one by "
+            f'prefix: {{"{first}": ""}} beside factory:, or load_state_dict(FILE, prefix="{first[:-1]}")'
+        )
+    return best
+
+
+def _fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Which prefix of the checkpoint's names, and what in its place, gives all of the module's; empty for none."""
+    place = next(iter(own), "")
+    for name in tensors:
+        tail = _common_tail(name, place)
+        old, new = name[: len(name) - len(tail)], place[: len(place) - len(tail)]
+        if tail and all(p.startswith(new) and _has(tensors, old + p[len(new) :], t) for p, t in own.items()):
+            return "; without prefix: it fits" if old == new else f'; prefix: {{"{old}": "{new}"}} fits'
+    return ""
+
+
+def _has(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> bool:
+    return name in tensors and tensors[name].shape == like.shape
+
+
+def _common_tail(a: str, b: str) -> str:
+    """What two names end with, in whole parts between dots."""
+    shared = takewhile(
+        lambda pair: pair[0] == pair[1], zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
+    )
+    return ".".join(reversed([part for part, _ in shared]))
+
+
+def _roots(tensors: Mapping[str, object]) -> tuple[str, ...]:
+    """Every prefix up to a dot that a tensor's name starts with."""
+    heads = {name[: i + 1] for name in tensors for i, c in enumerate(name) if c == "."}
+    return tuple(sorted(heads))
+
+
+def _called(spec: str) -> nn.Module:
+    where, colon, function = spec.rpartition(":")
+    if not colon:
+        raise NetworkError(f"factory {spec}: give package.module:function or path/to/file.py:function")
+    with _found_beside(where):
+        factory = getattr(_imported(where), function, None)
+        if factory is None or not callable(factory):
+            raise NetworkError(f"factory {spec}: {where} has no function {function}")
+        try:
+            module = factory()
+        except (Exception, SystemExit) as error:
+            raise NetworkError(f"factory {spec} raises {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise NetworkError(f"factory {spec} returns a {type(module).__name__}, not an nn.Module")
+    return module
+
+
+@contextmanager
+def _found_beside(where: str) -> Iterator[None]:
+    """Modules beside the named file, or in the working directory, are found too, after all that is installed."""
+    folder = str(Path(where).resolve().parent) if where.endswith(".py") else os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _imported(where: str) -> ModuleType:
+    try:
+        if not where.endswith(".py"):
+            return importlib.import_module(where)
+        if not Path(where).is_file():
+            raise NetworkError(f"factory: there is no file {where}")
+        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except NetworkError:
+        raise
+    except (Exception, SystemExit) as error:  # a script that ends with sys.exit() has not been checked
+        raise NetworkError(f"factory: {where} cannot be imported: {type(error).__name__}: {error}") from error

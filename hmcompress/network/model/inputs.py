@@ -1,0 +1,185 @@
+"""Where a network's inputs come from: boxes, Gaussians, files; calibration and held-out points are disjoint."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.model.arguments import UNNAMED, Arguments, inputs_of
+from hmcompress.network.model.files import read_arrays
+from hmcompress.network.model.network import Inputs
+from hmcompress.problem_settings import CalibrationSettings, DomainCalibration, GaussianCalibration, InputsCalibration
+
+_WIDER = 0.1
+_NOISE = 0.01
+_FRESH = 7919  # added to the seed for points that neither the search nor the report has seen
+_GUARD = 4  # the fold that the search chooses nothing by
+
+
+@dataclass(frozen=True)
+class Points:
+    """Inputs of a network, one tensor each; `joint`: they share their first axis, sample by sample."""
+
+    tensors: Inputs
+    joint: bool = True
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def take(self, rows: Tensor | slice) -> "Points":
+        """Some of the samples; where inputs are not joint, those of the first."""
+        if self.joint:
+            return Points(tuple(t[rows] for t in self.tensors), True)
+        return Points((self.tensors[0][rows], *self.tensors[1:]), False)
+
+    def pairs(self, count: int) -> "Points":
+        """`count` samples with one row of each input: where inputs are not joint, they are combined at random."""
+        if self.joint:
+            return self.take(slice(0, count))
+        generator = torch.Generator().manual_seed(0)
+        return Points(tuple(t[torch.randint(len(t), (count,), generator=generator)] for t in self.tensors), True)
+
+    def to(self, dtype: torch.dtype) -> "Points":
+        return Points(tuple(_in_precision(t, dtype) for t in self.tensors), self.joint)
+
+    def noisy(self, seed: int) -> "Points":
+        """The same with Gaussian noise of 1 % of each input's standard deviation."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def add(t: Tensor) -> Tensor:
+            if not t.is_floating_point() or len(t) < 2:
+                return t
+            return t + _NOISE * t.std(0, keepdim=True) * torch.randn(t.shape, generator=generator, dtype=t.dtype)
+
+        return Points(tuple(add(t) for t in self.tensors), self.joint)
+
+
+def _in_precision(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Real and complex numbers in the network's precision; whole numbers as they are."""
+    if t.is_complex():
+        return t.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return t.to(dtype) if t.is_floating_point() else t
+
+
+class Source:
+    """A supply of points: disjoint folds for calibration, held-out error, the search's last check and fresh ones."""
+
+    def __init__(
+        self, settings: CalibrationSettings, cartesian: bool, dtype: torch.dtype, arguments: Arguments = UNNAMED
+    ) -> None:
+        self.settings = settings
+        self._dtype = dtype
+        self._joint = not cartesian
+        self._data = None if isinstance(settings, DomainCalibration) else _arrays(settings, arguments)
+
+    def calibration(self) -> Points:
+        return self._fold(0, self.settings.samples)
+
+    def held_out(self) -> Points:
+        return self._fold(1, self.settings.held_out)
+
+    def fresh(self) -> Points:
+        return self._fold(2, self.settings.held_out)
+
+    def guard(self) -> Points:
+        """What the search may look at, but chooses nothing by."""
+        return self._fold(_GUARD, self.settings.held_out)
+
+    def more(self, count: int) -> Points | None:
+        """Further points to learn from, which no other fold has. None for files, which end."""
+        return None if isinstance(self.settings, InputsCalibration) else self._fold(3, count)
+
+    def widened(self) -> Points | None:
+        """Held-out points on a domain 10 % wider; a Gaussian gets a wider deviation. None for files."""
+        if isinstance(self.settings, DomainCalibration | GaussianCalibration):
+            return self._fold(1, self.settings.held_out, 1 + _WIDER)
+        return None
+
+    def _fold(self, fold: int, count: int, wider: float = 1.0) -> Points:
+        if isinstance(self.settings, DomainCalibration):
+            return self._points([_box(self.settings, fold, count, wider)])
+        assert self._data is not None
+        if isinstance(self.settings, GaussianCalibration):
+            mean, root = self._data
+            return self._points([_gaussian(mean, root, self.settings.seed + _FRESH * fold, count, wider)])
+        return self._points(_rows(self._data, self.settings, fold, count, self._joint))
+
+    def _points(self, arrays: Iterable[np.ndarray]) -> Points:
+        tensors = tuple(torch.as_tensor(a) for a in arrays)
+        return Points(tensors, self._joint or len(tensors) == 1).to(self._dtype)
+
+
+def _box(settings: DomainCalibration, fold: int, count: int, wider: float) -> np.ndarray:
+    """Scrambled Sobol points; folds are different stretches of one sequence, so they share no point."""
+    from scipy.stats import qmc  # here: it takes longer to import than all the rest
+
+    low, high = np.array(list(settings.domain.values()), np.float64).T
+    sobol = qmc.Sobol(len(low), seed=settings.seed + _FRESH * max(fold - 1, 0))
+    skipped = settings.samples if fold else 0
+    unit = sobol.random_base2(int(np.ceil(np.log2(skipped + count))))[skipped : skipped + count]
+    middle, half = (low + high) / 2, wider * (high - low) / 2
+    return middle + half * (2 * unit - 1)
+
+
+def _gaussian(mean: np.ndarray, root: np.ndarray, seed: int, count: int, wider: float) -> np.ndarray:
+    normal = np.random.default_rng(seed).standard_normal((count, len(mean)))
+    return mean + wider * normal @ root.T
+
+
+def _rows(
+    arrays: list[np.ndarray], settings: CalibrationSettings, fold: int, count: int, joint: bool
+) -> list[np.ndarray]:
+    """Disjoint rows of every array, shuffled by the seed: at most half are not learned from."""
+    lengths = {len(a) for a in arrays}
+    if joint and len(lengths) > 1:
+        shown = " and ".join(map(str, sorted(lengths)))
+        raise NetworkError(f"calibration: the inputs have {shown} samples, one row of each makes a sample")
+    return [_part(a, settings, fold, count) if joint or k == 0 else a for k, a in enumerate(arrays)]
+
+
+def _part(array: np.ndarray, settings: CalibrationSettings, fold: int, count: int) -> np.ndarray:
+    order = np.random.default_rng(settings.seed).permutation(len(array))
+    held, other = min(settings.held_out, len(array) // 4), min(settings.held_out, len(array) // 8)
+    ends = np.cumsum([0, held, other, other])
+    places = {1: slice(0, held), _GUARD: slice(*ends[1:3]), 2: slice(*ends[2:4]), 0: slice(ends[3], None)}
+    chosen = order[places[fold]]
+    if not len(chosen):
+        raise NetworkError(f"calibration: the file has {len(array)} rows, at least 8 are needed for disjoint folds")
+    return array[chosen[:count]]
+
+
+def is_there(settings: CalibrationSettings) -> bool:
+    """Whether the file that points come from, if any, can be found."""
+    if isinstance(settings, DomainCalibration):
+        return True
+    return Path(settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs).is_file()
+
+
+def _arrays(settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
+    if isinstance(settings, GaussianCalibration):
+        given = settings.gaussian
+        arrays = read_arrays(given.file, "calibration: gaussian: ")
+        mean, cov = (_named(arrays, name, given.file) for name in (given.mean, given.cov))
+        return [mean.astype(np.float64).reshape(-1), _root(cov.astype(np.float64), mean.size, given.file)]
+    assert isinstance(settings, InputsCalibration)
+    return inputs_of(read_arrays(settings.inputs, "calibration: inputs: "), arguments, settings.inputs)
+
+
+def _named(arrays: dict[str, np.ndarray], name: str, file: str) -> np.ndarray:
+    if name not in arrays:
+        raise NetworkError(f"{file} has no {name}, it has {', '.join(list(arrays)[:6])}")
+    return arrays[name]
+
+
+def _root(cov: np.ndarray, size: int, file: str) -> np.ndarray:
+    """A square root of a covariance, which may be singular."""
+    if cov.shape != (size, size):
+        raise NetworkError(f"{file}: mean has {size} entries, so cov must be {size} x {size}, got {cov.shape}")
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    if values[0] < -1e-6 * max(values[-1], 0):
+        raise NetworkError(f"{file}: cov is no covariance, its smallest eigenvalue is {values[0]:.3g}")
+    return vectors * np.sqrt(np.maximum(values, 0))
