@@ -140,7 +140,7 @@ def _passes(
     without and with them, as long as passes cost little: what holds the kernel too may be the smaller way. With few
     samples also near the original weights."""
     kernel = bound is not None
-    work, structured = cost_of(problem, data), structured_layers(problem, tensors)
+    work, structured = cost_of(problem, data), structured_layers(problem, tensors, data.engine)
     budget = budget_of(problem, work, settings.effort, _KERNEL if kernel else 1)
     factored = wide_layers(problem, tensors) if problem.network.kind == "linear" else structured
     cheap = not problem.order and not factored and work <= _CHEAP

@@ -48,7 +48,9 @@ class SmallNetworks:
         if chains is not None:
             beside: Parts = {}
             if data.others:
-                beside = coded_beside(problem, data, settings.tol, structured_layers(problem, self.tensors))
+                beside = coded_beside(
+                    problem, data, settings.tol, structured_layers(problem, self.tensors, data.engine)
+                )
                 chains = chains.beside(decoded(problem.network, data, beside))
             found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
         if found is None and (chains is None or not problem.network.built_in):

@@ -1,5 +1,6 @@
 """How a layer or another weight is coded: on a weighted grid, or by the engine of the weights metric."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
+_LOOK = 1e-2  # tolerance at which structure is looked for
 
 
 class Coded(ABC):
@@ -129,6 +131,14 @@ class Engine:
 
     effort: str = "default"
     _known: dict[tuple[str, float, float], Stored] = field(default_factory=dict)
+    _cheap: dict[str, float] = field(default_factory=dict)
+
+    def share_of_noise(self, name: str, w: Tensor) -> float:
+        """What the engine takes for a matrix over what noise would cost: the more structure, the less."""
+        if name not in self._cheap:
+            noise = w.numel() * (math.log2(1 / _LOOK) + 0.25) / 8
+            self._cheap[name] = compress_matrix(w, _LOOK).nbytes / noise
+        return self._cheap[name]
 
     def exact(self, name: str, w: Tensor) -> Stored:
         """A weight of any shape, bit for bit."""
@@ -160,10 +170,3 @@ class Engine:
 
 def _rounded(tol: float) -> float:
     return float(f"{min(max(tol, _TIGHTEST), _LOOSEST):.3g}")
-
-
-def is_structured(w: Tensor, share: float) -> bool:
-    """Whether the engine finds so much structure in a matrix that it codes it in a share of what noise costs."""
-    tol = 1e-2
-    noise = w.numel() * (np.log2(1 / tol) + 0.25) / 8
-    return compress_matrix(w, tol).nbytes < share * noise

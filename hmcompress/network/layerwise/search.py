@@ -23,7 +23,9 @@ _LEAST_SHARE = 0.1  # of the gap to the tolerance
 _WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
 DEARER = 1.25  # times the bytes of the smallest trial: what is preferred for other reasons may take
-_LANDING, _SAME_STEP = 8, 1.05  # passes, and the ratio of water levels between which no other form is looked for
+_LANDING, _SAME_STEP = 10, 1.05  # passes, and the ratio of water levels between which no other form is looked for
+_LEAST_LEAP = 0.3  # logarithm of a factor of the water level, while all trials or none hold
+_MIDDLE = 0.25  # of the logarithm of that ratio, from either end
 _ENOUGH = 20  # passes for two knobs
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
 START = 0.15  # water level over tolerance
@@ -157,25 +159,40 @@ class Search:
             trial = after
         return trial
 
-    def land(self, knobs: Knobs) -> None:
-        """Bisect between the coarsest water level that holds and the finest that does not.
+    def land(self, knobs: Knobs, passes: int) -> None:
+        """Look for the coarsest water level that holds, between two of which one holds and the other does not.
 
-        For what the engine codes: bytes and errors go in steps, of which the smallest that holds is wanted.
+        For what the engine codes: bytes and errors go in steps. Ends where what does not hold is already dearer than
+        some trial that holds.
         """
-        for _ in range(min(_LANDING, self.left())):
-            alike = [t for t in self.trials.values() if replace(t.knobs, delta=knobs.delta) == knobs]
-            holds = max((t.knobs.delta for t in alike if t.error <= LIMIT * self.tol), default=0.0)
-            fails = [t for t in alike if t.knobs.delta > holds and t.error > LIMIT * self.tol]
-            nearest = min(fails, key=lambda t: t.knobs.delta, default=None)
-            if nearest is None:
-                delta = holds * math.exp(1.0)
-            elif not holds:
-                delta = nearest.knobs.delta * math.exp(min(self._gap(nearest), -0.3))
-            elif nearest.knobs.delta < _SAME_STEP * holds:
+        trial, reach = self.trial(knobs), 1.0
+        holds = fails = None
+        for _ in range(passes - 1):
+            if trial.error <= LIMIT * self.tol:
+                holds = trial
+            else:
+                fails = trial
+            cheapest = min((t.cost for t in self.holding()), default=math.inf)
+            if self.left() <= 0 or (fails is not None and fails.cost > cheapest):
+                return
+            if holds is None or fails is None:
+                level, reach = trial.knobs.delta * self._leap(trial, reach), 2 * reach
+            elif fails.knobs.delta < _SAME_STEP * holds.knobs.delta:
                 return
             else:
-                delta = math.sqrt(holds * nearest.knobs.delta)
-            self.trial(replace(knobs, delta=delta))
+                level = self._between(holds, fails)
+            trial = self.trial(replace(knobs, delta=level))
+
+    def _leap(self, trial: Trial, reach: float) -> float:
+        """A factor of the water level towards the tolerance."""
+        gap = self._gap(trial)
+        return math.exp(reach * math.copysign(max(abs(gap), _LEAST_LEAP), gap))
+
+    def _between(self, holds: Trial, fails: Trial) -> float:
+        """A water level between two, nearer to that whose error is nearer to the tolerance."""
+        above, below = self._gap(holds), -self._gap(fails)
+        share = min(max(above / max(above + below, 1e-9), _MIDDLE), 1 - _MIDDLE)
+        return float(holds.knobs.delta * (fails.knobs.delta / holds.knobs.delta) ** share)
 
     def _gap(self, trial: Trial) -> float:
         """Logarithm of how far the error is below the tolerance."""
@@ -237,13 +254,13 @@ def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
     return found.settle(Knobs(START * tol), passes).score(tol)
 
 
-def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> list[Trial]:
-    """Layers coded by the engine, and as products of two factors."""
-    others = [found.settle(replace(start, structured=structured), 4, 0.1)] if structured else []
+def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> None:
+    """Layers as products of two factors, and coded by the engine."""
     if factored:
         knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
-        others.append(found.settle(knobs, 4, 0.05))
-    return others
+        found.settle(knobs, 4, 0.05)
+    if structured:
+        found.land(replace(start, structured=structured), _LANDING)
 
 
 def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
@@ -304,23 +321,19 @@ def search(
     found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
     start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
-    others = _other_forms(found, start, structured, factored)
-    best = min(others, key=lambda other: other.score(tol), default=None)
+    _other_forms(found, start, structured, factored)
+    best = found.leading() if found.trials else None
     if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
-        trial = _first(found, start, near, passes=3 if others else 8)
-        if dense and not firm and not others and not near:
+        trial = _first(found, start, near, passes=3 if best else 8)
+        if dense and not firm and not best and not near:
             trial = _firmer(found, trial, start)
         if trial.score(tol) > worth:
             return None
         if best is None or trial.score(tol) < _NO_BETTER * best.score(tol):
             ladders = _ladders(dense, firm, trial)
             found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
-            best = trial
-    if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
-        found.land(best.knobs)
-    else:
+    if not found.holding() or not found.holding()[0].knobs.structured:  # whose steps are landed on already
         found.scatter(dense)
-    if not best.knobs.structured or not found.holding():
         found.refine()
     held = found.holding()
     small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.coded import is_structured
+from hmcompress.network.layerwise.coded import Engine
 
 _LEAST_SIDE = 64  # of a square matrix in which structure is looked for
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 
 
-def structured_layers(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+def structured_layers(problem: Problem, tensors: Mapping[str, Tensor], engine: Engine) -> frozenset[str]:
     """Layers in which the engine finds structure: learned operators, heads on a grid, the few modes of a basis."""
     large = [n for n in _matrices(problem, tensors) if tensors[n].numel() >= _LEAST_SIDE**2]
-    return frozenset(name for name in large if is_structured(tensors[name], _STRUCTURED))
+    return frozenset(name for name in large if engine.share_of_noise(name, tensors[name]) < _STRUCTURED)
 
 
 def wide_layers(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
