@@ -90,6 +90,7 @@ class Trial:
 
 
 Pass = Callable[[Knobs], Parts]
+Preference = Callable[[Parts], bool]
 Measure = Callable[[Parts], float]
 
 
@@ -159,8 +160,8 @@ class Search:
             trial = after
         return trial
 
-    def land(self, knobs: Knobs, passes: int) -> None:
-        """Look for the coarsest water level that holds, between two of which one holds and the other does not.
+    def land(self, knobs: Knobs, passes: int, prefer: Preference) -> None:
+        """Look for the coarsest water level that holds as is preferred, between one that does and one that does not.
 
         For what the engine codes: bytes and errors go in steps. Ends where what does not hold is already dearer than
         some trial that holds.
@@ -168,7 +169,7 @@ class Search:
         trial, reach = self.trial(knobs), 1.0
         holds = fails = None
         for _ in range(passes - 1):
-            if trial.error <= LIMIT * self.tol:
+            if trial.error <= LIMIT * self.tol and prefer(trial.parts):
                 holds = trial
             else:
                 fails = trial
@@ -254,13 +255,15 @@ def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
     return found.settle(Knobs(START * tol), passes).score(tol)
 
 
-def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> None:
+def _other_forms(
+    found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str], prefer: Preference
+) -> None:
     """Layers as products of two factors, and coded by the engine."""
     if factored:
         knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
         found.settle(knobs, 4, 0.05)
     if structured:
-        found.land(replace(start, structured=structured), _LANDING)
+        found.land(replace(start, structured=structured), _LANDING, prefer)
 
 
 def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
@@ -307,7 +310,7 @@ def search(
     factored: frozenset[str] = frozenset(),
     slim: bool = False,
     dense: bool = True,
-    prefer: Callable[[Parts], bool] | None = None,
+    prefer: Preference = lambda parts: True,
 ) -> Trial | None:
     """The smallest trial that holds, or None.
 
@@ -321,7 +324,7 @@ def search(
     found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
     start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
     start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
-    _other_forms(found, start, structured, factored)
+    _other_forms(found, start, structured, factored, prefer)
     best = found.leading() if found.trials else None
     if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
         trial = _first(found, start, near, passes=3 if best else 8)
@@ -337,5 +340,5 @@ def search(
         found.refine()
     held = found.holding()
     small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
-    preferred = (trial for trial in small if prefer and prefer(trial.parts))
+    preferred = (trial for trial in small if prefer(trial.parts))
     return next(preferred, held[0]) if held else None
