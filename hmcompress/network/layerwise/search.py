@@ -130,8 +130,12 @@ class Search:
         return trial_of(knobs, parts, self._measure, self._slim)
 
     def holding(self) -> list[Trial]:
-        """The trials that hold, smallest first."""
-        return sorted((t for t in self.trials.values() if t.error <= LIMIT * self.tol), key=lambda t: t.cost)
+        """The trials that hold, smallest first; of those that are alike, one."""
+        held: dict[tuple[int, float, int], Trial] = {}
+        for trial in self.trials.values():
+            if trial.error <= LIMIT * self.tol:
+                held.setdefault((trial.nbytes, trial.error, trial.neurons), trial)
+        return sorted(held.values(), key=lambda t: t.cost)
 
     def leading(self) -> Trial:
         """The trial with the best score among those whose error is near the tolerance, where scores are fair."""
