@@ -24,10 +24,10 @@ from hmcompress.network.bound.outcome import (
 )
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.layerwise.budget import budget_of, cost_of
-from hmcompress.network.layerwise.calibration import Calibration, prepare
 from hmcompress.network.layerwise.coded import lossless
 from hmcompress.network.layerwise.fallback import nearest_weights
 from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Parts, decoded, run_pass, tensors_of
 from hmcompress.network.layerwise.search import Measure, Trial, glance, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
@@ -98,7 +98,7 @@ def _search(
     problem: Problem,
     settings: Settings,
     tensors: Mapping[str, Tensor],
-    data: Calibration,
+    data: Original,
     guard: Guard,
     progress: Progress,
     small: SmallNetworks,
@@ -125,7 +125,7 @@ def _passes(
     problem: Problem,
     settings: Settings,
     tensors: Mapping[str, Tensor],
-    data: Calibration,
+    data: Original,
     measured: Measure,
     guard: Guard,
     progress: Progress,
@@ -176,7 +176,7 @@ def _passes(
     return found
 
 
-def _measure(problem: Problem, data: Calibration, tol: float, kernel: TangentBound | None) -> Measure:
+def _measure(problem: Problem, data: Original, tol: float, kernel: TangentBound | None) -> Measure:
     """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
 
     def measured(parts: Parts) -> float:

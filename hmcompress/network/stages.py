@@ -14,8 +14,8 @@ from hmcompress.network.joint.middle import compressed, middle_network
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
-from hmcompress.network.layerwise.calibration import Calibration, prepare
 from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Parts, decoded
 from hmcompress.network.layerwise.search import Measure, Trial, search
 from hmcompress.network.layerwise.structure import structured_layers
@@ -28,7 +28,7 @@ class SmallNetworks:
 
     problem: Problem
     tensors: Mapping[str, Tensor]
-    data: Calibration
+    data: Original
     guard: Guard
     progress: Progress
     in_vain: bool = False

@@ -10,8 +10,8 @@ from small_networks import outputs_settings, saved, stack
 import hmcompress.network.driver as driver
 from hmcompress.network import compress_network
 from hmcompress.network.bound.problem import pose
-from hmcompress.network.layerwise.calibration import prepare
 from hmcompress.network.layerwise.guard import Guard, _doubt
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
 from hmcompress.network.layerwise.search import Trial
 

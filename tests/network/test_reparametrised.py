@@ -16,7 +16,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import compress_network, pose
 from hmcompress.network.bound.ntk import Kernel
-from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
 from hmcompress.network.layerwise.search import search
 

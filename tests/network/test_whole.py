@@ -14,7 +14,7 @@ from hmcompress.network import NetworkResult, compress_network, driver
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.joint import whole_quantise
 from hmcompress.network.joint.whole import Whole, numbers
-from hmcompress.network.layerwise.calibration import Calibration, prepare
+from hmcompress.network.layerwise.original import Original, prepare
 
 HELPERS = Path(__file__).parent / "whole_networks.py"
 
@@ -24,7 +24,7 @@ def settings_for(name: str, **changes: object) -> Settings:
     return outputs_settings(network={"factory": f"{HELPERS}:{name}"}, **given)
 
 
-def posed(name: str, **changes: object) -> tuple[Problem, Calibration]:
+def posed(name: str, **changes: object) -> tuple[Problem, Original]:
     state = getattr(whole_networks, name)().state_dict()
     problem = pose(settings_for(name, **changes), state)
     return problem, prepare(problem, state, "fast")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hmcompress.network.joint.joint_quantise import Quantised, Rounding, quantised
-from hmcompress.network.joint.lattice import Lattice
+from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.ordering import about, embedded, nbytes, reordered
+from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.layerwise.coded import living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
@@ -33,13 +33,13 @@ _OVERHEAD, _STEP = 200, 1e7  # weights that cost as much as the rest of a Jacobi
 
 
 @dataclass(frozen=True)
-class Form:
+class QuantisedForm:
     """A quantised small network."""
 
     nbytes: int  # about
     error: float  # on held-out points
     quantised: Quantised  # layer after layer
-    lattice: Lattice  # after its integers moved
+    moved: IntegerMoves  # the same, once its integers moved
     neurons: int  # 0 where they do not count
 
     @property
@@ -53,7 +53,7 @@ class Form:
 
 
 @dataclass
-class Roundings:
+class FormSearch:
     """Quantised forms of a small network. `goal`: relative L2 error that stands for the tolerance in the fit."""
 
     original: Network
@@ -65,7 +65,7 @@ class Roundings:
     goal: float
     slim: bool = False
     work: float = 0.0  # multiplications so far
-    forms: list[Form] = field(default_factory=list)
+    forms: list[QuantisedForm] = field(default_factory=list)
     lost: int = 0  # forms that were given up since the last one
 
     def begin(self) -> None:
@@ -75,17 +75,17 @@ class Roundings:
         there are many. Where there are few, a form of more even distortions joins if it promises fewer bytes.
         """
         for k in range(_SETTLING):
-            rounding = Rounding(self.level * _FINER ** (k + 1), holding=_FIRST[0])
-            self._scratch(rounding)
+            knobs = LayerKnobs(self.level * _FINER ** (k + 1), holding=_FIRST[0])
+            self._scratch(knobs)
             if self._are_few:
-                self._compete(replace(rounding, power=_EVEN))
+                self._compete(replace(knobs, power=_EVEN))
             if self.forms:
                 return
 
-    def _compete(self, rounding: Rounding) -> None:
+    def _compete(self, knobs: LayerKnobs) -> None:
         """One more form from scratch, which goes again where it promises no fewer bytes."""
         before, promise = [*self.forms], self.promise
-        self._scratch(rounding)
+        self._scratch(knobs)
         if self.promise >= promise:
             self.forms = before
 
@@ -100,16 +100,16 @@ class Roundings:
             return
         first = min(self.forms, key=self._promise)
         for holding in _FIRST:
-            gap, rounding = self._gap(first.error), first.quantised.roundings[0]
-            rounding = replace(rounding, holding=holding)
+            gap, knobs = self._gap(first.error), first.quantised.knobs[0]
+            knobs = replace(knobs, holding=holding)
             for _ in range(_SETTLING):
-                rounding = replace(rounding, level=rounding.level * math.exp(2 * gap))
-                gap = self._gap(self._scratch(rounding))
+                knobs = replace(knobs, level=knobs.level * math.exp(2 * gap))
+                gap = self._gap(self._scratch(knobs))
                 if abs(gap) < _CLOSE:
                     break
 
-    def _scratch(self, rounding: Rounding) -> float:
-        return self._add(Quantised.of(self.network), [rounding] * len(self.network.layers))
+    def _scratch(self, knobs: LayerKnobs) -> float:
+        return self._add(Quantised.of(self.network), [knobs] * len(self.network.layers))
 
     def scatter(self, work: float) -> None:
         """Begin the most promising forms again, from one of their layers on, until so much work is done.
@@ -143,9 +143,9 @@ class Roundings:
         """Of those that are tried at least: with derivatives each takes several times as long."""
         return forms // self.data.blocks
 
-    def _again(self, base: Form, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
+    def _again(self, base: QuantisedForm, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
         """The error of a form whose layers before `first` are those of `base`."""
-        varied = [self._varied(r, base.error, rng, spread) for r in base.quantised.roundings[first:]]
+        varied = [self._varied(r, base.error, rng, spread) for r in base.quantised.knobs[first:]]
         return self._add(base.quantised.until(first), varied)
 
     @property
@@ -153,19 +153,19 @@ class Roundings:
         """Of the best form. inf without any."""
         return min(map(self._promise, self.forms), default=math.inf)
 
-    def _promise(self, form: Form) -> float:
+    def _promise(self, form: QuantisedForm) -> float:
         """Bytes that the form's weights would take at the tolerance: half a bit each for half of the squared error."""
         excess = math.log2(max(form.error, 1e-300) / (_AIM * self.tol)) if math.isfinite(form.error) else math.inf
         return form.cost + self.network.weights() / 8 * excess
 
-    def _varied(self, rounding: Rounding, error: float, rng: np.random.Generator, spread: float) -> Rounding:
+    def _varied(self, knobs: LayerKnobs, error: float, rng: np.random.Generator, spread: float) -> LayerKnobs:
         level, zone, caution = spread * rng.standard_normal(3)
         return replace(
-            rounding,
-            level=rounding.level * math.exp(2 * self._reach(error) + 0.3 * level),
-            dead_zone=min(max(rounding.dead_zone + 0.05 * zone, 0.0), 0.3),
-            holding=float(rng.choice([rounding.holding, *_FIRST])),
-            caution=rounding.caution * math.exp(0.5 * caution),
+            knobs,
+            level=knobs.level * math.exp(2 * self._reach(error) + 0.3 * level),
+            dead_zone=min(max(knobs.dead_zone + 0.05 * zone, 0.0), 0.3),
+            holding=float(rng.choice([knobs.holding, *_FIRST])),
+            caution=knobs.caution * math.exp(0.5 * caution),
         )
 
     def _reach(self, error: float) -> float:
@@ -179,33 +179,33 @@ class Roundings:
         gap = math.log(_AIM * self.tol / max(error, 1e-300)) if math.isfinite(error) else -_FAR
         return max(-_FAR, min(gap, _FAR))
 
-    def _add(self, begun: Quantised, roundings: Sequence[Rounding]) -> float:
+    def _add(self, begun: Quantised, knobs: Sequence[LayerKnobs]) -> float:
         """The error of a further form, or at which it was given up."""
         sizes = [int(layer.live.sum()) for layer in self.network.layers]
         for k in range(len(begun.grids), len(sizes)):
-            self.work += cost(_JACOBIANS, self.data, sum(sizes[k:]))
-        found = quantised(begun, self.data, self.level, roundings, (_HOPELESS * self.goal) ** 2)
+            self.work += multiplications(_JACOBIANS, self.data, sum(sizes[k:]))
+        found = quantised(begun, self.data, self.level, knobs, (_HOPELESS * self.goal) ** 2)
         self.lost = self.lost + 1 if found is None else 0
         if found is None:
             return _HOPELESS * self.tol
-        lattice = Lattice(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
-        lattice.descend()
-        self.work += cost(lattice.rounds, self.data, sum(sizes))
-        size = about(self.original, lattice.network.layers, lattice.grids)
-        neurons = living(embedded(self.original, lattice.network, lattice.grids).values()) if self.slim else 0
-        self.forms.append(Form(size, self.measured(lattice.network), found, lattice, neurons))
+        moves = IntegerMoves(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
+        moves.descend()
+        self.work += multiplications(moves.rounds, self.data, sum(sizes))
+        size = about(self.original, moves.network.layers, moves.grids)
+        neurons = living(embedded(self.original, moves.network, moves.grids).values()) if self.slim else 0
+        self.forms.append(QuantisedForm(size, self.measured(moves.network), found, moves, neurons))
         return self.forms[-1].error
 
-    def holding(self) -> list[Form]:
+    def holding(self) -> list[QuantisedForm]:
         """The forms that hold."""
         return [form for form in self.forms if form.error <= LIMIT * self.tol]
 
-    def reordered(self, form: Form) -> Trial:
+    def reordered(self, form: QuantisedForm) -> Trial:
         """A form with its neurons in whatever order costs the least."""
-        return form.trial(reordered(self.original, form.lattice.network, form.lattice.grids))
+        return form.trial(reordered(self.original, form.moved.network, form.moved.grids))
 
 
-def cost(steps: int, data: Data, weights: int) -> float:
+def multiplications(steps: int, data: Data, weights: int) -> float:
     """Multiplications of some steps, roughly."""
     rows = len(data) * max(data.outputs.shape[1], data.at_points)
     return float(steps * (rows * weights * (weights + _OVERHEAD) + _STEP))

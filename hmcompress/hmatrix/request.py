@@ -24,7 +24,7 @@ _FINEST = 2.0**-54  # of the tolerances that rounding can keep
 
 
 @dataclass(frozen=True)
-class Task:
+class Request:
     """One matrix w (m, n) and what is asked of it."""
 
     w: Tensor
@@ -76,13 +76,13 @@ def zero_payload() -> bytes:
     return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, Natural(), Natural(), "fast")
 
 
-def first_step(task: Task) -> float:
+def first_step(request: Request) -> float:
     """The step that plain quantisation would need: D = step^2 / 12 for fro and, as the 2-norm of noise, spectral."""
-    m, n = task.w.shape
-    if task.norm == "max":
-        return 2 * task.tol * task.size
-    root = math.sqrt(m * n) if task.norm == "fro" else math.sqrt(m) + math.sqrt(n)
-    return task.tol * task.size * math.sqrt(12) / root
+    m, n = request.w.shape
+    if request.norm == "max":
+        return 2 * request.tol * request.size
+    root = math.sqrt(m * n) if request.norm == "fro" else math.sqrt(m) + math.sqrt(n)
+    return request.tol * request.size * math.sqrt(12) / root
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ _ROUNDS = 8
 _LEAST = 1e-3  # bits that are a gain
 
 
-class Lattice:
+class IntegerMoves:
     """Integers of a small network's live weights. `price`: the squared error that a bit is worth."""
 
     def __init__(self, network: SmallNetwork, grids: Sequence[Grid], data: Data, price: float) -> None:

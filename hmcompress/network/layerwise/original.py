@@ -21,7 +21,7 @@ _SENSITIVITY_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Original:
     """What passes need of the original network."""
 
     points: Points
@@ -37,7 +37,7 @@ class Calibration:
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
 
 
-def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Calibration:
+def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Original:
     """Moments of the original network that every pass needs. Raises NetworkError for weights without effect."""
     network, points, order, ref = problem.network, problem.calibration.points, problem.order, problem.calibration.blocks
     few = points.take(slice(0, _SENSITIVITY_ROWS))
@@ -50,7 +50,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Cal
     blind = [layer for layer in network.layers if not np.any(total.get(layer.weight, 0.0))]
     total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
     names = (*network.others, *(layer.weight for layer in network.layers))
-    return Calibration(
+    return Original(
         points=points,
         order=order,
         targets=original_targets(network, points, order),

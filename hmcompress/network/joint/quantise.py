@@ -22,7 +22,7 @@ _RECOVERED = 1.05  # squared error, over that before a rounding, at which a refi
 
 
 @dataclass(frozen=True)
-class Rounding:
+class LayerKnobs:
     """What the search over quantised forms of one network turns."""
 
     level: float  # distortion of each coefficient, a squared relative error of the outputs
@@ -40,7 +40,7 @@ class Quantised:
 
     network: SmallNetwork
     grids: tuple[Grid, ...]
-    roundings: tuple[Rounding, ...]
+    knobs: tuple[LayerKnobs, ...]
     before: tuple[SmallNetwork, ...]
 
     @classmethod
@@ -52,24 +52,22 @@ class Quantised:
         """With the layers before this one quantised."""
         if layer >= len(self.before):
             return self
-        return Quantised(self.before[layer], self.grids[:layer], self.roundings[:layer], self.before[:layer])
+        return Quantised(self.before[layer], self.grids[:layer], self.knobs[:layer], self.before[:layer])
 
 
-def quantised(
-    begun: Quantised, data: Data, level: float, roundings: Sequence[Rounding], most: float
-) -> Quantised | None:
-    """Quantise the layers that are left, one rounding for each. `level`: of the price of weights.
+def quantised(begun: Quantised, data: Data, level: float, knobs: Sequence[LayerKnobs], most: float) -> Quantised | None:
+    """Quantise the layers that are left, with its own knobs each. `level`: of the price of weights.
 
     None once the squared error is above `most`, which what is still free hardly makes up for.
     """
     network, grids, before = begun.network.clone(), [*begun.grids], [*begun.before]
-    for rounding in roundings:
+    for own in knobs:
         before.append(network.clone())
         left, entering = _from_layer(network, data, len(grids))
-        grids.append(_quantise(left, entering, level, rounding))
+        grids.append(_quantise(left, entering, level, own))
         if not left.error(entering) <= most:
             return None
-    return Quantised(network, tuple(grids), (*begun.roundings, *roundings), tuple(before))
+    return Quantised(network, tuple(grids), (*begun.knobs, *knobs), tuple(before))
 
 
 def _from_layer(network: SmallNetwork, data: Data, first: int) -> tuple[SmallNetwork, Data]:
@@ -84,24 +82,24 @@ def _from_layer(network: SmallNetwork, data: Data, first: int) -> tuple[SmallNet
     return replace(network, stacks=stacks), replace(data, inputs=tuple(inputs))
 
 
-def _quantise(network: SmallNetwork, data: Data, level: float, rounding: Rounding) -> Grid:
+def _quantise(network: SmallNetwork, data: Data, level: float, knobs: LayerKnobs) -> Grid:
     """The grid of the first layer, while it and the others move."""
     layer, live = network.layers[0], network.layers[0].live
     whole = np.zeros(live.shape, np.int64)
     places = np.argwhere(live.numpy())
     if not len(places):
         return Grid(whole, np.zeros(len(whole), np.int64), np.zeros(whole.shape[1], np.int64))
-    own, _ = eliminated(_metric(network, data, level, rounding.caution), len(places))
+    own, _ = eliminated(_metric(network, data, level, knobs.caution), len(places))
     order, lower = factor(own.numpy())
     pivots = np.empty(len(places))
     pivots[order] = np.diag(lower)
-    wanted = np.sqrt(12 * rounding.level) / pivots
-    rows, columns = additive_exponents(live.numpy(), wanted, rounding.holding, rounding.power)
-    for part in np.array_split(order[::-1], rounding.parts):
+    wanted = np.sqrt(12 * knobs.level) / pivots
+    rows, columns = additive_exponents(live.numpy(), wanted, knobs.holding, knobs.power)
+    for part in np.array_split(order[::-1], knobs.parts):
         if len(part):
             chosen = tuple(places[np.sort(part)].T)
             steps = powers(rows[chosen[0]] + columns[chosen[1]])
-            whole[chosen] = _fix(network, data, level, rounding, chosen, steps)
+            whole[chosen] = _fix(network, data, level, knobs, chosen, steps)
     layer.live = live
     return Grid(whole, rows, columns)
 
@@ -110,7 +108,7 @@ def _fix(
     network: SmallNetwork,
     data: Data,
     level: float,
-    rounding: Rounding,
+    knobs: LayerKnobs,
     chosen: tuple[np.ndarray, ...],
     steps: np.ndarray,
 ) -> np.ndarray:
@@ -120,16 +118,16 @@ def _fix(
     mask[chosen] = True
     first = mask[layer.live]
     places = torch.cat([torch.nonzero(first)[:, 0], torch.nonzero(~first)[:, 0]])
-    theta, gram = network.theta(), _metric(network, data, level, rounding.caution)
+    theta, gram = network.theta(), _metric(network, data, level, knobs.caution)
     places = torch.cat([places, torch.arange(len(places), len(theta))])
     own, gain = eliminated(gram[places][:, places], len(steps))
     w, rest = theta[places].split([len(steps), len(theta) - len(steps)])
-    q = nearest_plane(w.numpy(), *factor(own.numpy()), steps, rounding.dead_zone)
+    q = nearest_plane(w.numpy(), *factor(own.numpy()), steps, knobs.dead_zone)
     before = network.error(data)
     layer.matrix[mask] = torch.from_numpy(q * steps)
     layer.live = layer.live & ~mask
     if len(rest):
-        _follow(network, data, level, rest, gain.T @ (layer.matrix[mask] - w), before, rounding.refits)
+        _follow(network, data, level, rest, gain.T @ (layer.matrix[mask] - w), before, knobs.refits)
     return q
 
 

@@ -12,9 +12,9 @@ from small_networks import outputs_settings, stack
 from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_outputs
-from hmcompress.network.joint.joint_quantise import Rounding, additive_exponents
+from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.roundings import _LOST, _MANY, Roundings
+from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
 from hmcompress.network.joint.smallest import _holding
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
@@ -23,8 +23,8 @@ SIZES = [2, 24, 24, 1]
 
 
 @pytest.fixture(scope="module")
-def made() -> Callable[..., Roundings]:
-    """Roundings of a network of some neurons a layer."""
+def made() -> Callable[..., FormSearch]:
+    """A search over forms of a network of some neurons a layer."""
     settings = outputs_settings()
     network = build_network(settings, stack(SIZES))
     points = Points((torch.rand(512, 2, generator=torch.Generator().manual_seed(0)).double(),))
@@ -34,10 +34,10 @@ def made() -> Callable[..., Roundings]:
     assert chains is not None
     data, scale = with_outputs(problem, chains, points)
 
-    def make(hidden: int, steps: int = 0, tol: float = 3e-2) -> Roundings:
+    def make(hidden: int, steps: int = 0, tol: float = 3e-2) -> FormSearch:
         small = fresh(chains, data, scale, widths_of(chains, hidden), 0)
         minimise(small, data, steps, damping=1.0)
-        return Roundings(network, small, 1e-7, data, lambda other: float(other.error(data) ** 0.5), tol, tol)
+        return FormSearch(network, small, 1e-7, data, lambda other: float(other.error(data) ** 0.5), tol, tol)
 
     return make
 
@@ -76,11 +76,11 @@ def test_exponents_held_firmly_are_all_alike_and_of_the_wanted_mean() -> None:
 
 
 def test_more_even_distortions_compete_where_forms_are_few(
-    made: Callable[..., Roundings], monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[float] = []
-    scratch = Roundings._scratch
-    monkeypatch.setattr(Roundings, "_scratch", lambda self, r: tried.append(r.power) or scratch(self, r))
+    scratch = FormSearch._scratch
+    monkeypatch.setattr(FormSearch, "_scratch", lambda self, r: tried.append(r.power) or scratch(self, r))
     for hidden, powers in ((5, [0.0]), (14, [0.0, 0.5])):
         found = made(hidden, 30)
         tried.clear()
@@ -89,23 +89,23 @@ def test_more_even_distortions_compete_where_forms_are_few(
         assert found.forms
 
 
-def test_a_form_that_competes_stays_only_where_it_promises_fewer_bytes(made: Callable[..., Roundings]) -> None:
+def test_a_form_that_competes_stays_only_where_it_promises_fewer_bytes(made: Callable[..., FormSearch]) -> None:
     found = made(5, 30)
     found.begin()
     first = found.forms[0]
-    found._compete(first.quantised.roundings[0])
+    found._compete(first.quantised.knobs[0])
     assert found.forms == [first]  # the same once more promises no less
     found.forms = [replace(first, error=2 * first.error)]
-    found._compete(first.quantised.roundings[0])
+    found._compete(first.quantised.knobs[0])
     assert len(found.forms) == 2 and found.forms[1].error == first.error
 
 
-def level(found: Roundings, lost: int, error: float) -> float:
+def level(found: FormSearch, lost: int, error: float) -> float:
     found.lost = lost
-    return found._varied(Rounding(1e-6), error * found.tol, np.random.default_rng(0), 1.0).level
+    return found._varied(LayerKnobs(1e-6), error * found.tol, np.random.default_rng(0), 1.0).level
 
 
-def test_after_forms_were_given_up_the_next_goes_half_as_far(made: Callable[..., Roundings]) -> None:
+def test_after_forms_were_given_up_the_next_goes_half_as_far(made: Callable[..., FormSearch]) -> None:
     few = made(14)
     farther, nearer, other = (np.log(level(few, lost, 0.4)) for lost in (0, _LOST, 2 * _LOST))
     assert farther - nearer == pytest.approx(2 * (nearer - other)) and farther > nearer
@@ -114,7 +114,7 @@ def test_after_forms_were_given_up_the_next_goes_half_as_far(made: Callable[...,
     assert level(many, 0, 0.4) == level(many, _LOST, 0.4)
 
 
-def test_forms_that_are_given_up_in_a_row_are_counted(made: Callable[..., Roundings]) -> None:
+def test_forms_that_are_given_up_in_a_row_are_counted(made: Callable[..., FormSearch]) -> None:
     found = made(5, 30)
     found.begin()
     assert found.forms and not found.lost
@@ -123,7 +123,7 @@ def test_forms_that_are_given_up_in_a_row_are_counted(made: Callable[..., Roundi
     assert not hopeless.forms and hopeless.lost == 3
 
 
-def test_forms_that_are_alike_are_reordered_once(made: Callable[..., Roundings]) -> None:
+def test_forms_that_are_alike_are_reordered_once(made: Callable[..., FormSearch]) -> None:
     found = made(5, 60)
     found.begin()
     found.settle()
