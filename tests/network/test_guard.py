@@ -13,7 +13,7 @@ from hmcompress.network.bound.problem import pose
 from hmcompress.network.layerwise.guard import Guard, _doubt
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
-from hmcompress.network.layerwise.search import Trial
+from hmcompress.network.layerwise.trial import Trial
 
 
 def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -> tuple[list[float], list[int], float]:
@@ -21,9 +21,9 @@ def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -
     aimed, found, left = [], [], list(errors)
     search = driver._search
 
-    def noted(problem: Any, settings: Any, *rest: Any) -> Trial:
+    def noted(subject: Any, settings: Any, small: Any) -> Trial:
         aimed.append(settings.tol)
-        trial = search(problem, settings, *rest)
+        trial = search(subject, settings, small)
         found.append(sum(len(part.payload(thorough=False)) for part in trial.parts.values()))
         monkeypatch.setattr(Guard, "error", lambda self, parts: left.pop(0))
         return trial

@@ -12,7 +12,7 @@ from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.layerwise.coded import living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
-from hmcompress.network.layerwise.search import LIMIT, Trial
+from hmcompress.network.layerwise.trial import LIMIT, Trial
 from hmcompress.network.model.network import Network
 
 _AIM = 0.97

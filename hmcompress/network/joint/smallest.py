@@ -19,7 +19,7 @@ from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.pruning import compact, drop_weakest, prune, unwind
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.layerwise.propagate import Parts
-from hmcompress.network.layerwise.search import LIMIT, Trial
+from hmcompress.network.layerwise.trial import LIMIT, Trial
 
 _HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance

@@ -17,7 +17,7 @@ from hmcompress.network.joint.quantise import additive_exponents, eliminated, fa
 from hmcompress.network.joint.whole import Section, Whole, numbers
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts
-from hmcompress.network.layerwise.search import LIMIT, Trial, trial_of
+from hmcompress.network.layerwise.trial import LIMIT, Trial, trial_of
 from hmcompress.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16

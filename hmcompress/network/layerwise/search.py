@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.layerwise.coded import living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
+from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial, trial_of
 
-_NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
-_SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _SURELY = 0.02  # from what is aimed at: such a trial holds
 _AIM = 0.97
-LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
 _FIRMER = (1e-6, 1e-4)  # ridges and floors tried where the first ones do not lead to the tolerance
 _WILD = 2.0  # times the tolerance
@@ -58,40 +55,9 @@ _FIRM: dict[str, Any] = {"mu": 0.1, "ridge": 1e-4, "floor": 3e-4}  # where firm 
 _FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
-_HOPELESS = 1.5  # times the score of another way, after one pass
+_HOPELESS = 1.5  # times the score of another way or form, after the first passes
+_LEAST_FLOOR = 1e-3  # with few samples
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One pass: its knobs, coded parts, bytes and the error that is bounded."""
-
-    knobs: Knobs
-    parts: Parts
-    nbytes: int
-    error: float
-    neurons: int = 0  # where fewer are preferred
-
-    @property
-    def cost(self) -> float:
-        """Bytes, and a share of them for each neuron that counts."""
-        return self.nbytes * (1 + _NEURON * self.neurons)
-
-    def score(self, tol: float) -> float:
-        """Bytes that the same knobs would need at the tolerance, roughly."""
-        if not math.isfinite(self.error):
-            return math.inf
-        return self.cost * max(self.error / tol, 0.3) ** _SLOPE
-
-
-Pass = Callable[[Knobs], Parts]
-Measure = Callable[[Parts], float]
-
-
-def trial_of(knobs: Knobs, parts: Parts, measure: Measure, slim: bool) -> Trial:
-    """What a pass gives. slim: whether its living neurons count."""
-    nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-    return Trial(knobs, parts, nbytes, measure(parts), living(parts.values()) if slim else 0)
 
 
 class Search:
@@ -208,31 +174,92 @@ class Search:
                 share /= 2
 
 
-def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
-    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
-    found = Search(run, measure, tol, passes, lambda done: None)
-    return found.settle(Knobs(START * tol), passes).score(tol)
+@dataclass(frozen=True)
+class Way:
+    """How a search goes about it: where it begins, and what it turns."""
+
+    firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
+    near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
+    few: bool = False  # fewer samples than the widest layer needs
+    dense: bool = True  # without dense layers the water level and the dead zone alone change a pass, and few are enough
+    slim: bool = False  # living neurons count beside bytes
+    structured: frozenset[str] = frozenset()  # layers that the engine may code
+    factored: frozenset[str] = frozenset()  # layers that may be products of two factors
+
+    def start(self, tol: float) -> Knobs:
+        """Of the first pass."""
+        knobs = replace(Knobs(START * tol), **_FIRM) if self.firm else Knobs(START * tol)
+        return replace(knobs, floor=max(knobs.floor, _LEAST_FLOOR)) if self.few else knobs
+
+    def ladders(self, knobs: Knobs) -> tuple[Ladder, ...]:
+        """What is turned around some knobs."""
+        if not self.dense:
+            found = OTHER_LADDERS
+        elif self.firm:
+            found = KERNEL_LADDERS
+        else:
+            found = NOISY_LADDERS if knobs.shrinkage else LADDERS
+        return (FLOORS, *found) if self.few and not knobs.shrinkage else found
 
 
-def _other_forms(found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str]) -> list[Trial]:
+def search(
+    run: Pass,
+    measure: Measure,
+    tol: float,
+    budget: int,
+    tick: Callable[[int], None],
+    way: Way = Way(),
+    *,
+    worth: float = math.inf,
+    prefer: Callable[[Parts], bool] | None = None,
+) -> Trial | None:
+    """The smallest trial that holds, or None.
+
+    budget: passes at most; tick: told how many are done. worth: bytes above which the way is given up after its first
+    passes. prefer: what one of the smallest should be, if any is.
+    """
+    found = Search(run, measure, tol, budget if way.dense else min(budget, _ENOUGH), tick, way.slim)
+    others = _other_forms(found, way)
+    trial = _first(found, way, passes=3 if others else 8)
+    if way.dense and not way.firm and not others and not way.near:
+        trial = _firmer(found, trial, way.start(tol))
+    if trial.score(tol) > worth:
+        return None
+    best = min(others, key=lambda other: other.score(tol), default=trial)
+    if trial.score(tol) < _HOPELESS * best.score(tol):
+        found.turn(trial, way.ladders(trial.knobs))
+        best = trial
+    if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
+        found.settle(best.knobs, 4, _SURELY)
+    else:
+        found.scatter(way.dense)
+    found.refine()
+    held = found.holding()
+    preferred = (trial for trial in held if trial.parts and prefer and prefer(trial.parts))
+    return next(preferred, held[0]) if held else None
+
+
+def _other_forms(found: Search, way: Way) -> list[Trial]:
     """Layers coded by the engine, and as products of two factors."""
-    others = [found.settle(replace(start, structured=structured), 4, 0.1)] if structured else []
-    if factored:
-        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
+    start = way.start(found.tol)
+    others = [found.settle(replace(start, structured=way.structured), 4, 0.1)] if way.structured else []
+    if way.factored:
+        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
         others.append(found.settle(knobs, 4, 0.05))
     return others
 
 
-def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
-    """Near the tolerance: refitted to the samples, near the original weights, or (None) whichever is smaller."""
-    firm = replace(start, floor=0.0, **_NOISY)
-    trial = found.settle(firm if near else start, passes)
-    if near is not None:
+def _first(found: Search, way: Way, passes: int) -> Trial:
+    """Near the tolerance: refitted to the samples, near the original weights, or whichever is smaller."""
+    start = way.start(found.tol)
+    near = replace(start, floor=0.0, **_NOISY)
+    trial = found.settle(near if way.near else start, passes)
+    if way.near is not None:
         return trial
-    firm = replace(firm, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
-    if found.trial(firm).score(found.tol) > _HOPELESS * trial.score(found.tol):
+    near = replace(near, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
+    if found.trial(near).score(found.tol) > _HOPELESS * trial.score(found.tol):
         return trial
-    return min(trial, found.settle(firm, passes // 2), key=lambda t: t.score(found.tol))
+    return min(trial, found.settle(near, passes // 2), key=lambda t: t.score(found.tol))
 
 
 def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
@@ -244,59 +271,7 @@ def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
     return trial
 
 
-def search(
-    run: Pass,
-    measure: Measure,
-    tol: float,
-    budget: int,
-    tick: Callable[[int], None],
-    *,
-    firm: bool = False,
-    worth: float = math.inf,
-    few: bool = False,
-    near: bool | None = False,
-    structured: frozenset[str] = frozenset(),
-    factored: frozenset[str] = frozenset(),
-    slim: bool = False,
-    dense: bool = True,
-    prefer: Callable[[Parts], bool] | None = None,
-) -> Trial | None:
-    """The smallest trial that holds, or None.
-
-    firm: the regularisers begin and turn as a bound on the tangent kernel asks for. worth: bytes above which that is
-    given up after the first passes. few: fewer samples than the widest layer needs.
-    near: whether weights stay near the original ones, with regularisers for few samples. None: both ways are begun.
-    structured: layers that the engine may code. factored: layers that may be products of two factors.
-    slim: living neurons count beside bytes. dense: whether there are dense layers; without, nothing but the water level
-    and the dead zone changes a pass, and few passes are enough. prefer: what one of the smallest should be, if any is.
-    """
-    found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
-    start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
-    start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
-    others = _other_forms(found, start, structured, factored)
-    trial = _first(found, start, near, passes=3 if others else 8)
-    if dense and not firm and not others and not near:
-        trial = _firmer(found, trial, start)
-    if trial.score(tol) > worth:
-        return None
-    best = min(others, key=lambda other: other.score(tol), default=trial)
-    if trial.score(tol) < 1.5 * best.score(tol):
-        ladders = (
-            OTHER_LADDERS
-            if not dense
-            else KERNEL_LADDERS
-            if firm
-            else NOISY_LADDERS
-            if trial.knobs.shrinkage
-            else LADDERS
-        )
-        found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
-        best = trial
-    if best.knobs.structured:  # the engine searches by itself; but what nearly holds is beaten by anything that does
-        found.settle(best.knobs, 4, _SURELY)
-    else:
-        found.scatter(dense)
-    found.refine()
-    held = found.holding()
-    preferred = (trial for trial in held if trial.parts and prefer and prefer(trial.parts))
-    return next(preferred, held[0]) if held else None
+def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
+    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
+    found = Search(run, measure, tol, passes, lambda done: None)
+    return found.settle(Knobs(START * tol), passes).score(tol)
