@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hmcompress.compare import score_matrices, summarise
-from hmcompress.compare_outputs import Contest, Ours, compare_network
+from hmcompress.commands.compare import score_matrices, summarise
+from hmcompress.commands.compare_outputs import Contest, Ours, compare_network
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.pipeline import compare
 from hmcompress.report.comparisons import COMPARE_METHODS

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmcompress.config import LayerRule, Settings, load_settings
 from hmcompress.errors import SettingsError
 from hmcompress.layers import select
-from hmcompress.patterns import is_quick, matches
-from hmcompress.problem_settings import (
+from hmcompress.settings.config import LayerRule, Settings, load_settings
+from hmcompress.settings.patterns import is_quick, matches
+from hmcompress.settings.problem_settings import (
     DomainCalibration,
     FactoryNetwork,
     InputsCalibration,
@@ -18,7 +18,7 @@ from hmcompress.problem_settings import (
     MLPNetwork,
     Ntk,
 )
-from hmcompress.rules import check_patterns, check_quick, dropped, rule_for, with_quick_patterns
+from hmcompress.settings.rules import check_patterns, check_quick, dropped, rule_for, with_quick_patterns
 
 INTERFACE = """\
 tol: 1.0e-4

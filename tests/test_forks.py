@@ -11,14 +11,15 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from hmcompress import compress, forks, parallel
-from hmcompress.config import LayerRule
-from hmcompress.encoding import encode_layer
+from hmcompress import compress
+from hmcompress.commands.encoding import encode_layer
+from hmcompress.commands.reporting import Tally
 from hmcompress.errors import SourceError
-from hmcompress.forks import Forks, may_fork
-from hmcompress.parallel import in_order
-from hmcompress.reporting import Tally
-from hmcompress.tasks import Task
+from hmcompress.settings.config import LayerRule
+from hmcompress.work import forks, parallel
+from hmcompress.work.forks import Forks, may_fork
+from hmcompress.work.parallel import in_order
+from hmcompress.work.tasks import Task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux only")
 ENOUGH = parallel._WORTH * 4
@@ -169,8 +170,8 @@ def test_the_caller_is_told_when_all_that_is_left_may_be_begun():
 def test_copies_end_when_their_parent_is_killed(tmp_path):
     script = f"""
 import os, time
-from hmcompress.forks import Forks
-from hmcompress.tasks import Task
+from hmcompress.work.forks import Forks
+from hmcompress.work.tasks import Task
 def note(_):
     open({str(tmp_path)!r} + "/" + str(os.getpid()), "w").close()
     time.sleep(0.5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hmcompress import parallel
-from hmcompress.parallel import in_order
-from hmcompress.tasks import Task
+from hmcompress.work import parallel
+from hmcompress.work.parallel import in_order
+from hmcompress.work.tasks import Task
 
 
 @pytest.fixture(autouse=True)

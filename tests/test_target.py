@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from hmcompress.commands.target import CLOSE, tolerance_for_ratio
 from hmcompress.errors import BoundError
-from hmcompress.target import CLOSE, tolerance_for_ratio
 
 SOURCE = 4_000_000
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import hmcompress
+from hmcompress.commands.trust import check_code
 from hmcompress.errors import SettingsError
 from hmcompress.network.model.factory import build_foreign
-from hmcompress.problem_settings import FactoryNetwork
-from hmcompress.trust import check_code
+from hmcompress.settings.problem_settings import FactoryNetwork
 
 NETWORK = """
 import torch

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmcompress import turns
-from hmcompress.tasks import Task
-from hmcompress.turns import Turns
+from hmcompress.work import turns
+from hmcompress.work.tasks import Task
+from hmcompress.work.turns import Turns
 
 MB = 1_000_000
 

@@ -9,7 +9,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.config import Settings
 from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError
 from hmcompress.network.bound.kernel_bound import TangentBound
@@ -33,8 +32,9 @@ from hmcompress.network.model.links import with_stacks
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.stages import SmallNetworks
-from hmcompress.parallel import keep_freed_memory
-from hmcompress.progress import Progress, silent
+from hmcompress.settings.config import Settings
+from hmcompress.work.parallel import keep_freed_memory
+from hmcompress.work.progress import Progress, silent
 
 _GLANCE = 5  # passes
 _SEARCHES = 3  # at most, each aiming lower

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hmcompress.config import Settings
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of
@@ -17,7 +16,8 @@ from hmcompress.network.layerwise.search import Way, search
 from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
-from hmcompress.progress import Progress
+from hmcompress.settings.config import Settings
+from hmcompress.work.progress import Progress
 
 
 @dataclass

@@ -9,7 +9,6 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import build_network
@@ -21,9 +20,10 @@ from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
 from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
-from hmcompress.problem_settings import BuiltinNetwork, FactoryNetwork
-from hmcompress.progress import Progress, silent
-from hmcompress.rules import check_quick
+from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import BuiltinNetwork, FactoryNetwork
+from hmcompress.settings.rules import check_quick
+from hmcompress.work.progress import Progress, silent
 
 _READ_WEIGHTS = (nn.TransformerEncoderLayer,)  # its fast path takes weights: HLinear would expand one at every call
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from hmatrix_matrices import DTYPES, noise
 
-from hmcompress.config import LayerRule
-from hmcompress.encoding import encode_layer
+from hmcompress.commands.encoding import encode_layer
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import TILED
 from hmcompress.hmatrix.request import Request
+from hmcompress.settings.config import LayerRule
 
 KERNEL = 27
 

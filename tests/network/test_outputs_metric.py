@@ -13,7 +13,6 @@ from small_networks import build_mixed, forward, outputs_settings, saved, stack
 
 import hmcompress
 import hmcompress.network.layerwise.ways as all_ways
-from hmcompress.config import load_settings
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import WEIGHTED
@@ -21,7 +20,8 @@ from hmcompress.network import NetworkResult, compress_network, load_tensors, po
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.layerwise.search import Search, search
 from hmcompress.network.layerwise.trial import Trial
-from hmcompress.progress import silent
+from hmcompress.settings.config import load_settings
+from hmcompress.work.progress import silent
 
 HELPERS = Path(__file__).parent / "small_networks.py"
 SIZES = [2, 32, 32, 1]

@@ -9,12 +9,12 @@ import torch
 import whole_networks
 from small_networks import outputs_settings, saved
 
-from hmcompress.config import Settings
 from hmcompress.network import NetworkResult, compress_network, driver
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.joint import whole_quantise
 from hmcompress.network.joint.whole import Whole, numbers
 from hmcompress.network.layerwise.original import Original, prepare
+from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "whole_networks.py"
 

@@ -18,7 +18,7 @@ from hmcompress.network.joint.whole import Section, Whole, numbers
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial, trial_of
-from hmcompress.parallel import one_thread
+from hmcompress.work.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
 _MOST_WORK = 6e5  # operations on the way back, for one Gauss-Newton matrix

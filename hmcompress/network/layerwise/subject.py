@@ -13,7 +13,7 @@ from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Parts, decoded
 from hmcompress.network.layerwise.trial import Measure
-from hmcompress.progress import Progress
+from hmcompress.work.progress import Progress
 
 
 @dataclass(frozen=True)

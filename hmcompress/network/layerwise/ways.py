@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from hmcompress.config import Settings
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.budget import budget_of, cost_of
@@ -13,6 +12,7 @@ from hmcompress.network.layerwise.search import Way, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
+from hmcompress.settings.config import Settings
 
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves

@@ -18,7 +18,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
-from hmcompress.problem_settings import FactoryNetwork, TorchScriptNetwork
+from hmcompress.settings.problem_settings import FactoryNetwork, TorchScriptNetwork
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
                 nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip

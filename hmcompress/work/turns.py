@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from hmcompress.tasks import Task
+from hmcompress.work.tasks import Task
 
 _ROOM, _PER_BYTE = 150_000_000, 5  # bytes for work beside the tensors: so many, and so many times the largest
 _FACTOR = 13.0  # bytes that work on one takes, at most as far as is known before any was worked on

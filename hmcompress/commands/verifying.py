@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import Settings, looked_up, merged_calibration, merged_network
+from hmcompress.commands.reporting import network_from_json
+from hmcompress.commands.restoring import load_named, stored_parts
+from hmcompress.commands.trust import check_code
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
-from hmcompress.problem_settings import FactoryNetwork
-from hmcompress.progress import Progress, silent
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
-from hmcompress.reporting import network_from_json
-from hmcompress.restoring import load_named, stored_parts
-from hmcompress.rules import check_quick, dropped
-from hmcompress.trust import check_code
+from hmcompress.settings.config import Settings, looked_up, merged_calibration, merged_network
+from hmcompress.settings.problem_settings import FactoryNetwork
+from hmcompress.settings.rules import check_quick, dropped
+from hmcompress.work.progress import Progress, silent
 
 
 def check_layers(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from hmcompress.forks import Forks, may_fork
-from hmcompress.tasks import Task
+from hmcompress.work.forks import Forks, may_fork
+from hmcompress.work.tasks import Task
 
 IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
 _LARGE = (32 << 20) - (1 << 14)  # bytes: about the largest array that glibc learns from

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
 from hmcompress.container.document import LARGEST
 from hmcompress.element_types import dtype_name
@@ -25,6 +24,7 @@ from hmcompress.report.records import (
     with_floats,
 )
 from hmcompress.report.typed import well_typed
+from hmcompress.settings.config import Settings
 
 _MUCH = 1 << 16  # bytes that are worth a remark
 

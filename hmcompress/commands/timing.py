@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
+from hmcompress.commands.exporting import held_out_inputs
 from hmcompress.container import CompressedFile
-from hmcompress.exporting import held_out_inputs
 from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
 from hmcompress.nn.load import load
 from hmcompress.nn.memory import resident_bytes
-from hmcompress.problem_settings import BuiltinNetwork
-from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import BenchReport, BenchRow
+from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import BuiltinNetwork
+from hmcompress.work.progress import Progress, silent
 
 _SLAB = 2**24  # numbers of the dense weight that stands for a larger one: more than a processor's cache holds
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.config import LayerRule, Settings
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
-from hmcompress.memory import peak_rss_bytes
-from hmcompress.parallel import in_order
-from hmcompress.progress import Progress
-from hmcompress.tasks import Task
+from hmcompress.settings.config import LayerRule, Settings
+from hmcompress.work.memory import peak_rss_bytes
+from hmcompress.work.parallel import in_order
+from hmcompress.work.progress import Progress
+from hmcompress.work.tasks import Task
 
 EncodedPart = EncodedLayer | PackedTensor
 _MANY_COMPLEX = 0.1  # of the source's bytes

@@ -3,10 +3,10 @@
 import fnmatch
 from collections.abc import Iterable, Sequence
 
-from hmcompress.config import LayerRule, Settings
 from hmcompress.errors import SettingsError
-from hmcompress.patterns import matches, quick_patterns, slow_patterns
-from hmcompress.settings_errors import did_you_mean
+from hmcompress.settings.config import LayerRule, Settings
+from hmcompress.settings.patterns import matches, quick_patterns, slow_patterns
+from hmcompress.settings.settings_errors import did_you_mean
 
 
 def dropped(names: Iterable[str], settings: Settings) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import StoredPart
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.geometry import elements
-from hmcompress.parallel import in_order
-from hmcompress.progress import Progress, silent
-from hmcompress.tasks import Task
+from hmcompress.work.parallel import in_order
+from hmcompress.work.progress import Progress, silent
+from hmcompress.work.tasks import Task
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -77,7 +77,7 @@ def decompress(
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
     check_output(output, force, (file,))
     if slim:
-        from hmcompress.slimming import write_slim  # here: only a slim network needs modules that run
+        from hmcompress.commands.slimming import write_slim  # here: only a slim network needs modules that run
 
         return write_slim(file, output, force, progress)
     compressed = CompressedFile.open(file)

@@ -13,13 +13,13 @@ from torch import Tensor
 from hmcompress.baselines import PEERS, Matrix, Peer, run_peer
 from hmcompress.baselines.knobs import Knob, NetworkErrorOf, NetworkPart
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.compare import check_tolerances
-from hmcompress.config import Settings
+from hmcompress.commands.compare import check_tolerances
 from hmcompress.layers import to_matrices
 from hmcompress.network.bound.problem import pose
 from hmcompress.network.driver import compress_network, load_tensors
-from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.settings.config import Settings
+from hmcompress.work.progress import Progress, silent
 
 _FAMILIES = ((True, False), (True, True), (False, False))  # bias joined to the weight, same absolute error
 

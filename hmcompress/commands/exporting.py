@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings, looked_up
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.errors import BoundError, SettingsError
 from hmcompress.network.model.arguments import Arguments
@@ -23,6 +22,7 @@ from hmcompress.network.model.inputs import Source, is_there
 from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
 from hmcompress.report.files import check_apart
+from hmcompress.settings.config import Settings, looked_up
 
 AGREES = 1e-5  # largest error of the ONNX model, relative to the largest output, unless torch's own is as large
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")

@@ -16,7 +16,7 @@ from hmcompress.container import CompressedFile, atomic_write
 from hmcompress.network.model.modules import OperatorNetwork
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.load import Loaded, load
-from hmcompress.progress import Progress, silent
+from hmcompress.work.progress import Progress, silent
 
 _ROOTS = ("model_state_dict.", "state_dict.", "model.")
 LayerSizes = list[int] | dict[str, list[int]]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from hmcompress.settings_errors import KEY_PREFIX, nearest
+from hmcompress.settings.settings_errors import KEY_PREFIX, nearest
 
 Activation = Literal["tanh", "sin", "silu", "gelu", "relu", "swish", "identity"]
 ToleranceKind = Literal["l2", "max", "each"]

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from hmcompress.memory import peak_rss_bytes
-from hmcompress.tasks import Task
-from hmcompress.turns import Turns
+from hmcompress.work.memory import peak_rss_bytes
+from hmcompress.work.tasks import Task
+from hmcompress.work.turns import Turns
 
 if sys.platform != "win32":
     import fcntl

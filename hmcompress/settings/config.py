@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from hmcompress.errors import SettingsError
-from hmcompress.located_yaml import LocatedYaml, Location, read_yaml
-from hmcompress.problem_settings import (
+from hmcompress.settings.located_yaml import LocatedYaml, Location, read_yaml
+from hmcompress.settings.problem_settings import (
     INPUT_KINDS,
     BuiltinNetwork,
     CalibrationSettings,
@@ -23,7 +23,7 @@ from hmcompress.problem_settings import (
     Seed,
     Tolerance,
 )
-from hmcompress.settings_errors import explain
+from hmcompress.settings.settings_errors import explain
 
 Norm = Literal["fro", "spectral", "max"]
 Metric = Literal["weights", "outputs"]

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from hmcompress.baselines import PEERS, Matrix, Outcome, run_peer
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.config import Settings
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import real_layout, select, to_matrices
-from hmcompress.parallel import in_order
-from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
-from hmcompress.tasks import Task
+from hmcompress.settings.config import Settings
+from hmcompress.work.parallel import in_order
+from hmcompress.work.progress import Progress, silent
+from hmcompress.work.tasks import Task
 
 Method = Callable[[Matrix, float], Outcome]
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hmcompress.located_yaml import LocatedYaml, Location
+from hmcompress.settings.located_yaml import LocatedYaml, Location
 
 KEY_PREFIX = "key:"  # marks the tags of tagged unions, which pydantic puts into error locations
 
