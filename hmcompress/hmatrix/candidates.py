@@ -8,7 +8,8 @@ from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
 from hmcompress.coding.general import repeats
 from hmcompress.coding.histogram import histogram_promises
-from hmcompress.coding.pool import LONG, price_pool
+from hmcompress.coding.pool import LONG
+from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basics import price

@@ -1,4 +1,10 @@
-"""compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
+"""compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out.
+
+The smallest of several forms stays. `_untiled` is the search of one matrix: candidates with their prices, each at the
+largest step that keeps the tolerance, then coders of the matrix as a whole. It is asked for the matrix as it stands
+and, where parts resemble each other, for the one whose rows these parts are. Beside it stand short lists of values,
+16-bit numbers cut short, and what is exact.
+"""
 
 import math
 from dataclasses import replace
@@ -10,11 +16,11 @@ from torch import Tensor
 from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
-from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.lossless_guess import lossless_is_larger
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
@@ -30,14 +36,9 @@ _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each o
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
-_SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
-_SMALLEST = 1 << 12
-_LOOK = 1 << 15  # entries
-_MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channels tell how its kernels lie best
-_SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
-_MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
-_GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
+_MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channels tell how its kernels lie best
+_SOME = 1 << 14  # entries among which values are counted
 _LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
 _CLEARLY = 0.95
 EFFORTS = ("fast", "default", "max")
@@ -68,7 +69,7 @@ def compress_matrix(
     if w.numel() == 0 or not math.isfinite(request.size):
         return request.exact()
     best = _lossy(request, grid, kernel)
-    if best is not None and _is_out_of_reach(w, best.nbytes):
+    if best is not None and lossless_is_larger(w, best.nbytes):
         return best
     if best is not None:
         best.forget()
@@ -95,30 +96,6 @@ def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
         raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
     if effort not in EFFORTS:
         raise SettingsError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
-
-
-def _is_out_of_reach(w: Tensor, nbytes: int) -> bool:
-    """Whether no lossless form of w will take as few bytes, as far as quick looks tell."""
-    small = w.numel() <= _SMALL.get(w.element_size(), _SMALLEST)
-    repeats = w.element_size() == 2 and nbytes * _REPEATING < w.nbytes
-    if small or repeats:
-        return False
-    return nbytes < min(_lossless_floor(w), _lossless_guess(w)) or nbytes < _SURE * exact.estimate(w, _MANY_ROWS)
-
-
-def _lossless_floor(w: Tensor) -> int:
-    """Bytes below which a lossless form is not worth trying."""
-    bits = {torch.float64: 44, torch.float32: 20, torch.bfloat16: 9, torch.float16: 9}.get(w.dtype, 0)
-    return w.numel() * bits // 8
-
-
-def _lossless_guess(w: Tensor) -> float:
-    """Bytes of a lossless form, guessed low from some entries: rows and values that repeat may beat any rate."""
-    part = w.reshape(-1)[:_LOOK]
-    some = np.sort(part[:: max(1, part.numel() // _SOME)].float().numpy())
-    if w.element_size() > 2 and 2 * np.count_nonzero(some[1:] != some[:-1]) < np.count_nonzero(some):
-        return _GUESS * exact.estimate(w, _MANY)
-    return _GUESS * exact.glance(w)
 
 
 def _arranged(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
@@ -259,7 +236,7 @@ def _worth(
 
 def _plain_guess(request: Request, step: float) -> float:
     """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
-    some = some_of(request.w.numel(), _SOME_PLAIN)
+    some = some_of(request.w.numel(), _SOME)
     _, counts = np.unique(np.rint(request.values.reshape(-1)[some] / step), return_counts=True)
     return request.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
 

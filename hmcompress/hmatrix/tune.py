@@ -66,9 +66,8 @@ def _tune_rounded(request: Request, candidate: Candidate, known: Drafts | None, 
     best = _largest(request, payload, step)
     if best is None or best.nbytes * _PATTERN > request.w.numel():
         return best
-    return _shorter(
-        request, payload, finer_steps(step, _FINER_STEPS, 1), best
-    )  # where rounding breaks a pattern is a matter of chance
+    finer = finer_steps(step, _FINER_STEPS, 1)  # where rounding breaks a pattern is a matter of chance
+    return _shorter(request, payload, finer, best)
 
 
 def _drafts(request: Request, candidate: Candidate, step: float) -> Drafts:
