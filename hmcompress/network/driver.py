@@ -61,10 +61,13 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    notes = [too_few_samples(record), *sizes, *blank]
-    said = read_as(problem.network, settings), fresh_points(problem, record, stored)
-    ordered = in_checkpoint_order(layers, checkpoint.names)
-    return NetworkResult(ordered, record, *(tuple(n for n in some if n is not None) for some in (notes, said)))
+    notes = _told(too_few_samples(record), *sizes, *blank)
+    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
+    return NetworkResult(in_checkpoint_order(layers, checkpoint.names), record, notes, said)
+
+
+def _told(*lines: str | None) -> tuple[str, ...]:
+    return tuple(line for line in lines if line is not None)
 
 
 def _guarded(subject: Subject, settings: Settings) -> Trial:

@@ -255,7 +255,7 @@ def test_functions_in_the_code_let_dead_rows_go() -> None:
     problem = posed("Condition")
     assert not problem.network.stacks
     network = with_stacks(problem.network, problem.calibration.points)
-    assert [len(run) for run in network.stacks] == [3] and len(network.chains()) == 2
+    assert [len(run) for run in network.stacks] == [3] and len(network.feeding_pairs()) == 2
     gated = posed("Gated")
     assert not with_stacks(gated.network, gated.calibration.points).stacks
 

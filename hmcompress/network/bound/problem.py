@@ -10,9 +10,9 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate, network_error, reference
 from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
+from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
-from hmcompress.network.model.files import read_arrays
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings

@@ -28,7 +28,7 @@ class Original:
     order: int  # of derivatives
     targets: dict[str, list[Tensor]]  # original pre-activations (rows, m), and their derivatives, of each layer
     sensitivities: dict[str, np.ndarray]
-    weights: dict[str, list[float]]  # of the squares of a layer's input derivatives, relative to its inputs'
+    derivative_weights: dict[str, list[float]]  # of the squares of a layer's input derivatives, relative to its inputs'
     others: dict[str, Tensor] = field(default_factory=dict)  # further weights
     other_sensitivities: dict[str, float] = field(default_factory=dict)  # relative output over relative weight error
     other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
@@ -55,7 +55,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         order=order,
         targets=original_targets(network, points, order),
         sensitivities={name: share * g for name, g in total.items()},
-        weights=_weights_of_derivatives(problem, few, scale, total),
+        derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
         other_sensitivities=perturbed_sensitivities(network, points, tensors, kind),
         other_metrics=gradient_metrics(network, points, tensors, scale, seed),

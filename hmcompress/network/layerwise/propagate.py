@@ -121,7 +121,7 @@ def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) ->
 
 
 def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
-    weights = data.weights[layer.weight]
+    weights = data.derivative_weights[layer.weight]
     x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
     if not torch.isfinite(x).all():
         raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
@@ -173,7 +173,7 @@ def _substituting(network: Network, parts: Parts) -> Callable:
 def without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
     parts = dict(parts)
-    for layer, after in reversed(network.chains()):
+    for layer, after in reversed(network.feeding_pairs()):
         rows = network.shape(layer)[0]
         parts[layer.weight] = parts[layer.weight].without_rows(~parts[after.weight].live_columns()[:rows])
     return parts

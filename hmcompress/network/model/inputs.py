@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.arguments import UNNAMED, Arguments, inputs_of
-from hmcompress.network.model.files import read_arrays
+from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.network import Inputs
 from hmcompress.settings.problem_settings import (
     CalibrationSettings,

@@ -196,7 +196,7 @@ def test_files_are_looked_for_beside_the_yaml(yaml, tmp_path, monkeypatch):
     assert load_settings(Path(tmp_path.name) / yaml("reference: no.npz").name).reference == f"{tmp_path.name}/no.npz"
 
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -207,7 +207,7 @@ def test_every_config_loads_round_trips_and_is_commented(path):
 
 
 def test_the_default_config_holds_the_defaults_and_names_every_setting():
-    path = Path(__file__).parents[1] / "configs" / "default.yaml"
+    path = Path(__file__).parents[2] / "configs" / "default.yaml"
     assert load_settings(path) == Settings()
     assert all(f"{name}:" in path.read_text(encoding="utf-8") for name in Settings.model_fields)
 
