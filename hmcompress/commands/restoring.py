@@ -68,9 +68,8 @@ def decompress(
     """Write an ordinary checkpoint: the saved object as .pt, or its tensors by name as .safetensors.
 
     A .safetensors file holds no plain values, and a copy of each tied tensor; a .pt file no texts of the header of a
-    safetensors source: returns a line on what is lacking. `slim`
-    writes the network without its dead neurons, see `slimming`. Raises FormatError, OutputError; NetworkError where
-    a file to be slimmed does not name its network.
+    safetensors source: returns a line on what is lacking. `slim` writes the network without its dead neurons, see
+    `slimming`. Raises FormatError, OutputError; NetworkError where a file to be slimmed does not name its network.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
