@@ -14,11 +14,11 @@ from hmcompress.errors import (
 from hmcompress.late import load
 
 if TYPE_CHECKING:
-    from hmcompress.exporting import export
+    from hmcompress.commands.exporting import export
+    from hmcompress.commands.timing import bench
     from hmcompress.hmatrix import HMatrix, compress_matrix
     from hmcompress.nn import load_model
     from hmcompress.pipeline import compress, decompress, load_checkpoint, load_state_dict, read_report, verify
-    from hmcompress.timing import bench
 
 __all__ = [
     "BoundError",
@@ -45,8 +45,8 @@ _HOMES = {
     "hmatrix": ("HMatrix", "compress_matrix"),
     "nn": ("load_model",),
     "pipeline": ("compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "verify"),
-    "exporting": ("export",),
-    "timing": ("bench",),
+    "commands.exporting": ("export",),
+    "commands.timing": ("bench",),
 }
 
 

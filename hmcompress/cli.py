@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from hmcompress.config import EFFORTS, METRICS, NORMS, load_settings
 from hmcompress.errors import HMCompressError
 from hmcompress.late import load, spin_little
 from hmcompress.report.files import check_apart, check_page, write_page
@@ -22,6 +21,7 @@ from hmcompress.report.select import find_layer
 from hmcompress.report.table import layer_view, report_view
 from hmcompress.report.terminal import draw, progress_bar, put, put_line, width_of_terminal
 from hmcompress.report.verdict_table import bench_view, compare_view, verify_view
+from hmcompress.settings.config import EFFORTS, METRICS, NORMS, load_settings
 
 COMPARE_TOLERANCES = (1e-2, 1e-3, 1e-4)
 INTERRUPTED = 130  # 128 + SIGINT
@@ -187,7 +187,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
     """Write the slim network of FILE as a program that runs without this package."""
     if onnx is None and torch_out is None:
         raise click.UsageError("nothing to export: give --onnx OUT or --torch OUT")
-    _pipeline("exporting").export(file, onnx=onnx, torch=torch_out, force=force)
+    _pipeline("commands.exporting").export(file, onnx=onnx, torch=torch_out, force=force)
     for path in (onnx, torch_out):
         _say(f"{file} -> {path}", quiet or path is None)
     return 0
@@ -201,7 +201,7 @@ def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quie
 def bench(file: str, batch: tuple[int, ...], as_json: bool, quiet: bool) -> int:
     """Latency and memory of the compressed form against dense, in the same run."""
     with progress_bar(quiet) as tell:
-        report = _pipeline("timing").bench(file, batches=batch or (1, 16, 256), progress=tell)
+        report = _pipeline("commands.timing").bench(file, batches=batch or (1, 16, 256), progress=tell)
     _show(report, as_json, quiet, lambda width: bench_view(report, width))
     return 0
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hmcompress.config import LayerRule, Settings
 from hmcompress.errors import SettingsError
-from hmcompress.patterns import matches
-from hmcompress.rules import rule_for
+from hmcompress.settings.config import LayerRule, Settings
+from hmcompress.settings.patterns import matches
+from hmcompress.settings.rules import rule_for
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 REAL_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}

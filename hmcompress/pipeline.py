@@ -15,23 +15,23 @@ from typing import Any
 import torch
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import Settings, load_settings
+from hmcompress.commands.encoding import EncodedPart, encode_rest, encode_weights, kept_complex
+from hmcompress.commands.reporting import Tally, mostly_kept, read_report, stored_record
+from hmcompress.commands.restoring import decompress, load_checkpoint, load_state_dict
+from hmcompress.commands.target import tolerance_for_ratio
+from hmcompress.commands.verifying import check_layers, check_network, network_settings
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
-from hmcompress.encoding import EncodedPart, encode_rest, encode_weights, kept_complex
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.geometry import elements
 from hmcompress.layers import select
-from hmcompress.memory import peak_rss_bytes
-from hmcompress.parallel import Later
-from hmcompress.progress import Progress, silent
 from hmcompress.report.comparisons import CompareReport
 from hmcompress.report.records import Report
 from hmcompress.report.verdicts import VerifyReport
-from hmcompress.reporting import Tally, mostly_kept, read_report, stored_record
-from hmcompress.restoring import decompress, load_checkpoint, load_state_dict
-from hmcompress.rules import check_patterns, dropped, with_quick_patterns
-from hmcompress.target import tolerance_for_ratio
-from hmcompress.verifying import check_layers, check_network, network_settings
+from hmcompress.settings.config import Settings, load_settings
+from hmcompress.settings.rules import check_patterns, dropped, with_quick_patterns
+from hmcompress.work.memory import peak_rss_bytes
+from hmcompress.work.parallel import Later
+from hmcompress.work.progress import Progress, silent
 
 __all__ = ["compare", "compress", "decompress", "load_checkpoint", "load_state_dict", "read_report", "report", "verify"]
 
@@ -156,10 +156,10 @@ def compare(
     settings = _settings(settings, config, options)
     checkpoint, settings = _opened(source, settings)
     if settings.metric == "outputs":
-        from hmcompress.compare_outputs import compare_outputs
+        from hmcompress.commands.compare_outputs import compare_outputs
 
         return compare_outputs(checkpoint, tols, settings, progress)
-    from hmcompress.compare import compare_weights
+    from hmcompress.commands.compare import compare_weights
 
     return compare_weights(checkpoint, tols, settings, progress)
 

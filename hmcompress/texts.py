@@ -1,7 +1,7 @@
 """Text from files that nobody vouches for."""
 
 
-def one_line(text: str, limit: int = 200) -> str:
+def excerpt(text: str, limit: int = 200) -> str:
     """Text from an untrusted source, printable and short."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
     return shown + ("..." if len(text) > limit else "")

@@ -23,8 +23,8 @@ from torch import Tensor
 from training import HERE, Network, error_of, load_reference, setup
 
 from hmcompress import compress, decompress, verify
-from hmcompress.config import load_settings
 from hmcompress.report.records import Report
+from hmcompress.settings.config import load_settings
 
 ORIGINAL, CONFIG = HERE / "burgers.pt", HERE.parent / "configs" / "burgers.yaml"
 SAME_BYTES = 1.05  # how many more bytes the file of the trained network may have

@@ -15,50 +15,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = (
     {"errors"},
-    {
-        "progress",
-        "forks",
-        "late",
-        "memory",
-        "parallel",
-        "tasks",
-        "turns",
-        "geometry",
-        "element_types",
-        "texts",
-        "patterns",
-        "located_yaml",
-        "settings_errors",
-        "problem_settings",
-        "config",
-        "rules",
-        "coding",
-    },
+    {"late", "geometry", "element_types", "texts", "settings", "work", "coding"},
     {"hmatrix"},
     {"container", "checkpoint", "layers"},
     {"network", "nn", "report", "baselines"},
-    {
-        "encoding",
-        "restoring",
-        "verifying",
-        "trust",
-        "reporting",
-        "target",
-        "compare",
-        "compare_outputs",
-        "slimming",
-        "exporting",
-        "timing",
-    },
+    {"commands"},
     {"pipeline"},
     {"cli"},
 )
 ABOVE_ALL = {"__init__", "__main__"}  # the public names come from every room
 
 LATE = {  # what takes up to a second to import, and few commands need
-    "pipeline.py": {"hmcompress.network", "hmcompress.compare", "hmcompress.compare_outputs"},
-    "verifying.py": {"hmcompress.network", "hmcompress.network.bound.recheck"},
-    "restoring.py": {"hmcompress.slimming"},
+    "pipeline.py": {"hmcompress.network", "hmcompress.commands.compare", "hmcompress.commands.compare_outputs"},
+    "commands/verifying.py": {"hmcompress.network", "hmcompress.network.bound.recheck"},
+    "commands/restoring.py": {"hmcompress.commands.slimming"},
     "network/model/inputs.py": {"scipy.stats"},
 }
 

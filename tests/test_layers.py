@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from hmcompress.config import load_settings
 from hmcompress.layers import Layout, from_matrices, is_dense, layout, select, to_matrices
+from hmcompress.settings.config import load_settings
 
 
 @dataclass(frozen=True)

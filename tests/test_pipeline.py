@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hmcompress
-from hmcompress.config import load_settings
 from hmcompress.errors import FormatError, OutputError, SettingsError, SourceError
 from hmcompress.pipeline import default_output
+from hmcompress.settings.config import load_settings
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import hmcompress
+from hmcompress.commands.verifying import check_layers
 from hmcompress.container import CompressedFile
 from hmcompress.errors import FormatError, SettingsError
-from hmcompress.verifying import check_layers
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hmcompress.config import load_settings
+from hmcompress.settings.config import load_settings
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_models"

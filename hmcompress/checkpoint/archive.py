@@ -8,7 +8,7 @@ from pathlib import Path
 from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob
 from hmcompress.checkpoint.limits import check_expansion
 from hmcompress.errors import SourceError
-from hmcompress.texts import one_line
+from hmcompress.texts import excerpt
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 # What zipfile raises on damaged archives.
@@ -28,7 +28,7 @@ class Archive:
                 infos = archive.infolist()
         except _FAULTS as error:
             raise SourceError(
-                f"truncated or damaged zip archive ({one_line(str(error))}); copy or download it again"
+                f"truncated or damaged zip archive ({excerpt(str(error))}); copy or download it again"
             ) from error
         if infos and min(info.header_offset for info in infos) > 0:
             raise SourceError(

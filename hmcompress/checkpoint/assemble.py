@@ -17,7 +17,7 @@ from hmcompress.checkpoint.records import Checkpoint, TensorEntry
 from hmcompress.checkpoint.standins import NumpyArray
 from hmcompress.checkpoint.ties import find_ties
 from hmcompress.errors import SourceError
-from hmcompress.texts import one_line
+from hmcompress.texts import excerpt
 
 _CHUNK = 1 << 18  # bytes that are hashed while they are in the cache
 _TOLD = 2  # notes in a message; those on single values, which say more, come last
@@ -49,7 +49,7 @@ def _no_tensors(lines: tuple[str, ...]) -> str:
     """The message for an object without tensors; what was left behind tells why."""
     if not lines:
         return "holds no tensors: nothing to compress"
-    return f"holds no tensors that can be read ({one_line('; '.join(lines[-_TOLD:]), 300)})"
+    return f"holds no tensors that can be read ({excerpt('; '.join(lines[-_TOLD:]), 300)})"
 
 
 def assemble(opened: Opened, path: Path) -> Checkpoint:
@@ -84,7 +84,7 @@ def _load(path: Path, name: str, tensor: LazyTensor) -> torch.Tensor:
     try:
         return tensor.load()
     except SourceError as error:
-        raise SourceError(f"{one_line(str(path), 1000)}: tensor '{one_line(name)}': {error}") from error
+        raise SourceError(f"{excerpt(str(path), 1000)}: tensor '{excerpt(name)}': {error}") from error
 
 
 def digest_of(files: tuple[Path, ...]) -> str:

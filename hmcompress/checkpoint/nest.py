@@ -29,7 +29,7 @@ from hmcompress.checkpoint.plain import join
 from hmcompress.checkpoint.standins import NumpyArray, SparseTensor
 from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
-from hmcompress.texts import is_unicode, one_line
+from hmcompress.texts import excerpt, is_unicode
 
 ROOT_TENSOR = "tensor"
 _EXACT = 1 << 53
@@ -94,7 +94,7 @@ class _Packer:
     def _claim(self, value: Any, place: str) -> str:
         """A name of its own for a leaf: the path where that is free."""
         if len(place) > MAX_NAME:
-            raise SourceError(f"the name of a tensor is longer than {MAX_NAME} characters: {one_line(place, 60)}")
+            raise SourceError(f"the name of a tensor is longer than {MAX_NAME} characters: {excerpt(place, 60)}")
         wanted = place.encode("utf-8", "backslashreplace").decode() or ROOT_TENSOR
         name = wanted
         while name in self.leaves:

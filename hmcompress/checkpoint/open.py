@@ -19,7 +19,7 @@ from hmcompress.checkpoint.sniff import foreign_kind, is_text
 from hmcompress.checkpoint.torch_package import is_package, open_torch_package
 from hmcompress.checkpoint.torchscript import is_torchscript, open_torchscript
 from hmcompress.errors import SourceError
-from hmcompress.texts import one_line
+from hmcompress.texts import excerpt
 
 _HEAD = 4096
 _ZIP = b"PK\3\4"
@@ -45,7 +45,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if not os.fspath(path):
         raise SourceError("the name of the model is empty: name a file or a folder")
     source = Path(path)
-    shown = one_line(str(source), 1000)
+    shown = excerpt(str(source), 1000)
     try:
         return assemble(_open(source), source)
     except SourceError as error:
@@ -61,7 +61,7 @@ def _open(source: Path) -> Opened:
         mode = source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         if source.is_symlink():
-            raise SourceError(f"is a link to {one_line(os.readlink(source))}, which does not exist") from None
+            raise SourceError(f"is a link to {excerpt(os.readlink(source))}, which does not exist") from None
         raise SourceError(f"no such file{_similar(source)}") from None
     except ValueError:
         raise SourceError("no such file (its name holds a null character)") from None
@@ -122,7 +122,7 @@ def _open_archive(archive: Archive) -> Opened:
         raise SourceError("is a Keras model, not a PyTorch model; convert it first")
     inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
     if inner:
-        raise SourceError(f"is a zip archive that contains {one_line(archive.root + inner[0])}; unpack it first")
+        raise SourceError(f"is a zip archive that contains {excerpt(archive.root + inner[0])}; unpack it first")
     raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
 
 
@@ -136,7 +136,7 @@ def _open_json(path: Path, head: bytes) -> Opened:
 
 def _beginning(head: bytes) -> str:
     """The first words of a text, often the answer of a server in place of the model."""
-    return f"'{one_line(' '.join(head[:200].decode(errors='ignore').split()), 40)}'"
+    return f"'{excerpt(' '.join(head[:200].decode(errors='ignore').split()), 40)}'"
 
 
 def _open_pickle(path: Path, head: bytes) -> Opened:

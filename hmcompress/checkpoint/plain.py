@@ -14,7 +14,7 @@ from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_
 from hmcompress.checkpoint.optimizers import with_numbered_state
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
-from hmcompress.texts import one_line
+from hmcompress.texts import excerpt
 
 _AS_THEY_ARE = (
     str, int, float, complex, type(None), slice, range, torch.Size, torch.dtype, torch.device,
@@ -35,7 +35,7 @@ class Notes:
     def add(self, place: str, why: str) -> None:
         self._counts[why] += 1
         if self._counts[why] <= _LISTED:
-            self._places.setdefault(why, []).append(one_line(place) or "(root)")
+            self._places.setdefault(why, []).append(excerpt(place) or "(root)")
 
     def lines(self) -> tuple[str, ...]:
         """One line for each reason: places, and what was there."""
@@ -57,7 +57,7 @@ def _key_text(key: object) -> str:
         return f"({', '.join(_key_text(item) for item in key)})"
     if isinstance(key, int) and abs(key) > 1 << 64:
         return hex(key)[:40]  # decimal digits of a huge number take long
-    return one_line(str(key))
+    return excerpt(str(key))
 
 
 class Plainer:
@@ -140,7 +140,7 @@ class Plainer:
         return frozenset(kept) if isinstance(value, frozenset) else kept
 
     def _stand_in(self, value: StandIn, place: str) -> Any:
-        name = one_line(value.class_name)
+        name = excerpt(value.class_name)
         self._visits[id(value)] += 1
         if module_slots(value) is not None:
             state, skipped = module_state(value, self._budget)
@@ -203,7 +203,7 @@ def _why_not(value: Any) -> str:
     if isinstance(value, LeftBehind):
         return value.why
     if isinstance(value, (Global, Constructor)):
-        return f"the class or function {one_line(str(value))}"
+        return f"the class or function {excerpt(str(value))}"
     if isinstance(value, TypedStorage):
         return "a bare storage"
     if isinstance(value, DtypeInPickle):

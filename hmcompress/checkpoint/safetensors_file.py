@@ -13,7 +13,7 @@ from hmcompress.checkpoint.limits import MAX_NAME, MAX_TENSORS
 from hmcompress.checkpoint.plain import Notes
 from hmcompress.element_types import EVERY_SAFETENSORS
 from hmcompress.errors import SourceError
-from hmcompress.texts import is_unicode, one_line
+from hmcompress.texts import excerpt, is_unicode
 
 _MAX_HEADER = 100_000_000  # the format's own limit
 _DTYPES = {code: dtype for dtype, code in EVERY_SAFETENSORS.items()}
@@ -65,7 +65,7 @@ def _metadata(metadata: Any, notes: Notes) -> dict[str, str]:
         raise SourceError("is compressed by hmcompress already; restore it with `hmcompress decompress FILE -o OUT`")
     texts = {key: text for key, text in metadata.items() if isinstance(text, str) and is_unicode(key + text)}
     if odd := [key for key in metadata if key not in texts]:
-        shown = one_line(", ".join(odd[:5]) + (", ..." if len(odd) > 5 else ""))
+        shown = excerpt(", ".join(odd[:5]) + (", ..." if len(odd) > 5 else ""))
         notes.add("__metadata__", f"entries of the safetensors header that are no texts ({shown})")
     return {key: text for key, text in texts.items() if (key, text) != ("format", "pt")}
 
@@ -76,7 +76,7 @@ def _tensors(header: dict[str, Any], path: Path, start: int, size: int, notes: N
     ranges = {name: _range(entry, name) for name, entry in header.items()}
     for name, (first, stop) in sorted(ranges.items(), key=lambda item: item[1]):
         if first != reached or start + stop > size:
-            raise SourceError(f"truncated or damaged: the data of tensor '{one_line(name)}' is not where it should be")
+            raise SourceError(f"truncated or damaged: the data of tensor '{excerpt(name)}' is not where it should be")
         reached = stop
         tensor = _tensor(header[name], name, FileBlob(path, start + first, stop - first), notes)
         if tensor is not None:
@@ -89,9 +89,9 @@ def _tensors(header: dict[str, Any], path: Path, start: int, size: int, notes: N
 def _range(entry: Any, name: str) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
-        raise SourceError(f"damaged: tensor '{one_line(name)}' has no data offsets")
+        raise SourceError(f"damaged: tensor '{excerpt(name)}' has no data offsets")
     if offsets[0] > offsets[1] or not 0 < len(name) <= MAX_NAME or not is_unicode(name):
-        raise SourceError(f"damaged: tensor '{one_line(name)}' has an impossible entry")
+        raise SourceError(f"damaged: tensor '{excerpt(name)}' has an impossible entry")
     return offsets[0], offsets[1]
 
 
@@ -99,9 +99,9 @@ def _tensor(entry: dict[str, Any], name: str, blob: FileBlob, notes: Notes) -> L
     kind = entry.get("dtype")
     dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        notes.add(name, f"a tensor of type {one_line(str(kind), 20)}")
+        notes.add(name, f"a tensor of type {excerpt(str(kind), 20)}")
         return None
     shape = checked_shape(entry.get("shape"))
     if prod(shape) * dtype.itemsize != blob.nbytes:
-        raise SourceError(f"damaged: the data of tensor '{one_line(name)}' does not fit its shape")
+        raise SourceError(f"damaged: the data of tensor '{excerpt(name)}' does not fit its shape")
     return whole(Storage(blob.nbytes, blob), dtype, shape)

@@ -12,7 +12,7 @@ from hmcompress.checkpoint.assemble import Opened
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.plain import Notes
 from hmcompress.errors import SourceError
-from hmcompress.texts import one_line
+from hmcompress.texts import excerpt
 
 MAX_INDEX = 1 << 28
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -37,7 +37,7 @@ def open_folder(folder: Path, open_file: OpenFile) -> Opened:
     others = [file.name for file in files if file not in opened.files]
     others += [f"{inner.name}/" for inner in _with_weights(folder)]
     if others:
-        shown = ", ".join(map(one_line, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+        shown = ", ".join(map(excerpt, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         opened.notes.add("(folder)", f"files that were not read as weights of this model ({shown})")
     return opened
 
@@ -83,7 +83,7 @@ def _with_weights(folder: Path) -> list[Path]:
 
 
 def _names(files: list[Path]) -> str:
-    return ", ".join(one_line(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
+    return ", ".join(excerpt(file.name) for file in files[:6]) + (", ..." if len(files) > 6 else "")
 
 
 def _open_one(file: Path, open_file: OpenFile) -> Opened:
@@ -91,7 +91,7 @@ def _open_one(file: Path, open_file: OpenFile) -> Opened:
     try:
         return open_file(file)
     except SourceError as error:
-        raise SourceError(f"{one_line(file.name)}: {error}") from error
+        raise SourceError(f"{excerpt(file.name)}: {error}") from error
 
 
 def is_index(text: bytes) -> bool:
@@ -106,7 +106,7 @@ def open_index(path: Path, open_file: OpenFile) -> Opened:
     shards = [folder / name for name in dict.fromkeys(weight_map.values())]
     for shard in shards:
         if not shard.is_file():
-            raise SourceError(f"shard {one_line(shard.name)} of {one_line(path.name)} is missing; download it too")
+            raise SourceError(f"shard {excerpt(shard.name)} of {excerpt(path.name)} is missing; download it too")
     opened = _joined(shards, open_file, weight_map)
     return replace(opened, files=(path, *opened.files))
 
@@ -123,7 +123,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise SourceError("damaged: the index of shards has no weight_map")
     for file in names.values():
         if not isinstance(file, str) or not file or Path(file).name != file or "\0" in file:
-            raise SourceError(f"damaged: the index names {one_line(str(file), 60)}, which is no file beside it")
+            raise SourceError(f"damaged: the index names {excerpt(str(file), 60)}, which is no file beside it")
     return names
 
 
@@ -136,17 +136,17 @@ def _joined(shards: list[Path], open_file: OpenFile, weight_map: dict[str, str])
         opened = _open_one(shard, open_file)
         kinds.append(opened.kind)
         for line in opened.notes.lines():
-            notes.add(one_line(shard.name), line)
+            notes.add(excerpt(shard.name), line)
         if any(metadata.setdefault(key, text) != text for key, text in opened.metadata.items()):
-            notes.add(one_line(shard.name), "entries of its safetensors header that differ from the first shard's")
+            notes.add(excerpt(shard.name), "entries of its safetensors header that differ from the first shard's")
         if opened.nest is not None:
-            notes.add(one_line(shard.name), "plain values and nesting beside the tensors")
+            notes.add(excerpt(shard.name), "plain values and nesting beside the tensors")
         for name, tensor in opened.tensors.items():
             if weight_map.get(name, shard.name) == shard.name and tensors.setdefault(name, tensor) is not tensor:
-                raise SourceError(f"tensor '{one_line(name)}' is in two shards")
+                raise SourceError(f"tensor '{excerpt(name)}' is in two shards")
     missing = [name for name in weight_map if name not in tensors]
     if missing:
-        name, shard_name = one_line(missing[0]), one_line(weight_map[missing[0]])
+        name, shard_name = excerpt(missing[0]), excerpt(weight_map[missing[0]])
         raise SourceError(f"tensor '{name}' is in the index, but not in shard {shard_name}")
     ordered = {name: tensors[name] for name in [*weight_map, *tensors]}
     kind = f"{len(shards)} shards ({', '.join(dict.fromkeys(kinds))})"

@@ -17,7 +17,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE
 from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
 from hmcompress.coding.sorting import CHUNK, Sorting, chunks, sort_by_class
-from hmcompress.coding.trellis import MEMORIES, SUBSETS, Trellis
+from hmcompress.coding.viterbi import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError
 
 Array = np.ndarray

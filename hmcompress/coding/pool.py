@@ -17,30 +17,26 @@ from hmcompress.coding.classes import (
     class_of,
     gather,
     groups_of,
-    largest_of,
-    scales_of,
     scatter,
 )
 from hmcompress.coding.diagonals import Way, differences, promising, restored
-from hmcompress.coding.general import FEW, FEWEST, orders, smallest_general
+from hmcompress.coding.general import FEW, orders, smallest_general
 from hmcompress.coding.histogram import decode_histogram, smallest_histogram
-from hmcompress.coding.ranged import class_tables, decode_ranged, encode_ranged
-from hmcompress.coding.sample import FromTable, Joined, golden, some_of
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
+from hmcompress.coding.pool_shapes import Values, candidate_shapes
+from hmcompress.coding.ranged import decode_ranged, encode_ranged
+from hmcompress.coding.sample import some_of
+from hmcompress.coding.shape import octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
 from hmcompress.errors import FormatError
 
-_SAMPLE = 1 << 16
-_SHAPE_BITS = 512.0  # four times what a shape takes to store: divergences are judged coarsely
-_HIGH_RATE = 4  # the class from which integers spread over so many values that their shape shows
 LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty times faster than range decoding
 _QUICK_MAY_COST = 1.005
 _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has a pattern that range coding misses
 
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
-Values = np.ndarray | Joined | FromTable | None  # (n,)
+# How a pool is coded, its first byte.
 ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 _NOT_IN_SPARSE = tuple(bytes([kind]) for kind in (SPARSE, SPARSE_BY_COLUMNS, DIAGONALS))  # each once: no end of memory
@@ -65,18 +61,21 @@ def encode_pool(
     quick = effort == "default" and width is not None and q.size >= LONG
     best = _smallest(q, e, x, groups, quick)
     if width is not None and q.size > FEW and not quick:
-        best = min(best, bytes([BY_ROWS]) + encode_noise(q), key=len)  # its bins fit mixtures, which no shape does
+        best = _shorter(best, BY_ROWS, encode_noise(q))  # its bins fit mixtures, which no shape does
     if _has_many_zeros(q, e):
-        best = min(best, bytes([SPARSE]) + _encode_sparse(q, e), key=len)
-    histogram = smallest_histogram(q, len(best))
-    best = best if histogram is None else min(best, bytes([HISTOGRAM]) + histogram, key=len)
+        best = _shorter(best, SPARSE, _encode_sparse(q, e))
+    best = _shorter(best, HISTOGRAM, smallest_histogram(q, len(best)))
     for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
-        general = smallest_general(rows, len(best), effort == "max")
-        best = best if general is None else min(best, bytes([kind]) + general, key=len)
+        best = _shorter(best, kind, smallest_general(rows, len(best), effort == "max"))
     if width is not None:
         matrix = q.reshape(-1, width)
         best = min([best, *(_encode_diagonals(matrix, way) for way in promising(matrix))], key=len)
     return best
+
+
+def _shorter(best: bytes, kind: int, body: bytes | None) -> bytes:
+    """`best`, or what a coder of this kind made, where it made something and that is shorter."""
+    return best if body is None else min(best, bytes([kind]) + body, key=len)
 
 
 def _encode_diagonals(q: np.ndarray, way: Way) -> bytes:
@@ -161,7 +160,7 @@ def _smallest(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group], quic
     fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
     if fast is not None and e.size == 1:
         return fast
-    shapes = _candidate_shapes(q, e, x, groups)
+    shapes = candidate_shapes(q, e, x, groups)
     q = gather(q, e, groups)
     best = min((bytes([ANS]) + encode_ranged(q, groups, shape) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
@@ -220,68 +219,3 @@ def decode_pool_runs(
     none = np.zeros(0, np.int64)
     runs = zip(silent, np.split(q, np.cumsum(some)[:-1]), strict=True)
     return [(none if is_silent else None, values) for is_silent, values in runs]
-
-
-def _candidate_shapes(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group]) -> list[Shape]:
-    """The shape of the values themselves and, where their bytes may matter, built-in ones."""
-    own = _own_shape(q, e, x)
-    shapes = [own, *_near_shapes(own, groups, q.size)] if q.size <= FEW else [own]
-    support = _support(q, e, groups)
-    return [_with_support(shape, support) for shape in shapes]
-
-
-def _near_shapes(own: Shape, groups: list[Group], count: int) -> list[Shape]:
-    """All built-in shapes; of many integers of a high rate, whose bits divergences tell, the nearest if it is near."""
-    found = built_in_shapes(own)
-    if sum(size for e, size in groups if e >= _HIGH_RATE) < max(FEWEST, 0.9 * count):
-        return found
-    nearest = min(found, key=own.divergence)
-    return [nearest] if count * own.divergence(nearest) < _SHAPE_BITS else []
-
-
-def own_shape(q: np.ndarray | FromTable, e: np.ndarray, x: Values, groups: list[Group]) -> Shape:
-    """The shape of integers q (n,), with a support that covers them all; x (n,): the values before rounding.
-
-    The values themselves may stand for the integers.
-    """
-    return _with_support(_own_shape(q, e, x), _support(q, e, groups))
-
-
-def _own_shape(q: np.ndarray | FromTable, e: np.ndarray, x: Values) -> Shape:
-    some = some_of(q.size, _SAMPLE)
-    sample_e = e[some] if e.size > 1 else np.broadcast_to(e, len(some))
-    coded = sample_e > ZERO_CLASS
-    if x is None:
-        spread = golden(int(coded.sum())) - 0.5  # integers fill their bins
-        magnitude = np.abs(np.abs(q[some][coded]) + spread)
-    else:
-        magnitude = np.abs(x[some][coded])
-    return fit_shape(magnitude / octaves(sample_e[coded], CLASSES_PER_OCTAVE))
-
-
-def price_pool(x: np.ndarray, e: np.ndarray) -> float:
-    """Bits that the rounded values x (n,), in steps, of classes e (n,) or (1,) take, without encoding them."""
-    q = np.rint(x).astype(np.int64)
-    groups = groups_of(e, q.size)
-    if not groups:
-        return 0.0
-    own, q, sizes = _own_shape(q, e, x), gather(q, e, groups), np.array([size for _, size in groups])
-    largest = np.maximum.reduceat(np.abs(q), np.cumsum(sizes) - sizes)
-    tables = class_tables(groups, _with_support(own, _reach(largest, groups)))
-    low, bounds, starts = (np.repeat(a, sizes) for a in (tables.low, tables.largest, tables.starts))
-    counts = np.bincount(np.clip(q >> low, -bounds, bounds) + bounds + starts, minlength=len(tables.p))
-    return float(np.dot(tables.low, sizes) - np.dot(counts, np.log2(tables.p)))
-
-
-def _support(q: np.ndarray | FromTable, e: np.ndarray, groups: list[Group]) -> float:
-    return _reach(largest_of(q, e, groups), groups)
-
-
-def _reach(largest: np.ndarray, groups: list[Group]) -> float:
-    """The largest magnitude of any group, given that of each (g,), plus one, over the scale of its class."""
-    return max(1.0, float(((largest + 1.0) / scales_of(groups)).max()))
-
-
-def _with_support(shape: Shape, support: float) -> Shape:
-    last = max(int(np.ceil(32 * np.log2(support))), shape.knots[-2] + 1)
-    return Shape((*shape.knots[:-1], min(last, shape.knots[-2] + 1024)))

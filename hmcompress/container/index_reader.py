@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 
-from hmcompress.config import NORMS, Norm
 from hmcompress.container.document import LARGEST, Document, choice, damaged, integer, integer_tuple, number
 from hmcompress.container.dtypes import dtype_from_name
 from hmcompress.container.header import RESERVED, Entry
@@ -17,6 +16,7 @@ from hmcompress.container.records import METHODS, FileInfo, LayerRow
 from hmcompress.geometry import View, elements, span
 from hmcompress.hmatrix.basics.bodies import LEAF_KINDS
 from hmcompress.layers import CODABLE, REAL_PARTS
+from hmcompress.settings.config import NORMS, Norm
 
 Shapes = dict[str, tuple[int, ...]]
 Dtypes = dict[str, torch.dtype]

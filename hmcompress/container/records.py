@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from hmcompress.config import Norm
 from hmcompress.geometry import View
+from hmcompress.settings.config import Norm
 
 METHODS = ("hmatrix", "lossless", "raw")
 

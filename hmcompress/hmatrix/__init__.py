@@ -1,6 +1,6 @@
 """The mathematics: tensors in, HMatrix out. No files, no layer names, no printing.
 
-Here is the search: what a matrix and a tolerance ask for (task), cheap looks at it (screen), what is worth coding
+Here is the search: what a matrix and a tolerance ask for (request), cheap looks at it (screen), what is worth coding
 (candidates), at which step (tune), and the smallest of all (compress). Below it lie the folders basics, tree, patterns
 and grids, each built on those before it alone.
 """

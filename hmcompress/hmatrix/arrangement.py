@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.patterns.tiles import Tile
-from hmcompress.hmatrix.task import Task
+from hmcompress.hmatrix.request import Request
 
 Array = np.ndarray
 _LEAST_KERNEL = 4  # entries of a kernel that may be a row of its own: each row has a scale
@@ -23,24 +23,24 @@ _COARSEST = 0.9  # a tolerance
 _TINY, _PROMISING = 1e-12, 0.06  # of the largest power; bits an entry
 
 
-def tilings(task: Task, kernel: int) -> list[Tile]:
+def tilings(request: Request, kernel: int) -> list[Tile]:
     """The tiles that are worth a trial for a matrix (m, n) whose columns come in groups of `kernel`."""
-    m, n = task.w.shape
+    m, n = request.w.shape
     few = kernel < 2 or min(m, n // kernel) < 2
-    if few or task.effort == "fast" or task.norm == "spectral" or task.size == 0:
+    if few or request.effort == "fast" or request.norm == "spectral" or request.size == 0:
         return []
     return [(m, kernel), (1, kernel)] if kernel >= _LEAST_KERNEL else [(m, kernel)]
 
 
-def some_channels(task: Task, kernel: int) -> Task:
-    """The task for some output and input channels only, at the same absolute error."""
-    (m, n), share = task.w.shape, math.sqrt(_SAMPLE / task.w.numel())
+def some_channels(request: Request, kernel: int) -> Request:
+    """The request for some output and input channels only, at the same absolute error."""
+    (m, n), share = request.w.shape, math.sqrt(_SAMPLE / request.w.numel())
     outputs, inputs = (_spread(count, max(2, round(share * count))) for count in (m, n // kernel))
-    w = task.w.reshape(m, -1, kernel)[outputs][:, inputs].reshape(len(outputs), -1)
-    size = reference(w, task.norm)
-    entries = math.sqrt(w.numel() / task.w.numel()) if task.norm == "fro" else 1.0
-    tol = min(task.tol * task.size * entries / size, _COARSEST) if size > 0 else _COARSEST
-    return replace(task, w=w, tol=tol, size=size)
+    w = request.w.reshape(m, -1, kernel)[outputs][:, inputs].reshape(len(outputs), -1)
+    size = reference(w, request.norm)
+    entries = math.sqrt(w.numel() / request.w.numel()) if request.norm == "fro" else 1.0
+    tol = min(request.tol * request.size * entries / size, _COARSEST) if size > 0 else _COARSEST
+    return replace(request, w=w, tol=tol, size=size)
 
 
 def _spread(count: int, some: int) -> Tensor:

@@ -8,14 +8,15 @@ from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
 from hmcompress.coding.general import repeats
 from hmcompress.coding.histogram import histogram_promises
-from hmcompress.coding.pool import LONG, price_pool
+from hmcompress.coding.pool import LONG
+from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.likeness import like_lines
+from hmcompress.hmatrix.request import Candidate, Request
 from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
-from hmcompress.hmatrix.task import Candidate, Task
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
 from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
@@ -41,7 +42,7 @@ Priced = tuple[float, Candidate]
 
 def candidates(
     step: float,
-    task: Task,
+    request: Request,
     grid: tuple[int, int] | None,
     structure: Structure | None,
     known: float = np.inf,
@@ -53,47 +54,47 @@ def candidates(
     plain = Candidate(PLAIN_LEAF)
     if structure is None:
         return [plain]
-    searched = structure.is_global(task.effort) or grid is not None
-    alike = like_lines(task.values, step) if searched or structure.has_like_lines() else []
+    searched = structure.is_global(request.effort) or grid is not None
+    alike = like_lines(request.values, step) if searched or structure.has_like_lines() else []
     if not (searched or alike):
-        quick = task.effort == "default" and task.w.numel() >= LONG
+        quick = request.effort == "default" and request.w.numel() >= LONG
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
-    found = _searched(step, task, [_grid_order(task.values.shape, grid)] if grid else [], alike, structure, known)
+    found = _searched(step, request, [_grid_order(request.values.shape, grid)] if grid else [], alike, structure, known)
     return list(dict.fromkeys(found))
 
 
 def _searched(
     step: float,
-    task: Task,
+    request: Request,
     named: list[tuple[Order, Order]],
     alike: list[tuple[Order, Order]],
     structure: Structure,
     known: float,
 ) -> list[Candidate]:
     """Leaves and trees that are worth coding; also in orders that are named, or bring like lines together."""
-    values = task.values
+    values = request.values
     leaves: list[tuple[Leaf, float]] = []
     in_steps = values / values.dtype.type(step) if values.size <= _WHOLE else None
     if in_steps is not None:
-        leaves = whole_leaves(in_steps, structure.may_be_smooth(task.effort))
-    found = _trees(values, step, structure, task, named + alike, leaves[-1] if leaves else None)
-    found += _leaves(values, step, leaves, structure, task)
+        leaves = whole_leaves(in_steps, structure.may_be_smooth(request.effort))
+    found = _trees(values, step, structure, request, named + alike, leaves[-1] if leaves else None)
+    found += _leaves(values, step, leaves, structure, request)
     sure = (price for price, c in found if not _is_reweighted(c) and (c.rows, c.columns) not in alike)
     best = min(sure, default=np.inf)  # differences of like lines may cost more than their price: others stay
-    limit = min(_limit(best, values.size, task.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
+    limit = min(_limit(best, values.size, request.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
-        worth += _concentrated(in_steps, best, task) + _differing(in_steps, best)
+        worth += _concentrated(in_steps, best, request) + _differing(in_steps, best)
     few = values.size <= (_WHOLE if structure.repeats else _FEW)
     if known == np.inf and (not worth or few or _coders_may_find_more(in_steps, best)):
         worth.append(Candidate(PLAIN_LEAF))
     return worth
 
 
-def _concentrated(in_steps: Array, best: float, task: Task) -> list[Candidate]:
+def _concentrated(in_steps: Array, best: float, request: Request) -> list[Candidate]:
     """One leaf in a basis where few entries matter: a model of smooth shapes asks far too high a price for those."""
     leaf, bits = sparse_leaf(in_steps)
-    return [Candidate(leaf)] if bits < best and _serves(leaf, task.norm) else []
+    return [Candidate(leaf)] if bits < best and _serves(leaf, request.norm) else []
 
 
 def _differing(in_steps: Array, best: float) -> list[Candidate]:
@@ -148,13 +149,13 @@ def _limit(best: float, size: int, effort: str) -> float:
 
 
 def _leaves(
-    values: Array, step: float, leaves: list[tuple[Leaf, float]], structure: Structure, task: Task
+    values: Array, step: float, leaves: list[tuple[Leaf, float]], structure: Structure, request: Request
 ) -> list[Priced]:
     """One leaf for the whole matrix."""
     if leaves and structure.spike > _REWEIGHTED_SPIKE:
         reweighted = best_reweighted_leaf(values / values.dtype.type(step), leaves[1][1])
         leaves = [*leaves, reweighted] if reweighted is not None else leaves
-    return [(price, Candidate(leaf if _serves(leaf, task.norm) else _filled(leaf))) for leaf, price in leaves]
+    return [(price, Candidate(leaf if _serves(leaf, request.norm) else _filled(leaf))) for leaf, price in leaves]
 
 
 def _serves(leaf: Leaf, norm: str) -> bool:
@@ -166,18 +167,18 @@ def _trees(
     values: Array,
     step: float,
     structure: Structure,
-    task: Task,
+    request: Request,
     orders: list[tuple[Order, Order]],
     whole: tuple[Leaf, float] | None,
 ) -> list[Priced]:
     """The best tree in the order as stored, in those of rows and columns that are given, and in one by clusters."""
     found = []
-    if structure.is_local(task.effort) and any(splits(*values.shape)):
-        found.append(_tree(values, step, Natural(), Natural(), structure, task, whole))
-    may_be_shuffled = structure.may_be_shuffled(task.effort) and values.size <= _ORDERED
+    if structure.is_local(request.effort) and any(splits(*values.shape)):
+        found.append(_tree(values, step, Natural(), Natural(), structure, request, whole))
+    may_be_shuffled = structure.may_be_shuffled(request.effort) and values.size <= _ORDERED
     for rows, columns in orders + (_clustered(values, step, structure) if may_be_shuffled else []):
         ordered = columns.apply(rows.apply(values, 0), 1)
-        found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step), task))
+        found.append(_tree(ordered, step, rows, columns, find_structure(ordered, step), request))
     return found
 
 
@@ -187,13 +188,15 @@ def _tree(
     rows: Order,
     columns: Order,
     structure: Structure,
-    task: Task,
+    request: Request,
     whole: tuple[Leaf, float] | None = None,
 ) -> Priced:
-    patience = 2 if task.effort == "max" else 1
-    plan, price = plan_matrix(ordered, step, structure.may_be_smooth(task.effort), structure.repeats, patience, whole)
+    patience = 2 if request.effort == "max" else 1
+    plan, price = plan_matrix(
+        ordered, step, structure.may_be_smooth(request.effort), structure.repeats, patience, whole
+    )
     side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
-    return price + side, Candidate(_filled(plan) if task.norm == "max" else plan, rows, columns)
+    return price + side, Candidate(_filled(plan) if request.norm == "max" else plan, rows, columns)
 
 
 def _grid_order(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[Order, Order]:

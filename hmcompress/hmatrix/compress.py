@@ -1,4 +1,10 @@
-"""compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out."""
+"""compress_matrix: a matrix and a tolerance in, an HMatrix with its measured error out.
+
+The smallest of several forms stays. `_untiled` is the search of one matrix: candidates with their prices, each at the
+largest step that keeps the tolerance, then coders of the matrix as a whole. It is asked for the matrix as it stands
+and, where parts resemble each other, for the one whose rows these parts are. Beside it stand short lists of values,
+16-bit numbers cut short, and what is exact.
+"""
 
 import math
 from dataclasses import replace
@@ -10,16 +16,16 @@ from torch import Tensor
 from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
-from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.lossless_guess import lossless_is_larger
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
+from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payload
 from hmcompress.hmatrix.screen import Structure, find_structure
-from hmcompress.hmatrix.task import Candidate, Task, first_step, zero_payload
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_short import tune_short_floats
@@ -30,14 +36,9 @@ _LEAST_GRID, _LARGEST_GRID = 32, 1 << 24  # points along a side; entries, each o
 _TRELLIS_ENTRIES = 1 << 10
 _TRELLIS_GAIN = 0.25  # bits an entry that a trellis saves at most
 _NO_LATTICE = 512  # entries a byte: of a lattice, the numbers alone hardly take less
-_SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
-_SMALLEST = 1 << 12
-_LOOK = 1 << 15  # entries
-_MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channels tell how its kernels lie best
-_SOME, _SOME_PLAIN = 1 << 12, 1 << 14  # entries among which values are counted
-_MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
-_GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much
 _FEW_BYTES, _FEW_ENTRIES = 160, 512  # of a form beside which no other is worth a search; entries a byte of one
+_MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channels tell how its kernels lie best
+_SOME = 1 << 14  # entries among which values are counted
 _LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
 _CLEARLY = 0.95
 EFFORTS = ("fast", "default", "max")
@@ -64,24 +65,24 @@ def compress_matrix(
     _check(w, tol, norm, effort)
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
-    task = Task(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    if w.numel() == 0 or not math.isfinite(task.size):
-        return task.exact()
-    best = _lossy(task, grid, kernel)
-    if best is not None and _is_out_of_reach(w, best.nbytes):
+    request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
+    if w.numel() == 0 or not math.isfinite(request.size):
+        return request.exact()
+    best = _lossy(request, grid, kernel)
+    if best is not None and lossless_is_larger(w, best.nbytes):
         return best
     if best is not None:
         best.forget()
-    plain = task.exact()
+    plain = request.exact()
     return best if best is not None and best.nbytes < plain.nbytes else plain
 
 
-def _lossy(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
-    best = _arranged(task, grid, kernel)
-    if best is not None and best.nbytes * _NO_LATTICE <= task.w.numel():
+def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+    best = _arranged(request, grid, kernel)
+    if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
-    found = [matrix for matrix in (best, _lattice_or_lists(task)) if matrix is not None]
-    return tune_short_floats(task, min(found, key=lambda matrix: matrix.nbytes, default=None))
+    found = [matrix for matrix in (best, _lattice_or_lists(request)) if matrix is not None]
+    return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
@@ -97,42 +98,18 @@ def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
         raise SettingsError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
 
 
-def _is_out_of_reach(w: Tensor, nbytes: int) -> bool:
-    """Whether no lossless form of w will take as few bytes, as far as quick looks tell."""
-    small = w.numel() <= _SMALL.get(w.element_size(), _SMALLEST)
-    repeats = w.element_size() == 2 and nbytes * _REPEATING < w.nbytes
-    if small or repeats:
-        return False
-    return nbytes < min(_lossless_floor(w), _lossless_guess(w)) or nbytes < _SURE * exact.estimate(w, _MANY_ROWS)
-
-
-def _lossless_floor(w: Tensor) -> int:
-    """Bytes below which a lossless form is not worth trying."""
-    bits = {torch.float64: 44, torch.float32: 20, torch.bfloat16: 9, torch.float16: 9}.get(w.dtype, 0)
-    return w.numel() * bits // 8
-
-
-def _lossless_guess(w: Tensor) -> float:
-    """Bytes of a lossless form, guessed low from some entries: rows and values that repeat may beat any rate."""
-    part = w.reshape(-1)[:_LOOK]
-    some = np.sort(part[:: max(1, part.numel() // _SOME)].float().numpy())
-    if w.element_size() > 2 and 2 * np.count_nonzero(some[1:] != some[:-1]) < np.count_nonzero(some):
-        return _GUESS * exact.estimate(w, _MANY)
-    return _GUESS * exact.glance(w)
-
-
-def _arranged(task: Task, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+def _arranged(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
     """The smallest lossy form, the kernels of a convolution in any arrangement."""
-    tiles, plain = tilings(task, kernel), True
-    if tiles and task.w.numel() > _MANY:
-        tiles, plain = _promising(tiles, some_channels(task, kernel), kernel)
-    best = _smallest(task, grid) if plain else None
+    tiles, plain = tilings(request, kernel), True
+    if tiles and request.w.numel() > _MANY:
+        tiles, plain = _promising(tiles, some_channels(request, kernel), kernel)
+    best = _smallest(request, grid) if plain else None
     for tile in tiles:
-        best = _in_tiles(task, tile, best)
-    return _smallest(task, grid) if best is None and not plain else best
+        best = _in_tiles(request, tile, best)
+    return _smallest(request, grid) if best is None and not plain else best
 
 
-def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], bool]:
+def _promising(tiles: list[Tile], some: Request, kernel: int) -> tuple[list[Tile], bool]:
     """The tiles that serve some of the channels about best, and whether none does about as well."""
     known = _smallest(some, None)
     found = [_in_tiles(some, tile, known) for tile in tilings(some, kernel)]
@@ -143,131 +120,133 @@ def _promising(tiles: list[Tile], some: Task, kernel: int) -> tuple[list[Tile], 
     return [tile for size, tile in sorted(better) if size <= limit], known is None or known.nbytes <= limit
 
 
-def _in_tiles(task: Task, tile: Tile, best: HMatrix | None) -> HMatrix | None:
+def _in_tiles(request: Request, tile: Tile, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the smaller form of the matrix whose rows are the tiles of this one."""
-    rearranged, step = replace(task, w=to_tiles(task.w, tile)), first_step(task)
-    if not _is_step(step, task):
+    rearranged, step = replace(request, w=to_tiles(request.w, tile)), first_step(request)
+    if not _is_step(step, request):
         return best
-    structure = find_structure(rearranged.w, step, task.effort == "max")
-    noise = best is not None and tile[0] == 1 and not are_alike(task.w, tile[1])  # some channels have told otherwise
+    structure = find_structure(rearranged.w, step, request.effort == "max")
+    noise = best is not None and tile[0] == 1 and not are_alike(request.w, tile[1])  # some channels have told otherwise
     if structure.is_nothing() or noise:
         return best
     inner = _untiled(rearranged, None, step, structure)
     if inner is None or (best is not None and inner.nbytes >= best.nbytes):
         return best
     inner.forget()  # the layer may be large
-    found = task.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
+    found = request.measured(bytes([TILED]) + encode_tiled(inner.payload, tile))
     return found if best is None or found.nbytes < best.nbytes else best
 
 
-def _smallest(task: Task, grid: tuple[int, int] | None) -> HMatrix | None:
+def _smallest(request: Request, grid: tuple[int, int] | None) -> HMatrix | None:
     """The smallest lossy form that keeps the bound, or None."""
-    if task.size == 0:
-        return task.measured(zero_payload())
-    step = first_step(task)
-    if not _is_step(step, task):
+    if request.size == 0:
+        return request.measured(zero_payload())
+    step = first_step(request)
+    if not _is_step(step, request):
         return None
-    structure = find_structure(task.w, step, task.effort == "max") if task.effort != "fast" else None
-    best = _untiled(task, grid, step, structure)
-    searched = structure is not None and structure.is_global(task.effort) and task.norm != "spectral"
-    return _tiled(task, best) if searched else best
+    structure = find_structure(request.w, step, request.effort == "max") if request.effort != "fast" else None
+    best = _untiled(request, grid, step, structure)
+    searched = structure is not None and structure.is_global(request.effort) and request.norm != "spectral"
+    return _tiled(request, best) if searched else best
 
 
-def _is_step(step: float, task: Task) -> bool:
+def _is_step(step: float, request: Request) -> bool:
     """Whether a step can be stored, which is as float32, and is one to round to."""
     with np.errstate(over="ignore"):
-        return task.rounds and bool(0 < np.float32(step) < math.inf)
+        return request.rounds and bool(0 < np.float32(step) < math.inf)
 
 
-def _untiled(task: Task, grid: tuple[int, int] | None, step: float, structure: Structure | None) -> HMatrix | None:
+def _untiled(
+    request: Request, grid: tuple[int, int] | None, step: float, structure: Structure | None
+) -> HMatrix | None:
     """The smallest lossy form of the matrix as it stands."""
-    smooth = structure is not None and structure.is_smooth() and _may_be_grid(task.w)
-    along_grid = tune_interpolated(task, step, task.w.nbytes, sparse=True) if smooth else None
+    smooth = structure is not None and structure.is_smooth() and _may_be_grid(request.w)
+    along_grid = tune_interpolated(request, step, request.w.nbytes, sparse=True) if smooth else None
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
-    worth = _worth(step, task, grid, structure, known)
-    tuned = _tuned(task, worth, step)
+    worth = _worth(step, request, grid, structure, known)
+    tuned = _tuned(request, worth, step)
     if all(matrix is None for matrix in tuned.values()):  # low-rank parts alone may be too coarse at any step
         filled = [c for c in map(with_remainders, worth) if c not in tuned]
-        tuned |= _tuned(task, [*filled, _PLAIN] if filled else [], step)
+        tuned |= _tuned(request, [*filled, _PLAIN] if filled else [], step)
     found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
-    if untried and found and _plain_guess(task, step) < min(m.nbytes for m in found):
-        found += [m for m in [tune(task, _PLAIN, step)] if m is not None]
+    if untried and found and _plain_guess(request, step) < min(m.nbytes for m in found):
+        found += [m for m in [tune(request, _PLAIN, step)] if m is not None]
     if smooth and along_grid is None:
-        along_grid = tune_interpolated(task, step, min((m.nbytes for m in found), default=task.w.nbytes))
+        along_grid = tune_interpolated(request, step, min((m.nbytes for m in found), default=request.w.nbytes))
     found += [along_grid] if along_grid is not None else []
-    if _suits_trellis(task, tuned.get(_PLAIN), found):
-        along_trellis = tune_trellis(task, step)
+    if _suits_trellis(request, tuned.get(_PLAIN), found):
+        along_trellis = tune_trellis(request, step)
         found += [along_trellis] if along_trellis is not None else []
     return min(found, key=lambda m: m.nbytes, default=None)
 
 
-def _tuned(task: Task, worth: list[Candidate], step: float) -> dict[Candidate, HMatrix | None]:
+def _tuned(request: Request, worth: list[Candidate], step: float) -> dict[Candidate, HMatrix | None]:
     """The payload of each candidate, None where no step keeps the bound."""
     tuned: dict[Candidate, HMatrix | None] = {}
     for candidate in dict.fromkeys(worth):
         for matrix in filter(None, tuned.values()):
             matrix.forget_if_large()
-        tuned[candidate] = tune(task, candidate, step)
+        tuned[candidate] = tune(request, candidate, step)
     return tuned
 
 
-def _lattice_or_lists(task: Task) -> HMatrix | None:
+def _lattice_or_lists(request: Request) -> HMatrix | None:
     """The matrix as values that it takes, of each line where that is clearly shorter: mostly without loss elsewise."""
-    lattice, listed = task.lattice(), _listed(task)
+    lattice, listed = request.lattice(), _listed(request)
     if lattice is None or listed is None:
         return lattice or listed
     return listed if listed.nbytes < _CLEARLY * lattice.nbytes else lattice
 
 
-def _listed(task: Task) -> HMatrix | None:
+def _listed(request: Request) -> HMatrix | None:
     """The matrix as lists of the values of its rows or columns, if these are few, to the tolerance."""
-    lists = find_lists(task.w) if task.effort != "fast" and task.norm != "spectral" else None
+    lists = find_lists(request.w) if request.effort != "fast" and request.norm != "spectral" else None
     if lists is None:
         return None
-    inner = replace(task, w=lists.values, size=reference(lists.values, task.norm))
-    rms = inner.size / math.sqrt(inner.w.numel() / task.w.numel()) if task.norm == "fro" else inner.size
-    places = lists.places(task.effort)
+    inner = replace(request, w=lists.values, size=reference(lists.values, request.norm))
+    rms = inner.size / math.sqrt(inner.w.numel() / request.w.numel()) if request.norm == "fro" else inner.size
+    places = lists.places(request.effort)
     for share in _LIST_SHARES if rms > 0 else ():
-        inner = replace(inner, tol=min(share * task.tol * task.size / rms, _MOST_TOL))
+        inner = replace(inner, tol=min(share * request.tol * request.size / rms, _MOST_TOL))
         payload = min((m.payload for m in (_smallest(inner, None), inner.exact()) if m is not None), key=len)
-        found = task.measured(bytes([LISTED]) + lists.head().section(payload).raw(places).getvalue())
-        if found.error <= task.tol:
+        found = request.measured(bytes([LISTED]) + lists.head().section(payload).raw(places).getvalue())
+        if found.error <= request.tol:
             return found
     return None
 
 
-def _tiled(task: Task, best: HMatrix | None) -> HMatrix | None:
+def _tiled(request: Request, best: HMatrix | None) -> HMatrix | None:
     """`best`, or the matrix whose rows are the tiles of this one where tiles are much the same and that is smaller."""
-    large = best is None or best.nbytes > max(_FEW_BYTES, task.w.numel() // _FEW_ENTRIES)
-    tile = find_tile(task.w) if large else None
-    return best if tile is None else _in_tiles(task, tile, best)
+    large = best is None or best.nbytes > max(_FEW_BYTES, request.w.numel() // _FEW_ENTRIES)
+    tile = find_tile(request.w) if large else None
+    return best if tile is None else _in_tiles(request, tile, best)
 
 
 def _worth(
-    step: float, task: Task, grid: tuple[int, int] | None, structure: Structure | None, known: float
+    step: float, request: Request, grid: tuple[int, int] | None, structure: Structure | None, known: float
 ) -> list[Candidate]:
     """What is worth coding where `known` bits are reached; at max what default would code too: prices may mislead."""
-    found = candidates(step, task, grid, structure, known)
-    if task.effort == "max":
-        usual = candidates(step, replace(task, effort="default"), grid, structure, known)
+    found = candidates(step, request, grid, structure, known)
+    if request.effort == "max":
+        usual = candidates(step, replace(request, effort="default"), grid, structure, known)
         found += [replace(candidate, scaled=True) for candidate in usual]
     return list(dict.fromkeys(found))
 
 
-def _plain_guess(task: Task, step: float) -> float:
+def _plain_guess(request: Request, step: float) -> float:
     """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
-    some = some_of(task.w.numel(), _SOME_PLAIN)
-    _, counts = np.unique(np.rint(task.values.reshape(-1)[some] / step), return_counts=True)
-    return task.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
+    some = some_of(request.w.numel(), _SOME)
+    _, counts = np.unique(np.rint(request.values.reshape(-1)[some] / step), return_counts=True)
+    return request.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
 
 
 def _may_be_grid(w: Tensor) -> bool:
     return min(w.shape) >= _LEAST_GRID and w.numel() <= _LARGEST_GRID
 
 
-def _suits_trellis(task: Task, plain: HMatrix | None, found: list[HMatrix]) -> bool:
+def _suits_trellis(request: Request, plain: HMatrix | None, found: list[HMatrix]) -> bool:
     """Whether the trellis is worth its time: where plain quantisation is about the best there is."""
-    if task.effort != "max" or task.norm == "max" or plain is None or task.w.numel() < _TRELLIS_ENTRIES:
+    if request.effort != "max" or request.norm == "max" or plain is None or request.w.numel() < _TRELLIS_ENTRIES:
         return False
-    return plain.nbytes - _TRELLIS_GAIN * task.w.numel() / 8 < min(m.nbytes for m in found)
+    return plain.nbytes - _TRELLIS_GAIN * request.w.numel() / 8 < min(m.nbytes for m in found)

@@ -1,8 +1,8 @@
 """A cheap look, about ten operations an entry: does a matrix have structure worth a search?
 
 Most trained layers are noise with row and column scales. What a search could find shows, once the scales are divided
-out, as large singular values, as neighbours that resemble each other, as blocks of
-unequal energy, or as blocks that repeat.
+out, as large singular values, as neighbours that resemble each other, as blocks of unequal energy, or as blocks that
+repeat.
 """
 
 from dataclasses import dataclass
@@ -46,25 +46,17 @@ _HEAVY = 12.0  # kurtosis of what is not zero, beyond which large entries are cu
 
 @dataclass(frozen=True)
 class Structure:
-    """What a cheap look finds.
+    """What a cheap look finds; bits are those that an entry may save."""
 
-    spike: bits an entry that leading singular directions may save. smoothness: how much less neighbours differ than
-    strangers do, 0 to 1. unevenness: variance of block energies over that of
-    independent entries. repeats: whether blocks repeat. scales: bits an entry that row and column scales may save, as a
-    share of all bits. tails: how far a few large entries exceed the others, which may stand together in another order.
-    alike: bits an entry that the nearest of all other rows or columns saves. deficiency: bits an entry that low rank
-    saves, if singular values do not fall. waves: how few cosines make up a line, 0 to 1.
-    """
-
-    spike: float
-    smoothness: float
-    unevenness: float
-    repeats: bool
-    scales: float
-    tails: float
-    alike: float
-    deficiency: float
-    waves: float
+    spike: float  # bits, by leading singular directions
+    smoothness: float  # how much less neighbours differ than strangers do, 0 to 1
+    unevenness: float  # variance of block energies over that of independent entries
+    repeats: bool  # blocks repeat
+    scales: float  # share of all bits that row and column scales may save
+    tails: float  # how far a few large entries exceed the others, which may stand together in another order
+    alike: float  # bits, by the nearest of all other rows or columns
+    deficiency: float  # bits, by low rank, if singular values do not fall
+    waves: float  # how few cosines make up a line, 0 to 1
 
     def is_nothing(self) -> bool:
         """Whether a closer look could hardly find more: few entries show all, though less of it than many do."""

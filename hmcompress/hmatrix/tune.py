@@ -18,7 +18,7 @@ from hmcompress.hmatrix.basics.words import SHORT
 from hmcompress.hmatrix.codecs import INTERPOLATED, TREE, TRELLIS
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.patterns import interpolated, trellis
-from hmcompress.hmatrix.task import Candidate, Task
+from hmcompress.hmatrix.request import Candidate, Request
 from hmcompress.hmatrix.tree import tree
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split
@@ -40,46 +40,45 @@ _AT_ONCE = 1 << 16  # entries that are compared
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
-def tune(task: Task, candidate: Candidate, step: float) -> HMatrix | None:
+def tune(request: Request, candidate: Candidate, step: float) -> HMatrix | None:
     """Code the matrix with the largest step whose measured error keeps the tolerance, or None."""
     is_plain = candidate.plan == PLAIN_LEAF
-    start = step * _aim(task.w.numel()) if is_plain and task.norm == "fro" else step
-    if _may_round(task) and _only_rounds(candidate.plan):
-        return _tune_rounded(task, candidate, None if is_plain else _drafts(task, candidate, step), start)
-    drafts = _drafts(task, candidate, step)
-    step = _search(task, partial(_error, task, drafts, candidate), start, _ENOUGH)
-    return _largest(task, partial(_payload, task, drafts, candidate), step)
+    start = step * _aim(request.w.numel()) if is_plain and request.norm == "fro" else step
+    if _may_round(request) and _only_rounds(candidate.plan):
+        return _tune_rounded(request, candidate, None if is_plain else _drafts(request, candidate, step), start)
+    drafts = _drafts(request, candidate, step)
+    step = _search(request, partial(_error, request, drafts, candidate), start, _ENOUGH)
+    return _largest(request, partial(_payload, request, drafts, candidate), step)
 
 
-def _tune_rounded(task: Task, candidate: Candidate, known: Drafts | None, start: float) -> HMatrix | None:
+def _tune_rounded(request: Request, candidate: Candidate, known: Drafts | None, start: float) -> HMatrix | None:
     """As tune, where every entry is rounded by itself: the error at a step is known without coding anything.
 
     known: see _payload. start: the first step that is tried.
     """
-    rounder = Rounder(task.w)
-    step = _search(task, partial(_rounding_error, task, rounder), start, _ENOUGH)
-    found = _rounded(task, candidate, rounder, step) if step and _is_quick(task, candidate) else None
+    rounder = Rounder(request.w)
+    step = _search(request, partial(_rounding_error, request, rounder), start, _ENOUGH)
+    found = _rounded(request, candidate, rounder, step) if step and _is_quick(request, candidate) else None
     if found is not None:
         return found
     del rounder  # and the integers that it keeps
-    payload = partial(_payload, task, known, candidate)
-    best = _largest(task, payload, step)
-    if best is None or best.nbytes * _PATTERN > task.w.numel():
+    payload = partial(_payload, request, known, candidate)
+    best = _largest(request, payload, step)
+    if best is None or best.nbytes * _PATTERN > request.w.numel():
         return best
-    return _shorter(
-        task, payload, finer_steps(step, _FINER_STEPS, 1), best
-    )  # where rounding breaks a pattern is a matter of chance
+    finer = finer_steps(step, _FINER_STEPS, 1)  # where rounding breaks a pattern is a matter of chance
+    return _shorter(request, payload, finer, best)
 
 
-def _drafts(task: Task, candidate: Candidate, step: float) -> Drafts:
-    leaves = prepare(candidate.ordered(task.values), candidate.plan, step)
-    if task.w.dtype in SHORT and candidate.is_plain:
-        leaves = [replace(leaves[0], short=task.w)]
-    return Drafts(leaves, task.effort != "fast")
+def _drafts(request: Request, candidate: Candidate, step: float) -> Drafts:
+    leaves = prepare(candidate.ordered(request.values), candidate.plan, step)
+    if request.w.dtype in SHORT and candidate.is_plain:
+        leaves = [replace(leaves[0], short=request.w)]
+    return Drafts(leaves, request.effort != "fast")
 
 
-def _may_round(task: Task) -> bool:
-    return task.norm != "spectral" and task.w.dtype != torch.float64
+def _may_round(request: Request) -> bool:
+    return request.norm != "spectral" and request.w.dtype != torch.float64
 
 
 def _only_rounds(plan: Plan) -> bool:
@@ -89,31 +88,31 @@ def _only_rounds(plan: Plan) -> bool:
     return isinstance(plan, Leaf) and plan.remainder and not plan.rank and BASES[plan.basis].keeps_entries
 
 
-def _is_quick(task: Task, candidate: Candidate) -> bool:
+def _is_quick(request: Request, candidate: Candidate) -> bool:
     """Whether plain integers are coded under one scale, with nothing else to try."""
-    if candidate.plan != PLAIN_LEAF or task.effort == "max" or task.w.numel() <= _SMALL:
+    if candidate.plan != PLAIN_LEAF or request.effort == "max" or request.w.numel() <= _SMALL:
         return False
-    return not (task.options.scales and candidate.scaled)
+    return not (request.options.scales and candidate.scaled)
 
 
-def _rounding_error(task: Task, rounder: Rounder, step: float) -> float:
-    return rounder.errors(step)[task.norm == "max"] / task.size
+def _rounding_error(request: Request, rounder: Rounder, step: float) -> float:
+    return rounder.errors(step)[request.norm == "max"] / request.size
 
 
-def _rounded(task: Task, candidate: Candidate, rounder: Rounder, step: float) -> HMatrix | None:
+def _rounded(request: Request, candidate: Candidate, rounder: Rounder, step: float) -> HMatrix | None:
     """The matrix as plain integers at this step, or None where that does not serve."""
     norm, largest = rounder.errors(step)
-    size = task.size if task.norm == "fro" else reference(task.w, "fro")
-    scale = int(class_of(size / math.sqrt(task.w.numel()) / step))
+    size = request.size if request.norm == "fro" else reference(request.w, "fro")
+    scale = int(class_of(size / math.sqrt(request.w.numel()) / step))
     if not math.isfinite(norm) or scale <= ZERO_CLASS:  # too large for 32 bits, or hardly any is not zero
         return None
-    q = rounder.integers(step).reshape(task.w.shape)
-    payload = _encoded([CodedLeaf((CodedRemainder(q, Scales(scale)),))], candidate, step, task.effort)
-    matrix = task.matrix(payload)
+    q = rounder.integers(step).reshape(request.w.shape)
+    payload = _encoded([CodedLeaf((CodedRemainder(q, Scales(scale)),))], candidate, step, request.effort)
+    matrix = request.matrix(payload)
     decoded = matrix.body.integers() if isinstance(matrix.body, tree.TreeBody) else None
     if decoded is None or not _equal(decoded, q):
         return None
-    return matrix.with_error((largest if task.norm == "max" else norm) / task.size, largest)  # what rounding made
+    return matrix.with_error((largest if request.norm == "max" else norm) / request.size, largest)  # what rounding made
 
 
 def _aim(entries: int) -> float:
@@ -127,42 +126,42 @@ def _equal(a: Array, b: Array) -> bool:
     return a.shape == b.shape and all(np.array_equal(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
 
 
-def tune_trellis(task: Task, step: float) -> HMatrix | None:
+def tune_trellis(request: Request, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
-    quantizer = trellis.TrellisQuantizer(task.values, task.w.dtype)
-    step = _search(task, partial(_error_of, task, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
-    return _largest(task, partial(_payload_of, TRELLIS, quantizer), step)
+    quantizer = trellis.TrellisQuantizer(request.values, request.w.dtype)
+    step = _search(request, partial(_error_of, request, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
+    return _largest(request, partial(_payload_of, TRELLIS, quantizer), step)
 
 
-def tune_interpolated(task: Task, step: float, size: int, sparse: bool = False) -> HMatrix | None:
+def tune_interpolated(request: Request, step: float, size: int, sparse: bool = False) -> HMatrix | None:
     """As tune, every point predicted from its neighbours, where that may stay below `size` bytes.
 
     sparse: only where nearly all of the matrix follows from its neighbours.
     """
-    coder = interpolated.interpolator(task.values, task.w.dtype, step, size)
+    coder = interpolated.interpolator(request.values, request.w.dtype, step, size)
     if coder is None or (sparse and not coder.is_sparse):
         return None
     enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
-    step = _search(task, partial(_error_of, task, coder), step, enough)
+    step = _search(request, partial(_error_of, request, coder), step, enough)
     payload = partial(_payload_of, INTERPOLATED, coder)
-    best = _largest(task, payload, step)
-    return None if best is None else _shorter(task, payload, coder.finer_steps(step), best)
+    best = _largest(request, payload, step)
+    return None if best is None else _shorter(request, payload, coder.finer_steps(step), best)
 
 
-def _shorter(task: Task, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
+def _shorter(request: Request, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
     """The shortest of `best` and what these steps give, where they keep the tolerance too."""
     for step in steps:
         best.forget_if_large()
         data = payload(float(np.float32(step)))
         if data is not None and len(data) < best.nbytes:
-            matrix = task.measured(data)
-            best = matrix if matrix.error <= task.tol else best
+            matrix = request.measured(data)
+            best = matrix if matrix.error <= request.tol else best
     return best
 
 
-def _error_of(task: Task, coder: WholeCoder, step: float) -> float:
+def _error_of(request: Request, coder: WholeCoder, step: float) -> float:
     decoded = coder.decoded(step)
-    return math.inf if decoded is None else relative_error(task.w, [decoded], task.norm, task.size)[0]
+    return math.inf if decoded is None else relative_error(request.w, [decoded], request.norm, request.size)[0]
 
 
 def _payload_of(codec: int, coder: WholeCoder, step: float) -> bytes | None:
@@ -170,43 +169,43 @@ def _payload_of(codec: int, coder: WholeCoder, step: float) -> bytes | None:
     return None if body is None else bytes([codec]) + body
 
 
-def _largest(task: Task, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:
+def _largest(request: Request, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:
     """The matrix at `step`, or at the largest step a little below that keeps the tolerance, or None."""
     for _ in range(_RETRIES):
         step = float(np.float32(step))
         data = payload(step) if step else None
         if data is None:
             return None
-        matrix = task.measured(data)
-        if matrix.error <= task.tol:
+        matrix = request.measured(data)
+        if matrix.error <= request.tol:
             return matrix
-        step *= 0.9985 * task.tol / matrix.error
+        step *= 0.9985 * request.tol / matrix.error
     return None
 
 
-def _payload(task: Task, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
+def _payload(request: Request, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
     """known: the leaves that hold factors; without any, all is made and let go again: it may take much memory."""
-    data = _smaller_payload(task, known or _drafts(task, candidate, step), candidate, step)
+    data = _smaller_payload(request, known or _drafts(request, candidate, step), candidate, step)
     if known is None:
-        task.forget()
+        request.forget()
     return data
 
 
-def _smaller_payload(task: Task, drafts: Drafts, candidate: Candidate, step: float) -> bytes:
-    scales = task.options.scales and candidate.scaled
-    options = replace(task.options, alone=len(drafts) == 1, scales=scales)
+def _smaller_payload(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> bytes:
+    scales = request.options.scales and candidate.scaled
+    options = replace(request.options, alone=len(drafts) == 1, scales=scales)
     leaves = encode_leaves(drafts.at(step), options)
     pruned = options.alone and leaves[0].has_scales and _is_pruned(leaves[0])
-    if not (options.alone and leaves[0].has_scales and (pruned or task.w.numel() <= _SMALL)):
+    if not (options.alone and leaves[0].has_scales and (pruned or request.w.numel() <= _SMALL)):
         del drafts
-        task.forget()
-        return _encoded(leaves, candidate, step, task.effort)
-    best = _encoded(leaves, candidate, step, task.effort, pruned)
+        request.forget()
+        return _encoded(leaves, candidate, step, request.effort)
+    best = _encoded(leaves, candidate, step, request.effort, pruned)
     # A general coder may find what prices do not see, and needs no scales.
     plain = encode_leaves(drafts.at(step), replace(options, scales=False))
     integers = [p.q for p in plain[0].parts if isinstance(p, CodedRemainder)]
-    if task.effort == "max" or pruned or any(general_promises(q, len(best)) for q in integers):
-        return min(best, _encoded(plain, candidate, step, task.effort), key=len)
+    if request.effort == "max" or pruned or any(general_promises(q, len(best)) for q in integers):
+        return min(best, _encoded(plain, candidate, step, request.effort), key=len)
     return best
 
 
@@ -220,7 +219,7 @@ def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort:
     return bytes([TREE]) + tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, effort, general)
 
 
-def _search(task: Task, error: Callable[[float], float], step: float, enough: float) -> float:
+def _search(request: Request, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
     lowest = step * _LOWEST
@@ -228,7 +227,7 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
         step = float(np.float32(step))
         if not lowest < step < math.inf:
             break
-        ratio = error(step) / task.tol
+        ratio = error(step) / request.tol
         if ratio <= 1:
             low = best = max(best, step)
             if ratio >= enough:
@@ -239,13 +238,13 @@ def _search(task: Task, error: Callable[[float], float], step: float, enough: fl
     return best
 
 
-def _error(task: Task, drafts: Drafts, candidate: Candidate, step: float) -> float:
-    parts = [leaf.decode() for leaf in encode_leaves(drafts.at(step), task.options, final=False)]
-    shape = (task.w.shape[0], task.w.shape[1])
-    wide = task.w.dtype == torch.float64
+def _error(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> float:
+    parts = [leaf.decode() for leaf in encode_leaves(drafts.at(step), request.options, final=False)]
+    shape = (request.w.shape[0], request.w.shape[1])
+    wide = request.w.dtype == torch.float64
     leaves = tree.place(candidate.plan, parts, shape)
     body = tree.TreeBody(shape, step, leaves, candidate.rows, candidate.columns, wide)
-    return relative_error(task.w, [body.to_dense().to(task.w.dtype)], task.norm, task.size)[0]
+    return relative_error(request.w, [body.to_dense().to(request.w.dtype)], request.norm, request.size)[0]
 
 
 def _next(step: float, ratio: float, low: float, high: float) -> float:

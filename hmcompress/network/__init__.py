@@ -1,4 +1,8 @@
-"""What needs the model itself: the outputs metric, its points, the tangent kernel."""
+"""What needs the model itself: the outputs metric, its points, the tangent kernel.
+
+`driver` is the way through: `model` builds the network, `bound` says what must hold, `stages` (by what lies in `joint`)
+and `layerwise` search for the smallest file that holds it.
+"""
 
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.driver import compress_network, load_tensors

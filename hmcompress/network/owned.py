@@ -6,11 +6,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.config import Settings
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.layerwise.gradients import WIDEST
 from hmcompress.network.model.network import Network
-from hmcompress.rules import rule_for
+from hmcompress.settings.config import Settings
+from hmcompress.settings.rules import rule_for
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -1,12 +1,8 @@
 """What comes before the passes: a small network that learns the large one's function, in three sizes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from hmcompress.config import Settings
-from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of
@@ -14,23 +10,21 @@ from hmcompress.network.joint.middle import compressed, middle_network
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
-from hmcompress.network.layerwise.calibration import Calibration, prepare
-from hmcompress.network.layerwise.guard import Guard
-from hmcompress.network.layerwise.propagate import Parts, decoded
-from hmcompress.network.layerwise.search import Measure, Trial, search
+from hmcompress.network.layerwise.original import prepare
+from hmcompress.network.layerwise.propagate import Knobs, Parts
+from hmcompress.network.layerwise.search import Way, search
 from hmcompress.network.layerwise.structure import structured_layers
-from hmcompress.progress import Progress
+from hmcompress.network.layerwise.subject import Subject
+from hmcompress.network.layerwise.trial import Measure, Trial
+from hmcompress.settings.config import Settings
+from hmcompress.work.progress import Progress
 
 
 @dataclass
 class SmallNetworks:
     """Joint stages and the middle way for one network; what found nothing is left out at lower tolerances."""
 
-    problem: Problem
-    tensors: Mapping[str, Tensor]
-    data: Calibration
-    guard: Guard
-    progress: Progress
+    subject: Subject
     in_vain: bool = False
 
     def smallest(self, settings: Settings, measured: Measure) -> Trial | None:
@@ -42,68 +36,57 @@ class SmallNetworks:
         return found
 
     def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
-        problem, data, guard = self.problem, self.data, self.guard
-        tick, slim = _fitting(self.progress), settings.slim == "prefer"
+        problem, data, guard = self.subject.problem, self.subject.data, self.subject.guard
+        tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
         chains, found = chains_of(problem), None
         if chains is not None:
-            beside: Parts = {}
-            if data.others:
-                beside = coded_beside(
-                    problem, data, settings.tol, structured_layers(problem, self.tensors, data.engine)
-                )
-                chains = chains.beside(decoded(problem.network, data, beside))
-            found = _joint(problem, chains, settings, beside, guard.of_those_that_hold(measured), tick)
+            beside = self._beside(settings)
+            chains = chains.beside(self.subject.decoded(beside)) if beside else chains
+            found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
         if found is None and (chains is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
         if found is None and chains is not None and not problem.order:
-            found = _middle(problem, chains, settings, self.tensors, measured, self.progress)
+            found = self._middle(chains, settings, measured)
         return found
 
+    def _beside(self, settings: Settings) -> Parts:
+        """The weights that no chain holds, which are coded first."""
+        problem, data = self.subject.problem, self.subject.data
+        if not data.others:
+            return {}
+        return coded_beside(problem, data, settings.tol, structured_layers(problem, self.subject.tensors, data.engine))
 
-def _joint(
-    problem: Problem,
-    chains: Chains,
-    settings: Settings,
-    beside: Parts,
-    measured: Measure,
-    tick: Callable[[float], None],
-) -> Trial | None:
-    """The joint stage of dense chains, beside other weights that are coded already."""
-    slim = settings.slim == "prefer"
-    found = smallest_joint(
-        problem, chains, settings.tol, settings.effort, lambda parts: measured(parts | beside), tick, slim
-    )
-    if found is None:
-        return None
-    nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
-    return replace(found, parts=found.parts | beside, nbytes=nbytes)
+    def _joint(self, chains: Chains, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
+        """The joint stage of dense chains, beside other weights that are coded already."""
+        problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
 
+        def with_others(parts: Parts) -> float:
+            return measured(parts | beside)
 
-def _middle(
-    problem: Problem,
-    chains: Chains,
-    settings: Settings,
-    tensors: Mapping[str, Tensor],
-    measured: Measure,
-    progress: Progress,
-) -> Trial | None:
-    """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
-    tick = _fitting(progress)
-    middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
-    tick(1.0)
-    if middle is None:
-        return None
-    own = replace(problem, network=middle)
-    data = prepare(own, tensors, settings.effort)
-    budget = budget_of(own, cost_of(own, data), settings.effort)
-    return search(
-        lambda knobs: compressed(problem.network, middle, data, knobs),
-        measured,
-        settings.tol,
-        budget,
-        lambda done: progress("search", min(done, budget), budget),
-        slim=settings.slim == "prefer",
-    )
+        found = smallest_joint(problem, chains, settings.tol, settings.effort, with_others, tick, slim)
+        if found is None:
+            return None
+        nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
+        return replace(found, parts=found.parts | beside, nbytes=nbytes)
+
+    def _middle(self, chains: Chains, settings: Settings, measured: Measure) -> Trial | None:
+        """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
+        problem, progress, tick = self.subject.problem, self.subject.progress, _fitting(self.subject.progress)
+        middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
+        tick(1.0)
+        if middle is None:
+            return None
+        own = replace(problem, network=middle)
+        data = prepare(own, self.subject.tensors, settings.effort)
+        budget = budget_of(own, cost_of(own, data), settings.effort)
+
+        def run(knobs: Knobs) -> Parts:
+            return compressed(problem.network, middle, data, knobs)
+
+        def told(done: int) -> None:
+            progress("search", min(done, budget), budget)
+
+        return search(run, measured, settings.tol, budget, told, Way(slim=settings.slim == "prefer"))
 
 
 def _fitting(progress: Progress) -> Callable[[float], None]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.nn.choose import Stopwatch, Timing
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.memory import resident_bytes
 from hmcompress.nn.rebuild import RunningForm, read, running_forms
+from hmcompress.settings.config import Settings
 
 BATCHES = (1, 16, 256)
 SLACK = 0.5  # what a running form may add to a layer's error, in units of its tolerance

@@ -9,21 +9,21 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import build_network
-from hmcompress.network.model.factory import places_in, tensors_of_module
 from hmcompress.network.model.network import Network
+from hmcompress.network.model.places import match, tensors_of_module
 from hmcompress.nn.choose import Stopwatch
 from hmcompress.nn.forms import BATCHES, SLACK, LayerForms, LoadedLayer
 from hmcompress.nn.lean import lean
 from hmcompress.nn.memory import device_of
 from hmcompress.nn.rebuild import RunningForm
 from hmcompress.nn.slim import Sizes, slim_module
-from hmcompress.problem_settings import BuiltinNetwork, FactoryNetwork
-from hmcompress.progress import Progress, silent
-from hmcompress.rules import check_quick
+from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import BuiltinNetwork, FactoryNetwork
+from hmcompress.settings.rules import check_quick
+from hmcompress.work.progress import Progress, silent
 
 _READ_WEIGHTS = (nn.TransformerEncoderLayer,)  # its fast path takes weights: HLinear would expand one at every call
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
@@ -114,14 +114,12 @@ def _places(compressed: CompressedFile, module: nn.Module) -> dict[str, str]:
     """Where each tensor of the file goes in a module. Raises NetworkError where the module has others."""
     network = Settings.from_json(compressed.index.info.settings).network
     prefixes = network.prefix if isinstance(network, FactoryNetwork) else {}
-    own, shapes = tensors_of_module(module), compressed.geometry()
-    places = places_in(own, shapes, prefixes)
-    missing = [place for place in own if place not in places.values()]
-    wrong = [name for name, place in places.items() if tuple(own[place].shape) != tuple(shapes[name][1])]
-    if missing or wrong:
-        lacks = f"it lacks {', '.join(missing[:4])}" if missing else f"other shapes: {', '.join(wrong[:4])}"
-        raise NetworkError(f"{compressed.path} does not fit the module: {lacks}")
-    return places
+    shapes = {name: tuple(shape) for name, (_, shape) in compressed.geometry().items()}
+    found = match(tensors_of_module(module), shapes, prefixes)
+    what, names = ("it lacks", found.missing) if found.missing else ("other shapes:", found.wrong)
+    if names:
+        raise NetworkError(f"{compressed.path} does not fit the module: {what} {', '.join(names[:4])}")
+    return found.places
 
 
 class _Filler:

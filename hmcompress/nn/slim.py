@@ -50,7 +50,7 @@ class Elementwise:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ModuleChain:
     """Dense layers each of which feeds the next only, through elementwise functions: between[k] follows layers[k]."""
 
     layers: tuple[nn.Linear, ...]
@@ -67,7 +67,7 @@ def slim_module(module: nn.Module) -> list[Sizes]:
     Chains are found in torch.nn.Sequential (dense layers with elementwise functions between them) and in the built-in
     networks. Inputs and outputs of a chain stay as they are.
     """
-    chains = list(chains_of(module))
+    chains = list(module_chains(module))
     before = [chain.sizes() for chain in chains]
     for chain in chains:
         slim_chain(chain)
@@ -78,7 +78,7 @@ def slim_module(module: nn.Module) -> list[Sizes]:
     return [Sizes(old, chain.sizes()) for old, chain in zip(before, chains, strict=True)]
 
 
-def chains_of(module: nn.Module) -> Iterator[Chain]:
+def module_chains(module: nn.Module) -> Iterator[ModuleChain]:
     """The chains of dense layers in a module, in its order."""
     for part in module.modules():
         if isinstance(part, Stack):
@@ -96,7 +96,7 @@ def _steps_of_stack(stack: Stack) -> list[nn.Module]:
     return steps
 
 
-def _split(steps: Sequence[nn.Module]) -> Iterator[Chain]:
+def _split(steps: Sequence[nn.Module]) -> Iterator[ModuleChain]:
     """The longest runs of dense layers with nothing but elementwise functions between them."""
     run: list[nn.Linear] = []
     functions: list[list[nn.Module]] = []
@@ -108,12 +108,12 @@ def _split(steps: Sequence[nn.Module]) -> Iterator[Chain]:
             functions[-1].append(step)
         else:
             if len(run) > 1:
-                yield Chain(tuple(run), tuple(Elementwise(tuple(steps)) for steps in functions[:-1]))
+                yield ModuleChain(tuple(run), tuple(Elementwise(tuple(steps)) for steps in functions[:-1]))
             run, functions = [], []
 
 
 @torch.no_grad()
-def slim_chain(chain: Chain) -> None:
+def slim_chain(chain: ModuleChain) -> None:
     """Take dead and constant neurons out of a chain, until none is left."""
     size = None
     while size != chain.sizes():

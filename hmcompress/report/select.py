@@ -2,7 +2,7 @@
 
 from hmcompress.errors import SettingsError
 from hmcompress.report.records import LayerRecord, Report
-from hmcompress.settings_errors import did_you_mean
+from hmcompress.settings.settings_errors import did_you_mean
 
 
 def find_layer(report: Report, name: str) -> LayerRecord:

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
-from hmcompress.progress import Progress as Tell
-from hmcompress.progress import silent
 from hmcompress.report.format import abbreviate, format_bytes, format_seconds, one_line
+from hmcompress.work.progress import Progress as Tell
+from hmcompress.work.progress import silent
 
 
 def put(text: str, stream: TextIO | None) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 from hmcompress.baselines import PEERS, Matrix
 from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.checkpoint import open_checkpoint
-from hmcompress.config import load_settings
 from hmcompress.network import NetworkResult, Problem, compress_network, load_tensors, pose
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.model.network import DenseLayer
-from hmcompress.problem_settings import Ntk
+from hmcompress.settings.config import load_settings
+from hmcompress.settings.problem_settings import Ntk
 
 ROOT = Path(__file__).resolve().parents[2]
 ZOO = Path(os.environ.get("HMC_ZOO", Path.home() / ".cache" / "hmc-zoo")) / "neuralfoil"

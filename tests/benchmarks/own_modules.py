@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import hmcompress.network.stages as stages
 from hmcompress.checkpoint import open_checkpoint
-from hmcompress.config import load_settings
 from hmcompress.network import compress_network
+from hmcompress.settings.config import load_settings
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 BOX = {"domain": {"x": [-1, 1], "t": [0, 1]}, "samples": 4096}

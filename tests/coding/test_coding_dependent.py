@@ -16,7 +16,7 @@ from hmcompress.coding.dependent import (
     quantize,
 )
 from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
-from hmcompress.coding.trellis import MEMORIES, Trellis
+from hmcompress.coding.viterbi import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 
 

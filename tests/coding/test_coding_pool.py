@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
-from hmcompress.coding.pool import decode_pool, encode_pool, price_pool
+from hmcompress.coding.pool import decode_pool, encode_pool
+from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.streams import encode_noise
 from hmcompress.errors import FormatError
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from container_files import mixed, pinn, read, write
 
-from hmcompress import restoring
+from hmcompress.commands import restoring
 from hmcompress.container import atomic, atomic_write, check_output
 from hmcompress.container import writer as writer_module
 from hmcompress.errors import OutputError

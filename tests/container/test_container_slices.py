@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmcompress.config import LayerRule
+from hmcompress.commands.encoding import encode_layer
 from hmcompress.container.payload import decode_layer, join, split
-from hmcompress.encoding import encode_layer
 from hmcompress.errors import FormatError
+from hmcompress.settings.config import LayerRule
 
 
 def window_masks(windows: int = 8, side: int = 8) -> Tensor:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from hmatrix_matrices import DTYPES, noise
 
-from hmcompress.config import LayerRule
-from hmcompress.encoding import encode_layer
+from hmcompress.commands.encoding import encode_layer
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import TILED
-from hmcompress.hmatrix.task import Task
+from hmcompress.hmatrix.request import Request
+from hmcompress.settings.config import LayerRule
 
 KERNEL = 27
 
@@ -26,8 +26,8 @@ def smooth_kernels(outputs: int = 24, inputs: int = 20) -> torch.Tensor:
     return torch.from_numpy(w.reshape(outputs, -1)).float()
 
 
-def task(w: torch.Tensor, tol: float = 1e-2, norm: str = "fro", effort: str = "default") -> Task:
-    return Task(w, tol, norm, effort, reference(w, norm))
+def request(w: torch.Tensor, tol: float = 1e-2, norm: str = "fro", effort: str = "default") -> Request:
+    return Request(w, tol, norm, effort, reference(w, norm))
 
 
 @pytest.mark.parametrize("norm", ["fro", "max"])
@@ -57,7 +57,7 @@ def test_of_a_large_convolution_some_channels_tell():
 
 @pytest.mark.parametrize("norm", ["fro", "max"])
 def test_some_channels_are_coded_at_the_same_absolute_error(norm):
-    whole = task(smooth_kernels(64, 80), norm=norm)
+    whole = request(smooth_kernels(64, 80), norm=norm)
     some = some_channels(whole, KERNEL)
     assert some.w.numel() < whole.w.numel() / 3 and some.w.shape[1] % KERNEL == 0
     entries = (some.w.numel() / whole.w.numel()) ** 0.5 if norm == "fro" else 1.0
@@ -67,7 +67,7 @@ def test_some_channels_are_coded_at_the_same_absolute_error(norm):
 def test_channels_of_zeros_tell_nothing_and_do_no_harm():
     w = torch.zeros(64, 64 * KERNEL)
     w[-1, -1] = 1.0
-    assert some_channels(task(w), KERNEL).size == 0
+    assert some_channels(request(w), KERNEL).size == 0
     assert compress_matrix(w, 1e-2, kernel=KERNEL).nbytes < 64
 
 
@@ -81,11 +81,11 @@ def test_noise_under_scales_of_its_channels_has_no_kernels_that_are_alike(kernel
 
 def test_what_is_no_convolution_or_asked_for_otherwise_is_not_rearranged():
     w = smooth_kernels()
-    assert tilings(task(w), KERNEL) == [(24, KERNEL), (1, KERNEL)]
-    assert tilings(task(w), 3) == [(24, 3)]
-    assert tilings(task(w), 1) == tilings(task(w), 540) == tilings(task(w[:1]), KERNEL) == []
-    assert tilings(task(w, effort="fast"), KERNEL) == tilings(task(w, norm="spectral"), KERNEL) == []
-    assert tilings(replace(task(w), size=0.0), KERNEL) == []
+    assert tilings(request(w), KERNEL) == [(24, KERNEL), (1, KERNEL)]
+    assert tilings(request(w), 3) == [(24, 3)]
+    assert tilings(request(w), 1) == tilings(request(w), 540) == tilings(request(w[:1]), KERNEL) == []
+    assert tilings(request(w, effort="fast"), KERNEL) == tilings(request(w, norm="spectral"), KERNEL) == []
+    assert tilings(replace(request(w), size=0.0), KERNEL) == []
 
 
 @pytest.mark.parametrize("kernel", [0, -1, 7])

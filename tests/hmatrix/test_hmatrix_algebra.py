@@ -11,8 +11,8 @@ from hmatrix_matrices import DTYPES, MATRICES, compressed, kernel, matrix, noise
 
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix
-from hmcompress.parallel import in_order
-from hmcompress.tasks import Task
+from hmcompress.work.parallel import in_order
+from hmcompress.work.tasks import Task
 
 # Relative to the sum of |entries| of a product: what rounding to_dense() to its dtype may make a product differ by.
 UNIT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}

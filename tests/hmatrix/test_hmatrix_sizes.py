@@ -10,7 +10,7 @@ from hmatrix_matrices import compressed, kernel, matrix, noise
 
 from hmcompress.coding.lossless import encode_array, pcodec_encode
 from hmcompress.hmatrix import compress_matrix, measure_error
-from hmcompress.hmatrix.task import Candidate, Task, first_step
+from hmcompress.hmatrix.request import Candidate, Request, first_step
 from hmcompress.hmatrix.tree.blocks import Leaf
 from hmcompress.hmatrix.tune import tune
 
@@ -154,9 +154,9 @@ def test_few_large_weights_among_noise_take_no_more_than_plain_integers():
     w = 1e-3 * np.random.default_rng(1).standard_normal((512, 512))
     for block, k in np.ndindex(64, 5):
         w[block // 8 * 64 + x, block % 8 * 64 + (x + k) % 64] += y.standard_normal()
-    task = Task(torch.from_numpy(w).float(), 1e-4, "fro", "default", float(np.linalg.norm(w)))
-    plain = tune(task, Candidate(Leaf(0, True)), first_step(task))
-    assert plain is not None and compress_matrix(task.w, task.tol).nbytes <= plain.nbytes
+    request = Request(torch.from_numpy(w).float(), 1e-4, "fro", "default", float(np.linalg.norm(w)))
+    plain = tune(request, Candidate(Leaf(0, True)), first_step(request))
+    assert plain is not None and compress_matrix(request.w, request.tol).nbytes <= plain.nbytes
 
 
 def test_a_large_pruned_matrix_is_not_split_where_its_places_cost_less():

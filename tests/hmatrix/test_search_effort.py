@@ -53,7 +53,7 @@ def test_what_is_left_out_costs_a_kernel_hardly_a_byte(name, tol, monkeypatch):
 def test_a_large_matrix_that_repeats_is_not_coded_entry_by_entry(large, monkeypatch):
     """Every entry as an integer takes many times the memory of a tree that copies its blocks."""
     plans, tune = [], compress.tune
-    monkeypatch.setattr(compress, "tune", lambda task, c, step: plans.append(c.plan) or tune(task, c, step))
+    monkeypatch.setattr(compress, "tune", lambda request, c, step: plans.append(c.plan) or tune(request, c, step))
     w = kernel("distance", 160)
     monkeypatch.setattr(candidates, "_WHOLE", w.numel() - large)
     compress_matrix(w, 1e-4)
@@ -123,6 +123,6 @@ def test_where_no_low_rank_part_reaches_the_tolerance_it_is_not_lossless(tol):
 @pytest.mark.parametrize("n", [200, 400])
 def test_noise_that_its_dtype_cannot_hold_so_finely_is_coded_once(n, monkeypatch):
     tried, tune = [], compress.tune
-    monkeypatch.setattr(compress, "tune", lambda task, c, step: tried.append(c) or tune(task, c, step))
+    monkeypatch.setattr(compress, "tune", lambda request, c, step: tried.append(c) or tune(request, c, step))
     assert compress_matrix(torch.from_numpy(noise(n, n)).float(), 1e-8).method == "lossless"
     assert len(tried) == 1

@@ -7,11 +7,11 @@ from hmatrix_matrices import noise
 from hmcompress.coding.lossless import pcodec_encode
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.basics.measure import reference
-from hmcompress.hmatrix.task import Task, first_step
+from hmcompress.hmatrix.request import Request, first_step
 
 
 def rounded(w: torch.Tensor, tol: float) -> np.ndarray:
-    return np.rint(w.numpy() / first_step(Task(w, tol, "fro", "default", reference(w, "fro")))).astype(np.int32)
+    return np.rint(w.numpy() / first_step(Request(w, tol, "fro", "default", reference(w, "fro")))).astype(np.int32)
 
 
 def test_tables_of_quantiles_cost_no_more_than_their_differences_by_pcodec():

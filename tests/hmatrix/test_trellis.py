@@ -10,13 +10,13 @@ import pytest
 import torch
 from hmatrix_matrices import noise, with_spectrum
 
-from hmcompress.coding.trellis import MEMORIES, Trellis
+from hmcompress.coding.viterbi import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
 from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import TRELLIS
 from hmcompress.hmatrix.patterns.trellis import TrellisQuantizer
-from hmcompress.hmatrix.task import Task, first_step
+from hmcompress.hmatrix.request import Request, first_step
 from hmcompress.hmatrix.tune import tune_trellis
 
 
@@ -31,8 +31,8 @@ def scaled(m: int = 96, n: int = 80) -> torch.Tensor:
 
 
 def along_trellis(w: torch.Tensor, tol: float, norm: str = "fro") -> HMatrix | None:
-    task = Task(w, tol, norm, "max", reference(w, norm))
-    return tune_trellis(task, first_step(task))
+    request = Request(w, tol, norm, "max", reference(w, norm))
+    return tune_trellis(request, first_step(request))
 
 
 def is_trellis(h: HMatrix) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import hmcompress
-from hmcompress.config import load_settings
+from hmcompress.settings.config import load_settings
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"

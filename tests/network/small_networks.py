@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.config import Settings, load_settings
+from hmcompress.settings.config import Settings, load_settings
 
 BOX = {"x": [-1, 1], "t": [0, 1]}
 

@@ -9,12 +9,12 @@ import torch
 from small_networks import outputs_settings, saved
 
 import hmcompress
-from hmcompress.config import Settings
 from hmcompress.errors import BoundError, NetworkError
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.layerwise.budget import cost_of
-from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.model.network import Network
+from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 

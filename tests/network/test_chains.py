@@ -11,7 +11,7 @@ import torch
 from small_networks import check_jacobian, outputs_settings, saved, stack
 from torch import Tensor, nn
 
-import hmcompress.network.joint.roundings as roundings
+import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -25,7 +25,7 @@ from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.krylov import _Linearised, descend
 from hmcompress.network.joint.middle import as_network
-from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
 from hmcompress.network.model.links import with_stacks
 
@@ -50,7 +50,7 @@ AFFINE = sorted(FOUND.keys() - {"Positive", "Heads"})
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 1)
-    monkeypatch.setattr(roundings, "_LEAST", 2)
+    monkeypatch.setattr(form_search, "_LEAST", 2)
     monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
 
 
@@ -255,7 +255,7 @@ def test_functions_in_the_code_let_dead_rows_go() -> None:
     problem = posed("Condition")
     assert not problem.network.stacks
     network = with_stacks(problem.network, problem.calibration.points)
-    assert [len(run) for run in network.stacks] == [3] and len(network.chains()) == 2
+    assert [len(run) for run in network.stacks] == [3] and len(network.feeding_pairs()) == 2
     gated = posed("Gated")
     assert not with_stacks(gated.network, gated.calibration.points).stacks
 

@@ -12,14 +12,15 @@ from small_networks import outputs_settings, saved, stack
 from torch import Tensor
 
 import hmcompress
-import hmcompress.network.driver as driver
 import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.layerwise.ways as ways
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.outcome import too_few_samples
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import Trial, search
+from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.trial import Trial
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyReport
@@ -69,10 +70,11 @@ def test_few_samples_do_not_tie_the_file_to_them(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(budget, "_MOST", {"fast": 8})
     result = compress_network(checkpoint, settings)
 
-    def refitted(*args: Any, near: bool | None, **options: Any) -> Trial | None:
-        return None if near else search(*args, near=False, **options)
+    def refitted(*args: Any, **options: Any) -> Trial | None:
+        *rest, way = args
+        return None if way.near else search(*rest, replace(way, near=False), **options)
 
-    monkeypatch.setattr(driver, "search", refitted)
+    monkeypatch.setattr(ways, "search", refitted)
     other = compress_network(checkpoint, settings)
     assert result.record.error <= 0.1 and other.record.error <= 0.1
     assert layer_bytes(result) < 0.8 * layer_bytes(other)
@@ -97,7 +99,7 @@ def passes_of(**options: Any) -> list[Knobs]:
         tried.append(knobs)
         return {"w": Bytes(int((500 if knobs.shrinkage else 1000) / knobs.delta**0.3))}
 
-    search(run, lambda parts: 2 * tried[-1].delta, 1e-2, 60, lambda done: None, **options)
+    search(run, lambda parts: 2 * tried[-1].delta, 1e-2, 60, lambda done: None, Way(**options))
     return tried
 
 
@@ -115,20 +117,20 @@ def test_without_dense_layers_only_what_changes_a_pass_is_turned() -> None:
 
 
 def test_a_network_of_convolutions_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
+    calls: list[Way] = []
 
     def noted(*args: Any, **options: Any) -> Trial | None:
-        calls.append(options)
+        calls.append(args[-1])
         return search(*args, **options)
 
-    monkeypatch.setattr(driver, "search", noted)
+    monkeypatch.setattr(ways, "search", noted)
     torch.manual_seed(0)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((96, 1, 8, 8), np.float32))
     calibration = {"inputs": str(tmp_path / "x.npy"), "samples": 64, "held_out": 32}
     settings = outputs_settings(network={"factory": f"{FOREIGN}:Convolutions"}, calibration=calibration)
     result = compress_network(saved(tmp_path, Convolutions().state_dict()), settings)
     assert result.record.error <= 1e-2
-    assert [(call["dense"], call["firm"]) for call in calls] == [(False, False)]
+    assert [(way.dense, way.firm) for way in calls] == [(False, False)]
 
 
 def few_rows(folder: Path) -> tuple[Report, VerifyReport]:

@@ -17,13 +17,13 @@ from hmcompress.baselines import PEERS
 from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.baselines.matrix import Matrix
 from hmcompress.cli import run
-from hmcompress.config import Settings, load_settings
+from hmcompress.commands.verifying import network_settings
 from hmcompress.container import CompressedFile
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.layers import to_matrices
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
-from hmcompress.verifying import network_settings
+from hmcompress.settings.config import Settings, load_settings
 
 HELPERS = Path(__file__).parent / "foreign_networks.py"
 

@@ -10,9 +10,9 @@ from small_networks import outputs_settings, saved
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.cli import run
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, pose
+from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "gradient_networks.py"
 STATE = gradient_networks.Energy().state_dict()

@@ -10,10 +10,10 @@ from small_networks import outputs_settings, saved, stack
 import hmcompress.network.driver as driver
 from hmcompress.network import compress_network
 from hmcompress.network.bound.problem import pose
-from hmcompress.network.layerwise.calibration import prepare
 from hmcompress.network.layerwise.guard import Guard, _doubt
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
-from hmcompress.network.layerwise.search import Trial
+from hmcompress.network.layerwise.trial import Trial
 
 
 def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -> tuple[list[float], list[int], float]:
@@ -21,9 +21,9 @@ def aims(monkeypatch: pytest.MonkeyPatch, errors: list[float], tmp_path: Path) -
     aimed, found, left = [], [], list(errors)
     search = driver._search
 
-    def noted(problem: Any, settings: Any, *rest: Any) -> list[Trial]:
+    def noted(subject: Any, settings: Any, small: Any) -> list[Trial]:
         aimed.append(settings.tol)
-        trial = min(search(problem, settings, *rest), key=lambda trial: trial.cost)
+        trial = min(search(subject, settings, small), key=lambda trial: trial.cost)
         found.append(sum(len(part.payload(thorough=False)) for part in trial.parts.values()))
         monkeypatch.setattr(Guard, "error", lambda self, parts: left.pop(0))
         return [trial]

@@ -10,9 +10,9 @@ import torch
 from safetensors.numpy import save_file
 from small_networks import outputs_settings
 
-from hmcompress.config import load_settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.inputs import Source
+from hmcompress.settings.config import load_settings
 
 
 def source(calibration: dict, cartesian: bool = False) -> Source:

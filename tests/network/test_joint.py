@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 import hmcompress.network.driver as driver
-import hmcompress.network.joint.roundings as roundings
+import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -27,12 +27,12 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint import nearest_plane as nearest_plane_module
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.features import leading
-from hmcompress.network.joint.joint_quantise import Quantised, Rounding, quantised
-from hmcompress.network.joint.lattice import Lattice
+from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.nearest_plane import nearest_plane
 from hmcompress.network.joint.ordering import embedded, nbytes, reordered
 from hmcompress.network.joint.pruning import compact, settle, unwind
+from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import apply, with_slope
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
@@ -59,7 +59,7 @@ def _little_work() -> Iterator[None]:
         patch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
         patch.setattr(joint_module, "_SEEDS", 1)
         patch.setattr(joint_module, "_PATIENCE", 2.0)
-        patch.setattr(roundings, "_LEAST", 2)
+        patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
         yield
 
@@ -328,8 +328,8 @@ def test_nearest_plane_beats_rounding_in_its_metric() -> None:
 
 
 def rounded(network: Any, data: Any, most: float = 1e9) -> Any:
-    roundings = [Rounding(1e-6)] * len(network.layers)
-    return quantised(Quantised.of(network), data, 1e-6, roundings, most)
+    knobs = [LayerKnobs(1e-6)] * len(network.layers)
+    return quantised(Quantised.of(network), data, 1e-6, knobs, most)
 
 
 def test_neurons_change_places_for_no_more_bytes_and_the_same_function() -> None:
@@ -364,20 +364,20 @@ def test_integers_that_move_together_lower_error_and_bits(monkeypatch: pytest.Mo
         bits = [integer_bits(grid, usual_model(grid), 0).sum() for grid in grids]
         return network.error(data) + price * float(sum(bits))
 
-    lattice = Lattice(found.network, found.grids, data, price)
-    lattice.descend()
-    assert value(lattice.network, lattice.grids) < 0.98 * value(found.network, found.grids)
-    for layer, grid in zip(lattice.network.layers, lattice.grids, strict=True):
+    moves = IntegerMoves(found.network, found.grids, data, price)
+    moves.descend()
+    assert value(moves.network, moves.grids) < 0.98 * value(found.network, found.grids)
+    for layer, grid in zip(moves.network.layers, moves.grids, strict=True):
         np.testing.assert_allclose(layer.matrix.numpy(), grid.to_dense())
 
 
 def test_a_rounding_begun_again_keeps_the_layers_before() -> None:
     network, data = small()
     found = rounded(network, data)
-    again = quantised(found.until(1), data, 1e-6, [Rounding(1e-4)] * 2, 1e9)
+    again = quantised(found.until(1), data, 1e-6, [LayerKnobs(1e-4)] * 2, 1e9)
     assert again is not None and again.grids[0] is found.grids[0]
     assert not np.array_equal(again.grids[1].to_dense(), found.grids[1].to_dense())
-    assert [r.level for r in again.roundings] == [1e-6, 1e-4, 1e-4]
+    assert [r.level for r in again.knobs] == [1e-6, 1e-4, 1e-4]
 
 
 def test_a_rounding_that_cannot_hold_is_given_up() -> None:
@@ -387,7 +387,9 @@ def test_a_rounding_that_cannot_hold_is_given_up() -> None:
 
 def test_a_network_that_no_rounding_suits_has_no_forms() -> None:
     network, data = small()
-    found = roundings.Roundings(build_network(outputs_settings(), stack(SIZES)), network, 1e-6, data, float, 1e-9, 1e-9)
+    found = form_search.FormSearch(
+        build_network(outputs_settings(), stack(SIZES)), network, 1e-6, data, float, 1e-9, 1e-9
+    )
     found.begin()
     found.settle()
     found.scatter(1e9)
@@ -402,7 +404,7 @@ def test_last_layers_begun_again_leave_the_first_ones_and_hold_in_no_more_bytes(
         return float(other.error(data) ** 0.5)
 
     original = build_network(outputs_settings(), stack(SIZES))
-    found = roundings.Roundings(original, network, 1e-7, data, measured, 3e-2, 3e-2)
+    found = form_search.FormSearch(original, network, 1e-7, data, measured, 3e-2, 3e-2)
     found.begin()
     found.settle()
     before, count = min(form.cost for form in found.holding()), len(found.forms)

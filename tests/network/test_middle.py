@@ -16,7 +16,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
 from hmcompress.network.joint.krylov import _Linearised, descend
-from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, tensors_of
 
 SIZES = [2, 48, 48, 1]

@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 from small_networks import build_mixed, forward, outputs_settings, saved, stack
 
 import hmcompress
-import hmcompress.network.driver as driver
-from hmcompress.config import load_settings
+import hmcompress.network.layerwise.ways as all_ways
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.network import NetworkResult, compress_network, load_tensors, pose
 from hmcompress.network.layerwise.propagate import Parts
-from hmcompress.network.layerwise.search import Search, Trial, search
-from hmcompress.progress import silent
+from hmcompress.network.layerwise.search import Search, search
+from hmcompress.network.layerwise.trial import Trial
+from hmcompress.settings.config import load_settings
+from hmcompress.work.progress import silent
 
 HELPERS = Path(__file__).parent / "small_networks.py"
 SIZES = [2, 32, 32, 1]
@@ -119,12 +120,12 @@ def test_function_alone_is_searched_in_the_kernels_way_too(
 ) -> None:
     ways: dict[bool, float] = {}
 
-    def noted(*args: Any, firm: bool, **options: Any) -> Trial | None:
-        trial = search(*args, firm=firm, **options)
-        ways[firm] = math.inf if trial is None else trial.nbytes
+    def noted(*args: Any, **options: Any) -> Trial | None:
+        trial = search(*args, **options)
+        ways[args[-1].firm] = math.inf if trial is None else trial.nbytes
         return trial
 
-    monkeypatch.setattr(driver, "search", noted)
+    monkeypatch.setattr(all_ways, "search", noted)
     result = compress_network(saved(tmp_path, stack(SIZES)), outputs_settings(tol=1e-3))
     assert set(ways) == {False, True} and layer_bytes(result) <= min(ways.values())
 

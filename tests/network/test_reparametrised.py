@@ -11,14 +11,14 @@ import torch
 from small_networks import outputs_settings, saved
 
 import hmcompress
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import compress_network, pose
 from hmcompress.network.bound.ntk import Kernel
-from hmcompress.network.layerwise.calibration import prepare
+from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
 from hmcompress.network.layerwise.search import search
+from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "reparametrised.py"
 

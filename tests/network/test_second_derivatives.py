@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import hmcompress
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, load_tensors, pose
 from hmcompress.network.bound.error import evaluate
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network
 from hmcompress.report.records import Report
+from hmcompress.settings.config import Settings
 
 SMOOTH = [nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Softplus(), nn.ELU(), nn.SELU(), nn.LogSigmoid()]
 SMOOTH += [nn.GLU(), nn.LayerNorm(32), nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.LeakyReLU()]

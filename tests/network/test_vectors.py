@@ -9,9 +9,9 @@ import vector_networks
 from small_networks import outputs_settings, saved
 
 import hmcompress
-from hmcompress.config import Settings
 from hmcompress.hmatrix.grids.feedback import factorise, quantise
 from hmcompress.network import compress_network
+from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "vector_networks.py"
 VECTORS = {f"net.{k}" for k in ("1.weight", "1.bias", "1.running_mean", "1.running_var", "4.weight", "4.bias")}

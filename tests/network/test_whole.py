@@ -9,12 +9,15 @@ import torch
 import whole_networks
 from small_networks import outputs_settings, saved
 
-from hmcompress.config import Settings
-from hmcompress.network import NetworkResult, compress_network, driver
+from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.joint import whole_quantise
 from hmcompress.network.joint.whole import Whole, numbers
-from hmcompress.network.layerwise.calibration import Calibration, prepare
+from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.original import Original, prepare
+from hmcompress.network.layerwise.subject import Subject
+from hmcompress.settings.config import Settings
+from hmcompress.work.progress import silent
 
 HELPERS = Path(__file__).parent / "whole_networks.py"
 
@@ -24,7 +27,7 @@ def settings_for(name: str, **changes: object) -> Settings:
     return outputs_settings(network={"factory": f"{HELPERS}:{name}"}, **given)
 
 
-def posed(name: str, **changes: object) -> tuple[Problem, Calibration]:
+def posed(name: str, **changes: object) -> tuple[Problem, Original]:
     state = getattr(whole_networks, name)().state_dict()
     problem = pose(settings_for(name, **changes), state)
     return problem, prepare(problem, state, "fast")
@@ -83,7 +86,7 @@ def test_forces_take_fewer_bytes_than_by_passes(tmp_path: Path, monkeypatch: pyt
 def test_what_nothing_reads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_quantise, "_MOST", 3)
     problem, data = posed("kinds")
-    measured = driver._measure(problem, data, 1e-2, None)
+    measured = Subject(problem, {}, data, Guard.of(problem, data, 1e-2), silent).measure(1e-2, None)
     trial = whole_quantise.smallest_whole(
         problem, data, 1e-2, "default", measured, lambda parts: True, lambda share: None
     )

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import hmcompress
-from hmcompress.exporting import held_out_inputs
+from hmcompress.commands.exporting import held_out_inputs
+from hmcompress.commands.slimming import write_slim
 from hmcompress.network.model.modules import ACTIVATIONS
 from hmcompress.nn.load import load
-from hmcompress.slimming import write_slim
 
 WIDTHS = (2, 12, 10, 1)
 

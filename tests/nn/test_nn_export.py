@@ -10,8 +10,8 @@ from nn_cases import mlp_file, surrogate_file
 
 import hmcompress
 from hmcompress import cli
+from hmcompress.commands.exporting import _optional
 from hmcompress.errors import BoundError, SettingsError
-from hmcompress.exporting import _optional
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_an_onnx_model_that_differs_is_not_written(network, tmp_path, monkeypatc
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     distances = iter([1e-7, 1e-3])
-    monkeypatch.setattr("hmcompress.exporting._distance", lambda *_: next(distances))
+    monkeypatch.setattr("hmcompress.commands.exporting._distance", lambda *_: next(distances))
     with pytest.raises(BoundError, match="ONNX"):
         hmcompress.export(network[0], onnx=tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
@@ -55,8 +55,8 @@ def test_two_programs_are_written_or_none(network, tmp_path, monkeypatch):
     def fails(*_):
         raise BoundError("off")
 
-    monkeypatch.setattr("hmcompress.exporting._onnx_bytes", lambda *_: b"onnx")
-    monkeypatch.setattr("hmcompress.exporting._program_bytes", fails)
+    monkeypatch.setattr("hmcompress.commands.exporting._onnx_bytes", lambda *_: b"onnx")
+    monkeypatch.setattr("hmcompress.commands.exporting._program_bytes", fails)
     with pytest.raises(BoundError):
         hmcompress.export(network[0], onnx=tmp_path / "m.onnx", torch=tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []

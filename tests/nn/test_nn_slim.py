@@ -9,12 +9,12 @@ from torch import nn
 
 import hmcompress
 from hmcompress import cli
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import build_network
 from hmcompress.nn import slim_module
 from hmcompress.nn.memory import resident_bytes
-from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork
+from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import MLP, DeepONet, DeepONetNetwork
 
 
 def network(activation=nn.Tanh, bias: bool = True) -> nn.Sequential:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import CLASSES_PER_OCTAVE, MAX_CLASS, ZERO_CLASS, class_of
-from hmcompress.coding.pool import price_pool
+from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.sample import jittered
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves
-from hmcompress.hmatrix.grids.kernels import aimed_cholesky, nearest_plane
+from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane
 
 _WIDEST_AIMED = 1024  # columns, but for one of a bias
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
@@ -78,7 +78,7 @@ def quantise(
     row_exponents = half_octaves(1 / rows.pivots)
     if vector and _saves(rows.pivots) < _entropy(row_exponents):
         row_exponents = half_octaves(np.full(len(w), 1 / _size(rows.pivots)))
-    q = nearest_plane(
+    q = kronecker_nearest_plane(
         np.ascontiguousarray(w[np.ix_(rows.order, columns.order)]),
         columns.lower,
         rows.lower,

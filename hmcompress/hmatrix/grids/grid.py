@@ -37,6 +37,10 @@ class Grid:
     def live_columns(self) -> np.ndarray:
         return (self.q != 0).any(0)
 
+    def take_rows(self, rows: slice | np.ndarray) -> "Grid":
+        """Some of its rows: a slice, or a mask (m,)."""
+        return replace(self, q=self.q[rows], row_exponents=self.row_exponents[rows])
+
     def without_rows(self, dead: np.ndarray) -> "Grid":
         """The same with the rows of a mask (m,) set to zero."""
         return replace(self, q=np.where(dead[:, None], 0, self.q))

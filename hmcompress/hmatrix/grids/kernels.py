@@ -5,7 +5,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def nearest_plane(
+def kronecker_nearest_plane(
     w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
 ) -> np.ndarray:
     """Integers q (m, n) with q * row_steps * column_steps near w in the norm ||right^T (w - q) lower||_F.

@@ -15,7 +15,8 @@ from torch import Tensor
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import ZERO_CLASS, gather, groups_of, scatter
 from hmcompress.coding.ladder import Ladder
-from hmcompress.coding.pool import LONG, own_shape
+from hmcompress.coding.pool import LONG
+from hmcompress.coding.pool_shapes import own_shape
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
 from hmcompress.coding.sample import FromTable
 from hmcompress.coding.sparse import decode_places, encode_places

@@ -17,7 +17,7 @@ from hmcompress.coding.dependent import (
     quantize,
 )
 from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
-from hmcompress.coding.trellis import Trellis
+from hmcompress.coding.viterbi import Trellis
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, read_scales, write_scales
 

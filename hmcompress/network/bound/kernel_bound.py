@@ -10,8 +10,8 @@ from hmcompress.network.bound.ntk import Kernel, tangent_kernel, training_curves
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network
-from hmcompress.problem_settings import Ntk
 from hmcompress.report.records import Curves, NtkRecord
+from hmcompress.settings.problem_settings import Ntk
 
 _DIGITS = 6
 _ALIKE = 0.05  # of the original's loss

@@ -8,7 +8,6 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference
 from hmcompress.network.bound.growth import growth_of_layers
@@ -20,6 +19,7 @@ from hmcompress.network.model.network import Network
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.report.verdicts import VerifyNetwork
+from hmcompress.settings.config import Settings
 
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate, network_error, reference
 from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
+from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
-from hmcompress.network.model.files import read_arrays
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.network import Network, in_order_of_computation
-from hmcompress.problem_settings import CalibrationSettings, DomainCalibration
+from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
 
 _REPEATED = 64  # samples that are run twice
 _COUNTED = 61  # samples whose rows are counted: few outputs are as many

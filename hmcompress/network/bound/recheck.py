@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
@@ -13,6 +12,7 @@ from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.model.inputs import is_there
 from hmcompress.report.records import NetworkRecord
 from hmcompress.report.verdicts import VerifyNetwork
+from hmcompress.settings.config import Settings
 
 
 def recheck(

@@ -5,7 +5,7 @@ from collections.abc import Set
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.calibration import Calibration
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, coded_others, decoded
 from hmcompress.network.layerwise.search import START
 
@@ -15,7 +15,7 @@ _NEAR = 0.8  # of what is aimed at
 _TRIES = 6
 
 
-def coded_beside(problem: Problem, data: Calibration, tol: float, structured: Set[str]) -> Parts:
+def coded_beside(problem: Problem, data: Original, tol: float, structured: Set[str]) -> Parts:
     """The other weights, so coarse that they use a part of the tolerance; without loss where nothing else holds.
 
     structured: those that the engine of the weights metric codes.
@@ -35,7 +35,7 @@ def coded_beside(problem: Problem, data: Calibration, tol: float, structured: Se
     return best
 
 
-def _error(problem: Problem, data: Calibration, parts: Parts) -> float:
+def _error(problem: Problem, data: Original, parts: Parts) -> float:
     """Of the network with its own layers and these weights."""
     try:
         return max(problem.errors(problem.calibration, decoded(problem.network, data, parts)))

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -176,11 +175,7 @@ def inner_weights(chains: Chains, hidden: int) -> int:
 
 def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:
     """The grids of the network's own layers that a layer of a small one stands for, by their weights."""
-    return {x.weight: first_neurons(network, x, _rows(grid, rows)) for x, rows in layer.parts()}
-
-
-def _rows(grid: Grid, rows: slice) -> Grid:
-    return replace(grid, q=grid.q[rows], row_exponents=grid.row_exponents[rows])
+    return {x.weight: first_neurons(network, x, grid.take_rows(rows)) for x, rows in layer.parts()}
 
 
 def first_neurons(network: Network, layer: DenseLayer, grid: Grid) -> Grid:

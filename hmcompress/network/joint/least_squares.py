@@ -9,6 +9,7 @@ from torch import Tensor
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork
 
 _TRIES = 8
+_PATIENCE = 5  # steps in a row that gain little, after which it ends
 _TINY = 1e-13
 _SHARE = 0.2  # of a layer's root mean square, at which a weight costs little
 
@@ -42,24 +43,23 @@ def minimise(
     steps: int,
     price: Price | None = None,
     *,
-    layers: Sequence[Layer] | None = None,
     damping: float = 1e-3,
     goal: float = 0.0,
     gain: float = 1e-3,
     coarse: bool = False,
 ) -> tuple[float, int]:
-    """Minimise the squared error plus the price over the free weights of some layers, in place.
+    """Minimise the squared error plus the price over the free weights, in place.
 
-    Stops at `goal`, or where five steps in a row gain less than a share `gain`. `coarse`: J^T J in single precision,
+    Stops at `goal`, or where some steps in a row gain less than a share `gain`. `coarse`: J^T J in single precision,
     which only shortens steps. Returns the squared error, and the steps taken.
     """
-    if not len(network.theta(layers)):
+    if not network.weights():
         return network.error(data), 0
     idle, taken, error = 0, 0, float("inf")
-    while taken < steps:
+    while taken < steps and idle < _PATIENCE:
         taken += 1
-        theta = network.theta(layers)
-        gram, gradient, error = network.normal(data, layers, coarse)
+        theta = network.theta()
+        gram, gradient, error = network.normal(data, coarse)
         if price is None and error <= goal:
             break
         before = error + (price.value(theta) if price else 0.0)
@@ -67,27 +67,32 @@ def minimise(
             curvature = price.curvature(theta)
             gradient = gradient - curvature * theta
             gram.diagonal().add_(curvature)
-        after, damping = _step(network, data, theta, gram, gradient, before, damping, price, layers)
+        objective = _Objective(network, data, price)
+        after, damping = _step(objective, theta, gram, gradient, before, damping)
         if after >= before:
-            network.set_theta(theta, layers)
+            network.set_theta(theta)
             break
         idle = idle + 1 if after > (1 - gain) * before else 0
-        error = after - (price.value(network.theta(layers)) if price else 0.0)
-        if idle == 5:
-            break
+        error = after - (price.value(network.theta()) if price else 0.0)
     return error, taken
 
 
+@dataclass(frozen=True)
+class _Objective:
+    """Squared error plus price."""
+
+    network: SmallNetwork
+    data: Data
+    price: Price | None
+
+    def at(self, theta: Tensor) -> float:
+        """With these weights, which then are the network's."""
+        self.network.set_theta(theta)
+        return self.network.error(self.data) + (self.price.value(theta) if self.price else 0.0)
+
+
 def _step(
-    network: SmallNetwork,
-    data: Data,
-    theta: Tensor,
-    gram: Tensor,
-    gradient: Tensor,
-    before: float,
-    damping: float,
-    price: Price | None,
-    layers: Sequence[Layer] | None,
+    objective: _Objective, theta: Tensor, gram: Tensor, gradient: Tensor, before: float, damping: float
 ) -> tuple[float, float]:
     """The objective after the longest step that lowers it, and the damping for the next one."""
     diagonal = gram.diagonal().clone()
@@ -98,9 +103,7 @@ def _step(
         damped.diagonal().add_(damping * diagonal + least)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            moved = theta + torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-            network.set_theta(moved, layers)
-            after = network.error(data) + (price.value(moved) if price else 0.0)
+            after = objective.at(theta + torch.cholesky_solve(gradient[:, None], factor)[:, 0])
             if after < before:
                 return after, max(damping / 5, _TINY)
         damping = max(4 * damping, 1e-12)

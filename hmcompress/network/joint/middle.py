@@ -14,8 +14,8 @@ from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import first_neurons, fresh, inner_weights, learning_data, widths_of
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.small import SmallNetwork
-from hmcompress.network.layerwise.calibration import Calibration
 from hmcompress.network.layerwise.coded import Weighted
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
 from hmcompress.network.model.build import filled
 from hmcompress.network.model.modules import Activation, Stack
@@ -104,7 +104,7 @@ def _narrower(function: nn.Module, neurons: int) -> nn.Module:
     return Activation(function.name, slope.reshape(-1)[:neurons])
 
 
-def compressed(original: Network, middle: Network, data: Calibration, knobs: Knobs) -> Parts:
+def compressed(original: Network, middle: Network, data: Original, knobs: Knobs) -> Parts:
     """A pass over the middle network, its layers in the first neurons of the original's."""
     parts = run_pass(middle, data, knobs)
     grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}

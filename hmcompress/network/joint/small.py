@@ -5,7 +5,7 @@ in units of the tolerance's norm, so that sums of squared residuals are squared 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -217,28 +217,24 @@ class SmallNetwork:
         """How many are free."""
         return sum(int(layer.live.sum()) for layer in self.layers)
 
-    def theta(self, layers: Sequence[Layer] | None = None) -> Tensor:
-        """The free weights of some layers, layer by layer."""
-        layers = self.layers if layers is None else layers
-        return torch.cat([layer.matrix.masked_select(layer.live) for layer in layers])
+    def theta(self) -> Tensor:
+        """The free weights, layer by layer."""
+        return torch.cat([layer.matrix.masked_select(layer.live) for layer in self.layers])
 
-    def set_theta(self, theta: Tensor, layers: Sequence[Layer] | None = None) -> None:
+    def set_theta(self, theta: Tensor) -> None:
         begin = 0
-        for layer in self.layers if layers is None else layers:
+        for layer in self.layers:
             layer.matrix.masked_scatter_(layer.live, theta[begin:])
             begin += int(layer.live.sum())
 
-    def normal(
-        self, data: Data, layers: Sequence[Layer] | None = None, coarse: bool = False
-    ) -> tuple[Tensor, Tensor, float]:
-        """J^T J (`coarse`: of single precision) and J^T r of the free weights of some layers, and the squared error."""
-        layers = self.layers if layers is None else layers
-        count = sum(int(layer.live.sum()) for layer in layers)
+    def normal(self, data: Data, coarse: bool = False) -> tuple[Tensor, Tensor, float]:
+        """J^T J (`coarse`: of single precision) and J^T r of the free weights, and the squared error."""
+        count = self.weights()
         gram, gradient, error = torch.zeros(count, count).double(), torch.zeros(count).double(), 0.0
         rows = max(_CHUNK // max(count * data.outputs.shape[1], 1), 64)
         for begin in range(0, len(data), rows):
             part = data.part(begin, begin + rows)
-            transposed, y = self._jacobian(part, layers)
+            transposed, y = self._jacobian(part)
             r = (part.outputs.T - y).reshape(-1)
             if coarse:
                 single = transposed.float()
@@ -249,7 +245,7 @@ class SmallNetwork:
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
 
-    def _jacobian(self, data: Data, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+    def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
         """The transpose (weights, k N) of the Jacobian of the scaled outputs, and these, (k, N).
 
         Samples lie along rows, which are what is multiplied and gathered.
@@ -261,14 +257,12 @@ class SmallNetwork:
         through = torch.eye(len(y)).double()[:, :, None] * self.scale[:, None]  # outputs by what the stacks give
         if data.mix is not None:
             y, through = data.read(y.T).T, data.mix.permute(2, 1, 0)
-        sizes = [int(layer.live.sum()) for layer in layers]
-        found = torch.empty(sum(sizes), *y.shape, dtype=y.dtype)
-        blocks = {id(layer): block for layer, block in zip(layers, found.split(sizes), strict=True)}
+        found = torch.empty(self.weights(), *y.shape, dtype=y.dtype)
+        blocks = iter(found.split([int(layer.live.sum()) for layer in self.layers]))
         each = [through] * 2 if self.product else through.split([len(v) for v in values])
         for k, (stack, (xs, _, slopes)) in enumerate(zip(self.stacks, runs, strict=True)):
-            if blocks.keys() & {id(layer) for layer in stack.layers}:
-                g = values[1 - k][:, None] * each[k] if self.product else each[k]
-                _fill(blocks, stack, xs, slopes, g.expand(-1, *y.shape))
+            g = values[1 - k][:, None] * each[k] if self.product else each[k]
+            _fill([next(blocks) for _ in stack.layers], stack, xs, slopes, g.expand(-1, *y.shape))
         return data.combined(found).reshape(len(found), -1), data.combined(y)
 
 
@@ -277,17 +271,13 @@ def _beside(values: Sequence[Tensor], dim: int) -> Tensor:
 
 
 def _fill(
-    blocks: Mapping[int, Tensor], stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor
+    blocks: Sequence[Tensor], stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor
 ) -> None:
-    """Rows of the transposed Jacobian of a stack's layers; g (m, k, N): derivative of the outputs by the stack's."""
-    wanted = set(blocks)
+    """A block of the transposed Jacobian for each layer; g (m, k, N): derivative of the outputs by the stack's."""
     for k in reversed(range(len(stack.layers))):
         layer, after = stack.layers[k], slopes[k]
         g = g if after is None else g * after[:, None]
-        if id(layer) in wanted:
-            rows, columns = torch.nonzero(layer.live, as_tuple=True)
-            torch.mul(g[rows], xs[k][columns][:, None], out=blocks[id(layer)])
-            wanted = wanted - {id(layer)}
-        if not wanted:
-            return
-        g = (layer.weight().T @ g.reshape(len(g), -1)).reshape(-1, *g.shape[1:])
+        rows, columns = torch.nonzero(layer.live, as_tuple=True)
+        torch.mul(g[rows], xs[k][columns][:, None], out=blocks[k])
+        if k:
+            g = (layer.weight().T @ g.reshape(len(g), -1)).reshape(-1, *g.shape[1:])

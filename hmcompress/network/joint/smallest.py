@@ -14,12 +14,12 @@ from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.pruning import compact, drop_weakest, prune, unwind
-from hmcompress.network.joint.roundings import Form, Roundings, cost
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.layerwise.propagate import Parts
-from hmcompress.network.layerwise.search import LIMIT, Trial
+from hmcompress.network.layerwise.trial import LIMIT, Trial
 
 _HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
@@ -66,7 +66,7 @@ def smallest_joint(
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
     stage = JointStage(problem, chains, tol, _WORK[effort], slim)
-    candidates: list[Roundings] = []
+    candidates: list[FormSearch] = []
     for some in stage.candidates():
         stage.settle(some, min((c.promise for c in candidates), default=math.inf))
         candidates += some
@@ -88,7 +88,7 @@ def smallest_joint(
     return None
 
 
-def _holding(candidates: Sequence[Roundings]) -> list[tuple[Form, Roundings]]:
+def _holding(candidates: Sequence[FormSearch]) -> list[tuple[QuantisedForm, FormSearch]]:
     """The forms that hold, smallest first, and whose they are; of those that are alike, one."""
     found = {(form.cost, form.error): (form, candidate) for candidate in candidates for form in candidate.holding()}
     return [found[key] for key in sorted(found)]
@@ -128,7 +128,7 @@ class JointStage:
         """Of the work that is done."""
         return min(self.done / self.work, 1.0)
 
-    def candidates(self) -> Iterator[list[Roundings]]:
+    def candidates(self) -> Iterator[list[FormSearch]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
         widths, least = 0, _narrowest(self.problem, self.chains, self.tol)
         for hidden in _different(self.chains):
@@ -145,12 +145,12 @@ class JointStage:
             widths += bool(fitting)
             least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
 
-    def settle(self, candidates: Sequence[Roundings], best: float) -> None:
+    def settle(self, candidates: Sequence[FormSearch], best: float) -> None:
         """First forms of the candidates, and more of those that come near the best; that of others is `best`.
 
         Those of few weights come first, as far as the work allows.
         """
-        begun: list[Roundings] = []
+        begun: list[FormSearch] = []
         for candidate in sorted(candidates, key=lambda candidate: candidate.network.weights()):
             if not begun or self.done < self.work:
                 candidate.begin()
@@ -186,7 +186,7 @@ class JointStage:
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
         dearest = _DEAREST * self.work * (1 if self.data.stencil is None else _WITH_DERIVATIVES)
-        if cost(steps, self.data.first(rows), network.weights()) > dearest:
+        if multiplications(steps, self.data.first(rows), network.weights()) > dearest:
             return Fit(network, math.inf, 0.0, hopeless=True)
         error, work = self._fit(network, rows, steps, damping=1.0, **options)
         if enough < error <= _ALMOST * enough:
@@ -206,7 +206,7 @@ class JointStage:
         """Relative error after at most so many steps on the first rows, and the work."""
         data = self.data.first(rows)
         error, taken = minimise(network, data, steps, price, **options)
-        return error**0.5, cost(taken, data, network.weights())
+        return error**0.5, multiplications(taken, data, network.weights())
 
     def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
         """Samples that a network learns from: some for each of its weights, or all where that was too few."""
@@ -217,13 +217,13 @@ class JointStage:
         fewer = 1 if self.data.blocks == 1 else 2 * self.data.blocks  # samples around which the function is known
         return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
 
-    def _candidates(self, fitting: Sequence[Fit]) -> list[Roundings]:
+    def _candidates(self, fitting: Sequence[Fit]) -> list[FormSearch]:
         """The networks under a price and without what is not worth it, where that leaves the tolerance."""
         found = [self._candidate(fit) for fit in fitting]
         self.done += sum(work for _, work in found)
         return [c for c, _ in found if c.network.weights() and self._error(c.network) < self.tol]
 
-    def _candidate(self, fit: Fit) -> tuple[Roundings, float]:
+    def _candidate(self, fit: Fit) -> tuple[FormSearch, float]:
         network, level, work = fit.network, 0.0, 0.0
         for steps, share in _ROUNDS:
             unwind(network)
@@ -238,7 +238,7 @@ class JointStage:
         compact(network)
         data = self.data.first(self._rows(fit, network, _FORM_ROWS, _FORM_ROWS_PER_WEIGHT))
         own, slim = self.problem.network, self.slim
-        return Roundings(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
+        return FormSearch(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""

@@ -14,8 +14,8 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, to_matrices
 from hmcompress.network.bound.error import evaluate, scaled
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.calibration import Calibration
 from hmcompress.network.layerwise.coded import Coded, Compact, Slices, lossless
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Parts, tensors_of, without_dead_rows
 from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.network import in_double
@@ -43,7 +43,7 @@ class Whole:
     Raises NetworkError where the network cannot be copied or does not run in float64.
     """
 
-    def __init__(self, problem: Problem, data: Calibration) -> None:
+    def __init__(self, problem: Problem, data: Original) -> None:
         self.network, kind = in_double(problem.network), problem.settings.tolerance
         self._unread = {name: w for name, w in data.others.items() if not data.other_sensitivities[name]}
         self._others = {name: w for name, w in data.others.items() if name not in self._unread}
@@ -140,7 +140,7 @@ class Whole:
         return without_dead_rows(self.network, parts | kept)
 
 
-def numbers(problem: Problem, data: Calibration) -> int:
+def numbers(problem: Problem, data: Original) -> int:
     """How many numbers the weights that are to be coded hold."""
     own = sum(problem.network.matrix(layer).numel() for layer in problem.network.layers)
     return own + sum(w.numel() * (2 if w.is_complex() else 1) for w in data.others.values())

@@ -12,13 +12,13 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid, powers
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.joint_quantise import additive_exponents, eliminated, factor
 from hmcompress.network.joint.nearest_plane import nearest_plane
+from hmcompress.network.joint.quantise import additive_exponents, eliminated, factor
 from hmcompress.network.joint.whole import Section, Whole, numbers
-from hmcompress.network.layerwise.calibration import Calibration
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts
-from hmcompress.network.layerwise.search import LIMIT, Trial, trial_of
-from hmcompress.parallel import one_thread
+from hmcompress.network.layerwise.trial import LIMIT, Trial, trial_of
+from hmcompress.work.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
 _MOST_WORK = 6e5  # operations on the way back, for one Gauss-Newton matrix
@@ -44,7 +44,7 @@ _POWER = 0.5  # of the caution, by which the error falls about
 
 def smallest_whole(
     problem: Problem,
-    data: Calibration,
+    data: Original,
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
@@ -71,7 +71,7 @@ def smallest_whole(
     return next((t for t in held if holds(t.parts)), held[0] if held else None)
 
 
-def _is_small(problem: Problem, data: Calibration) -> bool:
+def _is_small(problem: Problem, data: Original) -> bool:
     """Whether a network of the user's own is small enough, and has the samples to tell all of its numbers."""
     if problem.network.kind != "factory" or problem.order:
         return False

@@ -1,8 +1,8 @@
 """How many passes the search may take: by the multiplications of one."""
 
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.calibration import Calibration
 from hmcompress.network.layerwise.gradients import work_of_others
+from hmcompress.network.layerwise.original import Original
 
 _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
 _FEWEST = 14  # passes
@@ -16,7 +16,7 @@ def budget_of(problem: Problem, work: int, effort: str, times: int = 1) -> int:
     return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
 
 
-def cost_of(problem: Problem, data: Calibration) -> int:
+def cost_of(problem: Problem, data: Original) -> int:
     """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
     cost = work_of_others(problem.network)
     for layer in problem.network.layers:

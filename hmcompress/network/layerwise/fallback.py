@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmcompress.network.layerwise.coded import Coded, Engine, lossless
 from hmcompress.network.layerwise.propagate import Knobs, Parts
-from hmcompress.network.layerwise.search import LIMIT, Measure, Trial
+from hmcompress.network.layerwise.trial import LIMIT, Measure, Trial
 from hmcompress.network.model.network import Network
 
 _FINER = 4.0  # from one relative error of the weights to the next

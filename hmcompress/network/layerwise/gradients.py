@@ -17,10 +17,10 @@ from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards
 from hmcompress.layers import real_layout, to_matrices
 from hmcompress.network.layerwise.moments import Scale, regularised
-from hmcompress.network.model.factory import tensors_of_module
 from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, own_tensors
+from hmcompress.network.model.places import tensors_of_module
 
 _ROWS = 1024  # samples
 _GRADIENTS = 128  # of as many groups of samples

@@ -9,7 +9,7 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.calibration import Calibration
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Parts, decoded
 
 _OPEN = 0.02  # standard error of an error that is left out of account, relative
@@ -20,12 +20,12 @@ class Guard:
     """The network's error on such points. None: there are none, or the original has no outputs there."""
 
     problem: Problem
-    data: Calibration
+    data: Original
     tol: float
     points: Reference | None
 
     @classmethod
-    def of(cls, problem: Problem, data: Calibration, tol: float) -> "Guard":
+    def of(cls, problem: Problem, data: Original, tol: float) -> "Guard":
         try:
             return cls(problem, data, tol, problem.reference(problem.source.guard(), "guard"))
         except NetworkError:

@@ -4,8 +4,6 @@ For learned operators: singular directions of what the outputs see are kept abov
 quantised with feedback in the metric of the inputs, the left one refitted to what the right one became.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
@@ -35,7 +33,7 @@ def as_product(
     aim = directions[:, :rank].T @ aimed
     same = Factor(np.arange(rank), np.eye(rank))
     right = quantise(aim, factorise_towards(metric, aim, same, 0.3), same, _COARSER * delta, dead_zone)
-    right = _with_rows(right, right.live_rows)
+    right = right.take_rows(right.live_rows)
     v = right.to_dense()
     seen = v @ metric
     gram = seen @ v.T
@@ -52,10 +50,6 @@ def _singular(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(a.T @ a)
     sizes = np.sqrt(np.maximum(values[::-1], 0.0))
     return a @ vectors[:, ::-1] / np.maximum(sizes, 1e-300), sizes
-
-
-def _with_rows(grid: Grid, keep: np.ndarray) -> Grid:
-    return replace(grid, q=grid.q[keep], row_exponents=grid.row_exponents[keep])
 
 
 def _none(rows: int) -> Grid:

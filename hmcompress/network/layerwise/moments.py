@@ -76,8 +76,7 @@ def sensitivities(network: Network, points: Points, scale: Scale, order: int, se
     """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
-    is bounded. Returns (m, m) float64 by the name of the weight; none where
-    the module gives no gradients.
+    is bounded. Returns (m, m) float64 by the name of the weight; none where the module gives no gradients.
     """
     moments: dict[str, np.ndarray] = {}
     if not network.layers:

@@ -16,10 +16,10 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
 from hmcompress.layers import to_matrices
-from hmcompress.network.layerwise.calibration import Calibration
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.low_rank import as_product
 from hmcompress.network.layerwise.moments import regularised, ridge_target, sampling_noise, second_moment, with_column
+from hmcompress.network.layerwise.original import Original
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
 
@@ -47,7 +47,7 @@ class Knobs:
 Parts = dict[str, Coded]
 
 
-def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
+def run_pass(network: Network, data: Original, knobs: Knobs) -> Parts:
     """Every layer and other weight of the network in coded form, by name. Raises NetworkError where it breaks so."""
     parts = coded_others(data, knobs)
     if not network.layers:
@@ -68,7 +68,7 @@ def run_pass(network: Network, data: Calibration, knobs: Knobs) -> Parts:
     return without_dead_rows(network, parts)
 
 
-def _with_tangents(network: Network, data: Calibration, forward: Callable, parts: Parts) -> Callable:
+def _with_tangents(network: Network, data: Original, forward: Callable, parts: Parts) -> Callable:
     """Code each layer from its inputs and their tangents when a dual run reaches it."""
     directions = len(data.targets[network.layers[0].weight]) - 1
 
@@ -79,12 +79,12 @@ def _with_tangents(network: Network, data: Calibration, forward: Callable, parts
     return replace_output
 
 
-def coded_others(data: Calibration, knobs: Knobs, exact: bool = False) -> Parts:
+def coded_others(data: Original, knobs: Knobs, exact: bool = False) -> Parts:
     """The weights that no dense layer holds; `exact`: without loss."""
     return {name: lossless(w) if exact else _other(name, data, knobs) for name, w in data.others.items()}
 
 
-def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
+def _other(name: str, data: Original, knobs: Knobs) -> Coded:
     """A weight coded so that its share of the squared error is the water level for each of its entries."""
     w, sensitivity = data.others[name], data.other_sensitivities[name]
     if not sensitivity:
@@ -99,7 +99,7 @@ def _other(name: str, data: Calibration, knobs: Knobs) -> Coded:
     return coded if w.ndim > 1 else _smallest_vector(coded, name, data, knobs.delta / sensitivity)
 
 
-def _smallest_vector(coded: Coded, name: str, data: Calibration, level: float) -> Coded:
+def _smallest_vector(coded: Coded, name: str, data: Original, level: float) -> Coded:
     """A vector as it is coded, or without loss, or, a long one, by the engine (a mean over a mesh is smooth)."""
     w = data.others[name]
     candidates = [coded, data.engine.exact(name, w)]
@@ -108,7 +108,7 @@ def _smallest_vector(coded: Coded, name: str, data: Calibration, level: float) -
     return min(candidates, key=lambda part: len(part.payload(thorough=False)))
 
 
-def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts) -> Callable:
+def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) -> Callable:
     done: list[str] = []
 
     def forward(layer: DenseLayer, xs: list[Tensor], z: Tensor | None) -> Tensor | None:
@@ -120,10 +120,8 @@ def _quantising(network: Network, data: Calibration, knobs: Knobs, parts: Parts)
     return forward
 
 
-def _coded(
-    network: Network, layer: DenseLayer, xs: list[Tensor], data: Calibration, knobs: Knobs, delta: float
-) -> Coded:
-    weights = data.weights[layer.weight]
+def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
+    weights = data.derivative_weights[layer.weight]
     x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
     if not torch.isfinite(x).all():
         raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
@@ -175,7 +173,7 @@ def _substituting(network: Network, parts: Parts) -> Callable:
 def without_dead_rows(network: Network, parts: Parts) -> Parts:
     """Rows whose neurons feed only zero columns go; last layer first, so that what they fed can go too."""
     parts = dict(parts)
-    for layer, after in reversed(network.chains()):
+    for layer, after in reversed(network.feeding_pairs()):
         rows = network.shape(layer)[0]
         parts[layer.weight] = parts[layer.weight].without_rows(~parts[after.weight].live_columns()[:rows])
     return parts
@@ -193,6 +191,6 @@ def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tenso
     return tensors
 
 
-def decoded(network: Network, data: Calibration, parts: Parts) -> dict[str, Tensor]:
+def decoded(network: Network, data: Original, parts: Parts) -> dict[str, Tensor]:
     """The tensors that coded parts stand for."""
     return tensors_of(network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.layerwise.coded import living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
+from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial, trial_of
 
-_NEURON = 0.003  # share of the bytes that a living neuron is worth where fewer are preferred
-_SLOPE = 0.45  # bytes fall about as the error to this power: how trials of different errors are compared
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
-LIMIT = 0.998  # of the tolerance: held-out points are a sample too
 _NEAR = 0.5  # logarithm of the error over the tolerance up to which a trial may lead
 _FIRMER = (1e-6, 1e-4)  # ridges and floors tried where the first ones do not lead to the tolerance
 _WILD = 2.0  # times the tolerance
@@ -64,40 +61,10 @@ _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
 _HOPELESS = 1.5  # times the score of another way, after one pass
 _NO_BETTER = 1.5  # the same, before the knobs of either are turned
 _FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
+_LEAST_FLOOR = 1e-3  # with few samples
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One pass: its knobs, coded parts, bytes and the error that is bounded."""
-
-    knobs: Knobs
-    parts: Parts
-    nbytes: int
-    error: float
-    neurons: int = 0  # where fewer are preferred
-
-    @property
-    def cost(self) -> float:
-        """Bytes, and a share of them for each neuron that counts."""
-        return self.nbytes * (1 + _NEURON * self.neurons)
-
-    def score(self, tol: float) -> float:
-        """Bytes that the same knobs would need at the tolerance, roughly."""
-        if not math.isfinite(self.error):
-            return math.inf
-        return self.cost * max(self.error / tol, 0.3) ** _SLOPE
-
-
-Pass = Callable[[Knobs], Parts]
 Preference = Callable[[Parts], bool]
-Measure = Callable[[Parts], float]
-
-
-def trial_of(knobs: Knobs, parts: Parts, measure: Measure, slim: bool) -> Trial:
-    """What a pass gives. slim: whether its living neurons count."""
-    nbytes = sum(len(part.payload(thorough=False)) for part in parts.values())
-    return Trial(knobs, parts, nbytes, measure(parts), living(parts.values()) if slim else 0)
 
 
 class Search:
@@ -253,33 +220,92 @@ class Search:
                 share /= 2
 
 
-def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
-    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
-    found = Search(run, measure, tol, passes, lambda done: None)
-    return found.settle(Knobs(START * tol), passes).score(tol)
+@dataclass(frozen=True)
+class Way:
+    """How a search goes about it: where it begins, and what it turns."""
+
+    firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
+    near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
+    few: bool = False  # fewer samples than the widest layer needs
+    dense: bool = True  # without dense layers the water level and the dead zone alone change a pass, and few are enough
+    slim: bool = False  # living neurons count beside bytes
+    structured: frozenset[str] = frozenset()  # layers that the engine may code
+    factored: frozenset[str] = frozenset()  # layers that may be products of two factors
+
+    def start(self, tol: float) -> Knobs:
+        """Of the first pass."""
+        knobs = replace(Knobs(START * tol), **_FIRM) if self.firm else Knobs(START * tol)
+        return replace(knobs, floor=max(knobs.floor, _LEAST_FLOOR)) if self.few else knobs
+
+    def ladders(self, knobs: Knobs) -> tuple[Ladder, ...]:
+        """What is turned around some knobs."""
+        if not self.dense:
+            found = OTHER_LADDERS
+        elif self.firm:
+            found = KERNEL_LADDERS
+        else:
+            found = NOISY_LADDERS if knobs.shrinkage else LADDERS
+        return (FLOORS, *found) if self.few and not knobs.shrinkage else found
 
 
-def _other_forms(
-    found: Search, start: Knobs, structured: frozenset[str], factored: frozenset[str], prefer: Preference
-) -> None:
+def search(
+    run: Pass,
+    measure: Measure,
+    tol: float,
+    budget: int,
+    tick: Callable[[int], None],
+    way: Way = Way(),
+    *,
+    worth: float = math.inf,
+    prefer: Preference = lambda parts: True,
+) -> Trial | None:
+    """The smallest trial that holds, or None.
+
+    budget: passes at most; tick: told how many are done. worth: bytes above which the way is given up after its first
+    passes. prefer: what one of the smallest should be, if any is.
+    """
+    found = Search(run, measure, tol, budget if way.dense else min(budget, _ENOUGH), tick, way.slim)
+    _other_forms(found, way, prefer)
+    best = found.leading() if found.trials else None
+    start = way.start(tol)
+    if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
+        trial = _first(found, way, passes=3 if best else 8)
+        if way.dense and not way.firm and not best and not way.near:
+            trial = _firmer(found, trial, start)
+        if trial.score(tol) > worth:
+            return None
+        if best is None or trial.score(tol) < _NO_BETTER * best.score(tol):
+            found.turn(trial, way.ladders(trial.knobs))
+    if not found.holding() or not found.holding()[0].knobs.structured:  # whose steps are landed on already
+        found.scatter(way.dense)
+        found.refine()
+    held = found.holding()
+    small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
+    preferred = (trial for trial in small if prefer(trial.parts))
+    return next(preferred, held[0]) if held else None
+
+
+def _other_forms(found: Search, way: Way, prefer: Preference) -> None:
     """Layers as products of two factors, and coded by the engine."""
-    if factored:
-        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=factored)
+    start = way.start(found.tol)
+    if way.factored:
+        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
         found.settle(knobs, 4, 0.05)
-    if structured:
-        found.land(replace(start, structured=structured), _LANDING, prefer)
+    if way.structured:
+        found.land(replace(start, structured=way.structured), _LANDING, prefer)
 
 
-def _first(found: Search, start: Knobs, near: bool | None, passes: int) -> Trial:
-    """Near the tolerance: refitted to the samples, near the original weights, or (None) whichever is smaller."""
-    firm = replace(start, floor=0.0, **_NOISY)
-    trial = found.settle(firm if near else start, passes)
-    if near is not None:
+def _first(found: Search, way: Way, passes: int) -> Trial:
+    """Near the tolerance: refitted to the samples, near the original weights, or whichever is smaller."""
+    start = way.start(found.tol)
+    near = replace(start, floor=0.0, **_NOISY)
+    trial = found.settle(near if way.near else start, passes)
+    if way.near is not None:
         return trial
-    firm = replace(firm, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
-    if found.trial(firm).score(found.tol) > _HOPELESS * trial.score(found.tol):
+    near = replace(near, delta=trial.knobs.delta if math.isfinite(trial.error) else start.delta)
+    if found.trial(near).score(found.tol) > _HOPELESS * trial.score(found.tol):
         return trial
-    return min(trial, found.settle(firm, passes // 2), key=lambda t: t.score(found.tol))
+    return min(trial, found.settle(near, passes // 2), key=lambda t: t.score(found.tol))
 
 
 def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
@@ -291,58 +317,7 @@ def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
     return trial
 
 
-def _ladders(dense: bool, firm: bool, trial: Trial) -> tuple[Ladder, ...]:
-    if not dense:
-        return OTHER_LADDERS
-    if firm:
-        return KERNEL_LADDERS
-    return NOISY_LADDERS if trial.knobs.shrinkage else LADDERS
-
-
-def search(
-    run: Pass,
-    measure: Measure,
-    tol: float,
-    budget: int,
-    tick: Callable[[int], None],
-    *,
-    firm: bool = False,
-    worth: float = math.inf,
-    few: bool = False,
-    near: bool | None = False,
-    structured: frozenset[str] = frozenset(),
-    factored: frozenset[str] = frozenset(),
-    slim: bool = False,
-    dense: bool = True,
-    prefer: Preference = lambda parts: True,
-) -> Trial | None:
-    """The smallest trial that holds, or None.
-
-    firm: the regularisers begin and turn as a bound on the tangent kernel asks for. worth: bytes above which that is
-    given up after the first passes. few: fewer samples than the widest layer needs.
-    near: whether weights stay near the original ones, with regularisers for few samples. None: both ways are begun.
-    structured: layers that the engine may code. factored: layers that may be products of two factors.
-    slim: living neurons count beside bytes. dense: whether there are dense layers; without, nothing but the water level
-    and the dead zone changes a pass, and few passes are enough. prefer: what one of the smallest should be, if any is.
-    """
-    found = Search(run, measure, tol, budget if dense else min(budget, _ENOUGH), tick, slim)
-    start = replace(Knobs(START * tol), **_FIRM) if firm else Knobs(START * tol)
-    start = replace(start, floor=max(start.floor, 1e-3 if few else 0.0))
-    _other_forms(found, start, structured, factored, prefer)
-    best = found.leading() if found.trials else None
-    if best is None or found.trial(start).score(tol) <= _FAR_OFF * best.score(tol):
-        trial = _first(found, start, near, passes=3 if best else 8)
-        if dense and not firm and not best and not near:
-            trial = _firmer(found, trial, start)
-        if trial.score(tol) > worth:
-            return None
-        if best is None or trial.score(tol) < _NO_BETTER * best.score(tol):
-            ladders = _ladders(dense, firm, trial)
-            found.turn(trial, (FLOORS, *ladders) if few and not trial.knobs.shrinkage else ladders)
-    if not found.holding() or not found.holding()[0].knobs.structured:  # whose steps are landed on already
-        found.scatter(dense)
-        found.refine()
-    held = found.holding()
-    small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
-    preferred = (trial for trial in small if prefer(trial.parts))
-    return next(preferred, held[0]) if held else None
+def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
+    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
+    found = Search(run, measure, tol, passes, lambda done: None)
+    return found.settle(Knobs(START * tol), passes).score(tol)

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hmcompress.config import Settings
 from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.model.factory import build_foreign
 from hmcompress.network.model.modules import Activation, Features, OperatorNetwork, Stack
 from hmcompress.network.model.network import DenseLayer, Network
-from hmcompress.patterns import matches
-from hmcompress.problem_settings import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork
-from hmcompress.settings_errors import did_you_mean
+from hmcompress.settings.config import Settings
+from hmcompress.settings.patterns import matches
+from hmcompress.settings.problem_settings import MLP, DeepONet, DeepONetNetwork, Linear, LinearNetwork, MLPNetwork
+from hmcompress.settings.settings_errors import did_you_mean
 
 _DOUBLE_BELOW = 1_000_000  # weights; larger networks are run in float32
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
+from hmcompress.network.model.failures import KNOWS_NO
 from hmcompress.network.model.inputs import Points
-from hmcompress.network.model.network import KNOWS_NO, Inputs, Network
+from hmcompress.network.model.network import Inputs, Network
 from hmcompress.network.model.tangents import along, directions
 
 _ROWS = 64

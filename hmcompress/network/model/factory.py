@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -18,12 +17,12 @@ from torch.nn.parameter import is_lazy
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model.network import DenseLayer, Network
-from hmcompress.problem_settings import FactoryNetwork, TorchScriptNetwork
+from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
+from hmcompress.settings.problem_settings import FactoryNetwork, TorchScriptNetwork
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
                 nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip
 _LEAST_VECTOR = 8  # numbers
-_PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
 
 
 def build_foreign(
@@ -43,35 +42,50 @@ def adopt(
     own = tensors_of_module(module)
     if any(is_lazy(t) for t in own.values()):
         raise NetworkError(f"{what} returns a module with lazy layers: run it once before it is returned")
-    names = places_in(own, tensors, prefixes)
-    missing = [place for place in own if place not in names.values()]
-    wrong = [
-        f"{n} {tuple(tensors[n].shape)} against {tuple(own[p].shape)}"
-        for n, p in names.items()
-        if tensors[n].shape != own[p].shape
-    ]
-    left = [
-        n for n, t in tensors.items() if n not in names and t.dtype in FLOATS and t.ndim and not is_optimizer_state(n)
-    ]
-    if missing or wrong or (left and not names):
-        advice = _fitting_prefix(own, tensors) if kind == "factory" else ""
-        raise NetworkError(f"{what} does not fit the checkpoint: {_differences(missing, wrong, left)}{advice}")
+    names = _places(own, tensors, prefixes, kind, what)
     with torch.no_grad():
         for name, place in names.items():
             own[place].copy_(tensors[name])
     module = module.eval()
     for parameter in module.parameters():  # archives have no requires_grad_ of their own
         parameter.requires_grad_(False)
-    by_place = {place: name for name, place in names.items()}
-    layers = [
-        DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
-        for path, child in module.named_modules()
-        if _is_dense(child) and f"{path}.weight" in by_place
-    ]
+    layers = _dense_layers(module, {place: name for name, place in names.items()})
     dense = {name for layer in layers for name in (layer.weight, layer.bias)}
     masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
     others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+
+
+def _places(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], kind: str, what: str
+) -> dict[str, str]:
+    """Checkpoint name to module name. Raises NetworkError where they do not fit."""
+    found = match(own, {name: tuple(t.shape) for name, t in tensors.items()}, prefixes)
+    left = [n for n, t in tensors.items() if n not in found.places and _is_weight(n, t)]
+    if found.missing or found.wrong or (left and not found.places):
+        wrong = [f"{n} {tuple(tensors[n].shape)} against {tuple(own[found.places[n]].shape)}" for n in found.wrong]
+        advice = fitting_prefix(own, tensors) if kind == "factory" else ""
+        raise NetworkError(f"{what} does not fit the checkpoint: {_differences(found.missing, wrong, left)}{advice}")
+    return found.places
+
+
+def _is_weight(name: str, t: Tensor) -> bool:
+    """Whether a network that lacks a tensor is another one."""
+    return t.dtype in FLOATS and t.ndim > 0 and not is_optimizer_state(name)
+
+
+def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[str]) -> str:
+    parts = [("the checkpoint lacks", missing), ("other shapes", wrong), ("the network lacks", left)]
+    return "; ".join(f"{text} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for text, names in parts if names)
+
+
+def _dense_layers(module: nn.Module, by_place: Mapping[str, str]) -> list[DenseLayer]:
+    """Those whose weights the checkpoint holds; by_place: its names by the module's."""
+    return [
+        DenseLayer(path, by_place[f"{path}.weight"], _coded_bias(child, by_place.get(f"{path}.bias")))
+        for path, child in module.named_modules()
+        if _is_dense(child) and f"{path}.weight" in by_place
+    ]
 
 
 def _is_dense(module: nn.Module) -> bool:
@@ -97,11 +111,6 @@ def _dtype(module: nn.Module) -> torch.dtype:
     for p in module.parameters():
         sizes[p.dtype] += p.numel() if p.is_floating_point() else 0
     return max(sizes, key=lambda dtype: sizes[dtype]) if any(sizes.values()) else torch.float32
-
-
-def tensors_of_module(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a module's state dict, without what else some modules put there."""
-    return {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
 
 
 def _archive(source: Path | None) -> nn.Module:
@@ -132,67 +141,6 @@ def _stacks(module: nn.Module, layers: Sequence[DenseLayer]) -> tuple[tuple[Dens
 
 def _coded_bias(linear: nn.Linear, name: str | None) -> str | None:
     return name if linear.bias is not None and linear.bias.dtype == linear.weight.dtype else None
-
-
-def _differences(missing: Sequence[str], wrong: Sequence[str], left: Sequence[str]) -> str:
-    parts = [("the checkpoint lacks", missing), ("other shapes", wrong), ("the network lacks", left)]
-    return "; ".join(f"{text} {', '.join(names[:4])}{' ...' * (len(names) > 4)}" for text, names in parts if names)
-
-
-def places_in(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: Mapping[str, str]) -> dict[str, str]:
-    """Checkpoint name to module name: by the given prefixes, else by the one that fits most names, usual ones first.
-
-    Raises NetworkError where several that are not usual fit as well: there is no telling which network is meant.
-    """
-    if prefixes:
-        renamed = {
-            name: new + name[len(old) :] for old, new in prefixes.items() for name in tensors if name.startswith(old)
-        }
-        return {name: place for name, place in renamed.items() if place in own}
-    options = [
-        (old, {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)})
-        for old in (*_PREFIXES, *_roots(tensors))
-        for new in ("", "module.", "model.")
-        if not (old and new)
-    ]
-    fits = [(old, {n: p for n, p in option.items() if p in own}) for old, option in options]
-    first, best = max(fits, key=lambda fit: len(fit[1]))
-    alike = [old for old, fit in fits if len(fit) == len(best) == len(own)]
-    if len(alike) > 1 and first not in _PREFIXES:
-        raise NetworkError(
-            f"several networks of the checkpoint fit the module: {', '.join(alike[:4])}; name one by "
-            f'prefix: {{"{first}": ""}} beside factory:, or load_state_dict(FILE, prefix="{first[:-1]}")'
-        )
-    return best
-
-
-def _fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Which prefix of the checkpoint's names, and what in its place, gives all of the module's; empty for none."""
-    place = next(iter(own), "")
-    for name in tensors:
-        tail = _common_tail(name, place)
-        old, new = name[: len(name) - len(tail)], place[: len(place) - len(tail)]
-        if tail and all(p.startswith(new) and _has(tensors, old + p[len(new) :], t) for p, t in own.items()):
-            return "; without prefix: it fits" if old == new else f'; prefix: {{"{old}": "{new}"}} fits'
-    return ""
-
-
-def _has(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> bool:
-    return name in tensors and tensors[name].shape == like.shape
-
-
-def _common_tail(a: str, b: str) -> str:
-    """What two names end with, in whole parts between dots."""
-    shared = takewhile(
-        lambda pair: pair[0] == pair[1], zip(reversed(a.split(".")), reversed(b.split(".")), strict=False)
-    )
-    return ".".join(reversed([part for part, _ in shared]))
-
-
-def _roots(tensors: Mapping[str, object]) -> tuple[str, ...]:
-    """Every prefix up to a dot that a tensor's name starts with."""
-    heads = {name[: i + 1] for name in tensors for i, c in enumerate(name) if c == "."}
-    return tuple(sorted(heads))
 
 
 def _called(spec: str) -> nn.Module:

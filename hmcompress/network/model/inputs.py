@@ -10,9 +10,14 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.arguments import UNNAMED, Arguments, inputs_of
-from hmcompress.network.model.files import read_arrays
+from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.network import Inputs
-from hmcompress.problem_settings import CalibrationSettings, DomainCalibration, GaussianCalibration, InputsCalibration
+from hmcompress.settings.problem_settings import (
+    CalibrationSettings,
+    DomainCalibration,
+    GaussianCalibration,
+    InputsCalibration,
+)
 
 _WIDER = 0.1
 _NOISE = 0.01

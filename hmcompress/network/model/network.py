@@ -1,7 +1,6 @@
 """A network that can be run: a module, its dense layers in the order of computation, their names in the checkpoint."""
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
+from hmcompress.network.model.failures import failure
 
 Inputs = tuple[Tensor, ...]
-KNOWS_NO = "torch knows no such derivative"
 _NO_GRADIENT = "does not require grad"  # what torch says where gradients are taken that are not kept
 
 
@@ -53,7 +52,7 @@ class Network:
     def built_in(self) -> bool:
         return self.kind in ("mlp", "deeponet", "linear")
 
-    def chains(self) -> list[tuple[DenseLayer, DenseLayer]]:
+    def feeding_pairs(self) -> list[tuple[DenseLayer, DenseLayer]]:
         """Pairs of layers of which the first feeds the second and nothing else, neuron by neuron."""
         return [pair for stack in self.stacks for pair in pairwise(stack)]
 
@@ -128,11 +127,7 @@ class Network:
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if _was_interrupted(error):
-                raise KeyboardInterrupt from error
-            line = _said(error)
-            shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
-            raise NetworkError(f"the network fails on the inputs {shapes}: {line}; {_remedy(inputs, line)}") from error
+            raise failure(error, inputs) from error
 
     def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Of each floating tensor that the module returns."""
@@ -157,34 +152,6 @@ def in_double(network: Network) -> Network:
         return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
 
     return replace(network, module=module._apply(double), dtype=torch.float64)
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: compiled code that it stops ends with a SystemError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _said(error: BaseException) -> str:
-    """The first line of an error; of one within an archive the last, for the first says only that there is one."""
-    if isinstance(error, SystemExit):
-        return f"it ends the program with sys.exit({'' if error.code is None else repr(error.code)})"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix("RuntimeError: ") if "TorchScript interpreter" in lines[0] else lines[0]
-
-
-def _remedy(inputs: Inputs, message: str) -> str:
-    if any(not t.is_floating_point() and not t.is_complex() for t in inputs) and "dtype" in message:
-        return "some inputs are whole numbers: store them as floats"
-    if "indices" in message and "Float" in message:
-        return "some inputs must be whole numbers: store them as integers in .npz or .safetensors"
-    if "missing" in message and "argument" in message:
-        return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
-    if "forward AD" in message and (operation := re.search(r"with (?:aten::)?(\w+?)(_backward|_jvp)? that", message)):
-        works = "derivatives: 1 works" if operation[2] else "use derivatives: 0"
-        return f"{KNOWS_NO} of {operation[1]}: {works}, or write it as a formula in a factory"
-    return "check network: and calibration:"
 
 
 def flatten(outputs: object) -> Tensor:

@@ -1,0 +1,1 @@
+"""What each command does beside the pipeline: code, restore, verify, report, compare, export, measure speed."""

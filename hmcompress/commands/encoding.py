@@ -1,0 +1,111 @@
+"""The weights metric: every tensor by itself, a pure function of its name, its values and the settings."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hmcompress.checkpoint import Checkpoint
+from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
+from hmcompress.settings.config import LayerRule, Settings
+from hmcompress.work.memory import peak_rss_bytes
+from hmcompress.work.parallel import in_order
+from hmcompress.work.progress import Progress
+from hmcompress.work.tasks import Task
+
+EncodedPart = EncodedLayer | PackedTensor
+_MANY_COMPLEX = 0.1  # of the source's bytes
+
+
+def encode_weights(
+    checkpoint: Checkpoint, settings: Settings, progress: Progress, near_end: Callable[[], None]
+) -> Iterator[EncodedPart]:
+    """Every stored tensor, as a coded layer or untouched, in the source's order.
+
+    near_end: called, maybe often, when the last ones may be begun.
+    """
+    rules = select(checkpoint.entries, settings)
+    return _encode(checkpoint, rules, (), settings, progress, near_end)
+
+
+def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
+    """A line about large complex tensors that no rule names: they could be layers."""
+    rules = select(checkpoint.entries, settings)
+    kept = [e for e in checkpoint.entries.values() if e.dtype in REAL_PARTS and e.name not in rules]
+    nbytes = sum(e.nbytes for e in kept)
+    if nbytes < _MANY_COMPLEX * checkpoint.source_bytes:
+        return ()
+    named = f"{kept[0].name} and {len(kept) - 1} more complex tensors" if len(kept) > 1 else kept[0].name
+    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule that names complex tensors bounds them too",)
+
+
+def encode_rest(
+    checkpoint: Checkpoint,
+    done: Collection[str],
+    settings: Settings,
+    progress: Progress,
+    near_end: Callable[[], None],
+) -> Iterator[EncodedPart]:
+    """The tensors that are not `done` yet, untouched. near_end: as for encode_weights."""
+    return _encode(checkpoint, {}, done, settings, progress, near_end)
+
+
+def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "default") -> EncodedLayer:
+    """Code a tensor as a layer; each slice of a stack keeps the tolerance by itself."""
+    start = time.perf_counter()
+    assert rule.tol is not None and rule.norm is not None
+    matrices = to_matrices(tensor)
+    kernel = real_layout(tensor.shape, tensor.dtype).kernel
+    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    row = LayerRow(
+        tensors=(name,),
+        tol=rule.tol,
+        norm=rule.norm,
+        error=max(matrix.error for matrix in slices),
+        max_abs_error=max(matrix.max_abs_error for matrix in slices),
+        method=_method(slices),
+        leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
+        max_rank=max(matrix.max_rank for matrix in slices),
+    )
+    lossy = all(matrix.method == "hmatrix" for matrix in slices)  # then every error is known, and finite
+    note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
+    payload = join([matrix.payload for matrix in slices])
+    seconds, peak = time.perf_counter() - start, peak_rss_bytes()
+    return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
+
+
+def _method(slices: list[HMatrix]) -> str:
+    methods = {matrix.method for matrix in slices}
+    return methods.pop() if len(methods) == 1 else "hmatrix"
+
+
+def _encode(
+    checkpoint: Checkpoint,
+    rules: Mapping[str, LayerRule],
+    done: Collection[str],
+    settings: Settings,
+    progress: Progress,
+    near_end: Callable[[], None],
+) -> Iterator[EncodedPart]:
+    entries = [entry for name, entry in checkpoint.entries.items() if name not in done]
+    total, so_far = sum(entry.nbytes for entry in entries), 0
+    tasks = (Task(e.nbytes, e.load, _work(e.name, rules.get(e.name), settings.effort)) for e in entries)
+    for entry, part in zip(entries, in_order(tasks, settings.jobs, apart=True, near_end=near_end), strict=True):
+        so_far += entry.nbytes
+        progress(entry.name, so_far, total)
+        yield part
+
+
+def _work(name: str, rule: LayerRule | None, effort: str) -> Callable[[Tensor], EncodedPart]:
+    if rule is None:
+        return partial(pack_tensor, name, effort=effort)
+    return partial(encode_layer, name, rule=rule, effort=effort)

@@ -1,0 +1,151 @@
+"""Does a compressed file keep its bounds: as stored, or recomputed in float64 against the original."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.checkpoint import Checkpoint, open_checkpoint
+from hmcompress.commands.reporting import network_from_json
+from hmcompress.commands.restoring import load_named, stored_parts
+from hmcompress.commands.trust import check_code
+from hmcompress.container import CompressedFile, LayerRow
+from hmcompress.container.dtypes import to_words
+from hmcompress.errors import SettingsError
+from hmcompress.hmatrix import measure_error
+from hmcompress.layers import to_matrices
+from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
+from hmcompress.settings.config import Settings, looked_up, merged_calibration, merged_network
+from hmcompress.settings.problem_settings import FactoryNetwork
+from hmcompress.settings.rules import check_quick, dropped
+from hmcompress.work.progress import Progress, silent
+
+
+def check_layers(
+    compressed: CompressedFile, against: str | os.PathLike | None, tol: float | None, progress: Progress = silent
+) -> Iterator[VerifyLayer]:
+    """A row for each layer, and one with an infinite error for whatever else differs from the source.
+
+    Everything is decoded in any case. `tol` replaces the stored bounds.
+    """
+    original = None if against is None else open_checkpoint(against)
+    for tensors in stored_parts(compressed, compressed.names, None, progress):
+        row = compressed.layer_of.get(next(iter(tensors)))
+        if row is not None:
+            error = row.error if original is None else layer_error(row, tensors, original)
+            yield VerifyLayer(row.name, row.tol if tol is None else tol, error)
+        elif original is not None:
+            yield from _different(tensors, original)
+    if original is not None:
+        yield from _ties(compressed, original)
+
+
+def network_settings(
+    compressed: CompressedFile,
+    against: str | os.PathLike | None,
+    tol: float | None,
+    factory: str | None,
+    inputs: str | None,
+) -> Settings | None:
+    """The settings under which a file's network is checked; None where the file bounds weights and no network is named.
+
+    Raises SettingsError where the network or its inputs are not known, or where the file brings code of others, or
+    patterns that are not run.
+    """
+    settings = Settings.from_json(compressed.index.info.settings)
+    if against is None and (factory or inputs):
+        raise SettingsError("a network and its inputs check the file against its original: give --against SOURCE too")
+    about_outputs = settings.metric == "outputs" or factory is not None
+    if inputs and not about_outputs:
+        raise SettingsError("inputs check a network's outputs, which this file does not bound: give --network too")
+    if against is not None:
+        check_quick(settings)
+        source, file = Path(against).resolve(), compressed.path.resolve()
+        settings = looked_up(settings, (source, source.parent, file.parent))  # the source may be a folder
+    if not about_outputs:
+        return None
+    if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
+        check_code(settings.network.factory, against)
+    return _with_network(settings, tol, factory, inputs)
+
+
+def _with_network(settings: Settings, tol: float | None, factory: str | None, inputs: str | None) -> Settings:
+    stored = settings.to_json()
+    given = {
+        "metric": "outputs",
+        "tol": tol or settings.tol,
+        "network": factory and merged_network(stored.get("network"), {"factory": factory}),
+        "calibration": inputs and merged_calibration(stored.get("calibration"), {"inputs": inputs}),
+    }
+    return Settings.from_json(stored | {key: value for key, value in given.items() if value})
+
+
+def check_network(
+    compressed: CompressedFile, settings: Settings, against: str | os.PathLike | None, progress: Progress = silent
+) -> VerifyNetwork:
+    """The network's bound, recomputed where the source is given, else as stored.
+
+    Raises NetworkError, and SettingsError where there is neither a source nor a record.
+    """
+    from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
+    from hmcompress.network.bound.recheck import as_stored, recheck
+
+    record = network_from_json(compressed.index.info.network)
+    if against is None:
+        if record is None:
+            raise SettingsError(f"{compressed.path} has no record of its network's error: give --against SOURCE too")
+        return as_stored(record, settings.tol)
+    checkpoint = open_checkpoint(against)
+    original = load_tensors(checkpoint)
+    return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
+
+
+def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:
+    """The measured error of a layer; the largest over the slices of a stack, inf where shape or dtype differ."""
+    sources = {name: original.load(name) for name in row.tensors}
+    if any(not _comparable(decoded[name], source) for name, source in sources.items()):
+        return math.inf
+    if all(_same_bits(decoded[name], source) for name, source in sources.items()):
+        return 0.0
+    pairs = zip(_matrices(sources), _matrices(decoded), strict=True)
+    errors = [measure_error(source, matrix, row.norm)[0] for source, matrix in pairs]
+    return max((error if math.isfinite(error) else math.inf) for error in errors)
+
+
+def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
+    """A weight as matrices, with its bias as the last column where the layer owns one."""
+    weight, *bias = (tensor for tensor in tensors.values() if tensor is not None)
+    if not bias:
+        return to_matrices(weight)
+    return torch.cat([weight.reshape(len(weight), -1), bias[0].reshape(-1, 1)], dim=1).unsqueeze(0)
+
+
+def _comparable(decoded: Tensor, source: Tensor | None) -> bool:
+    return source is not None and source.shape == decoded.shape and source.dtype == decoded.dtype
+
+
+def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:
+    return source is not None and np.array_equal(to_words(decoded).view("u1"), to_words(source).view("u1"))
+
+
+def _different(tensors: Mapping[str, Tensor], original: Checkpoint) -> Iterator[VerifyLayer]:
+    """Untouched tensors are equal bit for bit or wrong."""
+    for name, tensor in tensors.items():
+        source = original.load(name)
+        if not (_comparable(tensor, source) and _same_bits(tensor, source)):
+            yield VerifyLayer(name, 0.0, math.inf)
+
+
+def _ties(compressed: CompressedFile, original: Checkpoint) -> Iterator[VerifyLayer]:
+    """Views that differ from the source's, and tensors of the source that the file should have and has not."""
+    views, ties = compressed.index.info.views, original.ties
+    left_out = set(dropped(original.names, Settings.from_json(compressed.index.info.settings)))
+    stored = set(compressed.names)
+    for name in dict.fromkeys((*compressed.names, *original.names)):
+        absent = name not in stored and name not in left_out
+        if absent or (name in stored and views.get(name) != ties.get(name)):
+            yield VerifyLayer(name, 0.0, math.inf)

@@ -1,0 +1,104 @@
+"""A matrix and what is asked of it, and a way to divide it into leaves."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import Norm, relative_error
+from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
+from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.patterns import lattice
+from hmcompress.hmatrix.tree import tree
+from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan
+from hmcompress.hmatrix.tree.encode import Options
+from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.parts import CodedLeaf
+
+Array = np.ndarray
+_FINEST = 2.0**-54  # of the tolerances that rounding can keep
+
+
+@dataclass(frozen=True)
+class Request:
+    """One matrix w (m, n) and what is asked of it."""
+
+    w: Tensor
+    tol: float
+    norm: Norm
+    effort: str
+    size: float  # of w, in `norm`
+
+    @cached_property
+    def values(self) -> Array:
+        """w as an array, in float32 where it has fewer bits."""
+        return (self.w if self.w.dtype in (torch.float32, torch.float64) else self.w.float()).numpy()
+
+    def forget(self) -> None:
+        """Free w as an array, which may take twice as much memory; it is made again when asked for."""
+        self.__dict__.pop("values", None)
+
+    def exact(self) -> HMatrix:
+        """The matrix without loss."""
+        return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort)).with_error(0.0, 0.0)
+
+    def lattice(self) -> HMatrix | None:
+        """The matrix as the lattice that its weights lie on, if they do."""
+        forms = (self.measured(bytes([LATTICE]) + body) for body in lattice.find(self.w, self.effort))
+        return next((form for form in forms if form.error <= self.tol), None)
+
+    def matrix(self, payload: bytes) -> HMatrix:
+        """The matrix that a payload holds, its error not known yet."""
+        return HMatrix((self.w.shape[0], self.w.shape[1]), self.w.dtype, payload, self.tol, self.norm)
+
+    def measured(self, payload: bytes) -> HMatrix:
+        """The matrix that a payload holds, with the error that its decoded values have."""
+        matrix = self.matrix(payload)
+        error, largest = relative_error(self.w, matrix.blocks(), self.norm, self.size)
+        return matrix.with_error(error, largest)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether float64 tells the multiples of a step apart that keeps the tolerance."""
+        return self.tol >= _FINEST
+
+    @property
+    def options(self) -> Options:
+        return Options(every=self.norm == "max", scales=self.effort != "fast")
+
+
+def zero_payload() -> bytes:
+    """A matrix of zeros, of any shape."""
+    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, Natural(), Natural(), "fast")
+
+
+def first_step(request: Request) -> float:
+    """The step that plain quantisation would need: D = step^2 / 12 for fro and, as the 2-norm of noise, spectral."""
+    m, n = request.w.shape
+    if request.norm == "max":
+        return 2 * request.tol * request.size
+    root = math.sqrt(m * n) if request.norm == "fro" else math.sqrt(m) + math.sqrt(n)
+    return request.tol * request.size * math.sqrt(12) / root
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan for the matrix with its rows and columns in some order. scaled: whether scales may pay."""
+
+    plan: Plan
+    rows: Order = field(default_factory=Natural)
+    columns: Order = field(default_factory=Natural)
+    scaled: bool = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every entry is rounded where it stands."""
+        return self.plan == PLAIN_LEAF and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+
+    def ordered(self, values: Array) -> Array:
+        """values (m, n) in these orders."""
+        return self.columns.apply(self.rows.apply(values, 0), 1)

@@ -1,0 +1,98 @@
+"""What passes need of the original network: targets and sensitivities of its layers, and its other weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.network.bound.error import scaled
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.layerwise.coded import Engine
+from hmcompress.network.layerwise.gradients import Metric, gradient_metrics
+from hmcompress.network.layerwise.moments import Scale, sensitivities, with_column
+from hmcompress.network.layerwise.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import DenseLayer, Network, replaced
+from hmcompress.network.model.tangents import layer_jets
+
+_SENSITIVITY_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Original:
+    """What passes need of the original network."""
+
+    points: Points
+    order: int  # of derivatives
+    targets: dict[str, list[Tensor]]  # original pre-activations (rows, m), and their derivatives, of each layer
+    sensitivities: dict[str, np.ndarray]
+    derivative_weights: dict[str, list[float]]  # of the squares of a layer's input derivatives, relative to its inputs'
+    others: dict[str, Tensor] = field(default_factory=dict)  # further weights
+    other_sensitivities: dict[str, float] = field(default_factory=dict)  # relative output over relative weight error
+    other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    engine: Engine = field(default_factory=Engine)
+    without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
+
+
+def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Original:
+    """Moments of the original network that every pass needs. Raises NetworkError for weights without effect."""
+    network, points, order, ref = problem.network, problem.calibration.points, problem.order, problem.calibration.blocks
+    few = points.take(slice(0, _SENSITIVITY_ROWS))
+    share, kind, seed = len(points) / len(few), problem.settings.tolerance, problem.settings.seed
+
+    def scale(blocks: list[Tensor]) -> list[Tensor]:
+        return scaled(kind, ref[: len(blocks)], blocks)
+
+    total = sensitivities(network, few, scale, order, seed)
+    blind = [layer for layer in network.layers if not np.any(total.get(layer.weight, 0.0))]
+    total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
+    names = (*network.others, *(layer.weight for layer in network.layers))
+    return Original(
+        points=points,
+        order=order,
+        targets=original_targets(network, points, order),
+        sensitivities={name: share * g for name, g in total.items()},
+        derivative_weights=_weights_of_derivatives(problem, few, scale, total),
+        others={name: tensors[name] for name in network.others},
+        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind),
+        other_metrics=gradient_metrics(network, points, tensors, scale, seed),
+        dtypes={name: tensors[name].dtype for name in names},
+        engine=Engine(effort),
+        without_zero_rows=without_zero_rows(network, points, tensors),
+    )
+
+
+def _weights_of_derivatives(
+    problem: Problem, few: Points, scale: Scale, total: Mapping[str, np.ndarray]
+) -> dict[str, list[float]]:
+    """What squares of each layer's input derivatives count, relative to its inputs'; nothing where none are bounded."""
+    names, (outputs, *derivatives) = [layer.weight for layer in problem.network.layers], problem.calibration.blocks
+    if not problem.order:
+        return {name: [] for name in names}
+    plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], problem.order, problem.settings.seed)
+    sizes = [float(outputs.norm() / block.norm().clamp_min(1e-30)) ** 2 for block in derivatives]
+    shares = {n: float(np.trace(plain.get(n, total[n])) / max(np.trace(total[n]), 1e-300)) for n in names}
+    return {name: [share * size for size in sizes] for name, share in shares.items()}
+
+
+def original_targets(network: Network, points: Points, order: int) -> dict[str, list[Tensor]]:
+    """Pre-activations of every layer in the original network, and their derivatives."""
+    targets: dict[str, list[Tensor]] = {}
+    if order == 0:
+
+        def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+            bias = network.linear(layer).bias if layer.bias is None else None
+            z = z.detach()  # some modules take gradients themselves
+            targets[layer.weight] = [z.clone() if bias is None else z - bias]  # what follows may change z itself
+
+        with replaced(network, note):
+            network.run(points.tensors)
+        return targets
+    for layer in network.layers:
+        xs = layer_jets(network, points, order, layer, lambda layer, x, z: None)
+        matrix = network.matrix(layer)
+        targets[layer.weight] = [with_column(x, layer, k == 0) @ matrix.T for k, x in enumerate(xs)]
+    return targets

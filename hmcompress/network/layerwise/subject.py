@@ -1,0 +1,52 @@
+"""A network that is being compressed, with all that every stage of the search needs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.layerwise.guard import Guard
+from hmcompress.network.layerwise.original import Original, prepare
+from hmcompress.network.layerwise.propagate import Parts, decoded
+from hmcompress.network.layerwise.trial import Measure
+from hmcompress.work.progress import Progress
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A posed network, its tensors, what passes need of it, and points that nothing is chosen by."""
+
+    problem: Problem
+    tensors: Mapping[str, Tensor]
+    data: Original
+    guard: Guard
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls, problem: Problem, tensors: Mapping[str, Tensor], tol: float, effort: str, progress: Progress
+    ) -> "Subject":
+        """Raises NetworkError for weights without effect."""
+        data = prepare(problem, tensors, effort)
+        return cls(problem, tensors, data, Guard.of(problem, data, tol), progress)
+
+    def decoded(self, parts: Parts) -> dict[str, Tensor]:
+        """The tensors that coded parts stand for."""
+        return decoded(self.problem.network, self.data, parts)
+
+    def measure(self, tol: float, kernel: TangentBound | None) -> Measure:
+        """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
+
+        def measured(parts: Parts) -> float:
+            held = self.decoded(parts)
+            try:
+                error = max(self.problem.errors(self.problem.held_out, held))
+                return error if kernel is None else max(error, tol * kernel.error(held) / kernel.tol)
+            except NetworkError:  # the original ran on these points
+                return math.inf
+
+        return measured

@@ -1,0 +1,65 @@
+"""The search over passes, in each of the ways that may find the smallest file."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+from hmcompress.network.bound.kernel_bound import TangentBound
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.propagate import Parts, run_pass
+from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.structure import structured_layers, wide_layers
+from hmcompress.network.layerwise.subject import Subject
+from hmcompress.network.layerwise.trial import Measure, Trial
+from hmcompress.settings.config import Settings
+
+_CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
+_KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
+_FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
+_WORTH = 1.2  # times the bytes of one way to search, up to which the first passes of another are worth the others
+
+
+def trials_by_passes(
+    subject: Subject, settings: Settings, measured: Measure, kernel: TangentBound | None
+) -> list[Trial]:
+    """The smallest trial of each way that finds one. kernel: the bound on it, if there is one."""
+    problem, data, progress = subject.problem, subject.data, subject.progress
+    work = cost_of(problem, data)
+    budget = budget_of(problem, work, settings.effort, 1 if kernel is None else _KERNEL)
+    ways = _ways(subject, settings, kernel is not None, work)
+    found: list[Trial] = []
+
+    def prefer(parts: Parts) -> bool:
+        return subject.guard.holds(parts) and (kernel is None or kernel.trains_alike(subject.decoded(parts)))
+
+    def tick(way: int, done: int) -> None:
+        progress("search", min(done, budget) + way * budget, len(ways) * budget)
+
+    for k, way in enumerate(ways):
+        run, worth = partial(run_pass, problem.network, data), _WORTH * min((t.cost for t in found), default=math.inf)
+        trial = search(run, measured, settings.tol, budget, partial(tick, k), way, worth=worth, prefer=prefer)
+        tick(k, budget)
+        found += [] if trial is None else [trial]
+    return found
+
+
+def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list[Way]:
+    """With regularisers that keep the kernel where it is bounded, and otherwise both without and with them, as long as
+    passes cost little: what holds the kernel too may be the smaller way. With few samples also near the original
+    weights."""
+    problem = subject.problem
+    structured = structured_layers(problem, subject.tensors, subject.data.engine)
+    factored = wide_layers(problem, subject.tensors) if problem.network.kind == "linear" else structured
+    few, dense = _too_few_rows(problem), bool(problem.network.layers)
+    plain = Way(few=few, dense=dense, slim=settings.slim == "prefer", structured=structured, factored=factored)
+    if kernel:
+        return [replace(plain, firm=True)]
+    if problem.order or factored or work > _CHEAP or not dense:
+        return [replace(plain, near=None if few else False)]
+    return [plain, replace(plain, firm=True), *([replace(plain, near=True)] if few else [])]
+
+
+def _too_few_rows(problem: Problem) -> bool:
+    widest = max((problem.network.shape(layer)[1] for layer in problem.network.layers), default=1)
+    return min(len(t) for t in problem.calibration.points.tensors) < _FEW_ROWS * widest
