@@ -37,6 +37,7 @@ _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _AT_ONCE = 1 << 16  # entries that are compared
+_LEAP = 5.0  # from one step to the next, at most
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
@@ -222,7 +223,7 @@ def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort:
 def _search(request: Request, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
-    lowest = step * _LOWEST
+    lowest, before = step * _LOWEST, (0.0, 0.0)
     for _ in range(_TRIALS):
         step = float(np.float32(step))
         if not lowest < step < math.inf:
@@ -234,7 +235,7 @@ def _search(request: Request, error: Callable[[float], float], step: float, enou
                 break
         else:
             high = min(high, step)
-        step = _next(step, ratio, low, high)
+        before, step = (step, ratio), _next(before, (step, ratio), low, high)
     return best
 
 
@@ -247,9 +248,16 @@ def _error(request: Request, drafts: Drafts, candidate: Candidate, step: float) 
     return relative_error(request.w, [body.to_dense().to(request.w.dtype)], request.norm, request.size)[0]
 
 
-def _next(step: float, ratio: float, low: float, high: float) -> float:
-    """Proportional to the error; where that leaves the known bracket, its middle."""
-    guess = step * min(max(_AIM / max(ratio, 1e-9), 0.2), 5)
+def _next(before: tuple[float, float], now: tuple[float, float], low: float, high: float) -> float:
+    """The step at which the error would be right; where that leaves the known bracket, its middle.
+
+    Squared errors grow by the squared step from what is left out at any step, as two trials (step, error over the
+    tolerance) tell; after one trial, and where they tell nothing, nothing is left out.
+    """
+    (first, least), (step, ratio) = before, now
+    slope = (ratio**2 - least**2) / (step**2 - first**2) if step != first else 0.0
+    square = step**2 + (_AIM**2 - ratio**2) / slope if slope > 0 else (step * _AIM / max(ratio, 1e-9)) ** 2
+    guess = min(max(math.sqrt(max(square, 0.0)), step / _LEAP), step * _LEAP)
     if low > 0 and high < math.inf and not low * 1.0005 < guess < high * 0.9995:
         return math.sqrt(low * high)
     return guess
