@@ -38,6 +38,8 @@ _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _AT_ONCE = 1 << 16  # entries that are compared
 _LEAP = 5.0  # from one step to the next, at most
+_APART = 1.05  # ratio of two steps from which their errors tell how it grows, not chance
+_FLAT = 0.5  # power of the step by which the error grows, below which most of it does not come from rounding
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
@@ -251,13 +253,15 @@ def _error(request: Request, drafts: Drafts, candidate: Candidate, step: float) 
 def _next(before: tuple[float, float], now: tuple[float, float], low: float, high: float) -> float:
     """The step at which the error would be right; where that leaves the known bracket, its middle.
 
-    Squared errors grow by the squared step from what is left out at any step, as two trials (step, error over the
-    tolerance) tell; after one trial, and where they tell nothing, nothing is left out.
+    An error is proportional to the step, but where low rank leaves most of it at any step: then squares of both grow
+    along a line, which two trials (step, error over the tolerance) that hold tell.
     """
-    (first, least), (step, ratio) = before, now
-    slope = (ratio**2 - least**2) / (step**2 - first**2) if step != first else 0.0
-    square = step**2 + (_AIM**2 - ratio**2) / slope if slope > 0 else (step * _AIM / max(ratio, 1e-9)) ** 2
-    guess = min(max(math.sqrt(max(square, 0.0)), step / _LEAP), step * _LEAP)
+    (step, ratio), square = now, (now[0] * _AIM / max(now[1], 1e-9)) ** 2
+    far = before[0] > 0 and step > _APART * before[0] and high == math.inf
+    if far and 1 < ratio / before[1] < (step / before[0]) ** _FLAT:
+        slope = (ratio**2 - before[1] ** 2) / (step**2 - before[0] ** 2)
+        square = step**2 + (_AIM**2 - ratio**2) / slope
+    guess = min(max(math.sqrt(square), step / _LEAP), step * _LEAP)
     if low > 0 and high < math.inf and not low * 1.0005 < guess < high * 0.9995:
         return math.sqrt(low * high)
     return guess

@@ -111,6 +111,15 @@ def test_error_uses_the_tolerance(name, tol):
     assert h.error > 0.9 * tol, f"{h.error / tol} of the tolerance"
 
 
+def test_error_uses_the_tolerance_where_most_of_it_comes_from_no_rounding():
+    """An operator fitted to data: noise of 0.9 tol is left out, and the step has only the rest."""
+    x = torch.arange(1, 257, dtype=torch.float64) / 257
+    operator = torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
+    left_out = torch.from_numpy(noise(256, 256))
+    w = operator + 9e-4 * operator.norm() / left_out.norm() * left_out
+    assert 0.98e-3 < compress_matrix(w.float(), 1e-3).error <= 1e-3
+
+
 @pytest.mark.parametrize("tol", [1e-1, 1e-3])
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_error_of_noise_uses_97_hundredths_of_the_tolerance(effort, tol):
