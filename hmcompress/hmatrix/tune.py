@@ -38,7 +38,7 @@ _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
 _AT_ONCE = 1 << 16  # entries that are compared
 _LEAP = 5.0  # from one step to the next, at most
-_APART = 1.05  # ratio of two steps from which their errors tell how it grows, not chance
+_APART = 1.03  # ratio of two steps from which their errors tell how it grows, not chance
 _FLAT = 0.5  # power of the step by which the error grows, below which most of it does not come from rounding
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
@@ -258,7 +258,7 @@ def _next(before: tuple[float, float], now: tuple[float, float], low: float, hig
     """
     (step, ratio), square = now, (now[0] * _AIM / max(now[1], 1e-9)) ** 2
     far = before[0] > 0 and step > _APART * before[0] and high == math.inf
-    if far and 1 < ratio / before[1] < (step / before[0]) ** _FLAT:
+    if far and before[1] < ratio < before[1] * (step / before[0]) ** _FLAT:
         slope = (ratio**2 - before[1] ** 2) / (step**2 - before[0] ** 2)
         square = step**2 + (_AIM**2 - ratio**2) / slope
     guess = min(max(math.sqrt(square), step / _LEAP), step * _LEAP)
