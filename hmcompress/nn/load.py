@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hmcompress.config import Settings
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.network.build import build_network
 from hmcompress.network.factory import places_in, tensors_of_module
 from hmcompress.network.model import Network
@@ -59,6 +60,7 @@ def load_model(
     return load(file, module, batches=batches, slack=slack, slim=slim, progress=progress).module
 
 
+@undisturbed
 def load(
     file: str | os.PathLike,
     module: nn.Module | None = None,
