@@ -23,6 +23,7 @@ from hmcompress.commands.verifying import check_layers, check_network, network_s
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, check_output, is_compressed
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.geometry import elements
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.layers import select
 from hmcompress.report.comparisons import CompareReport
 from hmcompress.report.records import Report
@@ -44,6 +45,7 @@ _SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensor
 report = read_report  # the command's name; the package has a room of the same name
 
 
+@undisturbed
 def compress(
     source: str | os.PathLike,
     output: str | os.PathLike | None = None,
@@ -115,6 +117,7 @@ def _coded(
     return chain(result.layers, rest), Tally(result.record, result.notes, result.said)
 
 
+@undisturbed
 def verify(
     file: str | os.PathLike,
     against: str | os.PathLike | None = None,
@@ -140,6 +143,7 @@ def verify(
     return VerifyReport(layers, check_network(compressed, settings, against, progress))
 
 
+@undisturbed
 def compare(
     source: str | os.PathLike,
     tols: Sequence[float] = (1e-2, 1e-3, 1e-4),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.errors import BoundError, SettingsError
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.network.model.arguments import Arguments
 from hmcompress.network.model.inputs import Source, is_there
 from hmcompress.network.model.modules import OperatorNetwork, Stack
@@ -28,6 +29,7 @@ AGREES = 1e-5  # largest error of the ONNX model, relative to the largest output
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 
+@undisturbed
 def export(
     file: str | os.PathLike,
     *,

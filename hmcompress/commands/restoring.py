@@ -15,6 +15,7 @@ from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import StoredPart
 from hmcompress.errors import OutputError, SettingsError
 from hmcompress.geometry import elements
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.work.parallel import in_order
 from hmcompress.work.progress import Progress, silent
 from hmcompress.work.tasks import Task
@@ -56,6 +57,7 @@ def _restored(compressed: CompressedFile, jobs: int | None, progress: Progress) 
     return tensors if nest is None else unpack_nest(nest, tensors)
 
 
+@undisturbed
 def decompress(
     file: str | os.PathLike,
     output: str | os.PathLike,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hmcompress.commands.exporting import held_out_inputs
 from hmcompress.container import CompressedFile
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.choose import Stopwatch, Timing, by_turns
 from hmcompress.nn.forms import BATCHES, LayerForms, LoadedLayer
@@ -22,6 +23,7 @@ from hmcompress.work.progress import Progress, silent
 _SLAB = 2**24  # numbers of the dense weight that stands for a larger one: more than a processor's cache holds
 
 
+@undisturbed
 def bench(file: str | os.PathLike, *, batches: Sequence[int] = BATCHES, progress: Progress = silent) -> BenchReport:
     """Every layer in the form that load_model takes, and the whole network, against dense; resident bytes of both.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.network import Network
 from hmcompress.network.model.places import match, tensors_of_module
@@ -59,6 +60,7 @@ def load_model(
     return load(file, module, batches=batches, slack=slack, slim=slim, progress=progress).module
 
 
+@undisturbed
 def load(
     file: str | os.PathLike,
     module: nn.Module | None = None,

@@ -19,6 +19,7 @@ from hmcompress.nn.stripes import DenseStripes, Stripes
 Array = np.ndarray
 _LEAF = 24  # rows and columns of the smallest leaves
 _FINER = (1, 2, 4)  # into how many parts the largest blocks of a level may be cut
+_LONGEST = 1024  # rows or columns of a block: the time for its bases grows with their cube, of lengthy matrices alone
 _SHARE = 0.6  # of what may still be missed that a level may miss
 _LANES = 16  # rows and columns by which blocks are larger in time than in numbers
 _FURTHER = 20  # numbers that what a level leaves takes, for each of its rows and columns and each of their rank
@@ -46,6 +47,10 @@ class Cut:
     def coarser(self, times: int) -> "Cut":
         """With `times` as large blocks."""
         return Cut(self.groups // times, self.m * times, self.n * times)
+
+    def finer(self) -> tuple[int, ...]:
+        """Into how many parts the largest blocks whose bases take little time may be cut; none where all take long."""
+        return tuple(times for times in _FINER if times * max(self.m, self.n) <= _LONGEST)
 
 
 class Bases(NamedTuple):
@@ -160,31 +165,45 @@ def nested(matrix: Stripes, tol: float) -> tuple[Nested | None, Pair | None, flo
     """The hierarchy and the pair of factors of relative Frobenius error at most `tol` that have few numbers, if there
     are such, and the squared norm of the matrix."""
     sketch = Sketch.of(matrix.shape)
-    cut = Cut.of(matrix.shape)
-    grams = Grams.of(Tapped(matrix, sketch.add), cut.coarser(min(_FINER[-1], cut.groups)))
-    energy, dense = grams.energy(), math.prod(matrix.shape)
-    budget = tol**2 * energy
+    level, energy = _first_level(Tapped(matrix, sketch.add), tol)
+    budget, dense = tol**2 * energy, math.prod(matrix.shape)
     if budget <= _ROUNDING * energy:
         return None, None, energy
-    level, projection = _best(grams, budget), Projection.of(sketch)
-    del sketch, grams
+    projection = Projection.of(sketch)
+    del sketch
     tapped, hierarchy = Tapped(matrix, projection.add), None
     if level is not None:
         hierarchy = _hierarchy(level, _product(tapped, level.bases), budget)
         hierarchy = hierarchy if hierarchy.numbers() <= _WORTH_IT * dense else None
     else:
-        for begin in range(0, matrix.shape[0], cut.m):
-            tapped.rows(begin, min(begin + cut.m, matrix.shape[0]))
+        _energy(tapped)
     most = _WORTH_IT * dense if hierarchy is None else min(_PAIR * dense, _TIMES * hierarchy.numbers())
     return hierarchy, projection.pair(energy, budget, int(most / sum(matrix.shape))), energy
 
 
-def _best(grams: Grams, budget: float) -> NestedLevel | None:
+def _first_level(matrix: Stripes, tol: float) -> tuple[NestedLevel | None, float]:
+    """The level of smallest blocks, if one is worth it, and the squared norm of the matrix: one pass."""
+    cut = Cut.of(matrix.shape)
+    if not (finer := cut.finer()):
+        return None, _energy(matrix)
+    grams = Grams.of(matrix, cut.coarser(min(finer[-1], cut.groups)))
+    energy = grams.energy()
+    budget = tol**2 * energy
+    return (_best(grams, budget, finer) if budget > _ROUNDING * energy else None), energy
+
+
+def _energy(matrix: Stripes) -> float:
+    """The squared norm of a matrix: one pass."""
+    m, step = matrix.shape[0], Cut.of(matrix.shape).m
+    return sum(float(np.square(matrix.rows(begin, min(begin + step, m))).sum()) for begin in range(0, m, step))
+
+
+def _best(grams: Grams, budget: float, finer: tuple[int, ...] = _FINER) -> NestedLevel | None:
     """The level that costs least, with blocks of some size, the last one or not; None where the matrix as it is costs
     no more."""
     groups, m, n = grams.near.shape
     best, least = None, float(groups * m * groups * n)
-    for times in _FINER:
+    for times in finer:
         if m % times == 0 and n % times == 0 and groups * times > 1:
             for level in grams.levels(times, budget):
                 if level.cost() < least:

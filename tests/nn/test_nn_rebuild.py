@@ -13,8 +13,9 @@ from hmcompress.hmatrix.tree.order import Natural, Permuted
 from hmcompress.hmatrix.tree.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
+from hmcompress.nn.nested import nested
 from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, ordered, running_forms
-from hmcompress.nn.stripes import TreeStripes
+from hmcompress.nn.stripes import DenseStripes, TreeStripes
 
 
 def mixed_body(basis: int) -> TreeBody:
@@ -186,3 +187,17 @@ def test_a_zero_matrix_has_no_form():
 def pair(matrix: Ordered, tol: float) -> RunningForm:
     """A matrix as a pair of factors."""
     return next(form for form in running_forms(matrix, tol, torch.float32) if isinstance(form.module, LowRankLinear))
+
+
+@pytest.mark.parametrize("shape", [(50, 9000), (9000, 50), (100, 2500)])
+def test_lengthy_matrices_take_no_large_bases(shape, monkeypatch):
+    """Of a 128 x 16384 layer the bases of ranges of columns took minutes and gigabytes."""
+    sides, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda grams: sides.append(grams.shape[-1]) or eigh(grams))
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(shape[0], 3, generator=generator) @ torch.randn(3, shape[1], generator=generator)
+    _, pair, energy = nested(DenseStripes(w), 1e-3)
+    assert max(sides, default=0) <= 1024 and pair is not None
+    assert energy == pytest.approx(float(w.double().square().sum()))
+    missed = (w.double() - torch.from_numpy(pair.left @ pair.right.T)).square().sum()
+    assert missed <= 1e-6 * energy

@@ -1,0 +1,81 @@
+"""What a program has set for all of torch changes neither bytes nor verdicts: notebooks turn gradients off, or set a
+device for all new tensors."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import hmcompress
+
+SETTINGS = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "a device without memory": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A dense stack whose layers are coded with low rank parts, integers and without loss."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, state = (2, 48, 48, 1), {}
+    for k in range(3):
+        state[f"net.{2 * k}.weight"] = torch.randn(sizes[k + 1], sizes[k], generator=generator) / sizes[k] ** 0.5
+        state[f"net.{2 * k}.bias"] = 0.3 * torch.randn(sizes[k + 1], generator=generator)
+    path = tmp_path_factory.mktemp("surroundings") / "model.pt"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(params=SETTINGS)
+def surroundings(request) -> Callable[[], AbstractContextManager]:
+    return SETTINGS[request.param]
+
+
+def made(source: Path, output: Path, **options) -> bytes:
+    hmcompress.compress(source, output, tol=1e-2, force=True, **options)
+    assert hmcompress.verify(output, against=source).passed
+    return output.read_bytes()
+
+
+def test_a_file_is_the_same_in_any_surroundings(source, tmp_path, surroundings):
+    usual = made(source, tmp_path / "usual.hmc.safetensors")
+    with surroundings():
+        assert made(source, tmp_path / "here.hmc.safetensors") == usual
+
+
+def test_outputs_are_bounded_in_any_surroundings(source, tmp_path, surroundings):
+    options = {
+        "metric": "outputs",
+        "network": {"mlp": {"activation": "tanh"}},
+        "calibration": {"domain": {"x": [-1, 1], "t": [0, 1]}, "samples": 256, "held_out": 256, "derivatives": 1},
+        "ntk": False,
+        "effort": "fast",
+    }
+    usual = made(source, tmp_path / "usual.hmc.safetensors", **options)
+    with surroundings():
+        assert made(source, tmp_path / "here.hmc.safetensors", **options) == usual
+
+
+def test_a_matrix_and_a_module_are_the_usual_ones(source, tmp_path, surroundings):
+    w = torch.load(source)["net.2.weight"]
+    hmcompress.compress(source, tmp_path / "file.hmc.safetensors", tol=1e-2)
+    module = nn.ModuleDict(
+        {"net": nn.Sequential(nn.Linear(2, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 1))}
+    )
+    with surroundings():
+        matrix = hmcompress.compress_matrix(w, tol=1e-2)
+        loaded = hmcompress.load_model(tmp_path / "file.hmc.safetensors", module)
+    assert matrix.error <= 1e-2 and matrix.nbytes == hmcompress.compress_matrix(w, tol=1e-2).nbytes
+    assert all(p.requires_grad and not p.is_meta and not p.is_inference() for p in loaded.parameters())
+
+
+def test_what_was_set_stays_set():
+    with torch.no_grad(), torch.device("meta"):
+        hmcompress.compress_matrix(torch.eye(20, device="cpu"), tol=1e-2)
+        assert not torch.is_grad_enabled() and torch.get_default_device().type == "meta"
