@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ _WORSE = 3.0  # times the error before: what finer steps may do to it
 _UNUSED = 0.9  # below this share of the tolerance a coarser step is looked for
 DEARER = 1.25  # times the bytes of the smallest trial: what is preferred for other reasons may take
 _LANDING, _SAME_STEP = 10, 1.05  # passes, and the ratio of water levels between which no other form is looked for
-_LEAST_LEAP = 0.3  # logarithm of a factor of the water level, while all trials or none hold
+_LEAST_LEAP, _STRIDE, _WIDE_STRIDE = 0.3, 0.7, 2.5  # logarithms of factors of the level, while all trials or none hold
+_FAR_AWAY, _NEARLY = 30.0, 6.0  # times the tolerance
+_FILLING = 5  # further passes
 _MIDDLE = 0.25  # of the logarithm of that ratio, from either end
 _ENOUGH = 20  # passes for two knobs
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
@@ -137,7 +140,7 @@ class Search:
         For what the engine codes: bytes and errors go in steps. Ends where what does not hold is already dearer than
         some trial that holds.
         """
-        trial, reach = self.trial(knobs), 1.0
+        trial, reach, before = self.trial(knobs), 1.0, 0.0
         holds = fails = None
         for _ in range(passes - 1):
             if trial.error <= LIMIT * self.tol and prefer(trial.parts):
@@ -148,17 +151,33 @@ class Search:
             if self.left() <= 0 or (fails is not None and fails.cost > cheapest):
                 return
             if holds is None or fails is None:
-                level, reach = trial.knobs.delta * self._leap(trial, reach), 2 * reach
+                reach = 2 * reach if trial.error == before else 1.0
+                level, before = trial.knobs.delta * self._leap(trial, reach), trial.error
             elif fails.knobs.delta < _SAME_STEP * holds.knobs.delta:
                 return
             else:
                 level = self._between(holds, fails)
             trial = self.trial(replace(knobs, delta=level))
 
+    def fill(self, knobs: Knobs, passes: int) -> None:
+        """Look in the widest gaps of water levels above the coarsest that holds: errors of few numbers jump, and one
+        between two that nearly hold may hold, at fewer bytes."""
+        for _ in range(min(passes, self.left())):
+            cheapest = min((t.cost for t in self.holding()), default=math.inf)
+            alike = [t for t in self.trials.values() if replace(t.knobs, delta=knobs.delta) == knobs]
+            near = [t for t in alike if t.error < _NEARLY * self.tol and t.cost <= cheapest]
+            levels = sorted(t.knobs.delta for t in near)
+            gaps = [(b / a, math.sqrt(a * b)) for a, b in pairwise(levels)]
+            widest = max(gaps, default=(1.0, 0.0))
+            if widest[0] < _SAME_STEP:
+                return
+            self.trial(replace(knobs, delta=widest[1]))
+
     def _leap(self, trial: Trial, reach: float) -> float:
-        """A factor of the water level towards the tolerance."""
+        """A factor of the water level towards the tolerance: a small one near it, where a form between may hold."""
         gap = self._gap(trial)
-        return math.exp(reach * math.copysign(max(abs(gap), _LEAST_LEAP), gap))
+        most = _STRIDE if trial.error < _FAR_AWAY * self.tol else _WIDE_STRIDE
+        return math.exp(reach * math.copysign(min(max(abs(gap), _LEAST_LEAP), most), gap))
 
     def _between(self, holds: Trial, fails: Trial) -> float:
         """A water level between two, nearer to that whose error is nearer to the tolerance."""
@@ -292,7 +311,9 @@ def _other_forms(found: Search, way: Way, prefer: Preference) -> None:
         knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
         found.settle(knobs, 4, 0.05)
     if way.structured:
-        found.land(replace(start, structured=way.structured), _LANDING, prefer)
+        knobs = replace(start, structured=way.structured)
+        found.land(knobs, _LANDING, prefer)
+        found.fill(knobs, _FILLING)
 
 
 def _first(found: Search, way: Way, passes: int) -> Trial:
