@@ -35,6 +35,7 @@ _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another ord
 # Share of the bits. Without scales a general coder serves, which decodes many times faster.
 _SCALES = 0.005
 _NORMAL = (2.0**-100, 2.0**100)
+_COARSEST = 2.0**32  # of a step over the largest entry looked at: weights of dead neurons tell as little as zeros do
 _GLANCE, _LOOK = 256, 512  # rows and columns looked at, at most, first and then
 _NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most where many show nothing
 _PART = 256
@@ -150,6 +151,8 @@ def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     if not some.any():
         return _UNKNOWN
     x = _whitened(some, step)
+    if x.step > _COARSEST:
+        return _UNKNOWN
     part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
     spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)

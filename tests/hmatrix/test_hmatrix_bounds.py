@@ -240,3 +240,16 @@ def test_rows_that_are_not_decoded_are_no_rows_without_error():
     for some in ([w[:3]], [w, w[:1]], []):
         with pytest.raises(ValueError, match=r"entries|argument"):
             measure.relative_error(w, some, "fro", 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tol", [1e-1, 1e-3])
+@pytest.mark.parametrize("dead", [1e-36, 1e-30, 1e-9])
+def test_dead_rows_where_a_look_falls_are_no_stumbling_block(dtype, tol, dead):
+    """Of a message network's 65,536 x 32 matrix every 256th row belongs to a neuron that has died."""
+    w = torch.randn(2048, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w[::8] *= dead
+    for each in (w.to(dtype), w.to(dtype).T.contiguous()):
+        matrix = compress_matrix(each, tol)
+        assert relative_error(each, matrix.to_dense(), "fro") <= tol
+        assert matrix.nbytes <= 1.02 * compress_matrix(each[(each != 0).any(1)][:, (each != 0).any(0)], tol).nbytes + 64
