@@ -137,7 +137,7 @@ def test_kernel_is_bounded_by_default_for_built_in_networks(tmp_path: Path) -> N
 
 
 def test_operator_is_coded_by_the_engine(tmp_path: Path) -> None:
-    n = 256
+    n = 128
     x = (torch.arange(n) + 0.5) / n
     weight = torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
     forcings = torch.randn(64, n, generator=torch.Generator().manual_seed(0)).cumsum(1)
@@ -150,12 +150,12 @@ def test_operator_is_coded_by_the_engine(tmp_path: Path) -> None:
             "network": {"linear": {}},
             "calibration": {"inputs": str(tmp_path / "f.safetensors")},
             "ntk": False,
-            "effort": "fast",
+            "effort": "default",
         },
     )
     result = compress_network(saved(tmp_path, {"weight": weight}), settings)
     assert result.record.error <= 1e-3 and result.layers[0].payload[0] != WEIGHTED
-    assert layer_bytes(result) < source_bytes(result) / 60
+    assert layer_bytes(result) < source_bytes(result) / 250
 
 
 def test_modules_that_cannot_be_weighted_join(tmp_path: Path) -> None:
