@@ -33,7 +33,8 @@ LATE = {  # what takes up to a second to import, and few commands need
 }
 
 FOREIGN = {"rich": {"report/table.py", "report/verdict_table.py", "report/terminal.py"}, "click": {"cli.py"}}
-HMATRIX_MAY_IMPORT = {"torch", "numpy", "scipy", "hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
+LIBRARIES = {"torch", "numpy", "scipy", "threadpoolctl"}
+HMATRIX_MAY_IMPORT = LIBRARIES | {"hmcompress.errors", "hmcompress.coding", "hmcompress.hmatrix"}
 FOLDERS = {  # of a room, each built on those before it alone; nothing is what lies in no folder
     "hmatrix": ("basics", "tree", "patterns", "grids", ""),
     "network": ("model", "bound", "layerwise", "joint", ""),

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 import hmcompress
+import hmcompress.hmatrix.compress as compressing
 
 SETTINGS = {
     "no gradients": torch.no_grad,
@@ -79,3 +82,17 @@ def test_what_was_set_stays_set():
     with torch.no_grad(), torch.device("meta"):
         hmcompress.compress_matrix(torch.eye(20, device="cpu"), tol=1e-2)
         assert not torch.is_grad_enabled() and torch.get_default_device().type == "meta"
+
+
+def threads() -> list[int]:
+    return [torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())]
+
+
+def test_a_matrix_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    meanwhile, lossy = [], compressing._lossy
+    monkeypatch.setattr(compressing, "_lossy", lambda *given: meanwhile.append(threads()) or lossy(*given))
+    torch.set_num_threads(2)
+    with threadpool_limits(2):
+        before = threads()
+        hmcompress.compress_matrix(np.random.default_rng(0).standard_normal((64, 64)), 1e-2)
+        assert set(meanwhile[0]) == {1} and threads() == before and before[0] == 2

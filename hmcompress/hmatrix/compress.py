@@ -17,7 +17,7 @@ from hmcompress.coding.sample import some_of
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
-from hmcompress.hmatrix.basics.surroundings import undisturbed
+from hmcompress.hmatrix.basics.surroundings import in_one_thread, undisturbed
 from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
@@ -46,6 +46,7 @@ EFFORTS = ("fast", "default", "max")
 
 
 @undisturbed
+@in_one_thread
 def compress_matrix(
     w: Tensor | Array,
     tol: float = 1e-3,

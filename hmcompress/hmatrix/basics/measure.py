@@ -14,6 +14,7 @@ from hmcompress.hmatrix.basics.eigen import eigenvalues
 Norm = Literal["fro", "spectral", "max"]
 NORMS = ("fro", "spectral", "max")
 _CHUNK = 1 << 15  # entries: in float64 they fit into the cache
+_PIECE = 1 << 13  # entries: of longer products libraries give a half to another thread, and wait for it
 _OF_NUMPY = (torch.float64, torch.float32, torch.float16)
 _TINY = 1e-140  # a Frobenius norm of numbers whose squares may vanish
 
@@ -90,7 +91,8 @@ def _square(x: np.ndarray, unit: float) -> float:
     with np.errstate(over="ignore"):
         if unit != 1.0:
             x /= unit
-        return float(np.dot(x, x))
+        pieces = (x[start : start + _PIECE] for start in range(0, len(x), _PIECE))
+        return sum(float(np.dot(piece, piece)) for piece in pieces)
 
 
 def _larger(largest: float, x: np.ndarray) -> float:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,3 +35,27 @@ def usual_torch() -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
+
+
+def in_one_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` with one thread for linear algebra: a matrix takes many small operations, between which other threads
+    wait in a loop, on processors that others need; and results do not depend on how many there are."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            threads = torch.get_num_threads()
+            if threads > 1:  # else another call may have set it, and sets it back
+                torch.set_num_threads(1)
+                stack.callback(torch.set_num_threads, threads)
+            if any(library["num_threads"] > 1 for library in _libraries().info()):
+                stack.enter_context(_libraries().limit(limits=1))
+            return function(*args, **kwargs)
+
+    return run
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those with threads of their own that numpy and scipy have loaded; to look for them takes a millisecond."""
+    return ThreadpoolController()
