@@ -52,7 +52,8 @@ def promising(q: Array) -> Iterator[Way]:
         left = below[:, ::-1] - np.roll(above[:, ::-1], 1, 1) if turned else below - np.roll(above, 1, 1)
         digits = _digits(left[:, 1:])
         if digits < limit and digits < _digits_of_others(above, below):
-            period = _period(np.abs(left).mean(0))
+            sizes = np.abs(left)  # a row that is the first of a block differs everywhere
+            period = _period(np.median(sizes, 0)) or _period(sizes.mean(0))
             yield from (Way(mean, turned, period) for mean in (False, True))
 
 

@@ -86,7 +86,11 @@ def _searched(
     if in_steps is not None and (structure.is_smooth() or structure.waves > 0):
         worth += _concentrated(in_steps, best, request) + _differing(in_steps, best)
     few = values.size <= (_WHOLE if structure.repeats else _FEW)
-    if known == np.inf and (not worth or few or _coders_may_find_more(in_steps, best)):
+    if known == np.inf:
+        plain = not worth or few or _coders_may_find_more(in_steps, best)
+    else:
+        plain = in_steps is not None and _follows_diagonals(in_steps)
+    if plain:
         worth.append(Candidate(PLAIN_LEAF))
     return worth
 
@@ -124,6 +128,10 @@ def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
     likely = best * share * band.size / in_steps.size
     found = any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
     return found or repeats(band, likely / 8)
+
+
+def _follows_diagonals(in_steps: Array) -> bool:
+    return any(True for _ in promising(np.rint(_band(in_steps)[0]).astype(np.int64)))
 
 
 def _share(band: Array, whole: Array) -> float:

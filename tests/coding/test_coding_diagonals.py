@@ -45,6 +45,13 @@ def test_integers_come_back_by_every_way(way):
     np.testing.assert_array_equal(restored(differences(q, way), way), q)
 
 
+@pytest.mark.parametrize("side", [16, 31, 32, 33])
+def test_blocks_are_found_whichever_rows_are_looked_at(side):
+    y, x = np.divmod(np.arange(side**2), side)
+    distances = np.hypot(np.subtract.outer(y, y), np.subtract.outer(x, x))
+    assert {way.period for way in promising(np.rint(9e3 * np.exp(-5 * distances / side)).astype(np.int64))} == {side}
+
+
 @pytest.mark.parametrize(("name", "numbers"), [("toeplitz", 2 * N), ("hankel", 2 * N), ("convolution", 4 * N)])
 def test_each_diagonal_is_stored_once(name, numbers):
     data, _ = coded(MATRICES[name]())
