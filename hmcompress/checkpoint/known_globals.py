@@ -10,6 +10,7 @@ import torch
 from hmcompress.checkpoint.calls import check_key
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.limits import MAX_NAME
+from hmcompress.checkpoint.modules import traced_module
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.element_types import dtype_name
@@ -264,6 +265,8 @@ _TABLE: dict[str, Any] = {
     "torch.nn.parameter.Parameter": _first,
     "torch.nn.parameter.Buffer": _first,
     "torch.autograd.variable.Variable": _first,
+    "torch.fx.graph_module.reduce_graph_module": traced_module,
+    "torch.fx.graph_module.reduce_package_graph_module": traced_module,
     "torch.serialization._get_layout": _layout,
     "torch.jit._pickle.build_intlist": _first,
     "torch.jit._pickle.build_doublelist": _first,

@@ -7,11 +7,18 @@ from typing import Any
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
 from hmcompress.checkpoint.numpy_values import ArrayInPickle
-from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.checkpoint.standins import Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
+
+
+def traced_module(attributes: Any = None, *_: Any) -> StandIn:
+    """A module of torch.fx, which pickles as a call with its attributes and the source text of its code."""
+    made = StandIn(Global("torch.fx.graph_module", "GraphModule"), ())
+    made.states.append(attributes)
+    return made
 
 
 def module_slots(value: Any) -> dict[str, Any] | None:

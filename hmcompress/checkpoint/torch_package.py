@@ -6,9 +6,10 @@ from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
+from hmcompress.checkpoint.modules import traced_module
 from hmcompress.checkpoint.plain import Notes
 from hmcompress.checkpoint.pytorch_zip import ZipStorages, unpickle_entry
-from hmcompress.checkpoint.standins import LeftBehind
+from hmcompress.checkpoint.standins import Constructor, LeftBehind
 from hmcompress.checkpoint.torchscript import state_in_package
 from hmcompress.errors import SourceError
 
@@ -39,6 +40,8 @@ def open_torch_package(archive: Archive) -> Opened:
         match key:
             case (_, _, _, (str(number), *_)) if f".data/ts_code/{number}/data.pkl" in archive:
                 return scripted(number)
+            case (_, _, Constructor(name="torch.fx.graph_module.reduce_package_graph_module"), (attributes, *_)):
+                return traced_module(attributes)
         return LeftBehind("an object of another package inside a torch.package")
 
     objects, length = {}, 0

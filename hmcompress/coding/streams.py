@@ -14,7 +14,7 @@ _NOISE_LEVEL = 10
 _LONG, _LOOK, _SPLIT_MAY_COST = 1 << 14, 1 << 15, 1.02  # integers from which speed counts; how many tell; a factor
 _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
-_PCODEC_GAINS, _ZSTD_GAINS = 1.005, 1.06
+_PCODEC_GAINS, _ZSTD_GAINS, _MOST_GAIN = 1.005, 1.06, 1.5  # the last one where most are zero
 _MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
 _REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetitions
 
@@ -91,10 +91,22 @@ def encode_below(q: np.ndarray, size: int) -> bytes | None:
     found = []
     if len(pcodec_encode(numbers, _LEVELS["default"][0])) <= _PCODEC_GAINS * size:
         found.append(bytes([PCODEC * 4 + width]) + pcodec_encode(numbers, _LEVELS["max"][0]))
-    quick = len(zstd_compress(data, 1))
-    if quick <= size or (quick <= _ZSTD_GAINS * size and quick <= _REPEATING * _order_zero(data)):
+    if _promises(data, size):
         found.append(bytes([ZSTD * 4 + width]) + zstd_compress(data, _LEVELS["max"][1]))
     return min(found, key=len, default=None)
+
+
+def _promises(data: bytes, size: int) -> bool:
+    """Whether zstd's highest level may take less than `size` bytes, judged by lower ones."""
+    quick = len(zstd_compress(data, 1))
+    if quick <= size:
+        return True
+    if quick > _MOST_GAIN * size:
+        return False
+    entropy = _order_zero(data)
+    if quick > _ZSTD_GAINS * size and 8 * entropy < len(data):  # mostly zeros, of which the lowest level makes little
+        quick = len(zstd_compress(data, _QUICK))
+    return quick <= _ZSTD_GAINS * size and quick <= _REPEATING * entropy
 
 
 def _order_zero(data: bytes) -> float:

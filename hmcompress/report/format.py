@@ -90,7 +90,9 @@ def fold(text: str, width: int, lines: int = 2) -> list[str]:
     """A long dotted name on a few lines, broken after dots where there are any; what is still too long is cut."""
     folded: list[str] = []
     while len(text) > width and len(folded) < lines - 1:
-        cut = text.rfind(".", 1, width) + 1 or width
+        cut = text.rfind(".", 1, width) + 1
+        if not cut or len(text) - cut > width * (lines - 1 - len(folded)):
+            cut = width  # a line cut short would cost characters of the name, which may be all that tells it apart
         folded.append(text[:cut])
         text = text[cut:]
     return [*folded, abbreviate(text, width)]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
+from hmcompress.coding.lossless import zstd_compress
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.streams import encode_noise
@@ -130,3 +131,15 @@ def test_few_values_among_many_others_cost_no_more_than_under_adaptive_bins(effo
     data = encode_pool(q, class_of(q.std())[None], effort, width=200)
     np.testing.assert_array_equal(decode_pool(data, class_of(q.std())[None], len(q), 200), q)
     assert len(data) <= len(encode_noise(q)) + 1 and 8 * len(data) / len(q) < 11.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sparse_columns_that_nearly_repeat_cost_no_more_than_by_a_dictionary_coder(seed):
+    rng = np.random.default_rng(seed)
+    once = np.where(rng.random((512, 11)) < 0.08, rng.integers(-6, 7, (512, 11)), 0)
+    q = once[:, rng.permutation(33) % 11][:, :32]
+    q = np.where((rng.random(q.shape) < 0.25) & (q != 0), q + rng.integers(-1, 2, q.shape), q)
+    e = np.array([int(class_of(q.std()))])
+    coded = encode_pool(q, e, width=32)
+    assert len(coded) <= len(zstd_compress(q.T.astype(np.int8).tobytes(), 19)) + 2
+    assert np.array_equal(decode_pool(coded, e, q.size, 32), q.reshape(-1))

@@ -91,8 +91,13 @@ def test_printable_text_cannot_steer_a_terminal(text):
 def test_folded_names_fit_and_lose_nothing_where_there_is_room(text, width, lines):
     folded = fold(text, width, lines)
     assert len(folded) <= lines and all(len(line) <= width for line in folded)
-    if len(text) <= width * lines / 2:
-        assert "".join(folded) == text or lines == 1
+    if len(text) <= width * lines:
+        assert "".join(folded) == text
+
+
+def test_long_steps_of_a_name_are_not_cut_where_two_lines_hold_them():
+    names = [f"0._modules.functional_9_1/conv1d_{k}_1/convolution.1.weight" for k in range(9)]
+    assert ["".join(fold(name, 43)) for name in names] == names
 
 
 def test_names_are_folded_after_a_dot():
