@@ -20,7 +20,7 @@ from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
 from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
-from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaf, whole_leaves
+from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaves, whole_leaves
 from hmcompress.hmatrix.tree.reweighted import best_reweighted_leaf
 
 Array = np.ndarray
@@ -37,6 +37,7 @@ _BAND, _SOME = 128, 1 << 13  # rows and entries looked at
 _REWEIGHTED_SPIKE = 0.03
 _COARSE_CLUSTER, _CLUSTER = 32, 4  # rows or columns that a coarse order, and a fine one, leave together
 _HINT = 0.6  # of the structure that a fine order must bring into place: what a coarse one must
+_ALIKE = 2.0  # times the bits of other places: what a pattern of places may make up for
 Priced = tuple[float, Candidate]
 
 
@@ -97,8 +98,9 @@ def _searched(
 
 def _concentrated(in_steps: Array, best: float, request: Request) -> list[Candidate]:
     """One leaf in a basis where few entries matter: a model of smooth shapes asks far too high a price for those."""
-    leaf, bits = sparse_leaf(in_steps)
-    return [Candidate(leaf)] if bits < best and _serves(leaf, request.norm) else []
+    leaves = sparse_leaves(in_steps)
+    limit = min(best, _ALIKE * min(bits for _, bits in leaves))
+    return [Candidate(leaf) for leaf, bits in leaves if bits < limit and _serves(leaf, request.norm)]
 
 
 def _differing(in_steps: Array, best: float) -> list[Candidate]:

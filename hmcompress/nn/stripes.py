@@ -1,13 +1,12 @@
 """A stored matrix some rows at a time: what a running form is made from, without the matrix ever being whole."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.fft import dct
 from torch import Tensor
 
 from hmcompress.hmatrix.patterns.interpolated import Predicted
@@ -137,8 +136,9 @@ class _Integers:
         if basis.difference:
             x = np.cumsum(q[begin:end], 0, np.int64) + q[:begin].sum(0, dtype=np.int64)
             return np.cumsum(x, 1) if -1 in basis.axes else x
-        x = self._products(dct(np.eye(end - begin, len(q), begin), norm="ortho"))
-        return dct(x, 3, norm="ortho") if -1 in basis.axes else x
+        along = replace(basis, axes=(-1,))  # orthonormal: the inverse of each is its transpose
+        x = self._products(along.spread(np.eye(end - begin, len(q), begin)))
+        return along.restore(x) if -1 in basis.axes else x
 
     def _products(self, left: Array) -> Array:
         """left (k, m) times the integers."""

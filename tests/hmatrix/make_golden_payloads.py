@@ -24,6 +24,7 @@ def matrices() -> dict[str, HMatrix]:
     band = torch.randn(96, 128, generator=torch.Generator().manual_seed(5)).tril(1).triu(-1)
     own = torch.Generator().manual_seed(6)
     smooth = torch.cumsum(torch.randn(80, 24, generator=generator), 0)
+    waves = torch.cos(2 * torch.pi * torch.outer(torch.arange(24), torch.arange(64)) / 64)
     places, codes = torch.randint(0, 6, (48, 96), generator=own), torch.randint(-7, 8, (32, 16, 16), generator=own)
     scales = torch.randint(1, 64, (32, 16), generator=own) * torch.rand(32, 1, generator=own)
     return {
@@ -56,6 +57,7 @@ def matrices() -> dict[str, HMatrix]:
         "short_floats_alike": compress_matrix(torch.rand(48, 64, generator=generator).bfloat16(), 3e-4),
         "short_floats_alike_pruned": compress_matrix(torch.rand(96, 64, generator=generator).pow(4).half(), 1e-4),
         "listed": compress_matrix(torch.randn(48, 6, generator=own).gather(1, places), 1e-3),
+        "waves": compress_matrix(waves, 1e-3),
         "group_codes_of_scales": compress_matrix(codes.mul(scales[..., None]).reshape(32, 256), 1e-4),
     }
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.signal
 import torch
 from hmatrix_matrices import compressed, kernel, matrix, noise
 
@@ -164,6 +165,15 @@ def test_few_large_weights_among_noise_take_no_more_than_plain_integers():
     request = Request(torch.from_numpy(w).float(), 1e-4, "fro", "default", float(np.linalg.norm(w)))
     plain = tune(request, Candidate(Leaf(0, True)), first_step(request))
     assert plain is not None and compress_matrix(request.w, request.tol).nbytes <= plain.nbytes
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("window", [np.ones, lambda n: scipy.signal.get_window("hann", n)], ids=["none", "hann"])
+def test_kernels_of_a_fourier_transform_take_their_few_waves(window, tol):
+    n = 128
+    waves = np.exp(2j * np.pi * np.outer(np.arange(n // 2 + 1), np.arange(n)) / n) * window(n)
+    w = torch.from_numpy(np.concatenate([waves.real, waves.imag])).float()
+    assert compress_matrix(w, tol).nbytes < w.numel() / 100
 
 
 def test_a_large_pruned_matrix_is_not_split_where_its_places_cost_less():

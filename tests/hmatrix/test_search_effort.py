@@ -106,7 +106,7 @@ def test_a_smooth_field_with_an_edge_is_a_short_cosine_series():
     waves = sum(np.sin((k * x)[:, None] * 5 + k) * np.cos(k * 7 * x) / k for k in range(1, 8))
     w = torch.from_numpy(waves + (np.add.outer(x, x) > 1) * 0.5).float()
     assert compress_matrix(w, 1e-2).nbytes < 1500
-    assert partition.sparse_leaf(w.numpy() / 0.02)[0] == Leaf(0, True, 0, 3)
+    assert partition.sparse_leaves(w.numpy() / 0.02)[0][0] == Leaf(0, True, 0, 3)
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])

@@ -1,13 +1,15 @@
-"""Bases of a quantised remainder: entries as they are, cosine transforms, or differences of neighbours.
+"""Bases of a quantised remainder: entries as they are, cosine transforms, differences of neighbours, or Fourier ones.
 
 Rows or columns that stand for points of a grid are smooth. The cosine bases are orthonormal, so that rounding errors
-count the same as without them; differences are taken of the rounded integers, so that they lose nothing.
+count the same as without them; differences are taken of the rounded integers, so that they lose nothing. Kernels of
+short-time Fourier transforms are few whole waves: the real Fourier transform (Hartley 1942) is orthonormal too, and its
+own inverse.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import dctn, idctn
+from scipy.fft import dctn, idctn, rfft
 
 Array = np.ndarray
 
@@ -18,6 +20,7 @@ class Basis:
 
     axes: tuple[int, ...] = ()
     difference: bool = False
+    fourier: bool = False
 
     @property
     def keeps_entries(self) -> bool:
@@ -34,16 +37,18 @@ class Basis:
         """What `integers` rounds, or the differences of x: its size by row and column sets the price."""
         if not self.axes:
             return x
-        if not self.difference:
+        if not (self.difference or self.fourier):
             return dctn(x, axes=self.axes, norm="ortho")
         for axis in self.axes:
-            x = _differences(x, axis)
+            x = _differences(x, axis) if self.difference else _hartley(x, axis)
         return x
 
     def restore(self, q: Array) -> Array:
         """The remainder, in steps, that integers q (m, n) stand for."""
         if not self.axes:
             return q
+        if self.fourier:
+            return self.spread(q.astype(np.float64))
         if not self.difference:
             return idctn(q.astype(np.float64), axes=self.axes, norm="ortho")
         q = q.astype(np.int64)
@@ -61,6 +66,15 @@ def _differences(x: Array, axis: int) -> Array:
     return out
 
 
+def _hartley(x: Array, axis: int) -> Array:
+    """Real parts less imaginary parts of the Fourier transform along an axis, which for the upper half are the sums of
+    those of the lower one."""
+    waves = np.moveaxis(rfft(x, axis=axis, norm="ortho"), axis, -1)
+    mirrored = waves[..., (x.shape[axis] - 1) // 2 : 0 : -1]
+    out = np.concatenate([waves.real - waves.imag, mirrored.real + mirrored.imag], axis=-1)
+    return np.moveaxis(out, -1, axis)
+
+
 DOWN, ALONG, BOTH = (-2,), (-1,), (-2, -1)
 BASES = (
     Basis(),
@@ -70,6 +84,10 @@ BASES = (
     Basis(DOWN, True),
     Basis(ALONG, True),
     Basis(BOTH, True),
+    Basis(DOWN, fourier=True),
+    Basis(ALONG, fourier=True),
+    Basis(BOTH, fourier=True),
 )
 PLAIN = 0
-TRANSPOSED = (0, 2, 1, 3, 5, 4, 6)
+USUAL = 7  # bases, which any leaf may be in; the others are for whole matrices of few waves
+TRANSPOSED = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hmcompress.hmatrix.tree.basis import BASES
+from hmcompress.hmatrix.tree.basis import BASES, USUAL
 
 Array = np.ndarray
 _LAGS = (1, 2)
@@ -37,5 +37,5 @@ def _is_coloured(x: Array) -> Array:
 
 
 def possible_bases(colours: Array) -> Array:
-    """Which bases may be the cheapest for blocks of these colours (2, b): (bases, b)."""
-    return np.array([colours[list(basis.axes)].all(axis=0) for basis in BASES])
+    """Which of the usual bases may be the cheapest for blocks of these colours (2, b): (bases, b)."""
+    return np.array([colours[list(basis.axes)].all(axis=0) for basis in BASES[:USUAL]])

@@ -15,7 +15,7 @@ import numpy as np
 
 from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.basics.scales import price_quantized
-from hmcompress.hmatrix.tree.basis import BASES, PLAIN
+from hmcompress.hmatrix.tree.basis import BASES, PLAIN, USUAL
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Block, Copy, Leaf, Plan, Split, transpose_plan
 from hmcompress.hmatrix.tree.correlation import coloured, possible_bases
 from hmcompress.hmatrix.tree.ranks import COARSE, worthwhile_ranks
@@ -74,14 +74,15 @@ def whole_leaves(a: Array, smooth: bool) -> list[tuple[Leaf, float]]:
     return [(PLAIN_LEAF, float(costs[0, 0])), *quantized, *_with_low_rank(stack, quantized, colours)]
 
 
-def sparse_leaf(a: Array) -> tuple[Leaf, float]:
-    """The leaf without a low-rank part for a (m, n), in steps, in whose basis the fewest entries matter, and its bits.
+def sparse_leaves(a: Array) -> list[tuple[Leaf, float]]:
+    """The leaves without a low-rank part for a (m, n), in steps, in whose basis the fewest entries matter, and their
+    bits: of cosines, and of whole waves, whose places may follow a pattern.
 
-    Differences of rounded entries are rarely all zero, so only cosines are looked at.
+    Differences of rounded entries are rarely all zero, so these are not looked at.
     """
     costs = {b: price.places(basis.spread(a)) for b, basis in enumerate(BASES) if not basis.difference}
-    best = min(costs, key=lambda b: costs[b])
-    return Leaf(remainder=True, basis=best), costs[best]
+    best = (min((b for b in costs if BASES[b].fourier is fourier), key=lambda b: costs[b]) for fourier in (False, True))
+    return [(Leaf(remainder=True, basis=b), costs[b]) for b in best]
 
 
 def best_leaves(stack: Array, smooth: bool) -> list[tuple[Leaf, float]]:
@@ -114,7 +115,7 @@ def _with_low_rank(stack: Array, quantized: list[tuple[Leaf, float]], colours: A
 
 def _price_bases(stack: Array, colours: Array) -> Array:
     """What every block costs without a low-rank part in every basis, (bases, b); inf where white entries tell."""
-    costs = np.full((len(BASES), len(stack)), np.inf)
+    costs = np.full((USUAL, len(stack)), np.inf)
     for i, possible in enumerate(possible_bases(colours)):
         if possible.any():
             part = stack if possible.all() else stack[possible]

@@ -13,7 +13,7 @@ from hmcompress.coding.sample import Joined
 from hmcompress.coding.side import decode_side, encode_side
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.scales import Scales
-from hmcompress.hmatrix.tree.basis import BASES, PLAIN
+from hmcompress.hmatrix.tree.basis import BASES, PLAIN, USUAL
 from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split, max_nodes
 from hmcompress.hmatrix.tree.parts import CodedFactors, CodedLeaf, CodedPart, CodedRemainder
 from hmcompress.hmatrix.tree.transform import TRANSFORMS, CodedColumns, band_count, expand_classes
@@ -23,6 +23,8 @@ SPLIT, ZERO, LOW_RANK, QUANTIZED, HYBRID, COPY, COPY_TRANSPOSED = range(7)
 _PLAIN_STRUCTURE = 40  # bytes up to which zstd is not tried
 _NODE_BYTES = 32  # the longest description of a node
 _MAX_COARSE = 30
+_HEADS = (MAX_CLASS - ZERO_CLASS) * 4 + 4  # what the scales of a remainder may be
+_RARE = len(BASES) - USUAL
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,20 @@ def _write_leaf(leaf: CodedLeaf, out: Writer) -> None:
         if remainders:
             out.sint(part.coarse)
     for rest in remainders:
-        out.uint(rest.scales.head * len(BASES) + rest.basis)
+        out.uint(_numbered(rest.scales.head, rest.basis))
+
+
+def _numbered(head: int, basis: int) -> int:
+    """One number for what the scales of a remainder are and for its basis; those of rare bases stand behind all."""
+    return head * USUAL + basis if basis < USUAL else _HEADS * USUAL + head * _RARE + basis - USUAL
+
+
+def _named(number: int) -> tuple[int, int]:
+    """Inverse of _numbered."""
+    if number < _HEADS * USUAL:
+        return divmod(number, USUAL)
+    head, basis = divmod(number - _HEADS * USUAL, _RARE)
+    return head, USUAL + basis
 
 
 def _read_structure(block: Block, data: Reader, outlines: list[_Outline], nodes: list[tuple[int, int]]) -> Plan:
@@ -129,7 +144,7 @@ def _read_outline(code: int, shape: tuple[int, int], data: Reader) -> _Outline:
         raise FormatError("the precision of a factor is out of range: the file is damaged")
     if not has_remainder:
         return _Outline(shape, rank, coarse)
-    number, basis = divmod(data.uint(((MAX_CLASS - ZERO_CLASS) * 4 + 4) * len(BASES) - 1), len(BASES))
+    number, basis = _named(data.uint(_HEADS * len(BASES) - 1))
     sides = (bool(number & 1), bool(number & 2))
     return _Outline(shape, rank, coarse, True, number // 4 + ZERO_CLASS, sides, basis)
 
