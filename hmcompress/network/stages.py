@@ -45,7 +45,7 @@ class SmallNetworks:
             found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
         if found is None and (chains is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
-        if found is None and chains is not None and not problem.order:
+        if found is None and chains is not None and not (problem.order or chains.bent):
             found = self._middle(chains, settings, measured)
         return found
 

@@ -86,6 +86,18 @@ class Product(nn.Module):
         return 1.5 * (product + self.b)
 
 
+class Mixture(nn.Module):
+    """Two networks, and a third that says how much of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.a, self.b = dense(2, 2), dense(2, 16, 1), dense(2, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.softmax(through(self.gate, x), 1)
+        return share[:, :1] * through(self.a, x) + share[:, 1:] * through(self.b, x)
+
+
 class Modes(nn.Module):
     """Coefficients of many fixed modes."""
 

@@ -40,10 +40,12 @@ FOUND = {
     "Positive": ([(2, 16, 16, 1)], ["tanh"]),
     "Two": ([(2, 16, 16, 1), (2, 8, 2)], ["tanh"]),
     "Product": ([(3, 16, 8), (1, 16, 8)], ["tanh"]),
+    "Mixture": ([(2, 2), (2, 16, 1), (2, 16, 1)], ["tanh"]),
     "Modes": ([(2, 32, 32, 3)], ["tanh"]),
     "Heads": ([(2, 16, 16, 3)], ["tanh"]),
 }
-AFFINE = sorted(FOUND.keys() - {"Positive", "Heads"})
+FOLLOWED = sorted(FOUND.keys() - {"Positive", "Heads"})
+NEURONS = ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Mixture", "Modes", "Heads"]
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +141,7 @@ def test_few_neurons_keep_derivatives(name: str, tmp_path: Path, monkeypatch: py
     assert 3e-3 < max(result.record.error, *result.record.derivative_errors) <= 3e-2
 
 
-@pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.parametrize("name", FOLLOWED)
 def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
     """Of any small network in the chains' place, not only of one near the original."""
     problem = posed(name)
@@ -168,7 +170,7 @@ def learner(problem: Problem, hidden: int) -> tuple[Any, Any, Tensor]:
     return fresh(chains, data, scale, widths_of(chains, hidden), 0), data, scale
 
 
-@pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Modes", "Heads"])
+@pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Mixture", "Modes", "Heads"])
 def test_jacobian_is_the_derivative(name: str) -> None:
     network, data, _ = learner(posed(name), 3)
     check_jacobian(network, data)
@@ -202,7 +204,7 @@ def by_joint(result: NetworkResult) -> bool:
     return any(layer.payload[0] == COMPACT for layer in result.layers)
 
 
-@pytest.mark.parametrize("name", ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Modes", "Heads"])
+@pytest.mark.parametrize("name", NEURONS)
 def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "Modes":  # four outputs are four times the work
         monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10})

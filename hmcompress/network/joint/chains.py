@@ -5,12 +5,13 @@ Built-in networks say what their chains are; those of a user's own module are fo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from hmcompress.network.bound.error import evaluate
+from hmcompress.network.joint.onward import Onward
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
 from hmcompress.network.model.network import DenseLayer, Network
@@ -42,6 +43,7 @@ class Outputs:
     y: Tensor
     mix: Tensor | None = None
     rest: Tensor | None = None
+    onward: Onward | None = None  # where mix holds near the original's own alone
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Chains:
     parts: tuple[Chain, ...]
     product: bool = False
     shift: float = 0.0
+    bent: bool = field(default=False, kw_only=True)  # outputs are fewer than the chains', not linear in them
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:

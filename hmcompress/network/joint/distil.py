@@ -62,7 +62,8 @@ def with_outputs(problem: Problem, chains: Chains, points: Points, scale: Tensor
     scale = _scale(problem, found.y) if scale is None else scale
     mix = None if found.mix is None else found.mix * scale[:, None]
     rest = None if found.rest is None else found.rest * scale
-    return Data(found.inputs, found.y * scale, mix=mix, rest=rest), scale
+    beyond = None if found.onward is None else found.onward.scaled(scale)
+    return Data(found.inputs, found.y * scale, mix=mix, rest=rest, beyond=beyond), scale
 
 
 def _scale(problem: Problem, y: Tensor) -> Tensor:

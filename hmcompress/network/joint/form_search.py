@@ -27,6 +27,7 @@ _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form 
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_THROUGH, _TWICE = 4, 2  # times as long a form through a module takes as others, and one of its steps
 _LOST = 3  # forms given up one after another, from which on the next ones are half as much coarser
 _JACOBIANS = 40  # of all weights that are left, for the rounding of a layer
 _OVERHEAD, _STEP = 200, 1e7  # weights that cost as much as the rest of a Jacobian; multiplications for all else
@@ -99,7 +100,7 @@ class FormSearch:
         if not self.forms:
             return
         first = min(self.forms, key=self._promise)
-        for holding in _FIRST:
+        for holding in _FIRST if self.data.beyond is None else _FIRST[:1]:
             gap, knobs = self._gap(first.error), first.quantised.knobs[0]
             knobs = replace(knobs, holding=holding)
             for _ in range(_SETTLING):
@@ -140,8 +141,8 @@ class FormSearch:
                 return
 
     def _fewer(self, forms: int) -> int:
-        """Of those that are tried at least: with derivatives each takes several times as long."""
-        return forms // self.data.blocks
+        """Of those that are tried at least: with derivatives or through a module each takes several times as long."""
+        return forms // (self.data.blocks if self.data.beyond is None else _THROUGH)
 
     def _again(self, base: QuantisedForm, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
         """The error of a form whose layers before `first` are those of `base`."""
@@ -200,6 +201,10 @@ class FormSearch:
         """The forms that hold."""
         return [form for form in self.forms if form.error <= LIMIT * self.tol]
 
+    def embedded(self, form: QuantisedForm) -> Parts:
+        """A form's layers in those of the original, which compute what it does."""
+        return embedded(self.original, form.moved.network, form.moved.grids)
+
     def reordered(self, form: QuantisedForm) -> Trial:
         """A form with its neurons in whatever order costs the least."""
         return form.trial(reordered(self.original, form.moved.network, form.moved.grids))
@@ -208,4 +213,5 @@ class FormSearch:
 def multiplications(steps: int, data: Data, weights: int) -> float:
     """Multiplications of some steps, roughly."""
     rows = len(data) * max(data.outputs.shape[1], data.at_points)
-    return float(steps * (rows * weights * (weights + _OVERHEAD) + _STEP))
+    times = 1 if data.beyond is None else _TWICE
+    return float(times * steps * (rows * weights * (weights + _OVERHEAD) + _STEP))

@@ -7,6 +7,7 @@ in units of the tolerance's norm, so that sums of squared residuals are squared 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -111,13 +112,22 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+class Beyond(Protocol):
+    """Scaled outputs (N, k) that follow from those of the stacks (N, m), and their derivatives (N, k, m) there."""
+
+    def part(self, rows: slice) -> "Beyond": ...
+    def outputs(self, values: Tensor) -> Tensor: ...
+    def slopes(self, values: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Data:
     """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm.
 
     Where a larger network goes on from the stacks, `mix` (N, k, m) and `rest` (N, k), in the same units, make its
-    outputs of theirs: mix applied to them + rest. Where derivatives are bounded too, each sample has S points, one
-    after another in `inputs`, `mix` and `rest`; `stencil` (B, k, S) makes B blocks of k scaled outputs of those there.
+    outputs of theirs: mix applied to them + rest; or `beyond` does, of which that is the tangent at the original's.
+    Where derivatives are bounded too, each sample has S points, one after another in `inputs`, `mix` and `rest`;
+    `stencil` (B, k, S) makes B blocks of k scaled outputs of those there.
     """
 
     inputs: tuple[Tensor, ...]
@@ -126,6 +136,7 @@ class Data:
     mix: Tensor | None = None
     rest: Tensor | None = None
     stencil: Tensor | None = None
+    beyond: Beyond | None = None
 
     def __len__(self) -> int:
         return len(self.outputs)
@@ -149,7 +160,8 @@ class Data:
         rows = slice(begin * self.points, end * self.points)
         mix, rest = (None if t is None else t[rows] for t in (self.mix, self.rest))
         inputs = tuple(x[rows] for x in self.inputs)
-        return replace(self, inputs=inputs, outputs=self.outputs[begin:end], mix=mix, rest=rest)
+        beyond = None if self.beyond is None else self.beyond.part(rows)
+        return replace(self, inputs=inputs, outputs=self.outputs[begin:end], mix=mix, rest=rest, beyond=beyond)
 
     def first(self, rows: int) -> "Data":
         """The first rows, weighted so that squared errors stay comparable."""
@@ -158,6 +170,8 @@ class Data:
 
     def read(self, own: Tensor) -> Tensor:
         """The network's outputs at each point (N S, k) from those of the stacks (N S, m)."""
+        if self.beyond is not None:
+            return self.beyond.outputs(own)
         if self.mix is None or self.rest is None:
             return own
         return mixed(self.mix, own) + self.rest
@@ -256,7 +270,8 @@ class SmallNetwork:
         y = y * self.scale[:, None]
         through = torch.eye(len(y)).double()[:, :, None] * self.scale[:, None]  # outputs by what the stacks give
         if data.mix is not None:
-            y, through = data.read(y.T).T, data.mix.permute(2, 1, 0)
+            slopes_there = data.mix if data.beyond is None else data.beyond.slopes(y.T)
+            y, through = data.read(y.T).T, slopes_there.permute(2, 1, 0)
         found = torch.empty(self.weights(), *y.shape, dtype=y.dtype)
         blocks = iter(found.split([int(layer.live.sum()) for layer in self.layers]))
         each = [through] * 2 if self.product else through.split([len(v) for v in values])

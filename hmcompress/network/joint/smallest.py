@@ -80,7 +80,9 @@ def smallest_joint(
     tick(1.0)
     holding = _holding(candidates)
     for begin in range(0, len(holding), _REORDERED):
-        trials = [candidate.reordered(form) for form, candidate in holding[begin : begin + _REORDERED]]
+        next_ones = holding[begin : begin + _REORDERED]
+        good = (pair for pair in next_ones if measured(pair[1].embedded(pair[0])) <= LIMIT * tol)
+        trials = [candidate.reordered(form) for form, candidate in good]  # a second each
         for trial in sorted(trials, key=lambda trial: trial.cost):
             error = measured(trial.parts)
             if error <= LIMIT * tol:
@@ -215,6 +217,8 @@ class JointStage:
     def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
         """Fewer where each says several things, its derivatives among them."""
         fewer = 1 if self.data.blocks == 1 else 2 * self.data.blocks  # samples around which the function is known
+        if self.data.beyond is not None:  # each sample runs the module, and has several outputs
+            fewer = self.data.outputs.shape[1]
         return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
 
     def _candidates(self, fitting: Sequence[Fit]) -> list[FormSearch]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.joint.chains import MOST_OUTPUTS, Chain, Chains, Outputs
+from hmcompress.network.joint.onward import Onward
 from hmcompress.network.joint.small import mixed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Links, Run, links_in, noisy, probed, run_with, same, size_of
@@ -15,6 +17,7 @@ from hmcompress.network.model.network import DenseLayer, Network, in_double, own
 
 _MOST_OTHERS = 4.0  # numbers of other weights for each of the dense layers
 _BATCH = 4096
+_ROUGH = 1e-3  # share of the largest slope up to which differences tell the others
 _STEP = 1e-4  # of a difference, in deviations of what is moved
 _MANY, _FEATURES = 16, 3  # inputs of a layer that are features: more than this, and than so many for each coordinate
 
@@ -48,7 +51,26 @@ class FoundChains(Chains):
         mixes = [part.mix for part in found if part.mix is not None]
         rests = [part.rest for part in found if part.rest is not None]
         y = torch.cat([part.y for part in found])
-        return Outputs(inputs, y, torch.cat(mixes), torch.cat(rests)) if mixes else Outputs(inputs, y)
+        onward = self._onward(points.to(torch.float64)) if self.bent else None
+        return Outputs(inputs, y, torch.cat(mixes), torch.cat(rests), onward) if mixes else Outputs(inputs, y)
+
+    def _onward(self, points: Points) -> Onward:
+        return Onward(self.network, tuple(self._ends), points, torch.ones(1).double())
+
+    def bends(self, points: Points, run: Run) -> bool:
+        """Whether the outputs, fewer than the chains', are no linear function of these, but have slopes by them."""
+        own, onward = self.values(run.outputs), self._onward(points)
+        if own.shape[1] <= run.y.shape[1]:
+            return False
+        mix, moved = self._slopes(points, run), noisy(run.outputs)
+        there = self.values(moved)
+        if same(mixed(mix, there - own) + run.y, run_with(self.network, points, moved).y):
+            return False
+        try:
+            slopes = onward.slopes(own)
+        except (RuntimeError, NetworkError):  # not by torch's gradients
+            return False
+        return bool((slopes - mix).abs().max() <= _ROUGH * mix.abs().max())
 
     def _of_batch(self, points: Points) -> Outputs:
         run, exact = run_with(self.network, points), self.network is self.original
@@ -174,7 +196,8 @@ def _with_outputs(chains: FoundChains, points: Points, run: Run, reduce: bool) -
     many = run.y.shape[1] > MOST_OUTPUTS
     if own.shape[1] > MOST_OUTPUTS or (many and not reduce):
         return None
-    return replace(chains, reduced=reduce and run.y.shape[1] > own.shape[1] + 2)
+    reduced = reduce and run.y.shape[1] > own.shape[1] + 2
+    return replace(chains, reduced=reduced, bent=chains.bends(points, run))
 
 
 def _products(chains: FoundChains) -> Iterator[FoundChains]:
