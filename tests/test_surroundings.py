@@ -1,7 +1,7 @@
 """What a program has set for all of torch changes neither bytes nor verdicts: notebooks turn gradients off, or set a
 device for all new tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -88,11 +88,18 @@ def threads() -> list[int]:
     return [torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())]
 
 
-def test_a_matrix_takes_one_thread_and_gives_the_others_back(monkeypatch):
-    meanwhile, lossy = [], compressing._lossy
-    monkeypatch.setattr(compressing, "_lossy", lambda *given: meanwhile.append(threads()) or lossy(*given))
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    usual = torch.get_num_threads()
     torch.set_num_threads(2)
     with threadpool_limits(2):
-        before = threads()
-        hmcompress.compress_matrix(np.random.default_rng(0).standard_normal((64, 64)), 1e-2)
-        assert set(meanwhile[0]) == {1} and threads() == before and before[0] == 2
+        yield
+    torch.set_num_threads(usual)
+
+
+def test_a_matrix_takes_one_thread_and_gives_the_others_back(monkeypatch, two_threads):
+    meanwhile, lossy = [], compressing._lossy
+    monkeypatch.setattr(compressing, "_lossy", lambda *given: meanwhile.append(threads()) or lossy(*given))
+    before = threads()
+    hmcompress.compress_matrix(np.random.default_rng(0).standard_normal((64, 64)), 1e-2)
+    assert set(meanwhile[0]) == {1} and threads() == before and before[0] == 2

@@ -90,17 +90,17 @@ def _searched(
     if known == np.inf:
         plain = not worth or few or _coders_may_find_more(in_steps, best)
     else:
-        plain = in_steps is not None and _follows_diagonals(in_steps)
+        plain = in_steps is not None and _follows_diagonals(np.rint(_band(in_steps)[0]).astype(np.int64))
     if plain:
         worth.append(Candidate(PLAIN_LEAF))
     return worth
 
 
 def _concentrated(in_steps: Array, best: float, request: Request) -> list[Candidate]:
-    """One leaf in a basis where few entries matter: a model of smooth shapes asks far too high a price for those."""
+    """Leaves in bases where few entries matter: a model of smooth shapes asks far too high a price for those."""
     leaves = sparse_leaves(in_steps)
-    limit = min(best, _ALIKE * min(bits for _, bits in leaves))
-    return [Candidate(leaf) for leaf, bits in leaves if bits < limit and _serves(leaf, request.norm)]
+    most = _ALIKE * min(bits for _, bits in leaves)
+    return [Candidate(leaf) for leaf, bits in leaves if bits < best and bits <= most and _serves(leaf, request.norm)]
 
 
 def _differing(in_steps: Array, best: float) -> list[Candidate]:
@@ -128,12 +128,12 @@ def _coders_may_find_more(in_steps: Array | None, best: float) -> bool:
     some, share = _band(in_steps)
     band = np.rint(some).astype(np.int64)
     likely = best * share * band.size / in_steps.size
-    found = any(True for _ in promising(band)) or histogram_promises(band.reshape(-1), likely / 8)
+    found = _follows_diagonals(band) or histogram_promises(band.reshape(-1), likely / 8)
     return found or repeats(band, likely / 8)
 
 
-def _follows_diagonals(in_steps: Array) -> bool:
-    return any(True for _ in promising(np.rint(_band(in_steps)[0]).astype(np.int64)))
+def _follows_diagonals(band: Array) -> bool:
+    return any(True for _ in promising(band))
 
 
 def _share(band: Array, whole: Array) -> float:

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.hmatrix import measure_error
 from hmcompress.hmatrix.basics import price
+from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of
+from hmcompress.hmatrix.request import Candidate, Request, first_step
 from hmcompress.hmatrix.tree.basis import BASES, TRANSPOSED
 from hmcompress.hmatrix.tree.blocks import MIN_LEAF, Block, Leaf, max_nodes
 from hmcompress.hmatrix.tree.encode import PreparedLeaf
@@ -19,6 +22,7 @@ from hmcompress.hmatrix.tree.order import Natural, Permuted, morton_order, read_
 from hmcompress.hmatrix.tree.repeats import find_repeats
 from hmcompress.hmatrix.tree.spectra import spectra
 from hmcompress.hmatrix.tree.transform import TRANSFORMS, decode_columns, encode_columns, price_columns
+from hmcompress.hmatrix.tune import tune
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50, database=None)
 
@@ -72,6 +76,16 @@ def test_every_basis_of_a_remainder_is_undone_with_the_error_of_rounding(basis):
     assert np.mean(error**2) == pytest.approx(1 / 12, rel=0.1)
     if BASES[basis].keeps_entries:
         assert np.abs(error).max() <= 0.5
+
+
+@pytest.mark.parametrize("basis", range(len(BASES)))
+@pytest.mark.parametrize("spread", [0, 3])
+def test_a_leaf_in_every_basis_and_under_scales_of_its_own_is_read_as_it_was_written(basis, spread):
+    w = torch.from_numpy(noise(48, 64) * np.exp(spread * noise(48, 1))).float()
+    request = Request(w, 1e-2, "fro", "default", reference(w, "fro"))
+    coded = tune(request, Candidate(Leaf(remainder=True, basis=basis)), first_step(request))
+    assert coded is not None and 0.9e-2 < measure_error(w, coded.to_dense())[0] <= 1e-2
+    assert coded.body.leaves[0].parts[0].basis == basis
 
 
 @pytest.mark.parametrize("basis", range(len(BASES)))
