@@ -31,9 +31,8 @@ from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.nearest_plane import nearest_plane
 from hmcompress.network.joint.ordering import embedded, nbytes, reordered
-from hmcompress.network.joint.pruning import compact, settle, unwind
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
-from hmcompress.network.joint.small import apply, with_slope
+from hmcompress.network.joint.stack import apply, with_slope
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import Activation
@@ -294,8 +293,8 @@ def test_idle_neurons_go_without_changing_the_function() -> None:
     first.live[1, :-1], first.matrix[1, :-1] = False, 0.0
     second.live[:, 2], second.matrix[:, 2] = False, 0.0
     before = network.outputs(data)
-    settle(network)
-    compact(network)
+    network.settle()
+    network.compact()
     assert len(network.layers[0].matrix) == 3
     torch.testing.assert_close(network.outputs(data), before)
 
@@ -306,7 +305,7 @@ def test_phases_of_sines_lie_within_half_a_turn_without_changing_the_function() 
     for k, turn in ((0, 5.0), (1, -300.0)):
         network.layers[k].matrix[0, -1] += turn
     before = network.outputs(data)
-    unwind(network)
+    network.unwind()
     assert all(float(layer.matrix[:, -1].abs().max()) <= np.pi / 2 for layer in network.layers[:2])
     torch.testing.assert_close(network.outputs(data), before)
 

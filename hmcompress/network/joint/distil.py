@@ -12,7 +12,9 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
 from hmcompress.network.joint.features import features_read, leading
-from hmcompress.network.joint.small import Data, Layer, SmallNetwork, SmallStack
+from hmcompress.network.joint.small import Data, Layer
+from hmcompress.network.joint.stack import SmallStack
+from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.joint.tracing import found_chains
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network
@@ -104,7 +106,7 @@ def stencil_of(points: Points, order: int) -> tuple[Points, Tensor]:
 
 def fresh(
     chains: Chains, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
-) -> SmallNetwork:
+) -> SmallStacks:
     """A small network of these widths with random weights, whose neurons all vary over the data.
 
     It reads a few of the features, where there are any, or everything.
@@ -126,7 +128,7 @@ def fresh(
         stacks.append(small)
     if data.mix is not None or data.stencil is not None:
         scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
-    return SmallNetwork(stacks, scale, chains.shift, chains.product)
+    return SmallStacks(stacks, scale, chains.shift, chains.product)
 
 
 def _random(

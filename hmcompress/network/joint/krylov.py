@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.joint.least_squares import Price
-from hmcompress.network.joint.small import Data, SmallNetwork, SmallStack, mixed, with_slope
+from hmcompress.network.joint.small import Data, mixed
+from hmcompress.network.joint.stack import SmallStack, with_slope
+from hmcompress.network.joint.stacks import SmallStacks
 
 _TRIES = 6
 _LEAST_DAMPING = 1e-7  # single precision carries no more
@@ -89,7 +91,7 @@ class _Preconditioner:
 
 
 def descend(
-    network: SmallNetwork,
+    network: SmallStacks,
     data: Data,
     steps: int,
     products: int,
@@ -122,7 +124,7 @@ class _Descent:
     last: Weights | None = None  # the step before
 
     @classmethod
-    def of(cls, network: SmallNetwork, data: Data, level: float) -> "_Descent":
+    def of(cls, network: SmallStacks, data: Data, level: float) -> "_Descent":
         network = network.clone()
         (stack,) = network.stacks
         for layer in stack.layers:

@@ -13,7 +13,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import first_neurons, fresh, inner_weights, learning_data, widths_of
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.small import SmallNetwork
+from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.layerwise.coded import Weighted
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
@@ -83,7 +83,7 @@ def _widths(problem: Problem, chains: Chains, tol: float) -> list[int]:
     return sorted({hidden for hidden in found if hidden is not None})
 
 
-def as_network(network: Network, small: SmallNetwork) -> Network:
+def as_network(network: Network, small: SmallStacks) -> Network:
     """The network with the weights of a small one in place of its chain's, under the same names."""
     module = copy.deepcopy(network.module)
     for k, layer in enumerate(small.layers):

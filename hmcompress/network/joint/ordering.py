@@ -8,14 +8,12 @@ import numpy as np
 from hmcompress.hmatrix.grids.compact import canonical, encode
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.joint.distil import placed
-from hmcompress.network.joint.pruning import is_nameless
-from hmcompress.network.joint.small import Layer, SmallNetwork
+from hmcompress.network.joint.small import Layer, Neurons, SmallNetwork
 from hmcompress.network.layerwise.coded import Compact
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.model.network import Network
 
 _TRIALS = 60  # for each hidden layer
-_ODD = ("tanh", "sin", "identity")  # functions that return the opposite of the opposite
 
 
 def embedded(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
@@ -30,16 +28,17 @@ def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> P
     parts = best = embedded(network, small, grids)
     sizes = {name: nbytes({name: part}) for name, part in parts.items()}
     least = sum(sizes.values())
-    for k, odd in _hidden(small):
-        pair = small.layers[k : k + 2]
-        bytes_now = about(network, pair, grids[k : k + 2])
-        for _ in range(_TRIALS if len(grids[k].q) > 1 else 0):
-            i, j = rng.integers(len(grids[k].q), size=2)
-            first, second = _exchanged(grids[k], grids[k + 1], i, j, -1 if odd and rng.integers(2) else 1)
-            if (found := about(network, pair, [first, second])) <= bytes_now:
-                bytes_now, grids = found, [*grids[:k], first, second, *grids[k + 2 :]]
-        changed = _parts(network, pair, grids[k : k + 2])
-        parts, sizes = parts | changed, sizes | {name: nbytes({name: part}) for name, part in changed.items()}
+    for neurons in small.neurons():
+        own = sorted({layer for layer, _, _ in neurons.places})
+        layers, count = [small.layers[k] for k in own], _count(grids, neurons)
+        bytes_now = about(network, layers, [grids[k] for k in own])
+        for _ in range(_TRIALS if count > 1 else 0):
+            i, j = rng.integers(count, size=2)
+            changed = _exchanged(grids, neurons, count, (i, j), -1 if neurons.odd and rng.integers(2) else 1)
+            if (found := about(network, layers, [changed[k] for k in own])) <= bytes_now:
+                bytes_now, grids = found, changed
+        new = _parts(network, layers, [grids[k] for k in own])
+        parts, sizes = parts | new, sizes | {name: nbytes({name: part}) for name, part in new.items()}
         if sum(sizes.values()) < least:
             best, least = parts, sum(sizes.values())
     return best
@@ -65,28 +64,21 @@ def about(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> i
     return sum(1 + len(encode(grid, thorough=False)) for _, grid in _canonical(network, layers, grids))
 
 
-def _hidden(small: SmallNetwork) -> list[tuple[int, bool]]:
-    """Layers whose neurons feed only the next one, and whether their signs are free."""
-    found, first = [], 0
-    for stack in small.stacks:
-        for k in range(len(stack.layers) - 1):
-            if is_nameless(stack, k):
-                found.append((first + k, stack.functions[k].name in _ODD))
-        first += len(stack.layers)
+def _count(grids: Sequence[Grid], neurons: Neurons) -> int:
+    """How many they are: the first place is in rows, which are theirs alone."""
+    return len(grids[neurons.places[0][0]].q)
+
+
+def _exchanged(grids: Sequence[Grid], neurons: Neurons, count: int, pair: tuple[int, int], sign: int) -> list[Grid]:
+    """Two of so many neurons exchanged, in rows and columns; `sign` of what then is the first of them."""
+    order, signs, found = np.arange(count), np.ones(count, np.int64), [*grids]
+    order[[*pair]], signs[pair[0]] = order[[*pair[::-1]]], sign
+    for layer, axis, start in neurons.places:
+        grid = found[layer]
+        places, factors = np.arange(grid.q.shape[axis]), np.ones(grid.q.shape[axis], np.int64)
+        places[start : start + count], factors[start : start + count] = start + order, signs
+        q = grid.q.take(places, axis) * (factors if axis else factors[:, None])
+        exponents = (grid.column_exponents if axis else grid.row_exponents)[places]
+        named = {"column_exponents" if axis else "row_exponents": exponents}
+        found[layer] = replace(grid, q=q, **named)
     return found
-
-
-def _exchanged(rows: Grid, columns: Grid, i: int, j: int, sign: int) -> tuple[Grid, Grid]:
-    """Two neurons exchanged, rows of one layer and columns of the next; `sign` of what then is the first of them."""
-    order = np.arange(len(rows.q))
-    order[[i, j]] = order[[j, i]]
-    signs = np.ones(len(order), np.int64)
-    signs[i] = sign
-    places = np.arange(columns.q.shape[1])
-    places[: len(order)] = order
-    q = columns.q[:, places]
-    q[:, : len(order)] *= signs
-    return (
-        replace(rows, q=rows.q[order] * signs[:, None], row_exponents=rows.row_exponents[order]),
-        replace(columns, q=q, column_exponents=columns.column_exponents[places]),
-    )

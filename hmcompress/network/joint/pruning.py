@@ -1,4 +1,4 @@
-"""Weights and neurons of a small network that are not worth their bytes: taken out, and what is left made compact."""
+"""Neurons of small stacks that are not worth their bytes: taken out, and what is left made compact."""
 
 import math
 from collections.abc import Sequence
@@ -7,37 +7,31 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hmcompress.network.joint.small import Layer, SmallNetwork, SmallStack, apply
+from hmcompress.network.joint.small import Layer
+from hmcompress.network.joint.stack import SmallStack, apply
+
+Stacks = Sequence[SmallStack]
 
 
-def prune(network: SmallNetwork, share: float) -> None:
-    """Fix weights below a share of their layer's root mean square at zero, and what then does nothing."""
-    for layer in network.layers:
-        free = layer.matrix[layer.live]
-        if len(free):
-            _drop(layer, layer.live & (layer.matrix.abs() < share * free.pow(2).mean().sqrt()))
-    settle(network)
-
-
-def settle(network: SmallNetwork) -> None:
+def settle(stacks: Stacks, product: bool) -> None:
     """Fix what no output depends on at zero, fold constant neurons into the next bias, until nothing changes."""
     before = -1
-    while before != (before := sum(int(layer.live.sum()) for layer in network.layers)):
-        for stack in network.stacks:
+    while before != (before := sum(int(layer.live.sum()) for stack in stacks for layer in stack.layers)):
+        for stack in stacks:
             for k in reversed(range(len(stack.layers) - 1)):
                 _fold_constants(stack, k)
-                _drop_rows(stack.layers[k], ~_reading(stack.layers[k + 1]).any(0))
-        if network.product:
-            ends = [stack.layers[-1] for stack in network.stacks]
+                stack.layers[k].drop_rows(~stack.layers[k + 1].reading.any(0))
+        if product:
+            ends = [stack.layers[-1] for stack in stacks]
             idle = torch.stack([~end.live.any(1) for end in ends]).any(0)
             for end in ends:
-                _drop_rows(end, idle)
+                end.drop_rows(idle)
 
 
-def unwind(network: SmallNetwork) -> None:
+def unwind(stacks: Stacks) -> None:
     """Bring phases of sines within half a turn by whole turns, half ones with the sign: a large phase costs bits, and
     beside it all other weights of its layer look small."""
-    for stack in network.stacks:
+    for stack in stacks:
         for k, (layer, after) in enumerate(pairwise(stack.layers)):
             if layer.has_bias and stack.functions[k].name == "sin" and stack.functions[k].slope is None:
                 halves = (layer.matrix[:, -1] / math.pi).round() * layer.live[:, -1]
@@ -45,60 +39,41 @@ def unwind(network: SmallNetwork) -> None:
                 after.weight().mul_(1 - 2 * halves.remainder(2))
 
 
-def drop_weakest(network: SmallNetwork, inputs: Sequence[Tensor]) -> bool:
+def drop_weakest(stacks: Stacks, inputs: Sequence[Tensor]) -> bool:
     """Fix everything that reads the hidden neuron of least variance in the next layer at zero. False: none is left."""
     found: list[tuple[float, Layer, int]] = []
-    for stack, x in zip(network.stacks, inputs, strict=True):
+    for stack, x in zip(stacks, inputs, strict=True):
         for layer, entering in zip(stack.layers[1:], stack.forward(x)[0][1:], strict=True):
             size = (layer.weight().pow(2).sum(0) / layer.weight().pow(2).sum().clamp_min(1e-300)) * entering.var(0)
-            living = torch.nonzero(_reading(layer).any(0))[:, 0].tolist()
+            living = torch.nonzero(layer.reading.any(0))[:, 0].tolist()
             found += [(float(size[i]), layer, i) for i in living if len(living) > 1]
     if not found:
         return False
     _, layer, i = min(found, key=lambda item: item[0])
-    mask = torch.zeros_like(layer.live)
-    mask[:, i] = True
-    _drop(layer, mask)
-    settle(network)
+    layer.drop_columns(torch.arange(layer.inputs) == i)
     return True
-
-
-def _reading(layer: Layer) -> Tensor:
-    """Which weights (m, n) read an input."""
-    return layer.live[:, : layer.inputs]
-
-
-def _drop(layer: Layer, mask: Tensor) -> None:
-    layer.live = layer.live & ~mask
-    layer.matrix = layer.matrix.masked_fill(mask, 0.0)
-
-
-def _drop_rows(layer: Layer, rows: Tensor) -> None:
-    _drop(layer, rows[:, None].expand(layer.matrix.shape))
 
 
 def _fold_constants(stack: SmallStack, k: int) -> None:
     layer, after = stack.layers[k], stack.layers[k + 1]
-    constant = ~_reading(layer).any(1)
-    if not after.has_bias or not _reading(after)[:, constant].any():
+    constant = ~layer.reading.any(1)
+    if not after.has_bias or not after.reading[:, constant].any():
         return
     values = apply(stack.functions[k], layer.forward(torch.zeros(1, layer.inputs).double()))[0]
     folded = after.weight()[:, constant] @ values[constant]
     after.live[:, -1] |= folded != 0
-    mask = torch.zeros_like(after.live)
-    mask[:, : after.inputs] = constant
-    _drop(after, mask)
+    after.drop_columns(constant)
     after.matrix[:, -1] += folded
 
 
-def compact(network: SmallNetwork) -> None:
+def compact(stacks: Stacks, product: bool) -> None:
     """Take idle hidden neurons out, so that the others come first. Neurons that a kept bias or slope names stay."""
-    for stack in network.stacks:
+    for stack in stacks:
         for k in range(len(stack.layers) - 1):
             if is_nameless(stack, k):
-                _keep(stack.layers[k], stack.layers[k + 1], _reading(stack.layers[k + 1]).any(0))
-    if network.product and all(is_nameless(stack, len(stack.layers) - 1) for stack in network.stacks):
-        ends = [stack.layers[-1] for stack in network.stacks]
+                _keep(stack.layers[k], stack.layers[k + 1], stack.layers[k + 1].reading.any(0))
+    if product and all(is_nameless(stack, len(stack.layers) - 1) for stack in stacks):
+        ends = [stack.layers[-1] for stack in stacks]
         alive = ends[0].live.any(1) & ends[1].live.any(1)
         for end in ends:
             _keep_rows(end, alive)
@@ -114,10 +89,9 @@ def _keep(layer: Layer, after: Layer, alive: Tensor) -> None:
     if not bool(alive.any()):
         alive = torch.arange(len(alive)) == 0
     _keep_rows(layer, alive)
-    columns = torch.cat([alive, alive.new_ones(1)]) if after.has_bias else alive
-    after.matrix, after.live = after.matrix[:, columns], after.live[:, columns]
+    after.keep_columns(alive)
 
 
 def _keep_rows(layer: Layer, alive: Tensor) -> None:
     if bool(alive.any()):
-        layer.matrix, layer.live = layer.matrix[alive], layer.live[alive]
+        layer.keep_rows(alive)

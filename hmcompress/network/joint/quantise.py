@@ -2,7 +2,7 @@
 error: the nearest plane in the metric of the joint Gauss-Newton matrix, linearised anew at every layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from hmcompress.hmatrix.grids.feedback import pivoted_cholesky
 from hmcompress.hmatrix.grids.grid import Grid, powers, whole_exponents
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.nearest_plane import nearest_plane
-from hmcompress.network.joint.small import Data, SmallNetwork, SmallStack
+from hmcompress.network.joint.small import Data, SmallNetwork
 
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
 _LOADING = 1e-12  # share of the mean diagonal added where later layers are eliminated
@@ -63,23 +63,11 @@ def quantised(begun: Quantised, data: Data, level: float, knobs: Sequence[LayerK
     network, grids, before = begun.network.clone(), [*begun.grids], [*begun.before]
     for own in knobs:
         before.append(network.clone())
-        left, entering = _from_layer(network, data, len(grids))
+        left, entering = network.from_layer(len(grids), data)
         grids.append(_quantise(left, entering, level, own))
         if not left.error(entering) <= most:
             return None
     return Quantised(network, tuple(grids), (*begun.knobs, *knobs), tuple(before))
-
-
-def _from_layer(network: SmallNetwork, data: Data, first: int) -> tuple[SmallNetwork, Data]:
-    """The network from one of its layers on, and what enters it: layers before it are done."""
-    stacks, inputs = [], []
-    for stack, x in zip(network.stacks, data.inputs, strict=True):
-        done = min(first, len(stack.layers))
-        first -= done
-        x = SmallStack(stack.layers[:done], stack.functions[:done]).forward(x)[1]
-        stacks.append(SmallStack(stack.layers[done:], stack.functions[done:]))
-        inputs.append(x)
-    return replace(network, stacks=stacks), replace(data, inputs=tuple(inputs))
 
 
 def _quantise(network: SmallNetwork, data: Data, level: float, knobs: LayerKnobs) -> Grid:

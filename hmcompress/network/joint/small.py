@@ -1,18 +1,17 @@
 """A small network that stands for a large one: few neurons in each layer, all weights free, in float64.
 
-Dense stacks with elementwise functions between them, alone (mlp) or multiplied output by output (deeponet). Outputs are
-in units of the tolerance's norm, so that sums of squared residuals are squared relative errors.
+Outputs are in units of the tolerance's norm, so that sums of squared residuals are squared relative errors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from hmcompress.network.model.modules import Activation
 from hmcompress.network.model.network import DenseLayer
 
 _CHUNK = 1 << 18  # entries of a Jacobian held at once
@@ -27,6 +26,8 @@ class Layer:
     matrix: Tensor  # (m, n), or (m, n + 1) with the bias as the last column
     live: Tensor  # (m, n) or (m, n + 1) bool: the weights that are free
     offset: Tensor | None  # (m,) bias that is kept as it is
+    rows: Tensor | None = None  # (m,) of the original's layer that it stands for; None: the first ones
+    columns: Tensor | None = None  # (n,) likewise
 
     @property
     def has_bias(self) -> bool:
@@ -48,68 +49,43 @@ class Layer:
     def weight(self) -> Tensor:
         return self.matrix[:, : self.inputs]
 
+    def bias(self) -> Tensor | None:
+        return self.matrix[:, -1] if self.has_bias else None
+
+    @property
+    def reading(self) -> Tensor:
+        """Which weights (m, n) read an input."""
+        return self.live[:, : self.inputs]
+
+    def drop(self, mask: Tensor) -> None:
+        """Fix some weights at zero."""
+        self.live = self.live & ~mask
+        self.matrix = self.matrix.masked_fill(mask, 0.0)
+
+    def drop_rows(self, rows: Tensor) -> None:
+        self.drop(rows[:, None].expand(self.matrix.shape))
+
+    def drop_columns(self, columns: Tensor) -> None:
+        """Those that read some of its inputs."""
+        mask = torch.zeros_like(self.live)
+        mask[:, : self.inputs] = columns
+        self.drop(mask)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.matrix, self.live = self.matrix[rows], self.live[rows]
+
+    def keep_columns(self, columns: Tensor) -> None:
+        """Some of its inputs, and the bias."""
+        columns = torch.cat([columns, columns.new_ones(1)]) if self.has_bias else columns
+        self.matrix, self.live = self.matrix[:, columns], self.live[:, columns]
+
     def extended(self, x: Tensor) -> Tensor:
         """Inputs (N, n) with a column of ones where there is a bias."""
         return torch.cat([x, x.new_ones(len(x), 1)], 1) if self.has_bias else x
 
     def forward(self, x: Tensor) -> Tensor:
-        z = torch.nn.functional.linear(x, self.weight(), self.matrix[:, -1] if self.has_bias else None)
+        z = torch.nn.functional.linear(x, self.weight(), self.bias())
         return z if self.offset is None else z + self.offset
-
-
-@dataclass
-class SmallStack:
-    """Layers with functions between them; one more after the last layer where there are as many as layers."""
-
-    layers: list[Layer]
-    functions: Sequence[Activation]
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Inputs of every layer, and the outputs."""
-        xs = []
-        for k, layer in enumerate(self.layers):
-            xs.append(x)
-            x = layer.forward(x)
-            if k < len(self.functions):
-                x = apply(self.functions[k], x)
-        return xs, x
-
-    def linearised(self, x: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor | None]]:
-        """As `forward` for inputs (n, N), with rows of ones where there are biases, and the derivative of the function
-        after each layer, (m, N); None where there is none."""
-        xs: list[Tensor] = []
-        slopes: list[Tensor | None] = []
-        for k, layer in enumerate(self.layers):
-            xs.append(torch.cat([x, x.new_ones(1, x.shape[1])]) if layer.has_bias else x)
-            x = layer.matrix @ xs[k]
-            x = x if layer.offset is None else x + layer.offset[:, None]
-            slopes.append(None)
-            if k < len(self.functions):
-                x, slopes[k] = (t.T for t in with_slope(self.functions[k], x.T))
-        return xs, x, slopes
-
-
-def apply(function: Activation, z: Tensor) -> Tensor:
-    """The function on the first neurons of a layer: slopes (m,) belong to neurons."""
-    if function.slope is not None and function.slope.numel() > 1:
-        return Activation(function.name, function.slope.to(z.dtype).reshape(-1)[: z.shape[1]])(z)
-    return function(z)
-
-
-def with_slope(function: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
-    """An elementwise function at z, and its derivative."""
-    y = apply(function, z)
-    if function.slope is None and function.name in _SLOPES:
-        return y, _SLOPES[function.name](z, y)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return y, torch.autograd.grad(apply(function, z).sum(), z)[0]
-
-
-_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "tanh": lambda z, y: 1 - y.square(),
-    "sin": lambda z, y: torch.cos(z),
-}
 
 
 class Beyond(Protocol):
@@ -189,25 +165,71 @@ def mixed(mix: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("nkm,nm->nk", mix, values)
 
 
-@dataclass
-class SmallNetwork:
-    """One stack or several, or two whose outputs are multiplied and summed; `scale` (k,) turns outputs into units of
-    the norm, where the data's `mix` or `stencil` does not."""
+@dataclass(frozen=True)
+class Neurons:
+    """Some neurons that may change places: where they stand, in rows (0) or columns (1) of layers, from which on.
 
-    stacks: list[SmallStack]
-    scale: Tensor
-    shift: float = 0.0  # added to the product
-    product: bool = False
+    odd: the opposite of each is as good, with that of all that reads it.
+    """
+
+    places: tuple[tuple[int, int, int], ...]
+    odd: bool
+
+
+class SmallNetwork(ABC):
+    """What learns, is pruned and quantised: weights of some layers, of which all others follow those before."""
 
     @property
-    def layers(self) -> list[Layer]:
-        return [layer for stack in self.stacks for layer in stack.layers]
+    @abstractmethod
+    def layers(self) -> Sequence[Layer]:
+        """Those that are not done yet, in the order of computation."""
 
+    @abstractmethod
     def outputs(self, data: Data) -> Tensor:
         """(N, k), scaled."""
-        values = [stack.forward(x)[1] for stack, x in zip(self.stacks, data.inputs, strict=True)]
-        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else _beside(values, 1)
-        return data.combined(data.read(y * self.scale).T).T
+
+    @abstractmethod
+    def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
+        """The transpose (weights, k N) of the Jacobian of the scaled outputs, and these, (k, N).
+
+        Samples lie along rows, which are what is multiplied and gathered.
+        """
+
+    @abstractmethod
+    def clone(self) -> Self:
+        """A copy whose weights may change."""
+
+    @abstractmethod
+    def from_layer(self, first: int, data: Data) -> tuple[Self, Data]:
+        """The network from one of its layers on, whose weights it shares, and its data: layers before it are done."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Fix what no output depends on at zero."""
+
+    @abstractmethod
+    def unwind(self) -> None:
+        """Bring phases within half a turn."""
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Take idle hidden neurons out, so that the others come first."""
+
+    @abstractmethod
+    def drop_weakest(self, data: Data) -> bool:
+        """Fix all that reads the hidden neuron that does least at zero. False: none is left."""
+
+    @abstractmethod
+    def neurons(self) -> list[Neurons]:
+        """Those that may change places among each other."""
+
+    def prune(self, share: float) -> None:
+        """Fix weights below a share of their layer's root mean square at zero, and what then does nothing."""
+        for layer in self.layers:
+            free = layer.matrix[layer.live]
+            if len(free):
+                layer.drop(layer.live & (layer.matrix.abs() < share * free.pow(2).mean().sqrt()))
+        self.settle()
 
     def residual(self, data: Data) -> Tensor:
         return data.outputs - self.outputs(data)
@@ -216,16 +238,6 @@ class SmallNetwork:
         """Squared relative error; inf where something overflows."""
         error = data.weight * float(self.residual(data).pow(2).sum())
         return error if math.isfinite(error) else math.inf
-
-    def clone(self) -> "SmallNetwork":
-        """A copy whose weights may change."""
-        stacks = [
-            SmallStack(
-                [replace(x, matrix=x.matrix.clone(), live=x.live.clone()) for x in stack.layers], stack.functions
-            )
-            for stack in self.stacks
-        ]
-        return replace(self, stacks=stacks)
 
     def weights(self) -> int:
         """How many are free."""
@@ -248,7 +260,7 @@ class SmallNetwork:
         rows = max(_CHUNK // max(count * data.outputs.shape[1], 1), 64)
         for begin in range(0, len(data), rows):
             part = data.part(begin, begin + rows)
-            transposed, y = self._jacobian(part)
+            transposed, y = self.jacobian(part)
             r = (part.outputs.T - y).reshape(-1)
             if coarse:
                 single = transposed.float()
@@ -258,41 +270,3 @@ class SmallNetwork:
             gradient.addmv_(transposed, r)
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
-
-    def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
-        """The transpose (weights, k N) of the Jacobian of the scaled outputs, and these, (k, N).
-
-        Samples lie along rows, which are what is multiplied and gathered.
-        """
-        runs = [stack.linearised(x.T) for stack, x in zip(self.stacks, data.inputs, strict=True)]
-        values = [y for _, y, _ in runs]
-        y = (values[0] * values[1]).sum(0, keepdim=True) + self.shift if self.product else _beside(values, 0)
-        y = y * self.scale[:, None]
-        through = torch.eye(len(y)).double()[:, :, None] * self.scale[:, None]  # outputs by what the stacks give
-        if data.mix is not None:
-            slopes_there = data.mix if data.beyond is None else data.beyond.slopes(y.T)
-            y, through = data.read(y.T).T, slopes_there.permute(2, 1, 0)
-        found = torch.empty(self.weights(), *y.shape, dtype=y.dtype)
-        blocks = iter(found.split([int(layer.live.sum()) for layer in self.layers]))
-        each = [through] * 2 if self.product else through.split([len(v) for v in values])
-        for k, (stack, (xs, _, slopes)) in enumerate(zip(self.stacks, runs, strict=True)):
-            g = values[1 - k][:, None] * each[k] if self.product else each[k]
-            _fill([next(blocks) for _ in stack.layers], stack, xs, slopes, g.expand(-1, *y.shape))
-        return data.combined(found).reshape(len(found), -1), data.combined(y)
-
-
-def _beside(values: Sequence[Tensor], dim: int) -> Tensor:
-    return values[0] if len(values) == 1 else torch.cat([*values], dim)
-
-
-def _fill(
-    blocks: Sequence[Tensor], stack: SmallStack, xs: Sequence[Tensor], slopes: Sequence[Tensor | None], g: Tensor
-) -> None:
-    """A block of the transposed Jacobian for each layer; g (m, k, N): derivative of the outputs by the stack's."""
-    for k in reversed(range(len(stack.layers))):
-        layer, after = stack.layers[k], slopes[k]
-        g = g if after is None else g * after[:, None]
-        rows, columns = torch.nonzero(layer.live, as_tuple=True)
-        torch.mul(g[rows], xs[k][columns][:, None], out=blocks[k])
-        if k:
-            g = (layer.weight().T @ g.reshape(len(g), -1)).reshape(-1, *g.shape[1:])

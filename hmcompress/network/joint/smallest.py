@@ -16,7 +16,6 @@ from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
-from hmcompress.network.joint.pruning import compact, drop_weakest, prune, unwind
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
@@ -230,16 +229,16 @@ class JointStage:
     def _candidate(self, fit: Fit) -> tuple[FormSearch, float]:
         network, level, work = fit.network, 0.0, 0.0
         for steps, share in _ROUNDS:
-            unwind(network)
+            network.unwind()
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
             rows = self._rows(fit, network, _ROUND_ROWS)
             work += self._fit(network, rows, steps, Price.of(network.layers, level))[1]
             if share:
-                prune(network, share)
+                network.prune(share)
         if self.slim:
             network, more = self._slimmer(fit, network, level)
             work += more
-        compact(network)
+        network.compact()
         data = self.data.first(self._rows(fit, network, _FORM_ROWS, _FORM_ROWS_PER_WEIGHT))
         own, slim = self.problem.network, self.slim
         return FormSearch(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
@@ -249,7 +248,7 @@ class JointStage:
         rows, work = self._rows(fit, network, _ROUND_ROWS), 0.0
         while work < self.work:
             other = network.clone()
-            if not drop_weakest(other, self.data.first(rows).inputs):
+            if not other.drop_weakest(self.data.first(rows)):
                 break
             error, more = self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level))
             work += more
