@@ -7,7 +7,9 @@ from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of
 from hmcompress.network.joint.middle import compressed, middle_network
+from hmcompress.network.joint.origin import Origin
 from hmcompress.network.joint.smallest import smallest_joint
+from hmcompress.network.joint.web_tracing import web_of
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
 from hmcompress.network.layerwise.original import prepare
@@ -43,6 +45,10 @@ class SmallNetworks:
             beside = self._beside(settings)
             chains = chains.beside(self.subject.decoded(beside)) if beside else chains
             found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
+        elif (web := web_of(problem)) is not None:
+            beside = self._beside(settings)
+            web = web.beside(self.subject.decoded(beside)) if beside else web
+            found = self._joint(web, settings, beside, guard.of_those_that_hold(measured))
         if found is None and (chains is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
         if found is None and chains is not None and not (problem.order or chains.bent):
@@ -56,7 +62,7 @@ class SmallNetworks:
             return {}
         return coded_beside(problem, data, settings.tol, structured_layers(problem, self.subject.tensors, data.engine))
 
-    def _joint(self, chains: Chains, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
+    def _joint(self, chains: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
 

@@ -12,18 +12,20 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
 from hmcompress.network.joint.features import features_read, leading
+from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.stack import SmallStack
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.joint.tracing import found_chains
+from hmcompress.network.joint.web import Web
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network
 
 _ROWS = 8192  # samples, where the source has no end
-_BIAS = 0.5  # standard deviation of the first biases, for inputs of each layer with deviation 1
 _STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
-_CONSTANT = 1e-6  # share of the largest deviation below which an input says nothing
+_CONSTANT = 1e-6  # share of the largest step below which a coordinate has none
 
+Learned = Chains | Web
 Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
 
 
@@ -42,7 +44,7 @@ def chains_of(problem: Problem) -> Chains | None:
         return None
 
 
-def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple[Data, Tensor]:
+def learning_data(problem: Problem, chains: Learned, count: int = _ROWS) -> tuple[Data, Tensor]:
     """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
 
     Calibration points, and more of the same distribution where the source has no end.
@@ -55,7 +57,7 @@ def learning_data(problem: Problem, chains: Chains, count: int = _ROWS) -> tuple
     return with_outputs(problem, chains, points)
 
 
-def with_outputs(problem: Problem, chains: Chains, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
+def with_outputs(problem: Problem, chains: Learned, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
     """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs;
     with derivatives, a scale (B, k) for each of the blocks."""
     if problem.order:
@@ -74,7 +76,7 @@ def _scale(problem: Problem, y: Tensor) -> Tensor:
     return 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30)
 
 
-def _with_derivatives(problem: Problem, chains: Chains, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
+def _with_derivatives(problem: Problem, chains: Learned, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
     """Outputs and their derivatives by differences, those of the small network as those of the original."""
     around, stencil = stencil_of(points.to(torch.float64), problem.order)
     found = chains.outputs(around)
@@ -124,36 +126,11 @@ def fresh(
                 else leading(x[:: data.points], data.outputs, features_read(chains, i, widths[i][0]))
             )
             heads = chain.heads if k == len(chain.layers) - 1 else ()
-            small.layers.append(_random(chains.network, (layer, *heads), x, m, generator, read))
+            small.layers.append(random_layer(chains.network, (layer, *heads), x, m, generator, read))
         stacks.append(small)
     if data.mix is not None or data.stencil is not None:
         scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
     return SmallStacks(stacks, scale, chains.shift, chains.product)
-
-
-def _random(
-    network: Network,
-    layers: Sequence[DenseLayer],
-    x: Tensor,
-    m: int,
-    generator: torch.Generator,
-    read: Tensor | None,
-) -> Layer:
-    """Rows whose pre-activations have about unit deviation on inputs x (N, n), of which only those in `read` count."""
-    deviation = x.std(0)
-    read = torch.ones_like(deviation, dtype=torch.bool) if read is None else read
-    useful = read & (deviation > _CONSTANT * deviation.max())
-    weight = torch.randn(m, x.shape[1], generator=generator).double() / useful.sum().clamp_min(1) ** 0.5
-    weight = torch.where(useful, weight / deviation.clamp_min(1e-300), 0.0)
-    bias = _BIAS * torch.randn(m, generator=generator).double() - weight @ x.mean(0)
-    dense, module = layers[0], network.linear(layers[0])
-    coded = dense.bias is not None
-    offset = module.bias[:m].detach().double() if module.bias is not None and not coded else None
-    matrix = torch.cat([weight, bias[:, None]], 1) if coded else weight
-    live = torch.ones_like(matrix, dtype=torch.bool)
-    live[:, : x.shape[1]] = read
-    heads = tuple((head, network.shape(head)[0]) for head in layers[1:])
-    return Layer(dense, heads, matrix, live, offset)
 
 
 def widths_of(chains: Chains, hidden: int) -> Widths:
@@ -178,18 +155,24 @@ def inner_weights(chains: Chains, hidden: int) -> int:
 
 def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:
     """The grids of the network's own layers that a layer of a small one stands for, by their weights."""
+    if layer.rows is not None and layer.columns is not None:
+        return {layer.layer.weight: _in_places(network, layer.layer, grid, layer.rows.numpy(), layer.columns.numpy())}
     return {x.weight: first_neurons(network, x, grid.take_rows(rows)) for x, rows in layer.parts()}
 
 
 def first_neurons(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
     """The grid of a layer of few neurons in the first neurons of the network's own layer, a bias in its last column."""
-    rows, columns = network.shape(layer)
     m, n = grid.q.shape
-    places = np.arange(n)
-    if layer.bias is not None:
-        columns, places[-1] = columns + 1, columns
-    q = np.zeros((rows, columns), np.int64)
-    q[:m, places] = grid.q
-    of_rows, of_columns = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
-    of_rows[:m], of_columns[places] = grid.row_exponents, grid.column_exponents
+    return _in_places(network, layer, grid, np.arange(m), np.arange(n - (layer.bias is not None)))
+
+
+def _in_places(network: Network, layer: DenseLayer, grid: Grid, rows: np.ndarray, columns: np.ndarray) -> Grid:
+    """The same in other rows and columns."""
+    m, n = network.shape(layer)
+    columns = columns if layer.bias is None else np.append(columns, n)
+    n += layer.bias is not None
+    q = np.zeros((m, n), np.int64)
+    q[np.ix_(rows, columns)] = grid.q
+    of_rows, of_columns = np.zeros(m, np.int64), np.zeros(n, np.int64)
+    of_rows[rows], of_columns[columns] = grid.row_exponents, grid.column_exponents
     return Grid(q, of_rows, of_columns)

@@ -95,12 +95,17 @@ class FormSearch:
         """Whether there is no time for many forms."""
         return self.network.weights() > _MANY
 
+    @property
+    def _is_slow(self) -> bool:
+        """Whether each step runs the original's module."""
+        return self.network.each > 0 or self.data.beyond is not None
+
     def settle(self) -> None:
         """Forms near the tolerance, from scratch."""
         if not self.forms:
             return
         first = min(self.forms, key=self._promise)
-        for holding in _FIRST if self.data.beyond is None else _FIRST[:1]:
+        for holding in _FIRST[:1] if self._is_slow else _FIRST:
             gap, knobs = self._gap(first.error), first.quantised.knobs[0]
             knobs = replace(knobs, holding=holding)
             for _ in range(_SETTLING):
@@ -142,7 +147,7 @@ class FormSearch:
 
     def _fewer(self, forms: int) -> int:
         """Of those that are tried at least: with derivatives or through a module each takes several times as long."""
-        return forms // (self.data.blocks if self.data.beyond is None else _THROUGH)
+        return forms // (_THROUGH if self._is_slow else self.data.blocks)
 
     def _again(self, base: QuantisedForm, first: int, rng: np.random.Generator, spread: float = 1.0) -> float:
         """The error of a form whose layers before `first` are those of `base`."""
@@ -184,14 +189,14 @@ class FormSearch:
         """The error of a further form, or at which it was given up."""
         sizes = [int(layer.live.sum()) for layer in self.network.layers]
         for k in range(len(begun.grids), len(sizes)):
-            self.work += multiplications(_JACOBIANS, self.data, sum(sizes[k:]))
+            self.work += multiplications(_JACOBIANS, self.data, sum(sizes[k:]), self.network.each)
         found = quantised(begun, self.data, self.level, knobs, (_HOPELESS * self.goal) ** 2)
         self.lost = self.lost + 1 if found is None else 0
         if found is None:
             return _HOPELESS * self.tol
         moves = IntegerMoves(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
         moves.descend()
-        self.work += multiplications(moves.rounds, self.data, sum(sizes))
+        self.work += multiplications(moves.rounds, self.data, sum(sizes), self.network.each)
         size = about(self.original, moves.network.layers, moves.grids)
         neurons = living(embedded(self.original, moves.network, moves.grids).values()) if self.slim else 0
         self.forms.append(QuantisedForm(size, self.measured(moves.network), found, moves, neurons))
@@ -210,8 +215,9 @@ class FormSearch:
         return form.trial(reordered(self.original, form.moved.network, form.moved.grids))
 
 
-def multiplications(steps: int, data: Data, weights: int) -> float:
-    """Multiplications of some steps, roughly."""
+def multiplications(steps: int, data: Data, weights: int, each: float = 0.0) -> float:
+    """Multiplications of some steps, roughly; each: of the module for one sample."""
     rows = len(data) * max(data.outputs.shape[1], data.at_points)
     times = 1 if data.beyond is None else _TWICE
-    return float(times * steps * (rows * weights * (weights + _OVERHEAD) + _STEP))
+    through = len(data) * data.points * each
+    return float(times * steps * (rows * weights * (weights + _OVERHEAD) + through + _STEP))

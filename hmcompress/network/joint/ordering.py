@@ -30,11 +30,11 @@ def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> P
     least = sum(sizes.values())
     for neurons in small.neurons():
         own = sorted({layer for layer, _, _ in neurons.places})
-        layers, count = [small.layers[k] for k in own], _count(grids, neurons)
+        layers, count = [small.layers[k] for k in own], neurons.count
         bytes_now = about(network, layers, [grids[k] for k in own])
         for _ in range(_TRIALS if count > 1 else 0):
             i, j = rng.integers(count, size=2)
-            changed = _exchanged(grids, neurons, count, (i, j), -1 if neurons.odd and rng.integers(2) else 1)
+            changed = _exchanged(grids, neurons, (i, j), -1 if neurons.odd and rng.integers(2) else 1)
             if (found := about(network, layers, [changed[k] for k in own])) <= bytes_now:
                 bytes_now, grids = found, changed
         new = _parts(network, layers, [grids[k] for k in own])
@@ -64,19 +64,14 @@ def about(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> i
     return sum(1 + len(encode(grid, thorough=False)) for _, grid in _canonical(network, layers, grids))
 
 
-def _count(grids: Sequence[Grid], neurons: Neurons) -> int:
-    """How many they are: the first place is in rows, which are theirs alone."""
-    return len(grids[neurons.places[0][0]].q)
-
-
-def _exchanged(grids: Sequence[Grid], neurons: Neurons, count: int, pair: tuple[int, int], sign: int) -> list[Grid]:
-    """Two of so many neurons exchanged, in rows and columns; `sign` of what then is the first of them."""
-    order, signs, found = np.arange(count), np.ones(count, np.int64), [*grids]
+def _exchanged(grids: Sequence[Grid], neurons: Neurons, pair: tuple[int, int], sign: int) -> list[Grid]:
+    """Two neurons exchanged, in rows and columns; `sign` of what then is the first of them."""
+    order, signs, found = np.arange(neurons.count), np.ones(neurons.count, np.int64), [*grids]
     order[[*pair]], signs[pair[0]] = order[[*pair[::-1]]], sign
     for layer, axis, start in neurons.places:
         grid = found[layer]
         places, factors = np.arange(grid.q.shape[axis]), np.ones(grid.q.shape[axis], np.int64)
-        places[start : start + count], factors[start : start + count] = start + order, signs
+        places[start : start + neurons.count], factors[start : start + neurons.count] = start + order, signs
         q = grid.q.take(places, axis) * (factors if axis else factors[:, None])
         exponents = (grid.column_exponents if axis else grid.row_exponents)[places]
         named = {"column_exponents" if axis else "row_exponents": exponents}

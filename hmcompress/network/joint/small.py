@@ -167,17 +167,23 @@ def mixed(mix: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Neurons:
-    """Some neurons that may change places: where they stand, in rows (0) or columns (1) of layers, from which on.
+    """So many neurons that may change places: where they stand, in rows (0) or columns (1) of layers, from which on.
 
     odd: the opposite of each is as good, with that of all that reads it.
     """
 
+    count: int
     places: tuple[tuple[int, int, int], ...]
     odd: bool
 
 
 class SmallNetwork(ABC):
     """What learns, is pruned and quantised: weights of some layers, of which all others follow those before."""
+
+    @property
+    def each(self) -> float:
+        """Multiplications of the original's module for one sample, where that is run with these weights."""
+        return 0.0
 
     @property
     @abstractmethod

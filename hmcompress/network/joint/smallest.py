@@ -12,11 +12,12 @@ from typing import Any
 from hmcompress.network.bound.error import block_errors
 from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import fresh, inner_weights, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.distil import learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
+from hmcompress.network.joint.origin import Origin, fresh, inner_weights, widths_of
 from hmcompress.network.joint.small import SmallNetwork
+from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
 
@@ -39,6 +40,7 @@ _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
+_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
 _PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
 _WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
@@ -53,7 +55,7 @@ _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 
 def smallest_joint(
     problem: Problem,
-    chains: Chains,
+    chains: Origin,
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
@@ -111,7 +113,7 @@ class JointStage:
     """Small networks for one problem at one tolerance, within so many multiplications."""
 
     problem: Problem
-    chains: Chains
+    chains: Origin
     tol: float
     work: float
     slim: bool = False
@@ -180,14 +182,14 @@ class JointStage:
 
     def _fitted(self, hidden: int, seed: int) -> Fit:
         """A network of some width and first weights."""
-        network = fresh(self.chains, self.data, self.scale, widths_of(self.chains, hidden), seed)
+        network = fresh(self.chains, self.data, self.scale, hidden, seed)
         goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
         coarse = network.weights() > _FEW and self.tol >= _COARSE
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
         dearest = _DEAREST * self.work * (1 if self.data.stencil is None else _WITH_DERIVATIVES)
-        if multiplications(steps, self.data.first(rows), network.weights()) > dearest:
+        if multiplications(steps, self.data.first(rows), network.weights(), network.each) > dearest:
             return Fit(network, math.inf, 0.0, hopeless=True)
         error, work = self._fit(network, rows, steps, damping=1.0, **options)
         if enough < error <= _ALMOST * enough:
@@ -207,7 +209,7 @@ class JointStage:
         """Relative error after at most so many steps on the first rows, and the work."""
         data = self.data.first(rows)
         error, taken = minimise(network, data, steps, price, **options)
-        return error**0.5, multiplications(taken, data, network.weights())
+        return error**0.5, multiplications(taken, data, network.weights(), network.each)
 
     def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
         """Samples that a network learns from: some for each of its weights, or all where that was too few."""
@@ -228,13 +230,19 @@ class JointStage:
 
     def _candidate(self, fit: Fit) -> tuple[FormSearch, float]:
         network, level, work = fit.network, 0.0, 0.0
+        holding = (network, level)
         for steps, share in _ROUNDS:
             network.unwind()
             level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
             rows = self._rows(fit, network, _ROUND_ROWS)
-            work += self._fit(network, rows, steps, Price.of(network.layers, level))[1]
+            error, more = self._fit(network, rows, steps, Price.of(network.layers, level))
+            work += more
+            if error < self._fit_tol:
+                holding = (network.clone(), level)
             if share:
                 network.prune(share)
+        if self._error(network) >= self.tol:  # without what was pruned last it no longer holds
+            network, level = holding
         if self.slim:
             network, more = self._slimmer(fit, network, level)
             work += more
@@ -265,14 +273,15 @@ class JointStage:
         return max(block_errors(kind, *map(list, blocks)))
 
 
-def _different(chains: Chains) -> list[int]:
+def _different(chains: Origin) -> list[int]:
     """Numbers of neurons that give different networks: not those above all of the original's."""
     return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(chains, h) != widths_of(chains, _HIDDEN[k - 1])]
 
 
-def _narrowest(problem: Problem, chains: Chains, tol: float) -> float:
+def _narrowest(problem: Problem, chains: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     points = problem.calibration.points.pairs(LIMIT_ROWS)
-    wanted = _WEIGHTS_PER_BYTE * rate_limit_bytes(problem.network, points, tol)
+    each = _OF_A_WEB if isinstance(chains, Web) else _WEIGHTS_PER_BYTE
+    wanted = each * rate_limit_bytes(problem.network, points, tol)
     enough = (hidden for hidden in _HIDDEN if inner_weights(chains, hidden) >= wanted)
     return next(enough, _HIDDEN[-1])

@@ -74,7 +74,7 @@ class SmallStacks(SmallNetwork):
             for k in range(len(stack.layers) - 1):
                 if is_nameless(stack, k):
                     places = ((first + k, 0, 0), (first + k + 1, 1, 0))
-                    found.append(Neurons(places, stack.functions[k].name in _ODD))
+                    found.append(Neurons(len(stack.layers[k].matrix), places, stack.functions[k].name in _ODD))
             first += len(stack.layers)
         return found
 

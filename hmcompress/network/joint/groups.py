@@ -1,0 +1,132 @@
+"""Which neurons of a user's own module belong together: rows of some layers and columns of others that only make sense
+at once, whatever the module does with them (sums, gates, skip connections). Found by running it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.links import Run, noisy, run_with
+from hmcompress.network.model.network import Network
+
+_SAMPLES = 16
+ROWS, COLUMNS = 0, 1
+Place = tuple[int, int, int]  # a layer, ROWS or COLUMNS, and where the first neuron stands there
+
+
+@dataclass(frozen=True)
+class Group:
+    """So many neurons, the i-th of which stands i after the first in each place. The first place is in rows."""
+
+    count: int
+    places: tuple[Place, ...]
+
+
+def groups_in(network: Network, points: Points) -> tuple[Group, ...]:
+    """Groups of neurons that no output reads directly. Raises NetworkError."""
+    points = points.take(slice(0, _SAMPLES))
+    nodes = _Nodes(network)
+    run = run_with(network, points)
+    for k in range(len(network.layers)):
+        _note_readers(nodes, network, points, run, k)
+    return tuple(nodes.groups())
+
+
+class _Nodes:
+    """Rows and columns of all layers, which of them are the same neuron, and which must stay."""
+
+    def __init__(self, network: Network) -> None:
+        shapes = [network.shape(layer) for layer in network.layers]
+        sizes = [size for m, n in shapes for size in (m, n)]
+        self.starts = np.cumsum([0, *sizes]).tolist()
+        self.kept = np.zeros(self.starts[-1], np.bool_)
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def span(self, layer: int, axis: int) -> slice:
+        return slice(self.starts[2 * layer + axis], self.starts[2 * layer + axis + 1])
+
+    def tie(self, rows_of: int, sources: np.ndarray, columns_of: int, columns: np.ndarray) -> None:
+        """Columns of a layer read these neurons of another one."""
+        self.pairs.append((self.span(rows_of, ROWS).start + sources, self.span(columns_of, COLUMNS).start + columns))
+
+    def groups(self) -> Iterator[Group]:
+        """Neurons that stand side by side in the same layers."""
+        alike = defaultdict[tuple, list[tuple[int, ...]]](list)
+        for places in self._neurons():
+            alike[tuple((layer, axis) for layer, axis, _ in places)].append(tuple(at for _, _, at in places))
+        for signature, positions in alike.items():
+            at = np.array(sorted(positions))
+            if (at == at[0] + np.arange(len(at))[:, None]).all() and signature[-1][1] == COLUMNS:
+                firsts = zip(signature, at[0].tolist(), strict=True)
+                yield Group(len(at), tuple((layer, axis, first) for (layer, axis), first in firsts))
+
+    def _neurons(self) -> Iterator[list[Place]]:
+        """Each neuron's places, rows before columns; none of those that must stay or stand nowhere but in columns."""
+        count, total = connected_components(self._graph(), directed=False), self.starts[-1]
+        members = defaultdict[int, list[Place]](list)
+        kept = np.zeros(count[0], np.bool_)
+        np.logical_or.at(kept, count[1], self.kept)
+        spans = np.searchsorted(self.starts, np.arange(total), "right") - 1
+        for node in range(total):
+            if not kept[count[1][node]]:
+                layer, axis = divmod(int(spans[node]), 2)
+                members[count[1][node]].append((layer, axis, node - self.starts[spans[node]]))
+        for places in members.values():
+            places.sort(key=lambda place: (place[1], place[0], place[2]))
+            if places[0][1] == ROWS:
+                yield places
+
+    def _graph(self) -> coo_array:
+        first, second = (np.concatenate([np.zeros(0, np.int64), *(p[i] for p in self.pairs)]) for i in (0, 1))
+        return coo_array((np.ones(len(first)), (first, second)), shape=(self.starts[-1],) * 2)
+
+
+def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int) -> None:
+    """Ties each neuron of a layer to the columns that read it, or keeps all of them where it is not told which do.
+
+    All others' outputs stay meanwhile. Half of the neurons move at a time, for each bit of their numbers those with and
+    those without it, which tells the neuron that moves a column.
+    """
+    layer = network.layers[k]
+    m = run.outputs[layer.weight].shape[-1]
+    bits = max((m - 1).bit_length(), 1)
+    moved = [[_moved(network, points, run, k, _has_bit(m, bit, value)) for value in (0, 1)] for bit in range(bits)]
+    if any(found.y for pair in moved for found in pair):
+        nodes.kept[nodes.span(k, ROWS)] = True
+    for other in range(len(network.layers)):
+        with_bit = np.stack([pair[1].columns[other] for pair in moved])
+        without = np.stack([pair[0].columns[other] for pair in moved])
+        told = (with_bit ^ without).all(0)
+        if ((with_bit | without).any(0) & ~told).any():
+            nodes.kept[nodes.span(k, ROWS)] = True
+        columns = np.flatnonzero(told)
+        nodes.tie(k, (with_bit[:, columns] << np.arange(bits)[:, None]).sum(0), other, columns)
+        nodes.kept[nodes.span(other, COLUMNS)] |= (with_bit | without).any(0) & ~told
+
+
+def _has_bit(count: int, bit: int, value: int) -> Tensor:
+    return (torch.arange(count) >> bit & 1) == value
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What moves with some neurons: the outputs, and columns of each layer."""
+
+    y: bool
+    columns: Sequence[np.ndarray]
+
+
+def _moved(network: Network, points: Points, run: Run, k: int, some: Tensor) -> _Moved:
+    own = network.layers[k].weight
+    z = run.outputs[own]
+    given = dict(run.outputs) | {own: torch.where(some, noisy({own: z})[own], z)}
+    found = run_with(network, points, given)
+    pairs = ((found.inputs[x.weight], run.inputs[x.weight]) for x in network.layers)
+    columns = [(a != b).reshape(-1, a.shape[-1]).any(0).numpy() for a, b in pairs]
+    return _Moved(bool((found.y != run.y).any()), columns)

@@ -1,0 +1,28 @@
+"""What a small network is made for: chains of dense layers, or a module as a whole."""
+
+from torch import Tensor
+
+from hmcompress.network.joint import distil
+from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.web import Web
+from hmcompress.network.joint.web_tracing import fresh_web
+
+Origin = Chains | Web
+
+
+def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallNetwork:
+    """A small network of so many neurons in each hidden layer, with random weights."""
+    if isinstance(origin, Web):
+        return fresh_web(origin, data, scale, hidden, seed)
+    return distil.fresh(origin, data, scale, distil.widths_of(origin, hidden), seed)
+
+
+def widths_of(origin: Origin, hidden: int) -> tuple[tuple[int, ...], ...]:
+    """Neurons of each hidden layer, or group, of which there are no more than in the original."""
+    return origin.widths(hidden) if isinstance(origin, Web) else distil.widths_of(origin, hidden)
+
+
+def inner_weights(origin: Origin, hidden: int) -> int:
+    """Weights of a small network of this width, not counting more plain inputs than a layer has neurons."""
+    return origin.inner_weights(hidden) if isinstance(origin, Web) else distil.inner_weights(origin, hidden)

@@ -1,0 +1,226 @@
+"""Small networks that a user's own module computes, with the layers of the small network in place of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.joint.groups import COLUMNS, ROWS
+from hmcompress.network.joint.small import Data, Layer, Neurons, SmallNetwork
+from hmcompress.network.joint.web import Web
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.links import same
+from hmcompress.network.model.network import DenseLayer, replaced
+
+_AND_BACK = 3  # times the multiplications of a forward run
+
+
+@dataclass
+class SmallWeb(SmallNetwork):
+    """Layers of few neurons of each group. `scale` (k,) turns outputs into units of the norm, where the data's
+    `stencil` does not; the first `done` layers stay as they are."""
+
+    web: Web
+    all_layers: list[Layer]
+    counts: tuple[int, ...]  # neurons of each group
+    scale: Tensor
+    done: int = 0
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        return self.all_layers[self.done :]
+
+    @property
+    def each(self) -> float:
+        shapes = (
+            layer.matrix.shape if self.web.sliced else self.web.network.shape(layer.layer) for layer in self.all_layers
+        )
+        return _AND_BACK * sum(m * n * times for (m, n), times in zip(shapes, self.web.times, strict=True))
+
+    def outputs(self, data: Data) -> Tensor:
+        rows = self.web.at_once(data.points)
+        try:
+            found = [self._outputs(data.part(begin, begin + rows)) for begin in range(0, len(data), rows)]
+        except NetworkError:  # it fails where the original's own values do not lead
+            return torch.full_like(data.outputs, torch.inf)
+        return torch.cat(found)
+
+    def _outputs(self, data: Data) -> Tensor:
+        y = self.web.network.run(data.inputs, self.tensors())
+        return data.combined((y * self.scale).T).T
+
+    def entering(self, data: Data) -> list[Tensor]:
+        """Inputs (N, ..., n) of each layer."""
+        found = dict[str, Tensor]()
+
+        def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+            found[layer.weight] = x.detach()
+
+        with replaced(self.web.network, note):
+            self.web.network.run(data.inputs, self.tensors())
+        return [self._own_columns(k, found[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
+
+    def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
+        rows = self.web.at_once(data.points)
+        if rows >= len(data):
+            return self._jacobian(data)
+        parts = [self._jacobian(data.part(begin, begin + rows)) for begin in range(0, len(data), rows)]
+        each = [(j.unflatten(1, y.shape), y) for j, y in parts]
+        y = torch.cat([y for _, y in each], 1)
+        return torch.cat([j for j, _ in each], 2).flatten(1), y
+
+    def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
+        entering, leaving = dict[str, Tensor](), dict[str, Tensor]()
+
+        def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+            z = z if z.requires_grad else z.requires_grad_()
+            entering[layer.weight], leaving[layer.weight] = x.detach(), z
+            return z
+
+        with torch.enable_grad(), replaced(self.web.network, note):
+            y = self.web.network.call(data.inputs, self.tensors()) * self.scale
+        zs = [leaving[x.layer.weight] for x in self.layers]
+        xs = [self._with_ones(k, entering[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
+        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
+        for j in range(y.shape[1]):
+            slopes = torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True)
+            blocks = found[:, j].split([int(layer.live.sum()) for layer in self.layers])
+            for k, (x, g, block) in enumerate(zip(xs, slopes, blocks, strict=True), self.done):
+                self._fill(block, k, x, g)
+        y = y.detach().T
+        return data.combined(found).reshape(len(found), -1), data.combined(y)
+
+    def _fill(self, block: Tensor, k: int, x: Tensor, g: Tensor) -> None:
+        """Derivatives (weights, N) by a layer's weights, from its inputs (N, ..., n) and those by its outputs."""
+        layer = self.all_layers[k]
+        rows, columns = torch.nonzero(layer.live, as_tuple=True)
+        g = g if self.web.sliced else g[..., layer.rows]
+        if x.ndim == 2:
+            torch.mul(g.T[rows], x.T[columns], out=block)
+        else:
+            each = torch.einsum("ntm,ntc->mcn", g.flatten(1, -2), x.flatten(1, -2))
+            block.copy_(each[rows, columns])
+
+    def _with_ones(self, k: int, x: Tensor) -> Tensor:
+        x = self._own_columns(k, x)
+        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1) if self.all_layers[k].has_bias else x
+
+    def _own_columns(self, k: int, x: Tensor) -> Tensor:
+        return x if self.web.sliced else x[..., self.all_layers[k].columns]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and biases by their names, as large as the original's unless it runs without that."""
+        found = {}
+        for layer in self.all_layers:
+            found[layer.layer.weight] = self._whole(layer, layer.weight())
+            bias = layer.bias()
+            if layer.layer.bias is not None and bias is not None:
+                found[layer.layer.bias] = self._whole(layer, bias)
+        return found
+
+    def _whole(self, layer: Layer, t: Tensor) -> Tensor:
+        if self.web.sliced:
+            return t
+        assert layer.rows is not None and layer.columns is not None
+        shape = self.web.network.shape(layer.layer)
+        if t.ndim == 1:
+            return t.new_zeros(shape[0]).index_copy(0, layer.rows, t)
+        wide = t.new_zeros(len(t), shape[1]).index_copy(1, layer.columns, t)
+        return t.new_zeros(shape).index_copy(0, layer.rows, wide)
+
+    def clone(self) -> "SmallWeb":
+        own = [replace(x, matrix=x.matrix.clone(), live=x.live.clone()) for x in self.all_layers]
+        return replace(self, all_layers=own)
+
+    def from_layer(self, first: int, data: Data) -> tuple["SmallWeb", Data]:
+        return replace(self, done=self.done + first), data
+
+    def settle(self) -> None:
+        """Rows of neurons that nothing reads."""
+        before = -1
+        while before != (before := self.weights()):
+            for group, idle in zip(self.web.groups, self._idle(), strict=True):
+                for k, axis, first in group.places:
+                    if axis == ROWS:
+                        rows = torch.zeros(len(self.all_layers[k].matrix), dtype=torch.bool)
+                        rows[self._at(k, axis, first, len(idle))] = idle
+                        self.all_layers[k].drop_rows(rows)
+
+    def _idle(self) -> list[Tensor]:
+        """Of each group, which neurons no weight reads."""
+        found = []
+        for group, count in zip(self.web.groups, self.counts, strict=True):
+            read = torch.zeros(count, dtype=torch.bool)
+            for k, axis, first in group.places:
+                if axis == COLUMNS:
+                    read |= self.all_layers[k].reading.any(0)[self._at(k, axis, first, count)]
+            found.append(~read)
+        return found
+
+    def _at(self, k: int, axis: int, first: int, count: int) -> slice:
+        """Where so many neurons stand in the small layer that begin at `first` in the original's."""
+        layer = self.all_layers[k]
+        kept = layer.columns if axis else layer.rows
+        assert kept is not None
+        begin = int(torch.searchsorted(kept, first))
+        return slice(begin, begin + count)
+
+    def unwind(self) -> None:
+        """Which function follows a layer is not known."""
+
+    def compact(self) -> None:
+        """Of groups whose neurons may change places."""
+        idle = self._idle()
+        for group, own, movable in zip(self.web.groups, idle, self.web.exchangeable, strict=True):
+            if movable and not own.all():
+                for k, axis, first in group.places:
+                    self._keep(k, axis, self._at(k, axis, first, len(own)), ~own)
+        left = [int((~own).sum()) for own in idle]
+        kept = zip(self.counts, left, self.web.exchangeable, strict=True)
+        self.counts = tuple(n if movable and n else count for count, n, movable in kept)
+        for k, layer in enumerate(self.all_layers):
+            layer.rows, layer.columns = (self.web.kept(k, axis, self.counts) for axis in (ROWS, COLUMNS))
+
+    def _keep(self, k: int, axis: int, at: slice, some: Tensor) -> None:
+        layer = self.all_layers[k]
+        keep = torch.ones(layer.inputs if axis else len(layer.matrix), dtype=torch.bool)
+        keep[at] = some
+        kept = layer.columns if axis else layer.rows
+        assert kept is not None
+        if axis:
+            layer.keep_columns(keep)
+            layer.columns = kept[keep]
+        else:
+            layer.keep_rows(keep)
+            layer.rows = kept[keep]
+
+    def drop_weakest(self, data: Data) -> bool:
+        return False
+
+    def neurons(self) -> list[Neurons]:
+        """Those of groups whose neurons may change places."""
+        found = []
+        groups = zip(self.web.groups, self.counts, self.web.exchangeable, self.web.odd, strict=True)
+        for group, count, movable, odd in groups:
+            if movable:
+                places = tuple((k, axis, self._at(k, axis, first, count).start) for k, axis, first in group.places)
+                found.append(Neurons(count, places, odd))
+        return found
+
+
+def runs_sliced(web: Web, points: Points) -> bool:
+    """Whether the module runs with layers of few neurons, and gives what it gives with the others at zero."""
+    (counts,), generator = web.widths(2), torch.Generator().manual_seed(0)
+    layers = [web.zero(k, counts) for k in range(len(web.network.layers))]
+    for layer in layers:
+        layer.matrix = torch.randn(layer.matrix.shape, generator=generator).double() / layer.matrix.shape[1] ** 0.5
+    found = []
+    for sliced in (True, False):
+        small = SmallWeb(replace(web, sliced=sliced), layers, counts, torch.ones(1).double())
+        try:
+            found.append(web.network.run(points.tensors, small.tensors()))
+        except NetworkError:
+            return False
+    return found[0].shape == found[1].shape and same(*found)

@@ -1,0 +1,93 @@
+"""A user's own module as a whole: groups of its neurons, of which a small network has a few, whatever the module does
+with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hmcompress.network.joint.chains import Outputs
+from hmcompress.network.joint.groups import COLUMNS, ROWS, Group
+from hmcompress.network.joint.small import Layer
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network, in_double, own_tensors
+
+_MANY, FEATURES_FOR_EACH = 16, 3  # inputs of a layer from outside that are features; how many of them for each neuron
+
+_ENTRIES = 1 << 22  # of a layer's inputs or outputs that are held at once
+
+
+@dataclass(frozen=True)
+class Web:
+    """All dense layers of a module that runs in float64, and groups of their neurons."""
+
+    network: Network
+    original: Network
+    groups: tuple[Group, ...]
+    exchangeable: tuple[bool, ...]  # groups whose neurons may change places
+    odd: tuple[bool, ...]  # groups whose neurons may change signs
+    times: tuple[int, ...]  # that a sample passes each layer: of sequences and graphs, many
+    sliced: bool = False  # it runs with layers that are as small as the small network's
+
+    def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
+        """With some other weights changed; its outputs are to be the original's."""
+        return replace(self, network=_changed(self.network, tensors)) if tensors else self
+
+    def outputs(self, points: Points) -> Outputs:
+        """What enters the module, and the original's outputs."""
+        points, rows = points.to(torch.float64), self.at_once(1)
+        parts = [points.take(slice(begin, begin + rows)) for begin in range(0, len(points), rows)]
+        return Outputs(points.tensors, torch.cat([self.original.run(part.tensors) for part in parts]))
+
+    def at_once(self, points: int) -> int:
+        """Samples of so many points that are run together."""
+        widest = max(t * max(self.network.shape(x)) for t, x in zip(self.times, self.network.layers, strict=True))
+        return max(_ENTRIES // (widest * points), 1)
+
+    def widths(self, hidden: int) -> tuple[tuple[int, ...], ...]:
+        """Neurons of each group in a small network of this width."""
+        return (tuple(min(hidden, group.count) for group in self.groups),)
+
+    def kept(self, k: int, axis: int, counts: tuple[int, ...]) -> Tensor:
+        """Rows or columns of a layer that a small network has, with so many neurons of each group."""
+        live = torch.ones(self.network.shape(self.network.layers[k])[axis], dtype=torch.bool)
+        for group, count in zip(self.groups, counts, strict=True):
+            for layer, own, first in group.places:
+                if (layer, own) == (k, axis):
+                    live[first + count : first + group.count] = False
+        return torch.nonzero(live)[:, 0]
+
+    def zero(self, k: int, counts: tuple[int, ...]) -> Layer:
+        """A layer of a small network, without any weights yet."""
+        dense = self.network.layers[k]
+        rows, columns = (self.kept(k, axis, counts) for axis in (ROWS, COLUMNS))
+        matrix = torch.zeros(len(rows), len(columns) + (dense.bias is not None)).double()
+        return Layer(dense, (), matrix, torch.ones_like(matrix, dtype=torch.bool), None, rows, columns)
+
+    def outside(self, k: int) -> int:
+        """Columns of a layer that are no neuron of a group."""
+        here = (g.count for g in self.groups for layer, axis, _ in g.places if (layer, axis) == (k, COLUMNS))
+        return self.network.shape(self.network.layers[k])[1] - sum(here)
+
+    def reads_features(self, k: int) -> bool:
+        """Whether a layer's inputs are features of few coordinates, of which a small network reads some."""
+        return self.outside(k) == self.network.shape(self.network.layers[k])[1] > _MANY
+
+    def inner_weights(self, hidden: int) -> int:
+        """Weights of a small network of this width, not counting more inputs from outside than there are neurons."""
+        (counts,), total = self.widths(hidden), 0
+        for k in range(len(self.network.layers)):
+            rows, columns = (len(self.kept(k, axis, counts)) for axis in (ROWS, COLUMNS))
+            spared = max(self.outside(k) - (FEATURES_FOR_EACH if self.reads_features(k) else 1) * hidden, 0)
+            total += rows * (columns - spared + 1)
+        return total
+
+
+def _changed(network: Network, tensors: Mapping[str, Tensor]) -> Network:
+    network = in_double(network)
+    own = own_tensors(network.module)
+    with torch.no_grad():
+        for name, t in tensors.items():
+            own[network.places[name]].copy_(t)
+    return network
