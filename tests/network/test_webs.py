@@ -1,0 +1,184 @@
+"""Modules with skip connections, gates and graphs: groups of neurons, of which a small network has few."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import web_networks
+from small_networks import check_jacobian, outputs_settings, saved, stack
+from torch import nn
+
+import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.stages as stages
+from hmcompress.hmatrix.codecs import COMPACT
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.distil import chains_of, learning_data, with_outputs
+from hmcompress.network.joint.ordering import embedded, reordered
+from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
+from hmcompress.network.joint.small import Data
+from hmcompress.network.joint.small_web import SmallWeb
+from hmcompress.network.joint.web import Web
+from hmcompress.network.joint.web_tracing import fresh_web, web_of
+from hmcompress.network.layerwise.propagate import tensors_of
+
+NETWORKS = Path(web_networks.__file__)
+GROUPS = {  # neurons of each, and layers whose rows and columns they are
+    "Residual": [(16, [0, 1, 2], [1, 2, 3])],
+    "Gated": [(16, [0], [1]), (16, [1, 2, 3], [4])],
+    "Beside": [(16, [0], [1, 2]), (8, [1], [2])],
+    "Fixed": [(16, [0, 2], [1, 3]), (16, [1], [2])],
+    "Named": [(16, [0, 2], [1, 3]), (16, [1], [2])],
+    "Ring": [(16, [0, 1], [1, 1, 2])],
+    "Normalised": [],
+    "Detached": None,
+}
+SLICED = {"Residual": True, "Gated": True, "Beside": True, "Fixed": False, "Named": False, "Ring": True}
+
+
+def module_of(name: str) -> nn.Module:
+    """With weights that a few neurons can stand for."""
+    torch.manual_seed(0)
+    module = getattr(web_networks, name)()
+    state = module.state_dict()
+    for k, (key, t) in enumerate(sorted(state.items())):
+        if t.ndim == 2:
+            state[key] = stack([t.shape[1], t.shape[0]], k, gain=1.0)["net.0.weight"]
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def settings_of(name: str, **changes: Any) -> Any:
+    if name == "Ring":
+        coordinates = {f"x{k}": [-1, 1] for k in range(15)}
+        changes["calibration"] = {"domain": coordinates, **changes.get("calibration", {})}
+    return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, **changes)
+
+
+def posed(name: str, **changes: Any) -> Problem:
+    return pose(settings_of(name, **changes), module_of(name).state_dict())
+
+
+def found(name: str, **changes: Any) -> tuple[Problem, Web]:
+    problem = posed(name, **changes)
+    web = web_of(problem)
+    assert web is not None
+    return problem, web
+
+
+def small(name: str, **changes: Any) -> tuple[SmallWeb, Data]:
+    problem, web = found(name, **changes)
+    data, scale = learning_data(problem, web, 64)
+    return fresh_web(web, data, scale, 3, 0), data
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_of_neurons_are_found(name: str) -> None:
+    web, expected = web_of(posed(name)), GROUPS[name]
+    assert chains_of(posed(name)) is None
+    if not expected:
+        assert web is None
+        return
+    assert web is not None
+    groups = [(g.count, *([k for k, axis, _ in g.places if axis == own] for own in (0, 1))) for g in web.groups]
+    assert sorted(groups) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_modules_run_with_small_layers_unless_their_width_is_fixed(name: str) -> None:
+    _, web = found(name)
+    assert web.sliced == SLICED[name]
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring"])
+def test_small_layers_give_what_whole_ones_give(name: str) -> None:
+    network, data = small(name)
+    whole = replace(network, web=replace(network.web, sliced=False))
+    torch.testing.assert_close(network.outputs(data), whole.outputs(data))
+    torch.testing.assert_close(network.jacobian(data)[0], whole.jacobian(data)[0])
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_jacobian_is_the_derivative(name: str) -> None:
+    network, data = small(name)
+    check_jacobian(network, data)
+
+
+def test_jacobian_of_derivatives_is_the_derivative() -> None:
+    check_jacobian(*small("Gated", calibration={"derivatives": 1}))
+
+
+def test_samples_that_do_not_fit_at_once_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, data = small("Ring")
+    y, (jacobian, again) = network.outputs(data), network.jacobian(data)
+    monkeypatch.setattr("hmcompress.network.joint.web._ENTRIES", 1000)
+    torch.testing.assert_close(network.outputs(data), y)
+    torch.testing.assert_close(network.jacobian(data)[0], jacobian)
+    torch.testing.assert_close(network.jacobian(data)[1], again)
+
+
+def test_neurons_with_factors_of_their_own_stay_where_they_are() -> None:
+    assert found("Named")[1].exchangeable == (False, True)
+    assert found("Residual")[1].exchangeable == (True,)
+
+
+def test_signs_are_free_where_functions_are_odd() -> None:
+    assert found("Residual")[1].odd == (True,)
+    assert dict(zip((g.places[0][0] for g in found("Gated")[1].groups), found("Gated")[1].odd, strict=True)) == {
+        0: True,
+        1: False,
+    }
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named"])
+def test_idle_neurons_are_taken_out(name: str) -> None:
+    network, data = small(name)
+    for k, axis, first in network.web.groups[0].places:
+        if axis == 1:
+            second = network._at(k, axis, first, 3).start + 1
+            network.layers[k].drop_columns(torch.arange(network.layers[k].inputs) == second)
+    network.settle()
+    before, weights = network.outputs(data), network.weights()
+    network.compact()
+    torch.testing.assert_close(network.outputs(data), before)
+    assert network.weights() == weights
+    assert network.counts[0] == (2 if network.web.exchangeable[0] else 3)
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring"])
+def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -> None:
+    problem, web = found(name)
+    data, scale = learning_data(problem, web, 256)
+    network = fresh_web(web, data, scale, 3, 0)
+    form = quantised(Quantised.of(network), data, 1e-6, [LayerKnobs(1e-8)] * len(network.layers), 1e9)
+    assert form is not None
+    for parts in (f(problem.network, form.network, form.grids) for f in (embedded, reordered)):
+        own = tensors_of(web.network, {name: part.dense().double() for name, part in parts.items()})
+        y = web.network.run(problem.calibration.points.to(torch.float64).tensors, own)
+        expected, _ = with_outputs(problem, web, problem.calibration.points, scale)
+        torch.testing.assert_close(y, form.network.outputs(expected) / scale)
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated"])
+def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9})
+    monkeypatch.setattr(joint_module, "_SEEDS", 2)
+    monkeypatch.setattr(form_search, "_LEAST", 4)
+    monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
+    joint = compressed(name, tmp_path)
+    assert joint.record.error <= 1e-2
+    assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
+    monkeypatch.setattr(stages, "web_of", lambda problem: None)
+    assert nbytes(joint) < 0.7 * nbytes(compressed(name, tmp_path))
+
+
+def compressed(name: str, folder: Path) -> NetworkResult:
+    return compress_network(saved(folder, module_of(name).state_dict()), settings_of(name, effort="default"))
+
+
+def nbytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)

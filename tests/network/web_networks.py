@@ -1,0 +1,94 @@
+"""Networks of the user's own whose layers are no chains: sums, gates, graphs; each a factory of its own."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """A skip connection around each hidden layer, functions in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 16), nn.Linear(16, 1)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        for block in self.blocks:
+            y = y + torch.sin(2 * block(y))
+        return self.last(y)
+
+
+class Gated(nn.Module):
+    """Two encodings of the inputs, mixed by every hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.v, self.first = (nn.Linear(2, 16) for _ in range(3))
+        self.hidden, self.last = nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.sigmoid(self.hidden(torch.tanh(self.first(x))))
+        return self.last(torch.tanh(self.u(x)) * z + torch.tanh(self.v(x)) * (1 - z))
+
+
+class Beside(nn.Module):
+    """Hidden neurons and inputs side by side, read in a fixed order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(2, 16), nn.Linear(18, 8), nn.Linear(26, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([x, torch.relu(self.first(x))], 1)
+        return self.last(torch.cat([y, torch.tanh(self.second(y))], 1))
+
+
+class Fixed(Residual):
+    """Its width stands in the code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x)).view(-1, 4, 4).reshape(-1, 16)
+        return self.last(y + torch.sin(self.blocks[1](torch.sin(self.blocks[0](y)))))
+
+
+class Named(Residual):
+    """Each neuron has a factor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(1 + torch.arange(16.0) / 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x)) * self.factors
+        return self.last(y + torch.sin(self.blocks[1](torch.sin(self.blocks[0](y)))))
+
+
+class Ring(nn.Module):
+    """Messages along a ring of five nodes of three numbers each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.message, self.last = nn.Linear(3, 16), nn.Linear(32, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x.reshape(-1, 5, 3)))
+        y = y + torch.tanh(self.message(torch.cat([y, y.roll(1, 1)], -1)))
+        return self.last(y).squeeze(-1)
+
+
+class Normalised(Residual):
+    """Each neuron depends on all others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.layer_norm(torch.tanh(self.first(x)), (16,))
+        return self.last(y + torch.tanh(self.blocks[1](y + torch.tanh(self.blocks[0](y)))))
+
+
+class Detached(Residual):
+    """Outputs whose gradients are not those of the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        y = y.detach() + torch.sin(self.blocks[1](torch.sin(self.blocks[0](y))))
+        return self.last(y)
