@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.groups import COLUMNS, ROWS
@@ -14,7 +17,8 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import same
 from hmcompress.network.model.network import DenseLayer, replaced
 
-_AND_BACK = 3  # times the multiplications of a forward run
+_AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
+_COUNTED = 4  # samples by which elements are counted
 
 
 @dataclass
@@ -27,6 +31,7 @@ class SmallWeb(SmallNetwork):
     counts: tuple[int, ...]  # neurons of each group
     scale: Tensor
     done: int = 0
+    elements: int = 0  # that the module's operations write for one sample
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -34,10 +39,9 @@ class SmallWeb(SmallNetwork):
 
     @property
     def each(self) -> float:
-        shapes = (
-            layer.matrix.shape if self.web.sliced else self.web.network.shape(layer.layer) for layer in self.all_layers
-        )
-        return _AND_BACK * sum(m * n * times for (m, n), times in zip(shapes, self.web.times, strict=True))
+        shapes = [x.matrix.shape if self.web.sliced else self.web.network.shape(x.layer) for x in self.all_layers]
+        products = sum(m * n * times for (m, n), times in zip(shapes, self.web.times, strict=True))
+        return _AND_BACK * (products + _FOR_EACH * self.elements)
 
     def outputs(self, data: Data) -> Tensor:
         rows = self.web.at_once(data.points)
@@ -61,6 +65,14 @@ class SmallWeb(SmallNetwork):
         with replaced(self.web.network, note):
             self.web.network.run(data.inputs, self.tensors())
         return [self._own_columns(k, found[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
+
+    def counted(self, data: Data) -> "SmallWeb":
+        """The same, knowing how much the module writes."""
+        few = data.first(_COUNTED)
+        free = {name: t.clone().requires_grad_() for name, t in self.tensors().items()}
+        with torch.enable_grad(), Written() as written:  # some modules take a shorter way without gradients
+            self.web.network.call(few.inputs, free)
+        return replace(self, elements=written.elements // (len(few) * few.points))
 
     def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
         rows = self.web.at_once(data.points)
@@ -208,6 +220,19 @@ class SmallWeb(SmallNetwork):
                 places = tuple((k, axis, self._at(k, axis, first, count).start) for k, axis, first in group.places)
                 found.append(Neurons(count, places, odd))
         return found
+
+
+class Written(TorchDispatchMode):
+    """Counts the elements that operations write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.elements += sum(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
 
 
 def runs_sliced(web: Web, points: Points) -> bool:

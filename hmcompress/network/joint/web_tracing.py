@@ -18,7 +18,7 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors
 
-_MOST_OTHERS = 4.0  # numbers of other weights for each of the dense layers
+_MOST_OTHERS = 0.5  # numbers of other weights for each of the dense layers: more take most of the bytes anyhow
 _LOOKED_AT = 512  # samples by which first weights are scaled
 _TRIED = 3  # neurons of each group with which derivatives are tried
 _STEP, _ROUGH = 1e-5, 1e-2  # of the weights; share of the derivatives that differences may miss
@@ -109,7 +109,7 @@ def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int) -> Sm
             web.network, (layer.layer,), x, len(layer.matrix), generator, read, _size(original[layer.layer.weight])
         )
         layer.matrix, layer.live = new.matrix, new.live
-    return small
+    return small.counted(few)
 
 
 def _size(z: Tensor) -> float:
