@@ -22,6 +22,8 @@ from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
+from hmcompress.hmatrix.patterns.copied import ROWS
+from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
@@ -29,6 +31,7 @@ from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payl
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
+from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray
@@ -42,6 +45,7 @@ _MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channe
 _SOME = 1 << 14  # entries among which values are counted
 _LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
 _CLEARLY = 0.95
+_LIKE = 0.1  # of a step: by how much copies may differ
 EFFORTS = ("fast", "default", "max")
 
 
@@ -69,9 +73,15 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
+    return _any(request, grid, kernel)
+
+
+def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
+    """The smallest form, lossy or not; first: the first arrangement in which lines may be copies of others."""
+    w = request.w
     if w.numel() == 0 or not math.isfinite(request.size):
         return request.exact()
-    best = _lossy(request, grid, kernel)
+    best = _lossy(request, grid, kernel, first)
     if best is not None and lossless_is_larger(w, best.nbytes):
         return best
     if best is not None:
@@ -80,12 +90,22 @@ def compress_matrix(
     return best if best is not None and best.nbytes < plain.nbytes else plain
 
 
-def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: int) -> HMatrix | None:
     best = _arranged(request, grid, kernel)
     if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
-    found = [matrix for matrix in (best, _lattice_or_lists(request)) if matrix is not None]
+    found = [matrix for matrix in (best, _lattice_or_lists(request), _copied(request, kernel, best, first)) if matrix is not None]
     return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
+
+
+def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> HMatrix | None:
+    """The matrix as those of its lines that are no copies of others, where some are, to the tolerance."""
+    step = first_step(request)
+    if request.effort == "fast" or request.size == 0 or not _is_step(step, request):
+        return None
+    bits = 8 * (request.w.nbytes if best is None else best.nbytes) / request.w.numel()
+    copies = find_copies(request.w, kernel, _LIKE * step, bits, first)
+    return None if copies is None else tune_copies(request, copies, kernel, _any)
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
