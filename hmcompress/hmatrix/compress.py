@@ -22,7 +22,7 @@ from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
-from hmcompress.hmatrix.patterns.copied import ROWS
+from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
 from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
@@ -46,6 +46,8 @@ _SOME = 1 << 14  # entries among which values are counted
 _LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
 _CLEARLY = 0.95
 _LIKE = 0.1  # of a step: by how much copies may differ
+_SQUARES = (1e-12, 1e15)  # sizes of matrices in which squares neither overflow nor vanish
+_FAR = (0.1, 0.7)  # of those as plain integers: what takes less has found more than copies; the same of diagonals
 EFFORTS = ("fast", "default", "max")
 
 
@@ -94,7 +96,11 @@ def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: i
     best = _arranged(request, grid, kernel)
     if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
-    found = [matrix for matrix in (best, _lattice_or_lists(request), _copied(request, kernel, best, first)) if matrix is not None]
+    found = [
+        matrix
+        for matrix in (best, _lattice_or_lists(request), _copied(request, kernel, best, first))
+        if matrix is not None
+    ]
     return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
 
 
@@ -104,8 +110,17 @@ def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> 
     if request.effort == "fast" or request.size == 0 or not _is_step(step, request):
         return None
     bits = 8 * (request.w.nbytes if best is None else best.nbytes) / request.w.numel()
-    copies = find_copies(request.w, kernel, _LIKE * step, bits, first)
-    return None if copies is None else tune_copies(request, copies, kernel, _any)
+    unit = 1.0 if _SQUARES[0] < request.size < _SQUARES[1] else request.size
+    w = request.w if unit == 1.0 else request.w.double() / unit
+    copies = find_copies(w, kernel, _LIKE * step / unit, bits, first)
+    if copies is None:
+        return None
+    plain = _FAR[copies.arrangement >= DIAGONALS] * _plain_guess(request, step) * float(copies.stored.mean())
+    if bits * w.numel() < 8 * plain:
+        return None
+    if best is not None:
+        best.forget_if_large()
+    return tune_copies(request, copies, kernel, _any)
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:

@@ -28,11 +28,12 @@ def tune_copies(request: Request, copies: Copies, kernel: int, smallest: Smalles
     for _ in range(_TRIALS):
         if not 0 < tol < 1:
             break
-        payload = smallest(replace(request, w=w, tol=min(tol, _MOST_TOL), size=size), None, inner, first).payload
-        found = request.measured(bytes([COPIED]) + copies.encode(payload))
+        held = smallest(replace(request, w=w, tol=min(tol, _MOST_TOL), size=size), None, inner, first)
+        found = request.measured(bytes([COPIED]) + copies.encode(held.payload))
         if found.error <= request.tol and (best is None or found.nbytes < best.nbytes):
             best = found
-        if found.error == 0 or _ENOUGH * request.tol <= found.error <= request.tol:
+        unused = found.error < _ENOUGH * request.tol and held.error > _ENOUGH * held.tol
+        if found.error <= request.tol and not unused:
             break
         tol *= _AIM * request.tol / found.error
     return best

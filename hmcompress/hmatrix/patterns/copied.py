@@ -1,7 +1,7 @@
 """Codec `copied`: lines of which many are others, with the same or the other sign, their entries in another order.
 
-So are pairs of opposite neurons, filters and their mirror images, convolutions that are equivariant to a group, layers of
-complex numbers and quaternions written out, matrices that are symmetric to a diagonal or to their middle. Lines that
+So are pairs of opposite neurons, filters and their mirror images, convolutions that are equivariant to a group, layers
+of complex numbers and quaternions written out, matrices that are symmetric to a diagonal or to their middle. Lines that
 are no copies are coded by any other codec, to the tolerance.
 """
 
