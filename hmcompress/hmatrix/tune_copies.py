@@ -7,7 +7,7 @@ from dataclasses import replace
 from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import COPIED
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.patterns.copied import COLUMNS, DIAGONALS, Copies
+from hmcompress.hmatrix.patterns.copied import COLUMNS, ROWS, Copies
 from hmcompress.hmatrix.request import Request
 
 _TRIALS, _ENOUGH, _AIM = 4, 0.985, 0.9995  # of the tolerance
@@ -40,8 +40,8 @@ def tune_copies(request: Request, copies: Copies, kernel: int, smallest: Smalles
 
 
 def _kernel(request: Request, copies: Copies, kernel: int, columns: int) -> int:
-    """The entries of a kernel that are stored, where each has as many of them."""
-    if copies.arrangement >= DIAGONALS:
-        return 1
-    left = columns * kernel
-    return left // request.w.shape[1] if copies.arrangement == COLUMNS and left % request.w.shape[1] == 0 else kernel
+    """The entries of a kernel that are stored, where each may have as many of them."""
+    if copies.arrangement == ROWS:
+        return kernel
+    left, kernels = columns * kernel, request.w.shape[1]
+    return left // kernels if copies.arrangement == COLUMNS and left % kernels == 0 else 1

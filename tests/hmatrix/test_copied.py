@@ -130,6 +130,12 @@ def test_lines_that_repeat_both_ways_are_stored_once():
     assert torch.equal(HMatrix.from_payload(h.payload, h.shape, h.dtype).to_dense(), h.to_dense())
 
 
+def test_columns_that_are_copies_need_not_be_as_many_in_every_kernel():
+    w = torch.from_numpy(noise(40, 61)).float()
+    whole = torch.cat([w, -w[:, 3:29]], 1)
+    assert compress_matrix(whole, 1e-2, kernel=3).nbytes < 1.02 * compress_matrix(w, 1e-2).nbytes + 60
+
+
 def test_a_sparse_symmetric_matrix_costs_half():
     w = symmetric() * (symmetric() > 2)
     other = noise(N, N, 8) * (noise(N, N, 9) > 2)
