@@ -2,8 +2,8 @@
 
 The smallest of several forms stays. `_untiled` is the search of one matrix: candidates with their prices, each at the
 largest step that keeps the tolerance, then coders of the matrix as a whole. It is asked for the matrix as it stands
-and, where parts resemble each other, for the one whose rows these parts are; where lines are copies of others, all is asked
-for those that are none. Beside it stand short lists of values, 16-bit numbers cut short, and what is exact.
+and, where parts resemble each other, for the one whose rows these parts are; where lines are copies of others, for the
+matrix of those that are none. Beside it stand short lists of values, 16-bit numbers cut short, and what is exact.
 """
 
 import math
