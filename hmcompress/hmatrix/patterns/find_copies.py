@@ -90,7 +90,8 @@ def _repeat(x: Array, sizes: Array) -> bool:
     near = np.flatnonzero((ordered[1:] - ordered[:-1] <= _ALIKE * ordered[1:]) & (ordered[:-1] > 0))
     if not len(near):
         return False
-    one, other = (_sums(x[order[near + k]])[:_ANY_ORDER] for k in (0, 1))
+    both = np.abs(x[np.concatenate([order[near], order[near + 1]])], dtype=np.float64)
+    one, other = np.stack([both.sum(1), np.square(both).sum(1)]).reshape(2, 2, -1).swapaxes(0, 1)
     return bool((np.abs(one - other) <= _EQUAL * one).all(0).any())
 
 
