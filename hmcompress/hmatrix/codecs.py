@@ -8,27 +8,42 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
 from hmcompress.hmatrix.grids import compact, product, weighted
-from hmcompress.hmatrix.patterns import interpolated, lattice, listed, short_floats, tiles, trellis
+from hmcompress.hmatrix.patterns import copied, interpolated, lattice, listed, short_floats, tiles, trellis
 from hmcompress.hmatrix.tree import tree
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
-EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED = range(11)
+EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED, COPIED = range(12)
+
+_HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
+
+
+def _check_held(payload: bytes, holder: int) -> None:
+    """Raise FormatError where payloads would hold each other without end."""
+    order = list(_HOLDERS)
+    if payload and payload[0] in order[: order.index(holder) + 1]:
+        raise FormatError(f"{_HOLDERS[holder]} hold {_HOLDERS[payload[0]]}: the file is damaged")
 
 
 def _decode_tiled(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     tile, inner, payload = tiles.read_tile(data, shape)
-    if payload[:1] == bytes([TILED]):
-        raise FormatError("tiles hold tiles: the file is damaged")
+    _check_held(payload, TILED)
     return QuantizedBody(tiles.from_tiles(decode_payload(payload, inner, dtype).to_dense().to(dtype), shape, tile))
 
 
 def _decode_listed(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     inner, payload, index, transposed = listed.read_lists(data, shape)
-    if payload[:1] == bytes([LISTED]):
-        raise FormatError("lists hold lists: the file is damaged")
+    _check_held(payload, LISTED)
     values = decode_payload(payload, inner, dtype).to_dense().to(dtype)
     return QuantizedBody(listed.from_lists(values, index, transposed))
+
+
+def _decode_copied(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
+    inner, payload, copies = copied.read_copies(data, shape)
+    if not (payload[:1] == bytes([COPIED]) and payload[1:2] > bytes([copies.arrangement])):  # lines of another kind
+        _check_held(payload, COPIED)
+    values = decode_payload(payload, inner, dtype).to_dense().to(dtype)
+    return QuantizedBody(copied.from_copies(values, copies))
 
 
 CODECS: dict[int, Decoder] = {
@@ -43,6 +58,7 @@ CODECS: dict[int, Decoder] = {
     TILED: _decode_tiled,
     SHORT_FLOATS: short_floats.decode,
     LISTED: _decode_listed,
+    COPIED: _decode_copied,
 }
 
 

@@ -2,8 +2,8 @@
 
 The smallest of several forms stays. `_untiled` is the search of one matrix: candidates with their prices, each at the
 largest step that keeps the tolerance, then coders of the matrix as a whole. It is asked for the matrix as it stands
-and, where parts resemble each other, for the one whose rows these parts are. Beside it stand short lists of values,
-16-bit numbers cut short, and what is exact.
+and, where parts resemble each other, for the one whose rows these parts are; where lines are copies of others, for the
+matrix of those that are none. Beside it stand short lists of values, 16-bit numbers cut short, and what is exact.
 """
 
 import math
@@ -22,6 +22,8 @@ from hmcompress.hmatrix.candidates import candidates, with_remainders
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
+from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
+from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
@@ -29,6 +31,7 @@ from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payl
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
+from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
 
 Array = np.ndarray
@@ -42,6 +45,9 @@ _MANY, _NEARLY = 1 << 16, 1.01  # entries of a convolution, some of whose channe
 _SOME = 1 << 14  # entries among which values are counted
 _LIST_SHARES, _MOST_TOL = (1.0, 0.9, 0.7, 0.4), 0.9  # of the error that values may have if all occur equally often
 _CLEARLY = 0.95
+_LIKE = 0.1  # of a step: by how much copies may differ
+_SQUARES = (1e-12, 1e15)  # sizes of matrices in which squares neither overflow nor vanish
+_FAR = (0.1, 0.7)  # of those as plain integers: what takes less has found more than copies; the same of diagonals
 EFFORTS = ("fast", "default", "max")
 
 
@@ -69,9 +75,15 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
+    return _any(request, grid, kernel)
+
+
+def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
+    """The smallest form, lossy or not; first: the first arrangement in which lines may be copies of others."""
+    w = request.w
     if w.numel() == 0 or not math.isfinite(request.size):
         return request.exact()
-    best = _lossy(request, grid, kernel)
+    best = _lossy(request, grid, kernel, first)
     if best is not None and lossless_is_larger(w, best.nbytes):
         return best
     if best is not None:
@@ -80,12 +92,35 @@ def compress_matrix(
     return best if best is not None and best.nbytes < plain.nbytes else plain
 
 
-def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:
+def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: int) -> HMatrix | None:
     best = _arranged(request, grid, kernel)
     if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
-    found = [matrix for matrix in (best, _lattice_or_lists(request)) if matrix is not None]
+    found = [
+        matrix
+        for matrix in (best, _lattice_or_lists(request), _copied(request, kernel, best, first))
+        if matrix is not None
+    ]
     return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
+
+
+def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> HMatrix | None:
+    """The matrix as those of its lines that are no copies of others, where some are, to the tolerance."""
+    step = first_step(request)
+    if request.effort == "fast" or request.size == 0 or not _is_step(step, request):
+        return None
+    bits = 8 * (request.w.nbytes if best is None else best.nbytes) / request.w.numel()
+    unit = 1.0 if _SQUARES[0] < request.size < _SQUARES[1] else request.size
+    w = request.w if unit == 1.0 else request.w.double() / unit
+    copies = find_copies(w, kernel, _LIKE * step / unit, bits, first)
+    if copies is None:
+        return None
+    plain = _FAR[copies.arrangement >= DIAGONALS] * _plain_guess(request, step) * float(copies.stored.mean())
+    if bits * w.numel() < 8 * plain:
+        return None
+    if best is not None:
+        best.forget_if_large()
+    return tune_copies(request, copies, kernel, _any)
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:

@@ -40,6 +40,7 @@ _AT_ONCE = 1 << 16  # entries that are compared
 _LEAP = 5.0  # from one step to the next, at most
 _APART = 1.03  # ratio of two steps from which their errors tell how it grows, not chance
 _FLAT = 0.5  # power of the step by which the error grows, below which most of it does not come from rounding
+_SAME = 1e-9  # relative difference of errors that are one: of 16-bit numbers they come in few sizes
 _LOWEST = 2.0**-12  # of the first step: an error that is still too large there has other causes than rounding
 
 
@@ -225,20 +226,29 @@ def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort:
 def _search(request: Request, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
-    lowest, before = step * _LOWEST, (0.0, 0.0)
-    for _ in range(_TRIALS):
+    lowest, before, now = step * _LOWEST, (0.0, 0.0), (0.0, 0.0)
+    for trial in range(2 * _TRIALS):
         step = float(np.float32(step))
         if not lowest < step < math.inf:
             break
-        ratio = error(step) / request.tol
-        if ratio <= 1:
+        before, now = now, (step, error(step) / request.tol)
+        if now[1] <= 1:
             low = best = max(best, step)
-            if ratio >= enough:
+            if now[1] >= enough:
                 break
         else:
             high = min(high, step)
-        before, step = (step, ratio), _next(before, (step, ratio), low, high)
+        if trial + 1 == _TRIALS and (best > 0 or not _stands_still(before, now)):
+            break
+        step = _next(before, now, low, high)
+        if trial + 1 >= _TRIALS and best == 0:
+            step = min(step, now[0] * max((now[0] / before[0]) ** 2, 1 / _LEAP))
     return best
+
+
+def _stands_still(before: tuple[float, float], now: tuple[float, float]) -> bool:
+    """Whether the error is the one of a larger step, as that of 16-bit numbers may be for many steps."""
+    return now[0] < before[0] and abs(now[1] - before[1]) <= _SAME * now[1]
 
 
 def _error(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> float:

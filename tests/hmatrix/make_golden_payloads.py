@@ -27,6 +27,7 @@ def matrices() -> dict[str, HMatrix]:
     waves = torch.cos(2 * torch.pi * torch.outer(torch.arange(24), torch.arange(64)) / 64)
     places, codes = torch.randint(0, 6, (48, 96), generator=own), torch.randint(-7, 8, (32, 16, 16), generator=own)
     scales = torch.randint(1, 64, (32, 16), generator=own) * torch.rand(32, 1, generator=own)
+    few, triangle = noise[:20, :32], noise[:32, :32].tril(-1)
     return {
         "plain": compress_matrix(noise, 1e-2),
         "plain_fine": compress_matrix(noise.double(), 1e-8),
@@ -57,6 +58,10 @@ def matrices() -> dict[str, HMatrix]:
         "short_floats_alike": compress_matrix(torch.rand(48, 64, generator=generator).bfloat16(), 3e-4),
         "short_floats_alike_pruned": compress_matrix(torch.rand(96, 64, generator=generator).pow(4).half(), 1e-4),
         "listed": compress_matrix(torch.randn(48, 6, generator=own).gather(1, places), 1e-3),
+        "copied": compress_matrix(torch.cat([few, few.roll(8, 1) * torch.sign(few[0] + 1), -few]), 1e-2),
+        "copied_columns": compress_matrix(torch.cat([few.T, -few.T], 1), 1e-2),
+        "copied_diagonals": compress_matrix(triangle + triangle.T, 1e-2),
+        "copied_antidiagonals": compress_matrix((triangle - triangle.T).flip(1), 1e-2),
         "waves": compress_matrix(waves, 1e-3),
         "group_codes_of_scales": compress_matrix(codes.mul(scales[..., None]).reshape(32, 256), 1e-4),
     }

@@ -114,6 +114,13 @@ def test_error_uses_the_tolerance(name, tol):
     assert h.error > 0.9 * tol, f"{h.error / tol} of the tolerance"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_errors_of_short_numbers_that_come_in_few_sizes_are_no_reason_to_store_them_without_loss(seed):
+    w = torch.from_numpy(noise(16, 288, seed)).bfloat16()
+    h = compress_matrix(w, 1e-2, "max")
+    assert 8 * h.nbytes < 6.1 * w.numel() and 0.85e-2 < h.error <= 1e-2
+
+
 @pytest.mark.parametrize("left_out", [0.0, 0.5, 0.9, 0.95])
 def test_few_trials_find_the_step_whatever_low_rank_leaves_out_at_any_step(left_out):
     """Of an operator fitted to data the noise stays out: squares of what is left out and of the step add up."""

@@ -34,6 +34,8 @@ SOURCES = {
     "zeros": ("zeros", "default", 1e-2),
     "short floats": ("short", "default", 3e-4),
     "pruned short floats": ("pruned", "default", 3e-4),
+    "copied": ("rotated", "default", 1e-2),
+    "copied diagonals": ("antisymmetric", "default", 1e-2),
 }
 
 
@@ -44,6 +46,8 @@ def source(name: str) -> HMatrix:
         "kernel": lambda: kernel("distance", 160),
         "zeros": lambda: torch.zeros(40, 40),
         "green": greens,
+        "rotated": lambda: torch.cat([matrix("noise"), -matrix("noise").flip(0, 1), matrix("noise").roll(9, 1)]),
+        "antisymmetric": lambda: matrix("noise")[:48, :48].tril(-1) - matrix("noise")[:48, :48].tril(-1).T,
         "short": lambda: matrix("noise", torch.bfloat16),
         "pruned": lambda: matrix("noise", torch.bfloat16) * (matrix("noise").roll(9, 1) > 0.5),
     }
@@ -117,7 +121,7 @@ def test_every_truncation_is_noticed_or_harmless(name):
 def test_random_bytes_are_no_payload():
     random = np.random.default_rng(0)
     h = source("zeros")
-    for codec in range(8):
+    for codec in range(12):
         for _ in range(40):
             decode(bytes([codec]) + random.integers(0, 256, random.integers(0, 80)).astype(np.uint8).tobytes(), h)
 
