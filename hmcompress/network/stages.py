@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of
 from hmcompress.network.joint.middle import compressed, middle_network
 from hmcompress.network.joint.origin import Origin
 from hmcompress.network.joint.smallest import smallest_joint
-from hmcompress.network.joint.web_tracing import web_of
+from hmcompress.network.joint.vectors import even
+from hmcompress.network.joint.web import Web
+from hmcompress.network.joint.web_tracing import changed, web_of
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.search import Way, search
@@ -46,21 +50,35 @@ class SmallNetworks:
             chains = chains.beside(self.subject.decoded(beside)) if beside else chains
             found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
         elif (web := web_of(problem)) is not None:
-            beside = self._beside(settings)
-            web = web.beside(self.subject.decoded(beside)) if beside else web
-            found = self._joint(web, settings, beside, guard.of_those_that_hold(measured))
+            found = self._of_web(web, settings, guard.of_those_that_hold(measured))
         if found is None and (chains is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
         if found is None and chains is not None and not (problem.order or chains.bent):
             found = self._middle(chains, settings, measured)
         return found
 
-    def _beside(self, settings: Settings) -> Parts:
-        """The weights that no chain holds, which are coded first."""
+    def _of_web(self, web: Web, settings: Settings, measured: Measure) -> Trial | None:
+        beside = self._beside(settings, self._even(web))
+        try:
+            web = changed(web, self.subject.decoded(beside), self.subject.problem.calibration.points)
+        except NetworkError:  # it does not run with what the other weights have become
+            return None
+        return self._joint(web, settings, beside, measured)
+
+    def _even(self, web: Web) -> Parts:
+        """Vectors along groups whose neurons may not change places, with all entries alike: then they may."""
+        names = [name for name, k in web.vectors if not web.exchangeable[k]]
+        return {name: even(name, self.subject.tensors[name], Engine(self.subject.data.engine.effort)) for name in names}
+
+    def _beside(self, settings: Settings, given: Parts | None = None) -> Parts:
+        """The weights that no chain holds, which are coded first; some are already."""
         problem, data = self.subject.problem, self.subject.data
+        given = given or {}
+        data = replace(data, others={name: w for name, w in data.others.items() if name not in given})
         if not data.others:
-            return {}
-        return coded_beside(problem, data, settings.tol, structured_layers(problem, self.subject.tensors, data.engine))
+            return given
+        structured = structured_layers(problem, self.subject.tensors, data.engine)
+        return given | coded_beside(problem, data, settings.tol, structured)
 
     def _joint(self, chains: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, beside other weights that are coded already."""

@@ -22,8 +22,10 @@ from hmcompress.network.joint.ordering import embedded, reordered
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb
+from hmcompress.network.joint.vectors import even
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.web_tracing import fresh_web, web_of
+from hmcompress.network.joint.web_tracing import changed, fresh_web, web_of
+from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.propagate import tensors_of
 
 NETWORKS = Path(web_networks.__file__)
@@ -34,10 +36,16 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Fixed": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Named": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Ring": [(16, [0, 1], [1, 1, 2])],
+    "Scaled": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Normalised": [],
     "Detached": None,
 }
-SLICED = {"Residual": True, "Gated": True, "Beside": True, "Fixed": False, "Named": False, "Ring": True}
+NORM = ("weight", "bias", "running_mean", "running_var")
+SLICED = {"Residual": True, "Gated": True, "Beside": True, "Fixed": False, "Named": True, "Ring": True, "Scaled": True}
+VECTORS = {  # along groups, and the first layer whose rows are those groups' neurons
+    "Named": {"factors": 0},
+    "Scaled": {"slope.weight": 0, "scale": 1, **{f"norm.{n}": 1 for n in NORM}},
+}
 
 
 def module_of(name: str) -> nn.Module:
@@ -132,6 +140,45 @@ def test_signs_are_free_where_functions_are_odd() -> None:
         0: True,
         1: False,
     }
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_along_groups_are_found(name: str) -> None:
+    _, web = found(name)
+    assert {key: web.groups[k].places[0][0] for key, k in web.vectors} == VECTORS[name]
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
+    problem, web = found(name)
+    assert not all(web.exchangeable)
+    tensors = module_of(name).state_dict()
+    parts = {key: even(key, tensors[key], Engine()) for key, _ in web.vectors}
+    assert all(len(part.payload(thorough=False)) < 16 for part in parts.values())
+    assert all(bool((part.dense() - tensors[key].mean()).abs().max() < 1e-6) for key, part in parts.items())
+    web = changed(web, {key: part.dense() for key, part in parts.items()}, problem.calibration.points)
+    assert all(web.exchangeable)
+    assert web.sliced
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named"])
+def test_the_weakest_neuron_is_dropped(name: str) -> None:
+    network, data = small(name)
+    places = [(k, first) for k, axis, first in network.web.groups[0].places if axis == 1]
+    for k, first in places:
+        second = network._at(k, 1, first, 3).start + 1
+        network.layers[k].weight()[:, second] *= 1e-3
+    before = network.outputs(data)
+    assert network.drop_weakest(data)
+    assert network._idle()[0].tolist() == [False, True, False]
+    torch.testing.assert_close(network.outputs(data), before, rtol=0, atol=1e-2 * float(before.abs().max()))
+
+
+def test_the_last_neuron_of_a_group_stays() -> None:
+    network, data = small("Gated")
+    for _ in range(sum(network.counts) - len(network.counts)):
+        assert network.drop_weakest(data)
+    assert not network.drop_weakest(data)
 
 
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named"])

@@ -64,6 +64,24 @@ class Named(Residual):
         return self.last(y + torch.sin(self.blocks[1](torch.sin(self.blocks[0](y)))))
 
 
+class Scaled(Residual):
+    """Vectors of a number for each neuron: a slope, a factor, four of a normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.norm = nn.PReLU(16), nn.BatchNorm1d(16)
+        self.scale = nn.Parameter(1 + torch.arange(16.0) / 16)
+        with torch.no_grad():
+            for k, t in enumerate((self.slope.weight, *self.norm.parameters(), *self.norm.buffers())):
+                if t.ndim:
+                    t += (k + torch.arange(16)) / 32
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.slope(self.first(x))
+        z = self.scale * torch.sin(self.norm(self.blocks[0](y)))
+        return self.last(y + torch.sin(self.blocks[1](z)))
+
+
 class Ring(nn.Module):
     """Messages along a ring of five nodes of three numbers each."""
 

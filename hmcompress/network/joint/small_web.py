@@ -19,6 +19,7 @@ from hmcompress.network.model.network import DenseLayer, replaced
 
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
 _COUNTED = 4  # samples by which elements are counted
+_LOOKED_AT = 512  # by which neurons are judged
 
 
 @dataclass
@@ -69,9 +70,9 @@ class SmallWeb(SmallNetwork):
     def counted(self, data: Data) -> "SmallWeb":
         """The same, knowing how much the module writes."""
         few = data.first(_COUNTED)
-        free = {name: t.clone().requires_grad_() for name, t in self.tensors().items()}
+        free = {name: t.clone().requires_grad_() for name, t in self._dense().items()}
         with torch.enable_grad(), Written() as written:  # some modules take a shorter way without gradients
-            self.web.network.call(few.inputs, free)
+            self.web.network.call(few.inputs, self._beside() | free)
         return replace(self, elements=written.elements // (len(few) * few.points))
 
     def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
@@ -124,6 +125,13 @@ class SmallWeb(SmallNetwork):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and biases by their names, as large as the original's unless it runs without that."""
+        return self._beside() | self._dense()
+
+    def _beside(self) -> dict[str, Tensor]:
+        """Vectors along groups, where these are short."""
+        return self.web.narrowed(self.counts) if self.web.sliced else {}
+
+    def _dense(self) -> dict[str, Tensor]:
         found = {}
         for layer in self.all_layers:
             found[layer.layer.weight] = self._whole(layer, layer.weight())
@@ -209,7 +217,32 @@ class SmallWeb(SmallNetwork):
             layer.rows = kept[keep]
 
     def drop_weakest(self, data: Data) -> bool:
-        return False
+        """Of those of a group that has others; how much its neurons do is summed over all columns that read them."""
+        found = [(float(size), g, i) for g, sizes in enumerate(self._sizes(data)) for i, size in sizes.items()]
+        if not found:
+            return False
+        _, g, i = min(found)
+        for k, axis, first in self.web.groups[g].places:
+            if axis == COLUMNS:
+                layer = self.all_layers[k]
+                layer.drop_columns(torch.arange(layer.inputs) == self._at(k, axis, first, self.counts[g]).start + i)
+        self.settle()
+        return True
+
+    def _sizes(self, data: Data) -> list[dict[int, Tensor]]:
+        """Variance that each neuron of a group adds to what reads it, relative to the weights there; those of groups of
+        which one is left stay."""
+        entering, found = self.entering(data.first(min(self.web.at_once(data.points), _LOOKED_AT))), []
+        for group, count, idle in zip(self.web.groups, self.counts, self._idle(), strict=True):
+            size = torch.zeros(count).double()
+            for k, axis, first in group.places:
+                if axis == COLUMNS:
+                    weight, at = self.all_layers[k].weight().pow(2), self._at(k, axis, first, count)
+                    x = entering[k][..., at].reshape(-1, count)
+                    size += weight[:, at].sum(0) / weight.sum().clamp_min(1e-300) * x.var(0)
+            living = torch.nonzero(~idle)[:, 0].tolist()
+            found.append({i: size[i] for i in living} if len(living) > 1 else {})
+        return found
 
     def neurons(self) -> list[Neurons]:
         """Those of groups whose neurons may change places."""

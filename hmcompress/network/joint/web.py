@@ -10,6 +10,7 @@ from torch import Tensor
 from hmcompress.network.joint.chains import Outputs
 from hmcompress.network.joint.groups import COLUMNS, ROWS, Group
 from hmcompress.network.joint.small import Layer
+from hmcompress.network.joint.vectors import narrowed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, in_double, own_tensors
 
@@ -28,11 +29,17 @@ class Web:
     exchangeable: tuple[bool, ...]  # groups whose neurons may change places
     odd: tuple[bool, ...]  # groups whose neurons may change signs
     times: tuple[int, ...]  # that a sample passes each layer: of sequences and graphs, many
+    vectors: tuple[tuple[str, int], ...] = ()  # other weights that lie along a group, and which that is
     sliced: bool = False  # it runs with layers that are as small as the small network's
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
         """With some other weights changed; its outputs are to be the original's."""
         return replace(self, network=_changed(self.network, tensors)) if tensors else self
+
+    def narrowed(self, counts: tuple[int, ...]) -> dict[str, Tensor]:
+        """The vectors that lie along groups, for so many neurons of each."""
+        own = own_tensors(self.network.module)
+        return {name: narrowed(own[self.network.places[name]].detach(), counts[k]) for name, k in self.vectors}
 
     def outputs(self, points: Points) -> Outputs:
         """What enters the module, and the original's outputs."""

@@ -1,5 +1,6 @@
 """The web of a user's own module, found by running it, and small networks with random weights in it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,12 +14,14 @@ from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb, runs_sliced
+from hmcompress.network.joint.vectors import vectors_along
 from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors
 
 _MOST_OTHERS = 0.5  # numbers of other weights for each of the dense layers: more take most of the bytes anyhow
+_FEW = 64  # samples by which symmetries are told
 _LOOKED_AT = 512  # samples by which first weights are scaled
 _TRIED = 3  # neurons of each group with which derivatives are tried
 _STEP, _ROUGH = 1e-5, 1e-2  # of the weights; share of the derivatives that differences may miss
@@ -49,13 +52,27 @@ def found_web(network: Network, points: Points) -> Web | None:
     groups = groups_in(network, points)
     if not groups:
         return None
-    alike = [_stays(network, points, run.y, group, reverse=True) for group in groups]
-    odd = [_stays(network, points, run.y, group, reverse=False) for group in groups]
     outputs = (run.outputs[layer.weight] for layer in network.layers)
     times = tuple(z[0].numel() // z.shape[-1] for z in outputs)
-    web = Web(network, network, groups, tuple(alike), tuple(odd), times)
-    web = replace(web, sliced=runs_sliced(web, points))
+    vectors = tuple(vectors_along(network, points, groups).items())
+    web = _with_symmetries(Web(network, network, groups, (), (), times, vectors), points)
     return web if _has_slopes(web, points) else None
+
+
+def changed(web: Web, tensors: Mapping[str, Tensor], points: Points) -> Web:
+    """With some other weights changed, of which neurons may have changed places, or may do so now."""
+    if not tensors:
+        return web
+    return _with_symmetries(web.beside(tensors), points.to(torch.float64).take(slice(0, min(web.at_once(1), _FEW))))
+
+
+def _with_symmetries(web: Web, points: Points) -> Web:
+    y = web.network.run(points.tensors)
+    alike, odd = (
+        tuple(_stays(web.network, points, y, group, reverse) for group in web.groups) for reverse in (True, False)
+    )
+    web = replace(web, exchangeable=alike, odd=odd)
+    return replace(web, sliced=runs_sliced(web, points))
 
 
 def _stays(network: Network, points: Points, y: Tensor, group: Group, reverse: bool) -> bool:

@@ -35,8 +35,13 @@ class Run:
     y: Tensor
 
 
-def run_with(network: Network, points: Points, given: Mapping[str, Tensor] | None = None) -> Run:
-    """`given` takes the place of some layers' outputs."""
+def run_with(
+    network: Network,
+    points: Points,
+    given: Mapping[str, Tensor] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Run:
+    """`given` takes the place of some layers' outputs, `tensors` of some of the checkpoint's."""
     inputs, outputs = dict[str, Tensor](), dict[str, Tensor]()
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
@@ -44,7 +49,7 @@ def run_with(network: Network, points: Points, given: Mapping[str, Tensor] | Non
         return None if given is None else given.get(layer.weight)
 
     with replaced(network, note):
-        y = network.run(points.tensors)
+        y = network.run(points.tensors, tensors)
     return Run(inputs, outputs, y)
 
 
