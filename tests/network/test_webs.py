@@ -1,7 +1,9 @@
 """Modules with skip connections, gates and graphs: groups of neurons, of which a small network has few."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -229,3 +231,31 @@ def compressed(name: str, folder: Path) -> NetworkResult:
 
 def nbytes(result: NetworkResult) -> int:
     return sum(len(layer.payload) for layer in result.layers)
+
+
+@pytest.mark.parametrize(
+    ("each", "error", "guarded", "goes_on"),
+    [
+        (1.0, 5e-3, inf, False),
+        (1.0, 5e-3, 5e-3, True),
+        (1.0, 9.9e-3, inf, True),
+        (0.0, 5e-3, inf, True),
+    ],
+)
+def test_a_slow_search_ends_where_its_first_forms_hold_by_chance_alone(
+    each: float, error: float, guarded: float, goes_on: bool
+) -> None:
+    problem, web = found("Residual")
+    stage = joint_module.JointStage(problem, web, 1e-2, 1e9)
+    forms, settled = [SimpleNamespace(error=error)], list[int]()
+    candidate: Any = SimpleNamespace(
+        network=SimpleNamespace(each=each, weights=lambda: 9),
+        begin=lambda: None,
+        settle=lambda: settled.append(1),
+        embedded=lambda form: {},
+        work=0.0,
+        promise=1.0,
+        forms=forms,
+    )
+    assert stage.settle([candidate], inf, lambda parts: guarded) == goes_on
+    assert bool(settled) == goes_on

@@ -44,6 +44,7 @@ _OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
 _PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
 _WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
+_WELL = 0.9  # of the tolerance: the error of a form that holds by more than chance
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
 _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
@@ -69,7 +70,8 @@ def smallest_joint(
     stage = JointStage(problem, chains, tol, _WORK[effort], slim)
     candidates: list[FormSearch] = []
     for some in stage.candidates():
-        stage.settle(some, min((c.promise for c in candidates), default=math.inf))
+        if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
+            return None
         candidates += some
         tick(_FIRST_PART * stage.share)
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
@@ -148,10 +150,11 @@ class JointStage:
             widths += bool(fitting)
             least = hidden if widths else hidden * min(fit.ratio for fit in fits) ** _DECAY
 
-    def settle(self, candidates: Sequence[FormSearch], best: float) -> None:
+    def settle(self, candidates: Sequence[FormSearch], best: float, measured: Callable[[Parts], float]) -> bool:
         """First forms of the candidates, and more of those that come near the best; that of others is `best`.
 
-        Those of few weights come first, as far as the work allows.
+        Those of few weights come first, as far as the work allows. False: where each form takes long, the first ones
+        hold well and only by those samples that they were chosen by.
         """
         begun: list[FormSearch] = []
         for candidate in sorted(candidates, key=lambda candidate: candidate.network.weights()):
@@ -159,12 +162,20 @@ class JointStage:
                 candidate.begin()
                 self.done += candidate.work
                 begun.append(candidate)
+                if candidate.network.each and self._holds_by_chance(candidate, measured):
+                    return False
         for k, candidate in enumerate(sorted(begun, key=lambda candidate: candidate.promise)):
             best = min(best, candidate.promise)
             if candidate.promise <= _WORTH * best and (not k or self.done < self.work):
                 before = candidate.work
                 candidate.settle()
                 self.done += candidate.work - before
+        return True
+
+    def _holds_by_chance(self, candidate: FormSearch, measured: Callable[[Parts], float]) -> bool:
+        """Whether it has forms that leave some of the tolerance, and none of these holds by all that is measured."""
+        well = [form for form in candidate.forms if form.error <= _WELL * self.tol]
+        return bool(well) and all(measured(candidate.embedded(form)) > LIMIT * self.tol for form in well)
 
     def _fits(self, hidden: int, some: bool) -> list[Fit]:
         """Networks of one width from several first weights. `some`: of a smaller width fit already."""
