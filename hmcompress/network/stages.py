@@ -10,12 +10,11 @@ from hmcompress.network.joint.distil import chains_of
 from hmcompress.network.joint.middle import compressed, middle_network
 from hmcompress.network.joint.origin import Origin
 from hmcompress.network.joint.smallest import smallest_joint
-from hmcompress.network.joint.vectors import even
+from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.web_tracing import changed, web_of
+from hmcompress.network.joint.web_tracing import changed, evened, web_of
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
-from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.search import Way, search
@@ -58,17 +57,14 @@ class SmallNetworks:
         return found
 
     def _of_web(self, web: Web, settings: Settings, measured: Measure) -> Trial | None:
-        beside = self._beside(settings, self._even(web))
+        points = self.subject.problem.calibration.points
         try:
-            web = changed(web, self.subject.decoded(beside), self.subject.problem.calibration.points)
+            even = evened(web, self.subject.tensors, points)
+            beside = self._beside(settings, {name: coded(t) for name, t in even.items()})
+            web = changed(web, self.subject.decoded(beside), points)
         except NetworkError:  # it does not run with what the other weights have become
             return None
         return self._joint(web, settings, beside, measured)
-
-    def _even(self, web: Web) -> Parts:
-        """Vectors along groups whose neurons may not change places, with all entries alike: then they may."""
-        names = [name for name, k in web.vectors if not web.exchangeable[k]]
-        return {name: even(name, self.subject.tensors[name], Engine(self.subject.data.engine.effort)) for name in names}
 
     def _beside(self, settings: Settings, given: Parts | None = None) -> Parts:
         """The weights that no chain holds, which are coded first; some are already."""

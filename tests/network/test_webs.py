@@ -24,10 +24,9 @@ from hmcompress.network.joint.ordering import embedded, reordered
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb
-from hmcompress.network.joint.vectors import even
+from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.web_tracing import changed, fresh_web, web_of
-from hmcompress.network.layerwise.coded import Engine
+from hmcompress.network.joint.web_tracing import changed, evened, fresh_web, web_of
 from hmcompress.network.layerwise.propagate import tensors_of
 
 NETWORKS = Path(web_networks.__file__)
@@ -155,10 +154,17 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
     problem, web = found(name)
     assert not all(web.exchangeable)
     tensors = module_of(name).state_dict()
-    parts = {key: even(key, tensors[key], Engine()) for key, _ in web.vectors}
-    assert all(len(part.payload(thorough=False)) < 16 for part in parts.values())
-    assert all(bool((part.dense() - tensors[key].mean()).abs().max() < 1e-6) for key, part in parts.items())
-    web = changed(web, {key: part.dense() for key, part in parts.items()}, problem.calibration.points)
+    alike = evened(web, tensors, problem.calibration.points)
+    assert list(alike) == [key for key, _ in web.vectors]
+    zeros = {key for key, t in alike.items() if not t.any()}
+    assert zeros <= {"norm.bias", "norm.running_mean", "slope.weight"}
+    assert bool(zeros) == (name == "Scaled")
+    for key, t in alike.items():
+        torch.testing.assert_close(t, torch.zeros_like(t) if key in zeros else tensors[key].mean().expand(16))
+        part = coded(t)
+        assert len(part.payload(thorough=False)) < (3 if key in zeros else 16)
+        torch.testing.assert_close(part.dense(), t.double())
+    web = changed(web, alike, problem.calibration.points)
     assert all(web.exchangeable)
     assert web.sliced
 

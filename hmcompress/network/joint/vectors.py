@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.layers import to_matrices
 from hmcompress.network.joint.groups import COLUMNS, Group
-from hmcompress.network.layerwise.coded import Coded, Engine, lossless
+from hmcompress.network.layerwise.coded import Coded, Engine, Slices, Weighted, lossless
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, run_with
 from hmcompress.network.model.network import Network, own_tensors
@@ -33,10 +35,21 @@ def vectors_along(network: Network, points: Points, groups: Sequence[Group]) -> 
     return found
 
 
-def even(name: str, t: Tensor, engine: Engine) -> Coded:
-    """A vector of its mean, coded."""
-    alike = torch.full_like(t, float(t.double().mean()))
-    return min((engine.tensor(name, alike, _EXACTLY), lossless(alike)), key=lambda part: len(part.payload(False)))
+def mean(t: Tensor) -> Tensor:
+    """A vector of its mean."""
+    return torch.full_like(t, float(t.double().mean()))
+
+
+def coded(t: Tensor) -> Coded:
+    """A vector whose entries are alike."""
+    if not t.any():
+        return Slices(tuple(_zeros(matrix) for matrix in to_matrices(t)), tuple(t.shape), t.dtype)
+    return min((Engine().tensor("", t, _EXACTLY), lossless(t)), key=lambda part: len(part.payload(thorough=False)))
+
+
+def _zeros(matrix: Tensor) -> Coded:
+    m, n = matrix.shape
+    return Weighted(Grid(np.zeros((m, n), np.int64), np.zeros(m, np.int64), np.zeros(n, np.int64)))
 
 
 def narrowed(t: Tensor, count: int) -> Tensor:

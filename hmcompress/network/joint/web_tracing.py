@@ -1,5 +1,6 @@
 """The web of a user's own module, found by running it, and small networks with random weights in it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb, runs_sliced
-from hmcompress.network.joint.vectors import vectors_along
+from hmcompress.network.joint.vectors import mean, vectors_along
 from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
@@ -24,6 +25,7 @@ _MOST_OTHERS = 0.5  # numbers of other weights for each of the dense layers: mor
 _FEW = 64  # samples by which symmetries are told
 _LOOKED_AT = 512  # samples by which first weights are scaled
 _TRIED = 3  # neurons of each group with which derivatives are tried
+_AS_MUCH = 0.7  # share of their derivatives' size that the weights of each layer keep where they do as much
 _STEP, _ROUGH = 1e-5, 1e-2  # of the weights; share of the derivatives that differences may miss
 
 
@@ -108,6 +110,35 @@ def _has_slopes(web: Web, points: Points) -> bool:
         ends.append(small.outputs(data))
     slopes = (ends[0] - ends[1]) / (2 * _STEP)
     return bool((slopes - expected).norm() <= _ROUGH * expected.norm())
+
+
+def evened(web: Web, tensors: Mapping[str, Tensor], points: Points) -> dict[str, Tensor]:
+    """The vectors along groups whose neurons may not change places, with all entries alike: then they may.
+
+    Their means, or, what is coded in a byte, zeros, where all weights of a small network do as much then.
+    """
+    found = {name: mean(tensors[name]) for name, k in web.vectors if not web.exchangeable[k]}
+    points = points.to(torch.float64).take(slice(0, min(web.at_once(1), _FEW)))
+    web = web.beside(found)
+    before = _effects(web, points)
+    for name, t in found.items():
+        other = web.beside({name: torch.zeros_like(t)})
+        after = _effects(other, points)
+        if all(_AS_MUCH * a <= b <= a / _AS_MUCH for a, b in zip(before, after, strict=True)):
+            found[name], web = torch.zeros_like(t), other
+    return found
+
+
+def _effects(web: Web, points: Points) -> list[float]:
+    """Root mean squares of the outputs' derivatives by each layer of a small network with random weights."""
+    y = web.original.run(points.tensors)
+    data = Data(points.tensors, y)
+    try:
+        small = fresh_web(web, data, torch.ones(y.shape[1]).double(), _TRIED, 0)
+        slopes = small.jacobian(data)[0].split([int(layer.live.sum()) for layer in small.layers])
+    except NetworkError:  # it does not run so
+        return [math.nan]
+    return [float(block.square().mean().sqrt()) for block in slopes]
 
 
 def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallWeb:
