@@ -34,6 +34,7 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Residual": [(16, [0, 1, 2], [1, 2, 3])],
     "Gated": [(16, [0], [1]), (16, [1, 2, 3], [4])],
     "Beside": [(16, [0], [1, 2]), (8, [1], [2])],
+    "Fused": [(16, [0, 0, 0, 1], [1, 2])],
     "Fixed": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Named": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Ring": [(16, [0, 1], [1, 1, 2])],
@@ -42,7 +43,16 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Detached": None,
 }
 NORM = ("weight", "bias", "running_mean", "running_var")
-SLICED = {"Residual": True, "Gated": True, "Beside": True, "Fixed": False, "Named": True, "Ring": True, "Scaled": True}
+SLICED = {
+    "Residual": True,
+    "Fused": True,
+    "Gated": True,
+    "Beside": True,
+    "Fixed": False,
+    "Named": True,
+    "Ring": True,
+    "Scaled": True,
+}
 VECTORS = {  # along groups, and the first layer whose rows are those groups' neurons
     "Named": {"factors": 0},
     "Scaled": {"slope.weight": 0, "scale": 1, **{f"norm.{n}": 1 for n in NORM}},
@@ -103,7 +113,7 @@ def test_modules_run_with_small_layers_unless_their_width_is_fixed(name: str) ->
     assert web.sliced == SLICED[name]
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused"])
 def test_small_layers_give_what_whole_ones_give(name: str) -> None:
     network, data = small(name)
     whole = replace(network, web=replace(network.web, sliced=False))
@@ -169,7 +179,7 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
     assert web.sliced
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
 def test_the_weakest_neuron_is_dropped(name: str) -> None:
     network, data = small(name)
     places = [(k, first) for k, axis, first in network.web.groups[0].places if axis == 1]
@@ -189,7 +199,7 @@ def test_the_last_neuron_of_a_group_stays() -> None:
     assert not network.drop_weakest(data)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
 def test_idle_neurons_are_taken_out(name: str) -> None:
     network, data = small(name)
     for k, axis, first in network.web.groups[0].places:
@@ -204,7 +214,7 @@ def test_idle_neurons_are_taken_out(name: str) -> None:
     assert network.counts[0] == (2 if network.web.exchangeable[0] else 3)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused"])
 def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -> None:
     problem, web = found(name)
     data, scale = learning_data(problem, web, 256)

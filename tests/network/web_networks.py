@@ -44,6 +44,19 @@ class Beside(nn.Module):
         return self.last(torch.cat([y, torch.tanh(self.second(y))], 1))
 
 
+class Fused(nn.Module):
+    """Values, gates and shifts are parts of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Linear(2, 48), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate, shift = self.first(x).chunk(3, -1)
+        y = torch.tanh(value) * torch.sigmoid(gate)
+        return self.last(torch.tanh(self.hidden(y)) + y * torch.sin(shift))
+
+
 class Fixed(Residual):
     """Its width stands in the code."""
 

@@ -16,6 +16,7 @@ from hmcompress.network.model.links import Run, noisy, run_with
 from hmcompress.network.model.network import Network
 
 _SAMPLES = 16
+_PARTS = (1, 2, 3, 4, 6)  # of a layer, that feed the same columns
 ROWS, COLUMNS = 0, 1
 Place = tuple[int, int, int]  # a layer, ROWS or COLUMNS, and where the first neuron stands there
 
@@ -90,28 +91,59 @@ class _Nodes:
 def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int) -> None:
     """Ties each neuron of a layer to the columns that read it, or keeps all of them where it is not told which do.
 
-    All others' outputs stay meanwhile. Half of the neurons move at a time, for each bit of their numbers those with and
-    those without it, which tells the neuron that moves a column.
+    All others' outputs stay meanwhile. Several neurons of a layer may feed the same column (a scale and a shift, a gate
+    and what it lets through), each from a part of the layer: where it is not told by its halves, parts move alone.
     """
-    layer = network.layers[k]
-    m = run.outputs[layer.weight].shape[-1]
-    bits = max((m - 1).bit_length(), 1)
-    moved = [[_moved(network, points, run, k, _has_bit(m, bit, value)) for value in (0, 1)] for bit in range(bits)]
-    if any(found.y for pair in moved for found in pair):
-        nodes.kept[nodes.span(k, ROWS)] = True
+    m = run.outputs[network.layers[k].weight].shape[-1]
+    whole: list[_Readers] = []
+    for count in _PARTS:
+        if m % count == 0:
+            size = m // count
+            readers = [_readers(network, points, run, k, range(at, at + size)) for at in range(0, m, size)]
+            whole = whole or readers
+            if any(r.y for r in readers):
+                break
+            if not any(untold.any() for r in readers for untold in r.untold):
+                whole = readers
+                break
+    for r in whole:
+        if r.y or any(untold.any() for untold in r.untold):
+            nodes.kept[nodes.span(k, ROWS)] = True
+        for other, (columns, sources) in enumerate(r.told):
+            nodes.tie(k, sources, other, columns)
+            nodes.kept[nodes.span(other, COLUMNS)] |= r.untold[other]
+
+
+@dataclass(frozen=True)
+class _Readers:
+    """What reads some neurons of a layer."""
+
+    y: bool  # outputs do
+    told: Sequence[tuple[np.ndarray, np.ndarray]]  # of each layer: columns, and the neuron that each of them reads
+    untold: Sequence[np.ndarray]  # which columns read one of them, or several
+
+
+def _readers(network: Network, points: Points, run: Run, k: int, some: range) -> _Readers:
+    """Half of them move at a time, for each bit of their numbers those with and those without it, which tells the
+    neuron that moves a column."""
+    m, bits = run.outputs[network.layers[k].weight].shape[-1], max((len(some) - 1).bit_length(), 1)
+    moved = [
+        [_moved(network, points, run, k, _has_bit(m, some, bit, value)) for value in (0, 1)] for bit in range(bits)
+    ]
+    told, untold = [], []
     for other in range(len(network.layers)):
         with_bit = np.stack([pair[1].columns[other] for pair in moved])
         without = np.stack([pair[0].columns[other] for pair in moved])
-        told = (with_bit ^ without).all(0)
-        if ((with_bit | without).any(0) & ~told).any():
-            nodes.kept[nodes.span(k, ROWS)] = True
-        columns = np.flatnonzero(told)
-        nodes.tie(k, (with_bit[:, columns] << np.arange(bits)[:, None]).sum(0), other, columns)
-        nodes.kept[nodes.span(other, COLUMNS)] |= (with_bit | without).any(0) & ~told
+        known = (with_bit ^ without).all(0)
+        columns = np.flatnonzero(known)
+        told.append((columns, some.start + (with_bit[:, columns] << np.arange(bits)[:, None]).sum(0)))
+        untold.append((with_bit | without).any(0) & ~known)
+    return _Readers(any(found.y for pair in moved for found in pair), told, untold)
 
 
-def _has_bit(count: int, bit: int, value: int) -> Tensor:
-    return (torch.arange(count) >> bit & 1) == value
+def _has_bit(count: int, some: range, bit: int, value: int) -> Tensor:
+    numbers = torch.arange(count) - some.start
+    return ((numbers >> bit & 1) == value) & (numbers >= 0) & (numbers < len(some))
 
 
 @dataclass(frozen=True)
