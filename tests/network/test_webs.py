@@ -14,6 +14,7 @@ from torch import nn
 
 import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.joint.web as web_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import COMPACT
@@ -72,8 +73,8 @@ def module_of(name: str) -> nn.Module:
 
 
 def settings_of(name: str, **changes: Any) -> Any:
-    if name == "Ring":
-        coordinates = {f"x{k}": [-1, 1] for k in range(15)}
+    if name in ("Ring", "Attending"):
+        coordinates = {f"x{k}": [-1, 1] for k in range(15 if name == "Ring" else 20)}
         changes["calibration"] = {"domain": coordinates, **changes.get("calibration", {})}
     return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, **changes)
 
@@ -138,6 +139,12 @@ def test_samples_that_do_not_fit_at_once_run_in_parts(monkeypatch: pytest.Monkey
     torch.testing.assert_close(network.outputs(data), y)
     torch.testing.assert_close(network.jacobian(data)[0], jacobian)
     torch.testing.assert_close(network.jacobian(data)[1], again)
+
+
+def test_few_samples_run_at_once_where_points_look_at_all_others() -> None:
+    _, web = found("Attending")
+    assert web.groups[0].count == 16
+    assert web.at_once(2) == web_module._ENTRIES // (2 * 20 * 20)
 
 
 def test_neurons_with_factors_of_their_own_stay_where_they_are() -> None:

@@ -108,6 +108,20 @@ class Ring(nn.Module):
         return self.last(y).squeeze(-1)
 
 
+class Attending(nn.Module):
+    """Each of twenty points looks at all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.message, self.last = nn.Linear(1, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, 20, 1)
+        y = torch.tanh(self.first(x))
+        y = y + torch.tanh(self.message(torch.softmax(x @ x.mT, -1) @ y))
+        return self.last(y.mean(1))
+
+
 class Normalised(Residual):
     """Each neuron depends on all others."""
 

@@ -15,10 +15,11 @@ from hmcompress.network.joint.small import Data, Layer, Neurons, SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import same
-from hmcompress.network.model.network import DenseLayer, replaced
+from hmcompress.network.model.network import DenseLayer, Network, replaced
 
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
 _COUNTED = 4  # samples by which elements are counted
+_COMPARED = (1, 2)  # samples, of which tensors are compared whose size grows with them
 _LOOKED_AT = 512  # by which neurons are judged
 
 
@@ -256,16 +257,30 @@ class SmallWeb(SmallNetwork):
 
 
 class Written(TorchDispatchMode):
-    """Counts the elements that operations write."""
+    """Counts the elements that operations write, all of them together, and of each tensor."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.elements = 0
+        self.each = list[int]()
+
+    @property
+    def elements(self) -> int:
+        return sum(self.each)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.elements += sum(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+        self.each += [t.numel() for t in tree_leaves(out) if isinstance(t, Tensor)]
         return out
+
+
+def largest_written(network: Network, points: Points) -> int:
+    """Elements of the largest tensor that a network writes, for each sample."""
+    runs = []
+    for count in _COMPARED:
+        with Written() as written:
+            network.run(points.take(slice(0, count)).tensors)
+        runs.append(written.each)
+    return max(b - a for a, b in zip(*runs, strict=False)) // (_COMPARED[1] - _COMPARED[0])
 
 
 def runs_sliced(web: Web, points: Points) -> bool:

@@ -30,6 +30,7 @@ class Web:
     odd: tuple[bool, ...]  # groups whose neurons may change signs
     times: tuple[int, ...]  # that a sample passes each layer: of sequences and graphs, many
     vectors: tuple[tuple[str, int], ...] = ()  # other weights that lie along a group, and which that is
+    largest: int = 0  # numbers of a sample that the original's module holds side by side, in attention
     sliced: bool = False  # it runs with layers that are as small as the small network's
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
@@ -50,7 +51,7 @@ class Web:
     def at_once(self, points: int) -> int:
         """Samples of so many points that are run together."""
         widest = max(t * max(self.network.shape(x)) for t, x in zip(self.times, self.network.layers, strict=True))
-        return max(_ENTRIES // (widest * points), 1)
+        return max(_ENTRIES // (max(widest, self.largest) * points), 1)
 
     def widths(self, hidden: int) -> tuple[tuple[int, ...], ...]:
         """Neurons of each group in a small network of this width."""

@@ -14,7 +14,7 @@ from hmcompress.network.joint.features import leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
-from hmcompress.network.joint.small_web import SmallWeb, runs_sliced
+from hmcompress.network.joint.small_web import SmallWeb, largest_written, runs_sliced
 from hmcompress.network.joint.vectors import mean, vectors_along
 from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
 from hmcompress.network.model.inputs import Points
@@ -22,6 +22,7 @@ from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors
 
 _MOST_OTHERS = 0.5  # numbers of other weights for each of the dense layers: more take most of the bytes anyhow
+_ENTRIES = 1 << 23  # of a tensor that the module writes, at most, while groups are looked for
 _FEW = 64  # samples by which symmetries are told
 _LOOKED_AT = 512  # samples by which first weights are scaled
 _TRIED = 3  # neurons of each group with which derivatives are tried
@@ -51,13 +52,15 @@ def found_web(network: Network, points: Points) -> Web | None:
         return None
     if run.y.shape[1] > MOST_OUTPUTS:
         return None
+    largest = largest_written(network, points)
+    points = points.take(slice(0, max(_ENTRIES // max(largest, 1), 1)))
     groups = groups_in(network, points)
     if not groups:
         return None
     outputs = (run.outputs[layer.weight] for layer in network.layers)
     times = tuple(z[0].numel() // z.shape[-1] for z in outputs)
     vectors = tuple(vectors_along(network, points, groups).items())
-    web = _with_symmetries(Web(network, network, groups, (), (), times, vectors), points)
+    web = _with_symmetries(Web(network, network, groups, (), (), times, vectors, largest), points)
     return web if _has_slopes(web, points) else None
 
 
@@ -146,7 +149,7 @@ def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int) -> Sm
     generator, (counts,) = torch.Generator().manual_seed(seed), web.widths(hidden)
     scale = scale if data.stencil is None else torch.ones(scale.shape[-1]).double()
     small = SmallWeb(web, [web.zero(k, counts) for k in range(len(web.network.layers))], counts, scale)
-    few = data.first(_LOOKED_AT)
+    few = data.first(min(_LOOKED_AT, web.at_once(data.points)))
     original = run_with(web.original, Points(few.inputs)).outputs
     for k, layer in enumerate(small.layers):
         x = small.entering(few)[k]
