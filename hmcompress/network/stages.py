@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import chains_of
 from hmcompress.network.joint.middle import compressed, middle_network
-from hmcompress.network.joint.origin import Origin
+from hmcompress.network.joint.origin import Origin, origin_of
 from hmcompress.network.joint.smallest import smallest_joint
-from hmcompress.network.joint.web_tracing import web_of
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
 from hmcompress.network.layerwise.original import prepare
@@ -40,36 +38,32 @@ class SmallNetworks:
     def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
         problem, data, guard = self.subject.problem, self.subject.data, self.subject.guard
         tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
-        chains, found = chains_of(problem), None
-        if chains is not None:
+        origin, found = origin_of(problem), None
+        if origin is not None:
             beside = self._beside(settings)
-            chains = chains.beside(self.subject.decoded(beside)) if beside else chains
-            found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
-        elif (web := web_of(problem)) is not None:
-            beside = self._beside(settings)
-            web = web.beside(self.subject.decoded(beside)) if beside else web
-            found = self._joint(web, settings, beside, guard.of_those_that_hold(measured))
-        if found is None and (chains is None or not problem.network.built_in):
+            origin = origin.beside(self.subject.decoded(beside)) if beside else origin
+            found = self._joint(origin, settings, beside, guard.of_those_that_hold(measured))
+        if found is None and (origin is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
-        if found is None and chains is not None and not (problem.order or chains.bent):
-            found = self._middle(chains, settings, measured)
+        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
+            found = self._middle(origin, settings, measured)
         return found
 
     def _beside(self, settings: Settings) -> Parts:
-        """The weights that no chain holds, which are coded first."""
+        """The weights that are no layers of it, which are coded first."""
         problem, data = self.subject.problem, self.subject.data
         if not data.others:
             return {}
         return coded_beside(problem, data, settings.tol, structured_layers(problem, self.subject.tensors, data.engine))
 
-    def _joint(self, chains: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
-        """The joint stage of dense chains, beside other weights that are coded already."""
+    def _joint(self, origin: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
+        """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
 
         def with_others(parts: Parts) -> float:
             return measured(parts | beside)
 
-        found = smallest_joint(problem, chains, settings.tol, settings.effort, with_others, tick, slim)
+        found = smallest_joint(problem, origin, settings.tol, settings.effort, with_others, tick, slim)
         if found is None:
             return None
         nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())

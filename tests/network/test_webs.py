@@ -172,7 +172,7 @@ def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatc
     joint = compressed(name, tmp_path)
     assert joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
-    monkeypatch.setattr(stages, "web_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
     assert nbytes(joint) < 0.7 * nbytes(compressed(name, tmp_path))
 
 
