@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, noisy, run_with
-from hmcompress.network.model.network import Network
+from hmcompress.network.model.network import DenseLayer, Network, replaced
 
-_SAMPLES = 16
+_SAMPLES, _SAME = 16, 1e-12  # and share of the largest entry up to which nothing has moved
 ROWS, COLUMNS = 0, 1
 Place = tuple[int, int, int]  # a layer, ROWS or COLUMNS, and where the first neuron stands there
 
@@ -32,9 +32,9 @@ def groups_in(network: Network, points: Points) -> tuple[Group, ...]:
     """Groups of neurons that no output reads directly. Raises NetworkError."""
     points = points.take(slice(0, _SAMPLES))
     nodes = _Nodes(network)
-    run = run_with(network, points)
+    run, slopes = run_with(network, points), takes_slopes(network, points)
     for k in range(len(network.layers)):
-        _note_readers(nodes, network, points, run, k)
+        _note_readers(nodes, network, points, run, k, slopes)
     return tuple(nodes.groups())
 
 
@@ -87,18 +87,17 @@ class _Nodes:
         return coo_array((np.ones(len(first)), (first, second)), shape=(self.starts[-1],) * 2)
 
 
-def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int) -> None:
+def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int, slopes: bool) -> None:
     """Ties each neuron of a layer to the columns that read it, or keeps all of them where it is not told which do.
 
     All others' outputs stay meanwhile. Half of the neurons move at a time, for each bit of their numbers those with and
-    those without it, which tells the neuron that moves a column.
+    those without it, which tells the neuron that moves a column. slopes: outputs are slopes, on which all neurons act.
     """
     layer = network.layers[k]
     m = run.outputs[layer.weight].shape[-1]
     bits = max((m - 1).bit_length(), 1)
     moved = [[_moved(network, points, run, k, _has_bit(m, bit, value)) for value in (0, 1)] for bit in range(bits)]
-    if any(found.y for pair in moved for found in pair):
-        nodes.kept[nodes.span(k, ROWS)] = True
+    read = np.zeros(m, np.bool_)
     for other in range(len(network.layers)):
         with_bit = np.stack([pair[1].columns[other] for pair in moved])
         without = np.stack([pair[0].columns[other] for pair in moved])
@@ -106,8 +105,12 @@ def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: 
         if ((with_bit | without).any(0) & ~told).any():
             nodes.kept[nodes.span(k, ROWS)] = True
         columns = np.flatnonzero(told)
-        nodes.tie(k, (with_bit[:, columns] << np.arange(bits)[:, None]).sum(0), other, columns)
+        sources = (with_bit[:, columns] << np.arange(bits)[:, None]).sum(0)
+        nodes.tie(k, sources, other, columns)
+        read[sources] = True
         nodes.kept[nodes.span(other, COLUMNS)] |= (with_bit | without).any(0) & ~told
+    if any(found.y for pair in moved for found in pair):
+        nodes.kept[nodes.span(k, ROWS)] |= ~read if slopes else np.ones(m, np.bool_)
 
 
 def _has_bit(count: int, bit: int, value: int) -> Tensor:
@@ -126,7 +129,23 @@ def _moved(network: Network, points: Points, run: Run, k: int, some: Tensor) -> 
     own = network.layers[k].weight
     z = run.outputs[own]
     given = dict(run.outputs) | {own: torch.where(some, noisy({own: z})[own], z)}
-    found = run_with(network, points, given)
+    found = run_with(network, points, given, through=True)
     pairs = ((found.inputs[x.weight], run.inputs[x.weight]) for x in network.layers)
-    columns = [(a != b).reshape(-1, a.shape[-1]).any(0).numpy() for a, b in pairs]
-    return _Moved(bool((found.y != run.y).any()), columns)
+    return _Moved(bool(_differ(found.y, run.y).any()), [_differ(a, b).numpy() for a, b in pairs])
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Which columns do."""
+    return ((a - b).abs() > _SAME * b.abs().max()).reshape(-1, a.shape[-1]).any(0)
+
+
+def takes_slopes(network: Network, points: Points) -> bool:
+    """Whether the module takes gradients of what its layers compute."""
+    found = list[bool]()
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+        found.append(z.requires_grad)
+
+    with torch.no_grad(), replaced(network, note):
+        network.run(points.tensors)
+    return any(found)

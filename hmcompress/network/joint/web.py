@@ -28,6 +28,7 @@ class Web:
     exchangeable: tuple[bool, ...]  # groups whose neurons may change places
     odd: tuple[bool, ...]  # groups whose neurons may change signs
     times: tuple[int, ...]  # that a sample passes each layer: of sequences and graphs, many
+    by_samples: bool = False  # slopes by its weights are not those by its layers' outputs times inputs
     sliced: bool = False  # it runs with layers that are as small as the small network's
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":

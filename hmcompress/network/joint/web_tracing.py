@@ -55,7 +55,7 @@ def found_web(network: Network, points: Points) -> Web | None:
     times = tuple(z[0].numel() // z.shape[-1] for z in outputs)
     web = Web(network, network, groups, tuple(alike), tuple(odd), times)
     web = replace(web, sliced=runs_sliced(web, points))
-    return web if _has_slopes(web, points) else None
+    return next((w for w in (web, replace(web, by_samples=True)) if _has_slopes(w, points)), None)
 
 
 def _stays(network: Network, points: Points, y: Tensor, group: Group, reverse: bool) -> bool:

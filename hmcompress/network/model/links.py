@@ -35,13 +35,14 @@ class Run:
     y: Tensor
 
 
-def run_with(network: Network, points: Points, given: Mapping[str, Tensor] | None = None) -> Run:
-    """`given` takes the place of some layers' outputs."""
+def run_with(network: Network, points: Points, given: Mapping[str, Tensor] | None = None, through: bool = False) -> Run:
+    """`given` takes the place of some layers' outputs. through: slopes that the module takes pass it all the same."""
     inputs, outputs = dict[str, Tensor](), dict[str, Tensor]()
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
         inputs[layer.weight], outputs[layer.weight] = x.detach().clone(), z.detach().clone()
-        return None if given is None else given.get(layer.weight)
+        own = None if given is None else given.get(layer.weight)
+        return z + (own - z).detach() if own is not None and through and z.requires_grad else own
 
     with replaced(network, note):
         y = network.run(points.tensors)
