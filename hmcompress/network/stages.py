@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import chains_of
 from hmcompress.network.joint.middle import compressed, middle_network
-from hmcompress.network.joint.origin import Origin
+from hmcompress.network.joint.origin import Origin, origin_of
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.web_tracing import changed, evened, web_of
+from hmcompress.network.joint.web_tracing import changed, evened
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
 from hmcompress.network.layerwise.original import prepare
@@ -43,31 +42,34 @@ class SmallNetworks:
     def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
         problem, data, guard = self.subject.problem, self.subject.data, self.subject.guard
         tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
-        chains, found = chains_of(problem), None
-        if chains is not None:
-            beside = self._beside(settings)
-            chains = chains.beside(self.subject.decoded(beside)) if beside else chains
-            found = self._joint(chains, settings, beside, guard.of_those_that_hold(measured))
-        elif (web := web_of(problem)) is not None:
-            found = self._of_web(web, settings, guard.of_those_that_hold(measured))
-        if found is None and (chains is None or not problem.network.built_in):
+        origin, found = origin_of(problem), None
+        if origin is not None:
+            found = self._of_origin(origin, settings, guard.of_those_that_hold(measured))
+        if found is None and (origin is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
-        if found is None and chains is not None and not (problem.order or chains.bent):
-            found = self._middle(chains, settings, measured)
+        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
+            found = self._middle(origin, settings, measured)
         return found
 
-    def _of_web(self, web: Web, settings: Settings, measured: Measure) -> Trial | None:
-        points = self.subject.problem.calibration.points
+    def _of_origin(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         try:
-            even = evened(web, self.subject.tensors, points)
-            beside = self._beside(settings, {name: coded(t) for name, t in even.items()})
-            web = changed(web, self.subject.decoded(beside), points)
+            origin, beside = self._settled(origin, settings)
         except NetworkError:  # it does not run with what the other weights have become
             return None
-        return self._joint(web, settings, beside, measured)
+        return self._joint(origin, settings, beside, measured)
+
+    def _settled(self, origin: Origin, settings: Settings) -> tuple[Origin, Parts]:
+        """With other weights as they will be, and these in coded form. Raises NetworkError where it does not run so."""
+        if not isinstance(origin, Web):
+            beside = self._beside(settings)
+            return origin.beside(self.subject.decoded(beside)) if beside else origin, beside
+        points = self.subject.problem.calibration.points
+        even = evened(origin, self.subject.tensors, points)
+        beside = self._beside(settings, {name: coded(t) for name, t in even.items()})
+        return changed(origin, self.subject.decoded(beside), points), beside
 
     def _beside(self, settings: Settings, given: Parts | None = None) -> Parts:
-        """The weights that no chain holds, which are coded first; some are already."""
+        """The weights that are no layers of it, which are coded first; some are already."""
         problem, data = self.subject.problem, self.subject.data
         given = given or {}
         data = replace(data, others={name: w for name, w in data.others.items() if name not in given})
@@ -76,14 +78,14 @@ class SmallNetworks:
         structured = structured_layers(problem, self.subject.tensors, data.engine)
         return given | coded_beside(problem, data, settings.tol, structured)
 
-    def _joint(self, chains: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
-        """The joint stage of dense chains, beside other weights that are coded already."""
+    def _joint(self, origin: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
+        """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
 
         def with_others(parts: Parts) -> float:
             return measured(parts | beside)
 
-        found = smallest_joint(problem, chains, settings.tol, settings.effort, with_others, tick, slim)
+        found = smallest_joint(problem, origin, settings.tol, settings.effort, with_others, tick, slim)
         if found is None:
             return None
         nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())

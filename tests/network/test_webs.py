@@ -40,20 +40,13 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Named": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Ring": [(16, [0, 1], [1, 1, 2])],
     "Scaled": [(16, [0, 2], [1, 3]), (16, [1], [2])],
+    "Forces": [(16, [0, 1], [1, 2])],
+    "Velocity": [(16, [0], [1]), (16, [1], [2])],
     "Normalised": [],
     "Detached": None,
 }
 NORM = ("weight", "bias", "running_mean", "running_var")
-SLICED = {
-    "Residual": True,
-    "Fused": True,
-    "Gated": True,
-    "Beside": True,
-    "Fixed": False,
-    "Named": True,
-    "Ring": True,
-    "Scaled": True,
-}
+SLICED = dict.fromkeys([name for name, groups in GROUPS.items() if groups], True) | {"Fixed": False}
 VECTORS = {  # along groups, and the first layer whose rows are those groups' neurons
     "Named": {"factors": 0},
     "Scaled": {"slope.weight": 0, "scale": 1, **{f"norm.{n}": 1 for n in NORM}},
@@ -114,7 +107,7 @@ def test_modules_run_with_small_layers_unless_their_width_is_fixed(name: str) ->
     assert web.sliced == SLICED[name]
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", "Forces"])
 def test_small_layers_give_what_whole_ones_give(name: str) -> None:
     network, data = small(name)
     whole = replace(network, web=replace(network.web, sliced=False))
@@ -126,6 +119,21 @@ def test_small_layers_give_what_whole_ones_give(name: str) -> None:
 def test_jacobian_is_the_derivative(name: str) -> None:
     network, data = small(name)
     check_jacobian(network, data)
+
+
+@pytest.mark.parametrize("name", ["Residual", "Ring", "Named"])
+def test_weights_of_single_samples_give_the_same_derivatives(name: str) -> None:
+    network, data = small(name)
+    other = replace(network, web=replace(network.web, by_samples=True))
+    torch.testing.assert_close(other.jacobian(data), network.jacobian(data))
+
+
+def test_gradients_of_gradients_need_weights_of_single_samples() -> None:
+    assert {name: found(name)[1].by_samples for name in ("Residual", "Forces", "Velocity")} == {
+        "Residual": False,
+        "Forces": True,
+        "Velocity": True,
+    }
 
 
 def test_jacobian_of_derivatives_is_the_derivative() -> None:
@@ -235,17 +243,18 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
         torch.testing.assert_close(y, form.network.outputs(expected) / scale)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9})
+    slopes = name == "Forces"  # which take longer
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 2)
     monkeypatch.setattr(form_search, "_LEAST", 4)
     monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
     joint = compressed(name, tmp_path)
     assert joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
-    monkeypatch.setattr(stages, "web_of", lambda problem: None)
-    assert nbytes(joint) < 0.7 * nbytes(compressed(name, tmp_path))
+    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    assert nbytes(joint) < (0.9 if slopes else 0.7) * nbytes(compressed(name, tmp_path))
 
 
 def compressed(name: str, folder: Path) -> NetworkResult:

@@ -137,3 +137,32 @@ class Detached(Residual):
         y = torch.tanh(self.first(x))
         y = y.detach() + torch.sin(self.blocks[1](torch.sin(self.blocks[0](y))))
         return self.last(y)
+
+
+class Forces(nn.Module):
+    """Minus the gradient of an energy with a skip connection, which its own forward takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            y = torch.tanh(self.first(x))
+            energy = self.last(y + torch.tanh(self.second(y)))
+            return -torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+class Velocity(Forces):
+    """A flow from its stream function, and its pressure; whoever calls it must keep gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        y = self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+        slopes = torch.autograd.grad(y[:, 0].sum(), x, create_graph=True)[0]
+        return torch.stack([slopes[:, 1], -slopes[:, 0], y[:, 1]], 1)

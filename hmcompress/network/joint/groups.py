@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, noisy, run_with
-from hmcompress.network.model.network import Network
+from hmcompress.network.model.network import DenseLayer, Network, replaced
 
-_SAMPLES = 16
+_SAMPLES, _SAME = 16, 1e-12  # and share of the largest entry up to which nothing has moved
 _PARTS = (1, 2, 3, 4, 6)  # of a layer, that feed the same columns
 ROWS, COLUMNS = 0, 1
 Place = tuple[int, int, int]  # a layer, ROWS or COLUMNS, and where the first neuron stands there
@@ -33,9 +33,9 @@ def groups_in(network: Network, points: Points) -> tuple[Group, ...]:
     """Groups of neurons that no output reads directly. Raises NetworkError."""
     points = points.take(slice(0, _SAMPLES))
     nodes = _Nodes(network)
-    run = run_with(network, points)
+    run, slopes = run_with(network, points), takes_slopes(network, points)
     for k in range(len(network.layers)):
-        _note_readers(nodes, network, points, run, k)
+        _note_readers(nodes, network, points, run, k, slopes)
     return tuple(nodes.groups())
 
 
@@ -88,30 +88,31 @@ class _Nodes:
         return coo_array((np.ones(len(first)), (first, second)), shape=(self.starts[-1],) * 2)
 
 
-def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int) -> None:
+def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int, slopes: bool) -> None:
     """Ties each neuron of a layer to the columns that read it, or keeps all of them where it is not told which do.
 
     All others' outputs stay meanwhile. Several neurons of a layer may feed the same column (a scale and a shift, a gate
     and what it lets through), each from a part of the layer: where it is not told by its halves, parts move alone.
+    slopes: outputs are slopes, on which all neurons act.
     """
     m = run.outputs[network.layers[k].weight].shape[-1]
-    whole: list[_Readers] = []
-    for count in _PARTS:
-        if m % count == 0:
-            size = m // count
-            readers = [_readers(network, points, run, k, range(at, at + size)) for at in range(0, m, size)]
-            whole = whole or readers
-            if any(r.y for r in readers):
-                break
-            if not any(untold.any() for r in readers for untold in r.untold):
-                whole = readers
-                break
-    for r in whole:
-        if r.y or any(untold.any() for untold in r.untold):
-            nodes.kept[nodes.span(k, ROWS)] = True
+    found: list[_Readers] = []
+    for count in (c for c in _PARTS if m % c == 0):
+        size = m // count
+        readers = [_readers(network, points, run, k, range(at, at + size)) for at in range(0, m, size)]
+        all_told = not any(r.unclear for r in readers)
+        found = readers if all_told or not found else found
+        if all_told or (not slopes and any(r.y for r in readers)):
+            break
+    read = np.zeros(m, np.bool_)
+    for r in found:
+        nodes.kept[nodes.span(k, ROWS)] |= r.unclear
         for other, (columns, sources) in enumerate(r.told):
             nodes.tie(k, sources, other, columns)
+            read[sources] = True
             nodes.kept[nodes.span(other, COLUMNS)] |= r.untold[other]
+    if any(r.y for r in found):
+        nodes.kept[nodes.span(k, ROWS)] |= ~read if slopes else np.ones(m, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ class _Readers:
     y: bool  # outputs do
     told: Sequence[tuple[np.ndarray, np.ndarray]]  # of each layer: columns, and the neuron that each of them reads
     untold: Sequence[np.ndarray]  # which columns read one of them, or several
+
+    @property
+    def unclear(self) -> bool:
+        return any(untold.any() for untold in self.untold)
 
 
 def _readers(network: Network, points: Points, run: Run, k: int, some: range) -> _Readers:
@@ -158,7 +163,23 @@ def _moved(network: Network, points: Points, run: Run, k: int, some: Tensor) -> 
     own = network.layers[k].weight
     z = run.outputs[own]
     given = dict(run.outputs) | {own: torch.where(some, noisy({own: z})[own], z)}
-    found = run_with(network, points, given)
+    found = run_with(network, points, given, through=True)
     pairs = ((found.inputs[x.weight], run.inputs[x.weight]) for x in network.layers)
-    columns = [(a != b).reshape(-1, a.shape[-1]).any(0).numpy() for a, b in pairs]
-    return _Moved(bool((found.y != run.y).any()), columns)
+    return _Moved(bool(_differ(found.y, run.y).any()), [_differ(a, b).numpy() for a, b in pairs])
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Which columns do."""
+    return ((a - b).abs() > _SAME * b.abs().max()).reshape(-1, a.shape[-1]).any(0)
+
+
+def takes_slopes(network: Network, points: Points) -> bool:
+    """Whether the module takes gradients of what its layers compute."""
+    found = list[bool]()
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+        found.append(z.requires_grad)
+
+    with torch.no_grad(), replaced(network, note):
+        network.run(points.tensors)
+    return any(found)

@@ -2,13 +2,20 @@
 
 from torch import Tensor
 
+from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint import distil
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.web_tracing import fresh_web
+from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
 Origin = Chains | Web
+
+
+def origin_of(problem: Problem) -> Origin | None:
+    """The chains of a network, or else its groups of neurons, where it has any."""
+    chains = distil.chains_of(problem)
+    return web_of(problem) if chains is None else chains
 
 
 def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallNetwork:

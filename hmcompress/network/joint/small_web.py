@@ -2,24 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.groups import COLUMNS, ROWS
 from hmcompress.network.joint.small import Data, Layer, Neurons, SmallNetwork
 from hmcompress.network.joint.web import Web
+from hmcompress.network.joint.written import Written
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import same
-from hmcompress.network.model.network import DenseLayer, Network, replaced
+from hmcompress.network.model.network import DenseLayer, replaced
 
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
+_TWICE = 4  # times as long, where gradients are taken of gradients
 _COUNTED = 4  # samples by which elements are counted
-_COMPARED = (1, 2)  # samples, of which tensors are compared whose size grows with them
 _LOOKED_AT = 512  # by which neurons are judged
 
 
@@ -43,7 +41,8 @@ class SmallWeb(SmallNetwork):
     def each(self) -> float:
         shapes = [x.matrix.shape if self.web.sliced else self.web.network.shape(x.layer) for x in self.all_layers]
         products = sum(m * n * times for (m, n), times in zip(shapes, self.web.times, strict=True))
-        return _AND_BACK * (products + _FOR_EACH * self.elements)
+        times = _AND_BACK * (_TWICE if self.web.by_samples else 1)
+        return float(times * (products + _FOR_EACH * self.elements))
 
     def outputs(self, data: Data) -> Tensor:
         rows = self.web.at_once(data.points)
@@ -86,6 +85,36 @@ class SmallWeb(SmallNetwork):
         return torch.cat([j for j, _ in each], 2).flatten(1), y
 
     def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
+        y, found = self._by_samples(data) if self.web.by_samples else self._by_layers(data)
+        return data.combined(found).reshape(len(found), -1), data.combined(y.detach().T)
+
+    def _by_samples(self, data: Data) -> tuple[Tensor, Tensor]:
+        """Scaled outputs (N, k), and derivatives (weights, k, N): each sample has weights of its own."""
+        own = dict[str, Tensor]()
+        numbers = {layer.layer.weight: k for k, layer in enumerate(self.all_layers)}
+
+        def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+            k, small = numbers[layer.weight], self.all_layers[numbers[layer.weight]]
+            own[layer.weight] = z.new_zeros(len(z), *small.matrix.shape).requires_grad_()
+            x = self._with_ones(k, x)
+            change = torch.einsum("nmc,ntc->ntm", own[layer.weight], x.reshape(len(x), -1, x.shape[-1]))
+            change = change.reshape(*z.shape[:-1], -1)
+            return z + change if self.web.sliced or small.rows is None else z.index_add(-1, small.rows, change)
+
+        with torch.enable_grad(), replaced(self.web.network, note):
+            y = self.web.network.call(data.inputs, self.tensors()) * self.scale
+        moved, found = [own[x.layer.weight] for x in self.layers], self._empty(y)
+        for j in range(y.shape[1]):
+            slopes = torch.autograd.grad(y[:, j].sum(), moved, retain_graph=True, materialize_grads=True)
+            each = [g[:, layer.live] for layer, g in zip(self.layers, slopes, strict=True)]
+            found[:, j] = torch.cat(each, 1).T
+        return y, found
+
+    def _empty(self, y: Tensor) -> Tensor:
+        return torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
+
+    def _by_layers(self, data: Data) -> tuple[Tensor, Tensor]:
+        """The same by what enters and leaves each layer, which is quicker."""
         entering, leaving = dict[str, Tensor](), dict[str, Tensor]()
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
@@ -97,14 +126,13 @@ class SmallWeb(SmallNetwork):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
         zs = [leaving[x.layer.weight] for x in self.layers]
         xs = [self._with_ones(k, entering[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
-        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
+        found = self._empty(y)
         for j in range(y.shape[1]):
             slopes = torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True)
             blocks = found[:, j].split([int(layer.live.sum()) for layer in self.layers])
             for k, (x, g, block) in enumerate(zip(xs, slopes, blocks, strict=True), self.done):
                 self._fill(block, k, x, g)
-        y = y.detach().T
-        return data.combined(found).reshape(len(found), -1), data.combined(y)
+        return y, found
 
     def _fill(self, block: Tensor, k: int, x: Tensor, g: Tensor) -> None:
         """Derivatives (weights, N) by a layer's weights, from its inputs (N, ..., n) and those by its outputs."""
@@ -254,33 +282,6 @@ class SmallWeb(SmallNetwork):
                 places = tuple((k, axis, self._at(k, axis, first, count).start) for k, axis, first in group.places)
                 found.append(Neurons(count, places, odd))
         return found
-
-
-class Written(TorchDispatchMode):
-    """Counts the elements that operations write, all of them together, and of each tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.each = list[int]()
-
-    @property
-    def elements(self) -> int:
-        return sum(self.each)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.each += [t.numel() for t in tree_leaves(out) if isinstance(t, Tensor)]
-        return out
-
-
-def largest_written(network: Network, points: Points) -> int:
-    """Elements of the largest tensor that a network writes, for each sample."""
-    runs = []
-    for count in _COMPARED:
-        with Written() as written:
-            network.run(points.take(slice(0, count)).tensors)
-        runs.append(written.each)
-    return max(b - a for a, b in zip(*runs, strict=False)) // (_COMPARED[1] - _COMPARED[0])
 
 
 def runs_sliced(web: Web, points: Points) -> bool:

@@ -56,7 +56,7 @@ _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 
 def smallest_joint(
     problem: Problem,
-    chains: Origin,
+    origin: Origin,
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
@@ -67,7 +67,7 @@ def smallest_joint(
 
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
-    stage = JointStage(problem, chains, tol, _WORK[effort], slim)
+    stage = JointStage(problem, origin, tol, _WORK[effort], slim)
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
@@ -115,7 +115,7 @@ class JointStage:
     """Small networks for one problem at one tolerance, within so many multiplications."""
 
     problem: Problem
-    chains: Origin
+    origin: Origin
     tol: float
     work: float
     slim: bool = False
@@ -123,9 +123,9 @@ class JointStage:
     def __post_init__(self) -> None:
         largest = self.problem.settings.tolerance == "max"
         self._fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
-        self.data, self.scale = learning_data(self.problem, self.chains)
+        self.data, self.scale = learning_data(self.problem, self.origin)
         held = self.problem.held_out
-        self._held, _ = with_outputs(self.problem, self.chains, held.points.pairs(len(held.points)), self.scale)
+        self._held, _ = with_outputs(self.problem, self.origin, held.points.pairs(len(held.points)), self.scale)
         self.done = 0.0
 
     @property
@@ -135,8 +135,8 @@ class JointStage:
 
     def candidates(self) -> Iterator[list[FormSearch]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
-        widths, least = 0, _narrowest(self.problem, self.chains, self.tol)
-        for hidden in _different(self.chains):
+        widths, least = 0, _narrowest(self.problem, self.origin, self.tol)
+        for hidden in _different(self.origin):
             if widths == _WIDTHS or hidden < least:
                 continue
             if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
@@ -193,7 +193,7 @@ class JointStage:
 
     def _fitted(self, hidden: int, seed: int) -> Fit:
         """A network of some width and first weights."""
-        network = fresh(self.chains, self.data, self.scale, hidden, seed)
+        network = fresh(self.origin, self.data, self.scale, hidden, seed)
         goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
         coarse = network.weights() > _FEW and self.tol >= _COARSE
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
@@ -284,15 +284,15 @@ class JointStage:
         return max(block_errors(kind, *map(list, blocks)))
 
 
-def _different(chains: Origin) -> list[int]:
+def _different(origin: Origin) -> list[int]:
     """Numbers of neurons that give different networks: not those above all of the original's."""
-    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(chains, h) != widths_of(chains, _HIDDEN[k - 1])]
+    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(origin, h) != widths_of(origin, _HIDDEN[k - 1])]
 
 
-def _narrowest(problem: Problem, chains: Origin, tol: float) -> float:
+def _narrowest(problem: Problem, origin: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     points = problem.calibration.points.pairs(LIMIT_ROWS)
-    each = _OF_A_WEB if isinstance(chains, Web) else _WEIGHTS_PER_BYTE
+    each = _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
     wanted = each * rate_limit_bytes(problem.network, points, tol)
-    enough = (hidden for hidden in _HIDDEN if inner_weights(chains, hidden) >= wanted)
+    enough = (hidden for hidden in _HIDDEN if inner_weights(origin, hidden) >= wanted)
     return next(enough, _HIDDEN[-1])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import to_matrices
 from hmcompress.network.joint.groups import COLUMNS, Group
@@ -66,7 +67,10 @@ def _lies_along(network: Network, points: Points, run: Run, name: str, t: Tensor
             some = ((numbers >> bit & 1) == value).reshape(t.shape)
             size = t.abs().mean().clamp_min(1e-3)
             moved = torch.where(some, _FACTOR * t + _SHIFT * size * torch.sign(t + (t == 0)), t)
-            found = run_with(network, points, run.outputs, {name: moved})
+            try:
+                found = run_with(network, points, run.outputs, {name: moved})
+            except NetworkError:  # it takes gradients of what the layers give
+                return False
             if not bool((found.y == run.y).all()):
                 return False
             allowed = _columns(network, group, some.reshape(-1).numpy())

@@ -31,6 +31,7 @@ class Web:
     times: tuple[int, ...]  # that a sample passes each layer: of sequences and graphs, many
     vectors: tuple[tuple[str, int], ...] = ()  # other weights that lie along a group, and which that is
     largest: int = 0  # numbers of a sample that the original's module holds side by side, in attention
+    by_samples: bool = False  # slopes by its weights are not those by its layers' outputs times inputs
     sliced: bool = False  # it runs with layers that are as small as the small network's
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":

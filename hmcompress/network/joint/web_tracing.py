@@ -14,9 +14,10 @@ from hmcompress.network.joint.features import leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
-from hmcompress.network.joint.small_web import SmallWeb, largest_written, runs_sliced
+from hmcompress.network.joint.small_web import SmallWeb, runs_sliced
 from hmcompress.network.joint.vectors import mean, vectors_along
 from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
+from hmcompress.network.joint.written import largest_written
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors
@@ -61,7 +62,7 @@ def found_web(network: Network, points: Points) -> Web | None:
     times = tuple(z[0].numel() // z.shape[-1] for z in outputs)
     vectors = tuple(vectors_along(network, points, groups).items())
     web = _with_symmetries(Web(network, network, groups, (), (), times, vectors, largest), points)
-    return web if _has_slopes(web, points) else None
+    return next((w for w in (web, replace(web, by_samples=True)) if _has_slopes(w, points)), None)
 
 
 def changed(web: Web, tensors: Mapping[str, Tensor], points: Points) -> Web:

@@ -40,13 +40,16 @@ def run_with(
     points: Points,
     given: Mapping[str, Tensor] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
+    through: bool = False,
 ) -> Run:
-    """`given` takes the place of some layers' outputs, `tensors` of some of the checkpoint's."""
+    """`given` takes the place of some layers' outputs, `tensors` of some of the checkpoint's. through: slopes that the
+    module takes pass it all the same."""
     inputs, outputs = dict[str, Tensor](), dict[str, Tensor]()
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
         inputs[layer.weight], outputs[layer.weight] = x.detach().clone(), z.detach().clone()
-        return None if given is None else given.get(layer.weight)
+        own = None if given is None else given.get(layer.weight)
+        return z + (own - z).detach() if own is not None and through and z.requires_grad else own
 
     with replaced(network, note):
         y = network.run(points.tensors, tensors)

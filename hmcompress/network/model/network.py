@@ -107,7 +107,7 @@ class Network:
         Raises NetworkError with the module's own message where it fails.
         """
         with torch.no_grad():
-            return self.call(inputs, tensors)
+            return self.call(inputs, tensors).detach()  # some modules take gradients, and keep them
 
     def call(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """As `run`, with gradients where the caller wants them."""

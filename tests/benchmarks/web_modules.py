@@ -1,0 +1,156 @@
+"""Modules whose layers are no chains: `python tests/benchmarks/web_modules.py [NAME]...` trains each for some thousand
+steps and prints the bytes of all layers at 1e-2, with the joint stage of groups of neurons and without it."""
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import hmcompress.network.stages as stages
+from hmcompress.checkpoint import open_checkpoint
+from hmcompress.network import compress_network
+from hmcompress.settings.config import load_settings
+
+WIDTH, STEPS, RATE = 64, 6000, 2e-3
+
+
+class Residual(nn.Module):
+    """Sines with a skip connection around each hidden layer."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, WIDTH), nn.Linear(WIDTH, 1)
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sin(self.first(x))
+        for block in self.blocks:
+            y = y + torch.sin(block(y))
+        return self.last(y)
+
+
+class Gated(nn.Module):
+    """Two encodings of the inputs, mixed by every hidden layer."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.v, self.first = (nn.Linear(2, WIDTH) for _ in range(3))
+        self.hidden, self.last = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3)), nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v, y = (torch.tanh(layer(x)) for layer in (self.u, self.v, self.first))
+        for hidden in self.hidden:
+            z = torch.tanh(hidden(y))
+            y = (1 - z) * u + z * v
+        return self.last(y)
+
+
+class Hamiltonian(nn.Module):
+    """Motion from the gradient of an energy."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (2, WIDTH, WIDTH, 1)
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            energy = self.layers[2](torch.tanh(self.layers[1](torch.tanh(self.layers[0](x)))))
+            slopes = torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+        return torch.stack([slopes[:, 1], -slopes[:, 0]], 1)
+
+
+class Pairs(nn.Module):
+    """Forces on three atoms in the plane from a potential of their distances."""
+
+    inputs = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(1, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            y = nn.functional.silu(self.first(distances(x)))
+            energy = self.last(y + nn.functional.silu(self.second(y)))
+            return -torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+def distances(x: Tensor) -> Tensor:
+    """(N, 3, 1), of three points (N, 6)."""
+    p = x.reshape(-1, 3, 2)
+    return torch.stack([(p[:, i] - p[:, j]).square().sum(-1, keepdim=True) for i, j in ((0, 1), (0, 2), (1, 2))], 1)
+
+
+def waves(x: Tensor) -> Tensor:
+    a, b = x[:, :1], x[:, 1:]
+    return torch.sin(5 * a + 3 * b.square()) * torch.exp(-a.square()) + 0.3 * torch.cos(7 * b)
+
+
+def pendulum(x: Tensor) -> Tensor:
+    return torch.stack([x[:, 1], -1.5 * torch.sin(3 * x[:, 0])], 1)
+
+
+def wells(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        energy = (1 - torch.exp(-2 * ((distances(x) + 0.05).sqrt() - 0.7))).square().sum()
+        return -torch.autograd.grad(energy, x)[0]
+
+
+CASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "Residual": waves,
+    "Gated": waves,
+    "Hamiltonian": pendulum,
+    "Pairs": wells,
+}
+
+
+def trained(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    module = globals()[name]()
+    x = 2 * torch.rand(4096, module.inputs) - 1
+    y = CASES[name](x).detach()
+    optimizer = torch.optim.Adam(module.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for _ in range(STEPS):
+        some = torch.randint(len(x), (256,))
+        optimizer.zero_grad()
+        (module(x[some]) - y[some]).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    error = (module(x) - y).detach().norm() / y.norm()
+    print(f"{name}: trained to {float(error):.1e}, {4 * sum(p.numel() for p in module.parameters())} B", flush=True)
+    return module
+
+
+def layer_bytes(source: Path, name: str, inputs: int) -> int:
+    box = {f"x{k}": [-1, 1] for k in range(inputs)}
+    given = {"tol": 1e-2, "metric": "outputs", "calibration": {"domain": box, "samples": 4096}}
+    settings = load_settings(None, {**given, "network": {"factory": f"{Path(__file__).resolve()}:{name}"}})
+    result = compress_network(open_checkpoint(source), settings)
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CASES:
+        with TemporaryDirectory() as folder:
+            module, source = trained(name), Path(folder) / "model.pt"
+            torch.save(module.state_dict(), source)
+            found = layer_bytes(source, name, module.inputs)
+            with mock.patch.object(stages, "origin_of", lambda problem: None):
+                alone = layer_bytes(source, name, module.inputs)
+            print(f"{name}: {found} B, without groups of neurons {alone} B, {alone / found:.3g}x", flush=True)
