@@ -291,3 +291,17 @@ def test_a_slow_search_ends_where_its_first_forms_hold_by_chance_alone(
     )
     assert stage.settle([candidate], inf, lambda parts: guarded) == goes_on
     assert bool(settled) == goes_on
+
+
+@pytest.mark.parametrize(("heavy", "rows"), [(0.0, 256), (1e9, 1024)])
+def test_forms_see_fewer_samples_where_each_takes_long(
+    heavy: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_module, "_HEAVY", heavy)
+    monkeypatch.setattr(joint_module, "_ROUNDS", ((1, 0.0),))
+    monkeypatch.setattr(joint_module, "_FORM_ROWS_PER_WEIGHT", 1)
+    problem, web = found("Residual")
+    stage = joint_module.JointStage(problem, web, 1e-2, 1e9)
+    network = fresh_web(web, stage.data, stage.scale, 3, 0)
+    search, _ = stage._candidate(joint_module.Fit(network, 0.5, 0.0))
+    assert len(search.data) == rows

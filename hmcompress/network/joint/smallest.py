@@ -50,6 +50,7 @@ _DROP_STEPS = 15  # after a neuron went
 _MAX = 0.5  # L2 error over the largest deviation, both relative
 _SEEDS, _WIDTHS = 6, 3  # first weights of each width, and widths
 _CHEAP = 0.08  # share of the work up to which first weights are tried whatever came of the others
+_HEAVY, _LIGHTER = 1e6, 4  # multiplications for a sample, from which on forms have fewer; how many times
 _FEW = 200  # weights up to which J^T J in single precision gains nothing
 _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 
@@ -258,7 +259,8 @@ class JointStage:
             network, more = self._slimmer(fit, network, level)
             work += more
         network.compact()
-        data = self.data.first(self._rows(fit, network, _FORM_ROWS, _FORM_ROWS_PER_WEIGHT))
+        least = _FORM_ROWS // _LIGHTER if network.each > _HEAVY else _FORM_ROWS
+        data = self.data.first(self._rows(fit, network, least, _FORM_ROWS_PER_WEIGHT))
         own, slim = self.problem.network, self.slim
         return FormSearch(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
 
