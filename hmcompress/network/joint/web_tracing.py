@@ -43,10 +43,7 @@ def web_of(problem: Problem) -> Web | None:
 
 def found_web(network: Network, points: Points) -> Web | None:
     """As web_of. Raises NetworkError."""
-    dense = sum(network.matrix(layer).numel() for layer in network.layers)
-    own = own_tensors(network.module)
-    others = sum(own[network.places[name]].numel() for name in network.others)
-    if not network.layers or not points.joint or others > _MOST_OTHERS * dense:
+    if not points.joint or network.others_for_each() > _MOST_OTHERS:
         return None
     network, points, run = probed(network, points)
     if any(z.ndim < 2 or len(z) != len(points) for z in run.outputs.values()) or len(run.y) != len(points):

@@ -1,6 +1,7 @@
 """A network that can be run: a module, its dense layers in the order of computation, their names in the checkpoint."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -77,6 +78,12 @@ class Network:
         module = self.linear(layer)
         weight, bias = module.weight.detach().double(), module.bias
         return weight if layer.bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
+
+    def others_for_each(self) -> float:
+        """Numbers of other weights for each of the dense layers; inf without any."""
+        own, dense = own_tensors(self.module), sum(self.matrix(layer).numel() for layer in self.layers)
+        others = sum(own[self.places[name]].numel() for name in self.others)
+        return others / dense if dense else math.inf
 
     def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """The module's own tensors that the checkpoint's replace, by their places."""
