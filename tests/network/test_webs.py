@@ -42,6 +42,7 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Scaled": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Forces": [(16, [0, 1], [1, 2])],
     "Velocity": [(16, [0], [1]), (16, [1], [2])],
+    "InPlace": [(16, [0, 2], [1, 3]), (16, [1], [2])],
     "Normalised": [],
     "Detached": None,
 }

@@ -120,7 +120,7 @@ class SmallWeb(SmallNetwork):
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
             z = z if z.requires_grad else z.requires_grad_()
             entering[layer.weight], leaving[layer.weight] = x.detach(), z
-            return z
+            return z.clone()  # some functions work in place
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
