@@ -56,7 +56,17 @@ class SmallNetworks:
             origin, beside = self._settled(origin, settings)
         except NetworkError:  # it does not run with what the other weights have become
             return None
-        return self._joint(origin, settings, beside, measured)
+
+        def with_others(parts: Parts) -> float:
+            return measured(parts | beside)
+
+        found = self._joint(origin, settings, with_others)
+        if found is None and isinstance(origin, Web) and not self.subject.problem.order:
+            found = self._middle(origin, settings, with_others)
+        if found is None:
+            return None
+        nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
+        return replace(found, parts=found.parts | beside, nbytes=nbytes)
 
     def _settled(self, origin: Origin, settings: Settings) -> tuple[Origin, Parts]:
         """With other weights as they will be, and these in coded form. Raises NetworkError where it does not run so."""
@@ -78,27 +88,19 @@ class SmallNetworks:
         structured = structured_layers(problem, self.subject.tensors, data.engine)
         return given | coded_beside(problem, data, settings.tol, structured)
 
-    def _joint(self, origin: Origin, settings: Settings, beside: Parts, measured: Measure) -> Trial | None:
+    def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
-        problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
+        tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
+        return smallest_joint(self.subject.problem, origin, settings.tol, settings.effort, measured, tick, slim)
 
-        def with_others(parts: Parts) -> float:
-            return measured(parts | beside)
-
-        found = smallest_joint(problem, origin, settings.tol, settings.effort, with_others, tick, slim)
-        if found is None:
-            return None
-        nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
-        return replace(found, parts=found.parts | beside, nbytes=nbytes)
-
-    def _middle(self, chains: Chains, settings: Settings, measured: Measure) -> Trial | None:
+    def _middle(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
         problem, progress, tick = self.subject.problem, self.subject.progress, _fitting(self.subject.progress)
-        middle = middle_network(problem, chains, settings.tol, settings.effort, tick)
+        middle = middle_network(problem, origin, settings.tol, settings.effort, tick)
         tick(1.0)
         if middle is None:
             return None
-        own = replace(problem, network=middle)
+        own = replace(problem, network=middle.network)
         data = prepare(own, self.subject.tensors, settings.effort)
         budget = budget_of(own, cost_of(own, data), settings.effort)
 

@@ -23,7 +23,8 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
-from hmcompress.network.joint.krylov import _Linearised, descend
+from hmcompress.network.joint.krylov import descend
+from hmcompress.network.joint.linearised import StackAt
 from hmcompress.network.joint.middle import as_network
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
@@ -179,7 +180,7 @@ def test_jacobian_is_the_derivative(name: str) -> None:
 
 def test_products_with_the_jacobian_are_each_others_transpose() -> None:
     network, data, _ = learner(posed("Condition"), 4)
-    point = _Linearised.at(network.stacks[0], data.inputs[0], data.mix)
+    point = StackAt.at(network.stacks[0], data.inputs[0], data.mix)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()

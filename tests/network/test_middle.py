@@ -15,7 +15,8 @@ from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
-from hmcompress.network.joint.krylov import _Linearised, descend
+from hmcompress.network.joint.krylov import descend
+from hmcompress.network.joint.linearised import StackAt
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, tensors_of
 
@@ -41,7 +42,7 @@ def learner(problem: Problem, hidden: int = 12) -> tuple[Any, Any]:
 
 def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) -> None:
     network, data = learner(problem)
-    point = _Linearised.at(network.stacks[0], data.inputs[0], network.scale)
+    point = StackAt.at(network.stacks[0], data.inputs[0], network.scale)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()
@@ -95,8 +96,8 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> None:
     narrow = middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None)
-    assert narrow is not None and narrow.shape(narrow.layers[1]) == (16, 16)
-    data = prepare(replace(problem, network=narrow), stack(SIZES), "default")
+    assert narrow is not None and narrow.network.shape(narrow.network.layers[1]) == (16, 16)
+    data = prepare(replace(problem, network=narrow.network), stack(SIZES), "default")
     parts = middle.compressed(problem.network, narrow, data, Knobs(1e-4))
     matrices = {name: part.dense() for name, part in parts.items()}
     assert matrices["net.2.weight"].shape == (48, 49)
@@ -133,7 +134,7 @@ def test_slopes_go_along(problem: Problem) -> None:
     swish = pose(settings, state)
     network, data = learner(swish)
     descend(network, data, 3, 20)
-    narrow = middle.as_network(swish.network, network)
+    narrow = middle.as_middle(swish.network, network).network
     x = swish.calibration.points.tensors[0]
     expected = network.stacks[0].forward(x.double())[1]
     torch.testing.assert_close(narrow.run((x,)).double(), expected)

@@ -156,17 +156,17 @@ def inner_weights(chains: Chains, hidden: int) -> int:
 def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:
     """The grids of the network's own layers that a layer of a small one stands for, by their weights."""
     if layer.rows is not None and layer.columns is not None:
-        return {layer.layer.weight: _in_places(network, layer.layer, grid, layer.rows.numpy(), layer.columns.numpy())}
+        return {layer.layer.weight: in_places(network, layer.layer, grid, layer.rows.numpy(), layer.columns.numpy())}
     return {x.weight: first_neurons(network, x, grid.take_rows(rows)) for x, rows in layer.parts()}
 
 
 def first_neurons(network: Network, layer: DenseLayer, grid: Grid) -> Grid:
     """The grid of a layer of few neurons in the first neurons of the network's own layer, a bias in its last column."""
     m, n = grid.q.shape
-    return _in_places(network, layer, grid, np.arange(m), np.arange(n - (layer.bias is not None)))
+    return in_places(network, layer, grid, np.arange(m), np.arange(n - (layer.bias is not None)))
 
 
-def _in_places(network: Network, layer: DenseLayer, grid: Grid, rows: np.ndarray, columns: np.ndarray) -> Grid:
+def in_places(network: Network, layer: DenseLayer, grid: Grid, rows: np.ndarray, columns: np.ndarray) -> Grid:
     """The same in other rows and columns."""
     m, n = network.shape(layer)
     columns = columns if layer.bias is None else np.append(columns, n)

@@ -1,71 +1,20 @@
 """Damped Gauss-Newton steps for networks with too many weights for J^T J: conjugate gradients, preconditioned by the
-Kronecker factors of each layer (Martens & Grosse 2015), in single precision. One stack, all weights free."""
+Kronecker factors of each layer (Martens & Grosse 2015), in single precision. All weights free."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hmcompress.network.joint.least_squares import Price
-from hmcompress.network.joint.small import Data, mixed
-from hmcompress.network.joint.stack import SmallStack, with_slope
-from hmcompress.network.joint.stacks import SmallStacks
+from hmcompress.network.joint.linearised import Linearised, Single, Weights, in_single
+from hmcompress.network.joint.small import Data, SmallNetwork
 
 _TRIES = 6
 _LEAST_DAMPING = 1e-7  # single precision carries no more
 _MOMENTUM = 0.95  # of the last step: where the next one's conjugate gradients begin (Martens 2010)
 _RESIDUAL = 1e-4  # of squares, at which conjugate gradients end
 _TINY = 1e-12
-
-Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
-
-
-@dataclass(frozen=True)
-class _Linearised:
-    """A stack at some weights: what products with its Jacobian need, whatever becomes of the stack."""
-
-    weights: list[Tensor]  # without biases
-    inputs: list[Tensor]  # of each layer, with a column of ones where there is a bias
-    slopes: list[Tensor | None]
-    outputs: Tensor  # (N, k), scaled
-    mix: Tensor  # (k,), or (N, k, m) applied to what the stack gives
-
-    @classmethod
-    def at(cls, stack: SmallStack, x: Tensor, mix: Tensor) -> "_Linearised":
-        inputs, slopes = [], list[Tensor | None]()
-        for k, layer in enumerate(stack.layers):
-            inputs.append(layer.extended(x))
-            x = layer.forward(x)
-            function = stack.functions[k] if k < len(stack.functions) else None
-            x, after = (x, None) if function is None else with_slope(function, x)
-            slopes.append(after)
-        return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, _read(mix, x), mix)
-
-    def forward(self, v: Weights) -> Tensor:
-        """J v, (N, k)."""
-        moved: Tensor | None = None
-        for w, x, after, dw in zip(self.weights, self.inputs, self.slopes, v, strict=True):
-            moved = x @ dw.T if moved is None else x @ dw.T + moved @ w.T
-            moved = moved if after is None else moved * after
-        assert moved is not None
-        return _read(self.mix, moved)
-
-    def backward(self, u: Tensor, of: Callable[[Tensor, Tensor], Tensor] = lambda g, x: g.T @ x) -> Weights:
-        """J^T u of each layer, or another function of its sensitivities (N, m) and inputs (N, n)."""
-        found, g = [], u * self.mix if self.mix.ndim == 1 else mixed(self.mix.mT, u)
-        for k in reversed(range(len(self.inputs))):
-            after = self.slopes[k]
-            g = g if after is None else g * after
-            found.append(of(g, self.inputs[k]))
-            g = g @ self.weights[k]
-        return found[::-1]
-
-
-def _read(mix: Tensor, own: Tensor) -> Tensor:
-    """The network's outputs from the stack's."""
-    return own * mix if mix.ndim == 1 else mixed(mix, own)
 
 
 @dataclass(frozen=True)
@@ -75,7 +24,7 @@ class _Preconditioner:
     parts: list[tuple[Tensor, Tensor, Tensor]]  # eigenvectors of G and A, products of eigenvalues
 
     @classmethod
-    def of(cls, point: _Linearised, signs: Tensor) -> "_Preconditioner":
+    def of(cls, point: Linearised, signs: Tensor) -> "_Preconditioner":
         outer = point.backward(signs, lambda g, x: g.T @ g)
         return cls([cls._part(g, x) for g, x in zip(outer, point.inputs, strict=True)])
 
@@ -91,7 +40,7 @@ class _Preconditioner:
 
 
 def descend(
-    network: SmallStacks,
+    network: SmallNetwork,
     data: Data,
     steps: int,
     products: int,
@@ -101,52 +50,34 @@ def descend(
     goal: float = 0.0,
 ) -> float:
     """At most so many steps of so many products each, in place; level: of a price on the weights; goal: squared
-    error at which that ends. Returns the squared error on the data."""
-    single, error = replace(_Descent.of(network, data, level), damping=damping), float("inf")
+    error at which that ends. Returns the squared error on the data. Raises NetworkError where it does not run so."""
+    single, error = in_single(network, data), float("inf")
+    descent = _Descent(single, data.weight, level, damping)
     for _ in range(steps):
-        error, moved = single.step(products)
+        error, moved = descent.step(products)
         if not moved or error <= goal:
             break
-    for layer, own in zip(network.layers, single.stack.layers, strict=True):
+    for layer, own in zip(network.layers, single.layers, strict=True):
         layer.matrix = own.matrix.double()
     return error
 
 
 @dataclass
 class _Descent:
-    stack: SmallStack  # in single precision
-    mix: Tensor
-    x: Tensor
-    y: Tensor
-    weight: float
+    network: Single
+    weight: float  # of squared errors
     level: float
-    damping: float = 1.0
+    damping: float
     last: Weights | None = None  # the step before
-
-    @classmethod
-    def of(cls, network: SmallStacks, data: Data, level: float) -> "_Descent":
-        network = network.clone()
-        (stack,) = network.stacks
-        for layer in stack.layers:
-            layer.matrix = layer.matrix.float()
-            layer.offset = None if layer.offset is None else layer.offset.float()
-        return cls(
-            SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions]),
-            (network.scale if data.mix is None else data.mix).float(),
-            data.inputs[0].float(),
-            (data.outputs if data.rest is None else data.outputs - data.rest).float(),
-            data.weight,
-            level,
-        )
 
     def step(self, products: int) -> tuple[float, bool]:
         """Squared error after the longest step that lowers error and price, and whether there is one."""
-        point = _Linearised.at(self.stack, self.x, self.mix)
-        residual = self.y - point.outputs
+        point, layers = self.network.linearised(), self.network.layers
+        residual = self.network.wanted - point.outputs
         signs = torch.where(torch.rand(residual.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
         signs = signs * self.weight**0.5
         diagonal, solver = point.backward(signs, lambda g, x: (g**2).T @ x**2), _Preconditioner.of(point, signs)
-        price, before = Price.of(self.stack.layers, self.level), [layer.matrix for layer in self.stack.layers]
+        price, before = Price.of(layers, self.level), [layer.matrix for layer in layers]
         error = self.weight * float(residual.pow(2).sum())
         curvature = self._split(price.curvature(self._joined(before)), before)
         gradient = [self.weight * g for g in point.backward(residual)]
@@ -157,8 +88,8 @@ class _Descent:
             start = [_MOMENTUM * 0.5**k * v for v in self.last or ()]
             moves = self._solve(point, gradient, shift, solver, products, start)
             self._set([w + v for w, v in zip(before, moves, strict=True)])
-            after = self.weight * float((self.y - self._outputs()).pow(2).sum())
-            if after + price.value(self._joined([layer.matrix for layer in self.stack.layers])) < target:
+            after = self.weight * float((self.network.wanted - self.network.outputs()).pow(2).sum())
+            if after + price.value(self._joined([layer.matrix for layer in layers])) < target:
                 self.damping, self.last = max(self.damping / 4, _LEAST_DAMPING), moves
                 return after, True
             self.damping *= 4
@@ -167,7 +98,7 @@ class _Descent:
 
     def _solve(
         self,
-        point: _Linearised,
+        point: Linearised,
         gradient: Weights,
         shift: Weights,
         solver: _Preconditioner,
@@ -197,11 +128,8 @@ class _Descent:
             direction = [a + size / last * d for a, d in zip(z, direction, strict=True)]
         return x
 
-    def _outputs(self) -> Tensor:
-        return _read(self.mix, self.stack.forward(self.x)[1])
-
     def _set(self, weights: Weights) -> None:
-        for layer, w in zip(self.stack.layers, weights, strict=True):
+        for layer, w in zip(self.network.layers, weights, strict=True):
             layer.matrix = w
 
     @staticmethod

@@ -3,26 +3,32 @@ network of that width learns the original's outputs, the passes compress it, and
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import nn
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import first_neurons, fresh, inner_weights, learning_data, widths_of
+from hmcompress.network.joint.distil import in_places, learning_data
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.stacks import SmallStacks
+from hmcompress.network.joint.origin import Origin, fresh, inner_weights
+from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.small_web import SmallWeb
+from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.coded import Weighted
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
 from hmcompress.network.model.build import filled
 from hmcompress.network.model.modules import Activation, Stack
-from hmcompress.network.model.network import Network
+from hmcompress.network.model.network import Network, in_precision, own_tensors
 
 _HIDDEN = (12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # neurons of a hidden layer
 _WEIGHTS_PER_BYTE = (5.0, 11.0)  # of the linearised rate: how many learn the function, and where they do not, how many
+_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
 _PRODUCTS = 80
@@ -34,26 +40,37 @@ _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
 
 
+@dataclass(frozen=True)
+class Middle:
+    """A narrower network, and where the rows and columns of its layers, by their weights, stand in the original's."""
+
+    network: Network
+    places: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
 def middle_network(
-    problem: Problem, chains: Chains, tol: float, effort: str, tick: Callable[[float], None]
-) -> Network | None:
+    problem: Problem, origin: Origin, tol: float, effort: str, tick: Callable[[float], None]
+) -> Middle | None:
     """A narrower network whose outputs are the original's to well within the tolerance, or None.
 
     tick: told which share of the work is done.
     """
-    for hidden in _widths(problem, chains, tol):
-        network = _learned(problem, chains, tol, hidden, _WORK[effort], tick)
-        if network is not None:
-            return network
+    for hidden in _widths(problem, origin, tol):
+        try:
+            middle = _learned(problem, origin, tol, hidden, _WORK[effort], tick)
+        except (NetworkError, RuntimeError):  # in single precision, or twice differentiated, not all modules run
+            return None
+        if middle is not None:
+            return middle
     return None
 
 
 def _learned(
-    problem: Problem, chains: Chains, tol: float, hidden: int, work: float, tick: Callable[[float], None]
-) -> Network | None:
+    problem: Problem, origin: Origin, tol: float, hidden: int, work: float, tick: Callable[[float], None]
+) -> Middle | None:
     """A network of some width, unless it does not learn the outputs or would take too long."""
-    data, scale = learning_data(problem, chains, _ROWS)
-    small = fresh(chains, data, scale, widths_of(chains, hidden), 0, everything=True)
+    data, scale = learning_data(problem, origin, _ROWS)
+    small = fresh(origin, data, scale, hidden, 0, everything=True)
     size = len(data) * data.outputs.shape[1]
     if _LEAST_ROWS * small.weights() > size or size * small.weights() > work:
         return None
@@ -63,28 +80,48 @@ def _learned(
         tick((k + 1) / 4)
     if error > (_HOPELESS * tol) ** 2:
         return None
+    return _holding(problem, small, data, tol)
+
+
+def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> Middle | None:
+    """What holds on held-out points, of small weights."""
     for steps in _STEPS:
         descend(small, data, steps, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
-        network = as_network(problem.network, small)
-        if max(replace(problem, network=network).errors(problem.held_out, {})) < _FITS * tol:
-            return network
+        middle = as_middle(problem.network, small)
+        if max(replace(problem, network=middle.network).errors(problem.held_out, {})) < _FITS * tol:
+            return middle
     return None
 
 
-def _widths(problem: Problem, chains: Chains, tol: float) -> list[int]:
+def _widths(problem: Problem, origin: Origin, tol: float) -> list[int]:
     """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
-    if len(chains.parts) > 1:
-        return []
     points = problem.calibration.points.pairs(LIMIT_ROWS)
-    rate = rate_limit_bytes(problem.network, points, tol)
-    most = min(chains.sizes[0][1:-1], default=0) // 2
-    weights = {hidden: inner_weights(chains, hidden) for hidden in _HIDDEN if hidden <= most}
+    each = _OF_A_WEB if isinstance(origin, Web) else 1.0
+    rate = each * rate_limit_bytes(problem.network, points, tol)
+    weights = {hidden: inner_weights(origin, hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
     found = (next((h for h, w in weights.items() if w >= each * rate), None) for each in _WEIGHTS_PER_BYTE)
     return sorted({hidden for hidden in found if hidden is not None})
 
 
-def as_network(network: Network, small: SmallStacks) -> Network:
-    """The network with the weights of a small one in place of its chain's, under the same names."""
+def _most(origin: Origin) -> int:
+    """Neurons of a layer at most: half of the original's."""
+    if isinstance(origin, Web):
+        return max(group.count for group in origin.groups) // 2 if origin.sliced and not origin.by_samples else 0
+    return min(origin.sizes[0][1:-1], default=0) // 2 if len(origin.parts) == 1 else 0
+
+
+def as_middle(network: Network, small: SmallNetwork) -> Middle:
+    """The network with the weights of a small one in place of its own, under the same names."""
+    places = {}
+    for layer in small.layers:
+        for own, rows in layer.parts():
+            own_rows = np.arange(rows.stop - rows.start) if layer.rows is None else layer.rows.numpy()
+            columns = np.arange(layer.inputs) if layer.columns is None else layer.columns.numpy()
+            places[own.weight] = own_rows, columns
+    return Middle(_of_web(network, small) if isinstance(small, SmallWeb) else _of_chain(network, small), places)
+
+
+def _of_chain(network: Network, small: SmallNetwork) -> Network:
     module = copy.deepcopy(network.module)
     for k, layer in enumerate(small.layers):
         for own, rows in layer.parts():
@@ -96,6 +133,16 @@ def as_network(network: Network, small: SmallStacks) -> Network:
     return replace(network, module=module)
 
 
+def _of_web(network: Network, small: SmallWeb) -> Network:
+    """With other weights as they are coded: only layers are left to code."""
+    narrow = in_precision(small.web.network, network.dtype)
+    own = own_tensors(narrow.module)
+    with torch.no_grad():
+        for name, t in small.tensors().items():
+            own[narrow.places[name]].data = t.to(network.dtype)
+    return replace(narrow, others=(), stacks=network.stacks)
+
+
 def _narrower(function: nn.Module, neurons: int) -> nn.Module:
     """For the first neurons alone, where each has a slope of its own."""
     slope = function.slope if isinstance(function, Activation) else None
@@ -104,9 +151,9 @@ def _narrower(function: nn.Module, neurons: int) -> nn.Module:
     return Activation(function.name, slope.reshape(-1)[:neurons])
 
 
-def compressed(original: Network, middle: Network, data: Original, knobs: Knobs) -> Parts:
-    """A pass over the middle network, its layers in the first neurons of the original's."""
-    parts = run_pass(middle, data, knobs)
+def compressed(original: Network, middle: Middle, data: Original, knobs: Knobs) -> Parts:
+    """A pass over the middle network, its layers in the original's."""
+    parts = run_pass(middle.network, data, knobs)
     grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}
-    placings = {layer.weight: Weighted(first_neurons(original, layer, grid)) for layer, grid in grids.items()}
+    placings = {x.weight: Weighted(in_places(original, x, grid, *middle.places[x.weight])) for x, grid in grids.items()}
     return parts | placings

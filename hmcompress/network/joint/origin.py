@@ -18,11 +18,14 @@ def origin_of(problem: Problem) -> Origin | None:
     return web_of(problem) if chains is None else chains
 
 
-def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallNetwork:
-    """A small network of so many neurons in each hidden layer, with random weights."""
+def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int, everything: bool = False) -> SmallNetwork:
+    """A small network of so many neurons in each hidden layer, with random weights.
+
+    It reads a few of the features, where there are any, or everything.
+    """
     if isinstance(origin, Web):
-        return fresh_web(origin, data, scale, hidden, seed)
-    return distil.fresh(origin, data, scale, distil.widths_of(origin, hidden), seed)
+        return fresh_web(origin, data, scale, hidden, seed, everything)
+    return distil.fresh(origin, data, scale, distil.widths_of(origin, hidden), seed, everything)
 
 
 def widths_of(origin: Origin, hidden: int) -> tuple[tuple[int, ...], ...]:

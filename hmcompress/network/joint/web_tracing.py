@@ -142,8 +142,8 @@ def _effects(web: Web, points: Points) -> list[float]:
     return [float(block.square().mean().sqrt()) for block in slopes]
 
 
-def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallWeb:
-    """A small network with random weights, whose neurons all vary over the data."""
+def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int, everything: bool = False) -> SmallWeb:
+    """A small network with random weights, whose neurons all vary over the data; it reads a few features, or all."""
     generator, (counts,) = torch.Generator().manual_seed(seed), web.widths(hidden)
     scale = scale if data.stencil is None else torch.ones(scale.shape[-1]).double()
     small = SmallWeb(web, [web.zero(k, counts) for k in range(len(web.network.layers))], counts, scale)
@@ -152,7 +152,7 @@ def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int) -> Sm
     for k, layer in enumerate(small.layers):
         x = small.entering(few)[k]
         x = x.reshape(-1, x.shape[-1])
-        features = web.reads_features(k) and len(x) == len(few) * few.points
+        features = not everything and web.reads_features(k) and len(x) == len(few) * few.points
         read = leading(x[:: few.points], few.outputs, FEATURES_FOR_EACH * hidden) if features else None
         new = random_layer(
             web.network, (layer.layer,), x, len(layer.matrix), generator, read, _size(original[layer.layer.weight])

@@ -149,16 +149,21 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def in_double(network: Network) -> Network:
-    """The same network with a module of its own in double precision. Raises NetworkError where it cannot be copied."""
+    """As in_precision, in double precision."""
+    return in_precision(network, torch.float64)
+
+
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """The same network with a module of its own in another precision. Raises NetworkError where it cannot be copied."""
     try:
         module = copy.deepcopy(network.module)
     except Exception as error:  # whatever a module holds that cannot be copied
         raise NetworkError(f"the network cannot be copied: {error}") from error
 
-    def double(t: Tensor) -> Tensor:
-        return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
+    def converted(t: Tensor) -> Tensor:
+        return t.to(dtype) if t.is_floating_point() else t.to(dtype.to_complex()) if t.is_complex() else t
 
-    return replace(network, module=module._apply(double), dtype=torch.float64)
+    return replace(network, module=module._apply(converted), dtype=dtype)
 
 
 def flatten(outputs: object) -> Tensor:
