@@ -31,10 +31,14 @@ _WEIGHTS_PER_BYTE = (5.0, 11.0)  # of the linearised rate: how many learn the fu
 _OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
+_RUNS = 4  # times as many multiplications of a module that is run on all samples
 _PRODUCTS = 80
 _FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
 _STEPS, _DAMPING = (20, 20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
-_HOPELESS = 2.5  # error over the tolerance after the first steps
+_HOPELESS, _HOPELESS_WEB = (
+    2.5,
+    1.3,
+)  # error over the tolerance after the first steps, of which those of a web take longer
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -71,6 +75,8 @@ def _learned(
     """A network of some width, unless it does not learn the outputs or would take too long."""
     data, scale = learning_data(problem, origin, _ROWS)
     small = fresh(origin, data, scale, hidden, 0, everything=True)
+    if isinstance(origin, Web):
+        data = data.first(min(len(data), origin.at_once(1), int(_RUNS * work / small.each)))
     size = len(data) * data.outputs.shape[1]
     if _LEAST_ROWS * small.weights() > size or size * small.weights() > work:
         return None
@@ -78,7 +84,7 @@ def _learned(
     for k, (rows, steps, damping) in enumerate(_FIRST):
         error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
         tick((k + 1) / 4)
-    if error > (_HOPELESS * tol) ** 2:
+    if error > ((_HOPELESS_WEB if small.each else _HOPELESS) * tol) ** 2:
         return None
     return _holding(problem, small, data, tol)
 
