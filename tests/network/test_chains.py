@@ -25,7 +25,7 @@ from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.linearised import StackAt
-from hmcompress.network.joint.middle import as_network
+from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
 from hmcompress.network.model.links import with_stacks
@@ -147,7 +147,7 @@ def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
     """Of any small network in the chains' place, not only of one near the original."""
     problem = posed(name)
     small, data, scale = learner(problem, 5)
-    network = as_network(problem.network, small)
+    network = as_middle(problem.network, small).network
     y = network.run(problem.calibration.points.tensors).double() * scale[0]
     predicted = small.outputs(data)[: len(y)]
     if name == "Modes":  # turned into fewer ones of the same size
@@ -159,7 +159,8 @@ def test_of_many_outputs_errors_have_the_same_size() -> None:
     problem = posed("Modes")
     small, data, _ = learner(problem, 5)
     assert data.outputs.shape[1] == 4 < 40
-    y, z = (n.run(problem.calibration.points.tensors) for n in (problem.network, as_network(problem.network, small)))
+    narrow = as_middle(problem.network, small).network
+    y, z = (n.run(problem.calibration.points.tensors) for n in (problem.network, narrow))
     rows = len(y)
     error = (data.outputs - small.outputs(data))[:rows].norm() / data.outputs[:rows].norm()
     assert float(error) == pytest.approx(float((z - y).norm() / y.norm()), rel=1e-4)

@@ -25,7 +25,7 @@ from hmcompress.network.joint.web_tracing import fresh_web, web_of
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, tensors_of
 
-LEARNED = ["Residual", "Gated", "Beside", "Ring"]  # Ring: several points a sample
+LEARNED = ["Residual", "Gated", "Beside", "Ring", "Forces"]  # several points a sample; gradients of gradients
 
 
 def learner(problem: Problem, hidden: int = 6, rows: int = 256) -> tuple[SmallWeb, Data]:

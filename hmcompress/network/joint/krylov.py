@@ -24,9 +24,8 @@ class _Preconditioner:
     parts: list[tuple[Tensor, Tensor, Tensor]]  # eigenvectors of G and A, products of eigenvalues
 
     @classmethod
-    def of(cls, point: Linearised, signs: Tensor) -> "_Preconditioner":
-        outer = point.backward(signs, lambda g, x: g.T @ g)
-        return cls([cls._part(g, x) for g, x in zip(outer, point.inputs, strict=True)])
+    def of(cls, sent: list[Tensor], inputs: list[Tensor]) -> "_Preconditioner":
+        return cls([cls._part(g.T @ g, x) for g, x in zip(sent, inputs, strict=True)])
 
     @staticmethod
     def _part(outer: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,8 +74,9 @@ class _Descent:
         point, layers = self.network.linearised(), self.network.layers
         residual = self.network.wanted - point.outputs
         signs = torch.where(torch.rand(residual.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
-        signs = signs * self.weight**0.5
-        diagonal, solver = point.backward(signs, lambda g, x: (g**2).T @ x**2), _Preconditioner.of(point, signs)
+        sent = point.sensitivities(signs * self.weight**0.5)
+        solver = _Preconditioner.of(sent, point.inputs)
+        diagonal = [(g**2).T @ x**2 for g, x in zip(sent, point.inputs, strict=True)]
         price, before = Price.of(layers, self.level), [layer.matrix for layer in layers]
         error = self.weight * float(residual.pow(2).sum())
         curvature = self._split(price.curvature(self._joined(before)), before)

@@ -2,7 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,11 +17,6 @@ from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.model.network import DenseLayer, in_precision, replaced
 
 Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
-Product = Callable[[Tensor, Tensor], Tensor]  # of sensitivities (N, m) and inputs (N, n) of a layer
-
-
-def gradient(g: Tensor, x: Tensor) -> Tensor:
-    return g.T @ x
 
 
 class Linearised(Protocol):
@@ -32,8 +28,11 @@ class Linearised(Protocol):
     def forward(self, v: Weights) -> Tensor:
         """J v, (N, k)."""
 
-    def backward(self, u: Tensor, of: Product = gradient) -> Weights:
-        """J^T u of each layer, or another function of its sensitivities and inputs."""
+    def backward(self, u: Tensor) -> Weights:
+        """J^T u."""
+
+    def sensitivities(self, u: Tensor) -> list[Tensor]:
+        """What u sends back to what leaves each layer, (N, m); where layers do more than that, about."""
 
 
 class Single(ABC):
@@ -115,13 +114,15 @@ class StackAt(Linearised):
         assert moved is not None
         return _read(self.mix, moved)
 
-    def backward(self, u: Tensor, of: Product = gradient) -> Weights:
+    def backward(self, u: Tensor) -> Weights:
+        return [g.T @ x for g, x in zip(self.sensitivities(u), self.inputs, strict=True)]
+
+    def sensitivities(self, u: Tensor) -> list[Tensor]:
         found, g = [], u * self.mix if self.mix.ndim == 1 else mixed(self.mix.mT, u)
-        for k in reversed(range(len(self.inputs))):
-            after = self.slopes[k]
+        for after, w in zip(reversed(self.slopes), reversed(self.weights), strict=True):
             g = g if after is None else g * after
-            found.append(of(g, self.inputs[k]))
-            g = g @ self.weights[k]
+            found.append(g)
+            g = g @ w
         return found[::-1]
 
 
@@ -159,36 +160,45 @@ class WebAt(Linearised):
     inputs: list[Tensor]
     outputs: Tensor
     scaled: Tensor  # the outputs, with what they were made of
-    leaving: list[Tensor]  # of each layer, likewise
+    weights: list[Tensor]  # that they were made of
+    leaving: list[list[Tensor]]  # of each layer, each time that it is called
     u: Tensor
-    sent_back: list[Tensor]  # to each layer by u
+    sent_back: Weights  # by u
 
     @classmethod
     def at(cls, small: SmallWeb, data: Data) -> "WebAt":
-        small, entering, leaving = small.clone(), dict[str, Tensor](), dict[str, Tensor]()
+        entering, leaving = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
-            z = z if z.requires_grad else z.requires_grad_()
-            entering[layer.weight], leaving[layer.weight] = x.detach(), z
+            entering[layer.weight].append(_rows(x.detach()))
+            leaving[layer.weight].append(z)
             return z.clone()  # some functions work in place
 
+        small, names = small.clone(), [layer.layer.weight for layer in small.layers]
+        for layer in small.layers:
+            layer.matrix.requires_grad_()
+        weights = [layer.matrix for layer in small.layers]
         with torch.enable_grad(), replaced(small.web.network, note):
             y = small.web.network.call(data.inputs, small.tensors()) * small.scale
-            zs = [leaving[x.layer.weight] for x in small.layers]
             u = torch.zeros_like(y).requires_grad_()
-            sent = torch.autograd.grad(y, zs, u, create_graph=True, materialize_grads=True)
-        inputs = [layer.extended(_rows(entering[layer.layer.weight])) for layer in small.layers]
-        return cls(inputs, y.detach(), y, zs, u, [_rows(g) for g in sent])
+            sent = torch.autograd.grad(y, weights, u, create_graph=True, materialize_grads=True)
+        inputs = [layer.extended(torch.cat(entering[name])) for layer, name in zip(small.layers, names, strict=True)]
+        return cls(inputs, y.detach(), y, weights, [leaving[name] for name in names], u, list(sent))
 
     def forward(self, v: Weights) -> Tensor:
-        parts = zip(self.sent_back, self.inputs, v, strict=True)
         with torch.enable_grad():
-            along = torch.stack([(g * (x @ dw.T)).sum() for g, x, dw in parts]).sum()
+            along = torch.stack([(g * dw).sum() for g, dw in zip(self.sent_back, v, strict=True)]).sum()
         return torch.autograd.grad(along, self.u, retain_graph=True)[0]
 
-    def backward(self, u: Tensor, of: Product = gradient) -> Weights:
-        sent = torch.autograd.grad(self.scaled, self.leaving, u, retain_graph=True, materialize_grads=True)
-        return [of(_rows(g), x) for g, x in zip(sent, self.inputs, strict=True)]
+    def backward(self, u: Tensor) -> Weights:
+        return self._back(u, self.weights)
+
+    def sensitivities(self, u: Tensor) -> list[Tensor]:
+        sent = iter(self._back(u, [z for zs in self.leaving for z in zs]))
+        return [torch.cat([_rows(next(sent)) for _ in zs]) for zs in self.leaving]
+
+    def _back(self, u: Tensor, to: list[Tensor]) -> list[Tensor]:
+        return list(torch.autograd.grad(self.scaled, to, u, retain_graph=True, materialize_grads=True))
 
 
 def _rows(t: Tensor) -> Tensor:
