@@ -76,7 +76,7 @@ def test_a_wider_network_is_tried_where_a_narrow_one_does_not_learn(
 ) -> None:
     tried: list[int] = []
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 1.5 * rate_share(problem, 16)))
-    monkeypatch.setattr(middle, "_learned", lambda problem, chains, tol, hidden, *args: tried.append(hidden))
+    monkeypatch.setattr(middle._Learner, "learned", lambda learner, hidden: tried.append(hidden))
     assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
     assert len(tried) == 2 and tried[0] == middle._HIDDEN[0] < tried[1]
 

@@ -28,17 +28,17 @@ from hmcompress.network.model.network import Network, in_precision, own_tensors
 
 _HIDDEN = (12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # neurons of a hidden layer
 _WEIGHTS_PER_BYTE = (5.0, 11.0)  # of the linearised rate: how many learn the function, and where they do not, how many
-_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
+_WEB_PER_BYTE = 2.0  # of a web, at first, where sums and products carry neurons further
+_POWER, _AIMED = 1.2, 0.9  # of the weights, by which errors fall, about; error over the tolerance that is aimed at
+_LEAST_GROWTH, _MOST_GROWTH = 1.3, 2.5  # of the weights, from one width to the next
+_FAR = 1.6  # times the weights of the widest, of which it is not tried any more
 _ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
 _RUNS = 4  # times as many multiplications of a module that is run on all samples
 _PRODUCTS = 80
 _FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
 _STEPS, _DAMPING = (20, 20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
-_HOPELESS, _HOPELESS_WEB = (
-    2.5,
-    1.3,
-)  # error over the tolerance after the first steps, of which those of a web take longer
+_HOPELESS = ((math.inf, 2.5), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -59,34 +59,65 @@ def middle_network(
 
     tick: told which share of the work is done.
     """
-    for hidden in _widths(problem, origin, tol):
-        try:
-            middle = _learned(problem, origin, tol, hidden, _WORK[effort], tick)
-        except (NetworkError, RuntimeError):  # in single precision, or twice differentiated, not all modules run
+    learner = _Learner(problem, origin, tol, _WORK[effort], tick)
+    try:
+        if isinstance(origin, Web):
+            return _of_growing_width(learner)
+        return next((found for h in _widths(problem, origin, tol) if (found := learner.learned(h)) is not None), None)
+    except (NetworkError, RuntimeError):  # in single precision, or twice differentiated, not all modules run
+        return None
+
+
+def _of_growing_width(learner: "_Learner") -> Middle | None:
+    """Of a web, whose rate says little: each width is told by the error that the one before has left."""
+    weights, wanted = _weights(learner.origin), _WEB_PER_BYTE * _rate(learner.problem, learner.tol)
+    most = max(weights.values(), default=0)
+    while (hidden := next((h for h, w in weights.items() if w >= min(wanted, most)), None)) is not None:
+        found = learner.learned(hidden)
+        if found is not None or weights[hidden] == most or math.isinf(learner.error):
+            return found
+        needed = weights[hidden] * (learner.error / _AIMED) ** (1 / _POWER)
+        if needed > _FAR * most:
             return None
-        if middle is not None:
-            return middle
+        wanted = min(max(needed, _LEAST_GROWTH * weights[hidden]), _MOST_GROWTH * weights[hidden])
     return None
 
 
-def _learned(
-    problem: Problem, origin: Origin, tol: float, hidden: int, work: float, tick: Callable[[float], None]
-) -> Middle | None:
-    """A network of some width, unless it does not learn the outputs or would take too long."""
-    data, scale = learning_data(problem, origin, _ROWS)
-    small = fresh(origin, data, scale, hidden, 0, everything=True)
-    if isinstance(origin, Web):
-        data = data.first(min(len(data), origin.at_once(1), int(_RUNS * work / small.each)))
-    size = len(data) * data.outputs.shape[1]
-    if _LEAST_ROWS * small.weights() > size or size * small.weights() > work:
-        return None
-    error, goal = math.inf, (_ENOUGH * tol) ** 2
-    for k, (rows, steps, damping) in enumerate(_FIRST):
-        error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
-        tick((k + 1) / 4)
-    if error > ((_HOPELESS_WEB if small.each else _HOPELESS) * tol) ** 2:
-        return None
-    return _holding(problem, small, data, tol)
+@dataclass
+class _Learner:
+    """Networks of some width that learn the outputs."""
+
+    problem: Problem
+    origin: Origin
+    tol: float
+    work: float  # samples times weights
+    tick: Callable[[float], None]
+    error: float = math.inf  # over the tolerance, that the first steps of the last one left
+
+    def __post_init__(self) -> None:
+        self.data, self.scale = learning_data(self.problem, self.origin, _ROWS)
+
+    def learned(self, hidden: int) -> Middle | None:
+        """A network of some width, unless it does not learn the outputs or would take too long."""
+        small = fresh(self.origin, self.data, self.scale, hidden, 0, everything=True)
+        data = self._affordable(small)
+        size, goal = len(data) * data.outputs.shape[1], (_ENOUGH * self.tol) ** 2
+        if _LEAST_ROWS * small.weights() > size or size * small.weights() > self.work:
+            self.error = math.inf
+            return None
+        for k, (rows, steps, damping) in enumerate(_FIRST):
+            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
+            self.tick((k + 1) / 4)
+            self.error = error**0.5 / self.tol
+            if self.error > _HOPELESS[isinstance(small, SmallWeb)][k]:
+                return None
+        return _holding(self.problem, small, data, self.tol)
+
+    def _affordable(self, small: SmallNetwork) -> Data:
+        """As many samples as a module is run with in the time."""
+        if not isinstance(self.origin, Web):
+            return self.data
+        return self.data.first(min(len(self.data), self.origin.at_once(1), int(_RUNS * self.work / small.each)))
 
 
 def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> Middle | None:
@@ -101,12 +132,18 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> M
 
 def _widths(problem: Problem, origin: Origin, tol: float) -> list[int]:
     """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
-    points = problem.calibration.points.pairs(LIMIT_ROWS)
-    each = _OF_A_WEB if isinstance(origin, Web) else 1.0
-    rate = each * rate_limit_bytes(problem.network, points, tol)
-    weights = {hidden: inner_weights(origin, hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
+    rate, weights = _rate(problem, tol), _weights(origin)
     found = (next((h for h, w in weights.items() if w >= each * rate), None) for each in _WEIGHTS_PER_BYTE)
     return sorted({hidden for hidden in found if hidden is not None})
+
+
+def _rate(problem: Problem, tol: float) -> float:
+    return rate_limit_bytes(problem.network, problem.calibration.points.pairs(LIMIT_ROWS), tol)
+
+
+def _weights(origin: Origin) -> dict[int, int]:
+    """Of networks of each width that is tried."""
+    return {hidden: inner_weights(origin, hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
 
 
 def _most(origin: Origin) -> int:
