@@ -147,9 +147,9 @@ def _weights(origin: Origin) -> dict[int, int]:
 
 
 def _most(origin: Origin) -> int:
-    """Neurons of a layer at most: half of the original's."""
+    """Neurons of a layer at most: half of the original's. Gradients of gradients take too long for what they gain."""
     if isinstance(origin, Web):
-        return max(group.count for group in origin.groups) // 2 if origin.sliced else 0
+        return max(group.count for group in origin.groups) // 2 if origin.sliced and not origin.by_samples else 0
     return min(origin.sizes[0][1:-1], default=0) // 2 if len(origin.parts) == 1 else 0
 
 
