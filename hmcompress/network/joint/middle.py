@@ -125,8 +125,11 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> M
     for steps in _STEPS:
         descend(small, data, steps, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
         middle = as_middle(problem.network, small)
-        if max(replace(problem, network=middle.network).errors(problem.held_out, {})) < _FITS * tol:
+        held = max(replace(problem, network=middle.network).errors(problem.held_out, {})) / tol
+        if held < _FITS:
             return middle
+        if held > _HOPELESS[isinstance(small, SmallWeb)][-1]:
+            return None
     return None
 
 
