@@ -86,7 +86,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
 def test_joint_stage_is_smaller_than_layers_one_by_one(
     joint: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     alone = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
     assert by_joint(joint) and not by_joint(alone)
     assert layer_bytes(joint) < 0.7 * layer_bytes(alone)

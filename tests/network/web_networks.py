@@ -174,3 +174,115 @@ class InPlace(Residual):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu_(self.first(x))
         return self.last(y + torch.tanh(self.blocks[1](torch.relu_(self.blocks[0](y)))))
+
+
+class Solved(nn.Module):
+    """Four steps of Heun's method along a learned flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def flow(self, y: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(y)))))
+
+    def forward(self, y: Tensor) -> Tensor:
+        for _ in range(4):
+            slope = self.flow(y)
+            y = y + (slope + self.flow(y + slope / 4)) / 8
+        return y
+
+
+class Recurrent(nn.Module):
+    """A cell written by hand: what it keeps of before comes first, which is nothing at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.now, self.last = nn.Linear(16, 48), nn.Linear(3, 48), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), self.before.in_features)
+        for now in x.reshape(-1, 5, 3).unbind(1):
+            value, gate, out = (self.before(state) + self.now(now)).chunk(3, -1)
+            state = state + torch.sigmoid(gate) * (torch.tanh(value) - state) * torch.sigmoid(out)
+        return self.last(state)
+
+
+class Apart(nn.Module):
+    """How far two points are from each other, by what one network makes of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(1, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (torch.tanh(self.second(torch.tanh(self.first(part)))) for part in x.split(1, 1))
+        return self.last((a - b).abs())
+
+
+class Deep(nn.Module):
+    """The same block four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        for _ in range(4):
+            y = y + torch.tanh(self.block(y)) / 2
+        return self.last(y)
+
+
+class Aliased(Residual):
+    """The same block four times, which has four names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([self.blocks[0]] * 4)
+
+
+class Rounds(nn.Module):
+    """Three rounds of the same messages along a ring, each to both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.message, self.last = nn.Linear(3, 16), nn.Linear(32, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x.reshape(-1, 5, 3)))
+        for _ in range(3):
+            y = y + sum(torch.tanh(self.message(torch.cat([y, y.roll(side, 1)], -1))) for side in (1, -1)) / 2
+        return self.last(y).squeeze(-1)
+
+
+class Shared(Forces):
+    """Minus the gradient of an energy that calls a layer three times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            y = torch.tanh(self.first(x))
+            for _ in range(3):
+                y = y + torch.tanh(self.second(y)) / 2
+            return -torch.autograd.grad(self.last(y).sum(), x, create_graph=True)[0]
+
+
+class Overwriting(Deep):
+    """Each block adds to what it has read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sin(self.first(x))
+        for _ in range(3):
+            y += torch.sin(self.block(y))
+        return self.last(y)
+
+
+class Counting(Deep):
+    """How often its layer is called depends on what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        for _ in range(2 + int(y.square().sum(1).max())):
+            y = y + torch.tanh(self.block(y)) / 8
+        return self.last(y)

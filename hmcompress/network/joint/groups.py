@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, noisy, run_with
 from hmcompress.network.model.network import DenseLayer, Network, replaced
@@ -164,6 +165,8 @@ def _moved(network: Network, points: Points, run: Run, k: int, some: Tensor) -> 
     z = run.outputs[own]
     given = dict(run.outputs) | {own: torch.where(some, noisy({own: z})[own], z)}
     found = run_with(network, points, given, through=True)
+    if not found.calls_as(run):
+        raise NetworkError("how often layers are called depends on what they compute")
     pairs = ((found.inputs[x.weight], run.inputs[x.weight]) for x in network.layers)
     return _Moved(bool(_differ(found.y, run.y).any()), [_differ(a, b).numpy() for a, b in pairs])
 

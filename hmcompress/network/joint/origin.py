@@ -1,5 +1,7 @@
 """What a small network is made for: chains of dense layers, or a module as a whole."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hmcompress.network.bound.problem import Problem
@@ -12,10 +14,18 @@ from hmcompress.network.joint.web_tracing import fresh_web, web_of
 Origin = Chains | Web
 
 
-def origin_of(problem: Problem) -> Origin | None:
-    """The chains of a network, or else its groups of neurons, where it has any."""
-    chains = distil.chains_of(problem)
-    return web_of(problem) if chains is None else chains
+def origins_of(problem: Problem) -> Iterator[Origin]:
+    """The chains of a network, or else its groups of neurons, where it has any.
+
+    These first where layers are called more than once, which chains leave as they are.
+    """
+    again = bool(problem.network.repeated)
+    if again and (web := web_of(problem)) is not None:
+        yield web
+    if (chains := distil.chains_of(problem)) is not None:
+        yield chains
+    elif not again and (web := web_of(problem)) is not None:
+        yield web
 
 
 def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int) -> SmallNetwork:
