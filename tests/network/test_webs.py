@@ -31,7 +31,7 @@ from hmcompress.network.joint.web_tracing import changed, evened, fresh_web, web
 from hmcompress.network.layerwise.propagate import tensors_of
 
 NETWORKS = Path(web_networks.__file__)
-WIDER = {"Ring": 15, "Attending": 20, "Recurrent": 15, "Rounds": 15}  # coordinates
+WIDER = {"Ring": 15, "Attending": 20, "Recurrent": 15, "Rounds": 15, "Heads": 15}  # coordinates
 GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Residual": [(16, [0, 1, 2], [1, 2, 3])],
     "Gated": [(16, [0], [1]), (16, [1, 2, 3], [4])],
@@ -52,14 +52,21 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Shared": [(16, [0, 1], [1, 2])],
     "Overwriting": [(16, [0, 1], [1, 2])],
     "Counting": None,
-    "Normalised": [],
+    "Towers": [(16, [0, 1], [1, 2]), (16, [2, 4], []), (16, [3], [4])],
+    "Heads": [(16, [0, 2], [1, 3]), (16, [1, 1], []), (16, [1], [2])],
+    "Norm": [(16, [0, 2], [1, 3]), (16, [1], [2])],
+    "Distance": [(16, [0], [1]), (16, [1], [])],
+    "Normalised": [(16, [0, 1, 2], [1, 2, 3])],
     "Detached": None,
 }
 REPEATED = ["Solved", "Recurrent", "Apart", "Deep", "Rounds", "Overwriting"]  # layers that are called more than once
 NORM = ("weight", "bias", "running_mean", "running_var")
-SLICED = dict.fromkeys([name for name, groups in GROUPS.items() if groups], True) | {"Fixed": False, "Recurrent": False}
+ALIKE = ["Towers", "Heads", "Norm", "Distance", "Normalised"]  # rows whose order nothing sees
+FIXED = ("Fixed", "Recurrent", "Heads", "Norm", "Normalised")
+SLICED = {name: name not in FIXED for name, groups in GROUPS.items() if groups}
 VECTORS = {  # along groups, and the first layer whose rows are those groups' neurons
     "Named": {"factors": 0},
+    "Norm": {f"norms.{k}.{n}": 0 for k in range(2) for n in ("weight", "bias")},
     "Scaled": {"slope.weight": 0, "scale": 1, **{f"norm.{n}": 1 for n in NORM}},
 }
 
@@ -104,7 +111,7 @@ def small(name: str, **changes: Any) -> tuple[SmallWeb, Data]:
 def test_groups_of_neurons_are_found(name: str) -> None:
     web, expected = web_of(posed(name)), GROUPS[name]
     assert name in (*REPEATED, "Counting", "Shared") or chains_of(posed(name)) is None
-    if not expected:
+    if expected is None:
         assert web is None
         return
     assert web is not None
@@ -192,8 +199,8 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
     alike = evened(web, tensors, problem.calibration.points)
     assert list(alike) == [key for key, _ in web.vectors]
     zeros = {key for key, t in alike.items() if not t.any()}
-    assert zeros <= {"norm.bias", "norm.running_mean", "slope.weight"}
-    assert bool(zeros) == (name == "Scaled")
+    assert zeros <= {"norm.bias", "norm.running_mean", "slope.weight", "norms.0.bias", "norms.1.bias"}
+    assert bool(zeros) == (name != "Named")
     for key, t in alike.items():
         torch.testing.assert_close(t, torch.zeros_like(t) if key in zeros else tensors[key].mean().expand(16))
         part = coded(t)
@@ -201,7 +208,7 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
         torch.testing.assert_close(part.dense(), t.double())
     web = changed(web, alike, problem.calibration.points)
     assert all(web.exchangeable)
-    assert web.sliced
+    assert web.sliced == (name not in FIXED)
 
 
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
@@ -239,7 +246,7 @@ def test_idle_neurons_are_taken_out(name: str) -> None:
     assert network.counts[0] == (2 if network.web.exchangeable[0] else 3)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", *REPEATED])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", *REPEATED, *ALIKE])
 def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -> None:
     problem, web = found(name)
     data, scale = learning_data(problem, web, 256)

@@ -286,3 +286,64 @@ class Counting(Deep):
         for _ in range(2 + int(y.square().sum(1).max())):
             y = y + torch.tanh(self.block(y)) / 8
         return self.last(y)
+
+
+class Towers(Residual):
+    """The product of what two networks give, summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other, self.last = nn.Linear(1, 16), nn.Linear(1, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x[:, :1]))
+        y = self.last(y + torch.sin(self.blocks[0](y)))
+        z = torch.tanh(self.other(x[:, 1:]))
+        return (y * self.blocks[1](z)).sum(1, keepdim=True)
+
+
+class Heads(nn.Module):
+    """Two heads of attention over five points, queries, keys and values of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.all, self.out, self.last = (
+            nn.Linear(3, 16),
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            nn.Linear(16, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x.reshape(-1, 5, 3)))
+        q, k, v = (t.reshape(-1, 5, 2, 8).transpose(1, 2) for t in self.all(y).chunk(3, -1))
+        found = torch.softmax(q @ k.mT, -1) @ v
+        return self.last((y + self.out(found.transpose(1, 2).reshape(-1, 5, 16))).mean(1))
+
+
+class Norm(Residual):
+    """A normalisation before each layer along a skip connection, which ties all neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(16) for _ in range(2))
+        with torch.no_grad():
+            for k, t in enumerate(self.norms.parameters()):
+                t += (k + torch.arange(16)) / 32
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y + self.blocks[1](torch.tanh(self.blocks[0](self.norms[0](y))))
+        return self.last(self.norms[1](y))
+
+
+class Distance(nn.Module):
+    """How far two points are from each other in what one network makes of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (self.last(torch.tanh(self.first(part))) for part in x.split(1, 1))
+        return (a - b).square().sum(1, keepdim=True).sqrt()

@@ -204,14 +204,13 @@ class SmallWeb(SmallNetwork):
                         self.all_layers[k].drop_rows(rows)
 
     def _idle(self) -> list[Tensor]:
-        """Of each group, which neurons no weight reads."""
+        """Of each group, which neurons no weight reads; of factors, which ones are missing in one place."""
         found = []
         for group, count in zip(self.web.groups, self.counts, strict=True):
-            read = torch.zeros(count, dtype=torch.bool)
-            for k, axis, first in group.places:
-                if axis == COLUMNS:
-                    read |= self.all_layers[k].reading.any(0)[self._at(k, axis, first, count)]
-            found.append(~read)
+            places = [(self.all_layers[k], axis, self._at(k, axis, first, count)) for k, axis, first in group.places]
+            read = [layer.reading.any(0)[at] for layer, axis, at in places if axis == COLUMNS]
+            written = [layer.live.any(1)[at] for layer, _, at in places]
+            found.append(~torch.stack(read).any(0) if read else ~torch.stack(written).all(0))
         return found
 
     def _at(self, k: int, axis: int, first: int, count: int) -> slice:
@@ -276,7 +275,7 @@ class SmallWeb(SmallNetwork):
                     x = entering[k][..., at].reshape(-1, count)
                     size += weight[:, at].sum(0) / weight.sum().clamp_min(1e-300) * x.var(0)
             living = torch.nonzero(~idle)[:, 0].tolist()
-            found.append({i: size[i] for i in living} if len(living) > 1 else {})
+            found.append({i: size[i] for i in living} if len(living) > 1 and group.places[-1][1] == COLUMNS else {})
         return found
 
     def neurons(self) -> list[Neurons]:

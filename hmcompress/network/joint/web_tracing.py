@@ -98,15 +98,15 @@ def _runs_sliced(web: Web, points: Points) -> bool:
 
 
 def _stays(network: Network, points: Points, y: Tensor, group: Group, reverse: bool) -> bool:
-    """Whether the outputs stay where the neurons of a group stand in reverse, or else are the opposite."""
-    tensors: dict[str, Tensor] = {}
+    """Whether the outputs stay where a group's neurons stand in reverse, or else every other one is its opposite."""
+    tensors, signs = dict[str, Tensor](), (-1.0) ** torch.arange(1, group.count + 1).double()
     for k, axis, first in group.places:
         layer = network.layers[k]
         for name in (layer.weight, layer.bias) if axis == ROWS else (layer.weight,):
             if name is not None:
                 t = tensors.get(name, own_tensors(network.module)[network.places[name]].detach()).clone()
                 some = t.narrow(axis, first, group.count)
-                some.copy_(some.flip(axis) if reverse else -some)
+                some.copy_(some.flip(axis) if reverse else some * (signs if axis or t.ndim == 1 else signs[:, None]))
                 tensors[name] = t
     try:
         return same(network.run(points.tensors, tensors), y)
