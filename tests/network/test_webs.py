@@ -260,7 +260,7 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
         torch.testing.assert_close(y, form.network.outputs(expected) / scale)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces", "Aliased", "Towers"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = name == "Forces"  # which take longer
     monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
@@ -272,6 +272,16 @@ def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatc
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
     monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     assert nbytes(joint) < (0.9 if slopes else 0.7) * nbytes(compressed(name, tmp_path))
+
+
+def test_a_module_of_several_names_is_as_before_once_it_ran_with_other_weights() -> None:
+    problem = posed("Aliased")
+    network, inputs = problem.network, problem.calibration.points.tensors
+    before = network.run(inputs)
+    other = network.run(inputs, {"blocks.0.weight": torch.zeros(16, 16)})
+    torch.testing.assert_close(network.run(inputs), before)
+    torch.testing.assert_close(network.run(inputs, {"blocks.3.weight": torch.zeros(16, 16)}), other)
+    assert not torch.allclose(other, before)
 
 
 def compressed(name: str, folder: Path) -> NetworkResult:

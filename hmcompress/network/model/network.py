@@ -99,11 +99,13 @@ class Network:
         return others / dense if dense else math.inf
 
     def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The module's own tensors that the checkpoint's replace, by their places."""
-        own = own_tensors(self.module) if tensors else {}
-        state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
-        once = {own[place]: place for place in state}.values()  # a tied tensor has several places
-        return {place: state[place].to(own[place].dtype) for place in once}
+        """What replaces tensors of the module, by a place in each module that holds them: torch leaves a module changed
+        where it is told two of its names."""
+        if not tensors:
+            return {}
+        own = own_tensors(self.module)
+        given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
+        return {place: given[t].to(t.dtype) for place, t in _held(self.module) if t in given}
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Callable[[Inputs], Tensor]]:
@@ -143,7 +145,9 @@ class Network:
         """What the module itself returns. Raises NetworkError with its own message."""
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
-            return functional_call(self.module, dict(state), inputs) if state else self.module(*inputs)
+            if not state:
+                return self.module(*inputs)
+            return functional_call(self.module, dict(state), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
@@ -159,6 +163,14 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
     parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
     return dict(parameters) | dict(buffers)
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of each module, which stands under its first name alone."""
+    for path, part in module.named_modules():
+        for own in (part.named_parameters, part.named_buffers):
+            for name, t in own(recurse=False, remove_duplicate=False):
+                yield (f"{path}.{name}" if path else name), t
 
 
 def in_double(network: Network) -> Network:
