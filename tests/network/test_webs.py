@@ -19,6 +19,7 @@ import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.bound.ntk import tangent_kernel
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, learning_data, with_outputs
 from hmcompress.network.joint.ordering import embedded, reordered
@@ -29,6 +30,8 @@ from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import changed, evened, fresh_web, web_of
 from hmcompress.network.layerwise.propagate import tensors_of
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network, own_tensors
 
 NETWORKS = Path(web_networks.__file__)
 WIDER = {"Ring": 15, "Attending": 20, "Recurrent": 15, "Rounds": 15, "Heads": 15}  # coordinates
@@ -148,6 +151,32 @@ def test_weights_of_single_samples_give_the_same_derivatives(name: str) -> None:
     torch.testing.assert_close(other.jacobian(data), network.jacobian(data))
 
 
+def test_what_reads_nothing_at_first_has_first_weights_too() -> None:
+    network, data = small("Recurrent")
+    assert not network.entering(data)[0][:, 0].any()
+    assert all(bool(layer.weight().any(1).all()) for layer in network.layers)
+
+
+@pytest.mark.parametrize("name", [name for name in REPEATED if name != "Overwriting"])
+def test_the_kernel_of_layers_that_are_called_again_is_the_jacobian_product(name: str) -> None:
+    network, points = found_web_network(name)
+    names = [n for layer in network.layers for n in (layer.weight, layer.bias) if n is not None]
+    own = own_tensors(network.module)
+
+    def outputs(*tensors: torch.Tensor) -> torch.Tensor:
+        y = network.call(points.tensors, dict(zip(names, tensors, strict=True)))
+        return y.gather(1, (torch.arange(len(y)) % y.shape[1])[:, None])[:, 0]
+
+    found = torch.autograd.functional.jacobian(outputs, tuple(own[network.places[n]].detach() for n in names))
+    jacobian = torch.cat([j.flatten(1) for j in found], 1)
+    torch.testing.assert_close(tangent_kernel(network, points).k, jacobian @ jacobian.T)
+
+
+def found_web_network(name: str) -> tuple[Network, Points]:
+    problem, web = found(name)
+    return web.network, problem.calibration.points.to(torch.float64).take(slice(0, 8))
+
+
 def test_gradients_of_gradients_need_weights_of_single_samples() -> None:
     slopes = {"Forces", "Velocity", "Shared"}
     assert {name for name in ("Residual", *slopes, *REPEATED) if found(name)[1].by_samples} == slopes
@@ -265,10 +294,11 @@ def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatc
     slopes = name == "Forces"  # which take longer
     monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 2)
-    monkeypatch.setattr(form_search, "_LEAST", 4)
+    monkeypatch.setattr(joint_module, "_WIDTHS", 1)
+    monkeypatch.setattr(form_search, "_LEAST", 2)
     monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
     joint = compressed(name, tmp_path)
-    assert joint.record.error <= 1e-2
+    assert 2e-3 < joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
     monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     assert nbytes(joint) < (0.9 if slopes else 0.7) * nbytes(compressed(name, tmp_path))

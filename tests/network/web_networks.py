@@ -241,6 +241,12 @@ class Aliased(Residual):
         super().__init__()
         self.blocks = nn.ModuleList([self.blocks[0]] * 4)
 
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        for block in self.blocks:
+            y = y + torch.tanh(block(y)) / 2
+        return self.last(y)
+
 
 class Rounds(nn.Module):
     """Three rounds of the same messages along a ring, each to both sides."""

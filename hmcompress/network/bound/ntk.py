@@ -65,7 +65,7 @@ def _layers(
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
         probe = torch.zeros_like(z.detach(), requires_grad=True)
-        seen.append((layer, x.detach(), probe))
+        seen.append((layer, x.detach().clone(), probe))  # what follows may change it
         return z + probe
 
     with replaced(network, note), torch.enable_grad():
