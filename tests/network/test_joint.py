@@ -14,6 +14,7 @@ from torch import Tensor
 
 import hmcompress.network.driver as driver
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.origin as origin_module
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -57,7 +58,7 @@ def _little_work() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
         patch.setattr(joint_module, "_SEEDS", 1)
-        patch.setattr(joint_module, "_PATIENCE", 2.0)
+        patch.setattr(origin_module, "_PATIENCE", 2.0)
         patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
         yield

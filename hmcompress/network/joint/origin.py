@@ -12,6 +12,7 @@ from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
 Origin = Chains | Web
+_PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 
 
 def origins_of(problem: Problem) -> Iterator[Origin]:
@@ -43,3 +44,8 @@ def widths_of(origin: Origin, hidden: int) -> tuple[tuple[int, ...], ...]:
 def inner_weights(origin: Origin, hidden: int) -> int:
     """Weights of a small network of this width, not counting more plain inputs than a layer has neurons."""
     return origin.inner_weights(hidden) if isinstance(origin, Web) else distil.inner_weights(origin, hidden)
+
+
+def patience(origin: Origin) -> float:
+    """Times the work allowed as long as nothing fits: a module that runs at its own width takes longer than it says."""
+    return _HURRIED if isinstance(origin, Web) and not origin.sliced else _PATIENCE
