@@ -116,14 +116,14 @@ def _encode(
     problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], seconds: float
 ) -> tuple[dict[str, EncodedLayer], dict[str, Tensor]]:
     """Payloads by weight, and the decoded tensors that the file will give back."""
-    layers, matrices = {}, {}
+    layers, matrices, network = {}, {}, problem.network.as_coded(trial.parts)
     share = seconds / max(len(trial.parts), 1)
-    for layer in problem.network.layers:
+    for layer in network.layers:
         payload = trial.parts[layer.weight].payload(thorough=True)
         layers[layer.weight], matrices[layer.weight] = encoded_layer(layer, payload, tensors, share)
-    for name in problem.network.others:
+    for name in network.others:
         payload, w = trial.parts[name].payload(thorough=True), tensors[name]
         if w.ndim == 1:
             payload = min(payload, lossless(w).data, key=len)
         layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
-    return layers, tensors_of(problem.network, matrices)
+    return layers, tensors_of(network, matrices)

@@ -1,14 +1,14 @@
 """The tensors of a checkpoint that a network is read from, and those of its weights that are to be coded."""
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.layers import is_optimizer_state
 from hmcompress.network.layerwise.gradients import WIDEST
-from hmcompress.network.model.network import Network
+from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.settings.config import Settings
 from hmcompress.settings.rules import rule_for
 
@@ -32,17 +32,27 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
     Tied ones and very wide ones are no dense layers any more, but other weights.
     """
-    bases = {tie.base for tie in checkpoint.ties.values()}
-    own, others = [], list(network.others)
+    coded = checkpoint.entries.keys() - _shared(network, checkpoint) - keep
+
+    def dense(layers: Iterable[DenseLayer]) -> tuple[DenseLayer, ...]:
+        quick = (x for x in layers if max(network.shape(x)) <= WIDEST)  # moments of wider ones would take too long
+        return tuple(x if x.bias in coded else replace(x, bias=None) for x in quick if x.weight in coded)
+
+    own, others = dense(network.layers), list(network.others)
     for layer in network.layers:
-        if layer.weight in keep:
-            continue
-        quick = max(network.shape(layer)) <= WIDEST  # moments of wider ones would take too long
-        if quick and layer.weight in checkpoint.entries and layer.weight not in bases:
-            coded = layer.bias in checkpoint.entries and layer.bias not in bases | keep
-            own.append(layer if coded else replace(layer, bias=None))
-        elif layer.weight in checkpoint.entries:
+        if layer.weight in checkpoint.entries.keys() - keep - {x.weight for x in own}:
             others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
-    return replace(network, layers=tuple(own), others=tuple(others), stacks=stacks)
+    return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=dense(network.repeated))
+
+
+def _shared(network: Network, checkpoint: Checkpoint) -> set[str]:
+    """Tensors that others are tied to, but those of a module that has several names."""
+    modules = dict(network.module.named_modules(remove_duplicate=False))
+
+    def owner(name: str) -> nn.Module | None:
+        return modules.get(network.places.get(name, "").rpartition(".")[0])
+
+    ties = ((name, tie.base) for name, tie in checkpoint.ties.items())
+    return {base for name, base in ties if name not in network.places or owner(name) != owner(base)}

@@ -7,7 +7,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.middle import compressed, middle_network
-from hmcompress.network.joint.origin import Origin, origin_of
+from hmcompress.network.joint.origin import Origin, origins_of
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
@@ -42,9 +42,11 @@ class SmallNetworks:
     def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
         problem, data, guard = self.subject.problem, self.subject.data, self.subject.guard
         tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
-        origin, found = origin_of(problem), None
-        if origin is not None:
+        origin, found = None, None
+        for origin in origins_of(problem):
             found = self._of_origin(origin, settings, guard.of_those_that_hold(measured))
+            if found is not None:
+                break
         if found is None and (origin is None or not problem.network.built_in):
             found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
         if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
@@ -52,6 +54,7 @@ class SmallNetworks:
         return found
 
     def _of_origin(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
+        problem = self.subject.problem
         try:
             origin, beside = self._settled(origin, settings)
         except NetworkError:  # it does not run with what the other weights have become
@@ -61,7 +64,7 @@ class SmallNetworks:
             return measured(parts | beside)
 
         found = self._joint(origin, settings, with_others)
-        if found is None and isinstance(origin, Web) and not self.subject.problem.order:
+        if found is None and isinstance(origin, Web) and not (problem.order or problem.network.repeated):
             found = self._middle(origin, settings, with_others)
         if found is None:
             return None
@@ -71,18 +74,19 @@ class SmallNetworks:
     def _settled(self, origin: Origin, settings: Settings) -> tuple[Origin, Parts]:
         """With other weights as they will be, and these in coded form. Raises NetworkError where it does not run so."""
         if not isinstance(origin, Web):
-            beside = self._beside(settings)
+            beside = self._beside(origin, settings)
             return origin.beside(self.subject.decoded(beside)) if beside else origin, beside
         points = self.subject.problem.calibration.points
         even = evened(origin, self.subject.tensors, points)
-        beside = self._beside(settings, {name: coded(t) for name, t in even.items()})
+        beside = self._beside(origin, settings, {name: coded(t) for name, t in even.items()})
         return changed(origin, self.subject.decoded(beside), points), beside
 
-    def _beside(self, settings: Settings, given: Parts | None = None) -> Parts:
+    def _beside(self, origin: Origin, settings: Settings, given: Parts | None = None) -> Parts:
         """The weights that are no layers of it, which are coded first; some are already."""
         problem, data = self.subject.problem, self.subject.data
         given = given or {}
-        data = replace(data, others={name: w for name, w in data.others.items() if name not in given})
+        left = {*origin.network.others} - given.keys()
+        data = replace(data, others={name: w for name, w in data.others.items() if name in left})
         if not data.others:
             return given
         structured = structured_layers(problem, self.subject.tensors, data.engine)
@@ -90,8 +94,9 @@ class SmallNetworks:
 
     def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
-        tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
-        return smallest_joint(self.subject.problem, origin, settings.tol, settings.effort, measured, tick, slim)
+        problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
+        problem = replace(problem, network=problem.network.with_repeated()) if isinstance(origin, Web) else problem
+        return smallest_joint(problem, origin, settings.tol, settings.effort, measured, tick, slim)
 
     def _middle(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""

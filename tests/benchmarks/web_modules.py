@@ -151,6 +151,6 @@ if __name__ == "__main__":
             module, source = trained(name), Path(folder) / "model.pt"
             torch.save(module.state_dict(), source)
             found = layer_bytes(source, name, module.inputs)
-            with mock.patch.object(stages, "origin_of", lambda problem: None):
+            with mock.patch.object(stages, "origins_of", lambda problem: ()):
                 alone = layer_bytes(source, name, module.inputs)
             print(f"{name}: {found} B, without groups of neurons {alone} B, {alone / found:.3g}x", flush=True)

@@ -218,7 +218,7 @@ def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatc
     for layer in result.layers:
         tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
     assert max(problem.errors(problem.held_out, tensors)) == pytest.approx(result.record.error, rel=1e-6)
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     alone = compress_network(saved(tmp_path, module.state_dict()), settings)
     assert sizes(result) < 0.8 * sizes(alone)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import hmcompress.network.driver as driver
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.origin as origin_module
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -57,7 +58,7 @@ def _little_work() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
         patch.setattr(joint_module, "_SEEDS", 1)
-        patch.setattr(joint_module, "_PATIENCE", 2.0)
+        patch.setattr(origin_module, "_PATIENCE", 2.0)
         patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
         yield
@@ -86,7 +87,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
 def test_joint_stage_is_smaller_than_layers_one_by_one(
     joint: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     alone = compress_network(saved(tmp_path, stack(SIZES)), joint_settings())
     assert by_joint(joint) and not by_joint(alone)
     assert layer_bytes(joint) < 0.7 * layer_bytes(alone)

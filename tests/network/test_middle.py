@@ -110,7 +110,7 @@ def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(budget, "_MOST", {"default": 14})
     checkpoint, settings = saved(tmp_path, stack(SIZES)), outputs_settings(effort="default")
     result = compress_network(checkpoint, settings)
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     alone = compress_network(checkpoint, settings)
     assert size(result) <= size(alone) and result.record.error <= 1e-2
 

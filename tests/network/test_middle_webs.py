@@ -116,7 +116,7 @@ def test_middle_of_a_web_is_smaller_than_passes_and_holds(
     monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     monkeypatch.setattr(budget, "_MOST", {"default": 14})
     result = compressed("Residual", tmp_path)
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: iter(()))
     alone = compressed("Residual", tmp_path)
     assert size(result) < 0.8 * size(alone)
     assert 0.5e-2 < result.record.error <= 1e-2

@@ -19,6 +19,7 @@ import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.bound.ntk import tangent_kernel
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, learning_data, with_outputs
 from hmcompress.network.joint.ordering import embedded, reordered
@@ -29,8 +30,11 @@ from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import changed, evened, fresh_web, web_of
 from hmcompress.network.layerwise.propagate import tensors_of
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import Network, own_tensors
 
 NETWORKS = Path(web_networks.__file__)
+WIDER = {"Ring": 15, "Attending": 20, "Recurrent": 15, "Rounds": 15, "Heads": 15}  # coordinates
 GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Residual": [(16, [0, 1, 2], [1, 2, 3])],
     "Gated": [(16, [0], [1]), (16, [1, 2, 3], [4])],
@@ -43,13 +47,29 @@ GROUPS = {  # neurons of each, and layers whose rows and columns they are
     "Forces": [(16, [0, 1], [1, 2])],
     "Velocity": [(16, [0], [1]), (16, [1], [2])],
     "InPlace": [(16, [0, 2], [1, 3]), (16, [1], [2])],
-    "Normalised": [],
+    "Solved": [(16, [0], [1]), (16, [1], [2])],
+    "Recurrent": [(16, [0, 0, 0, 1, 1, 1], [0, 2])],
+    "Apart": [(16, [0], [1]), (16, [1], [2])],
+    "Deep": [(16, [0, 1], [1, 2])],
+    "Rounds": [(16, [0, 1], [1, 1, 2])],
+    "Shared": [(16, [0, 1], [1, 2])],
+    "Overwriting": [(16, [0, 1], [1, 2])],
+    "Counting": None,
+    "Towers": [(16, [0, 1], [1, 2]), (16, [2, 4], []), (16, [3], [4])],
+    "Heads": [(16, [0, 2], [1, 3]), (16, [1, 1], []), (16, [1], [2])],
+    "Norm": [(16, [0, 2], [1, 3]), (16, [1], [2])],
+    "Distance": [(16, [0], [1]), (16, [1], [])],
+    "Normalised": [(16, [0, 1, 2], [1, 2, 3])],
     "Detached": None,
 }
+REPEATED = ["Solved", "Recurrent", "Apart", "Deep", "Rounds", "Overwriting"]  # layers that are called more than once
 NORM = ("weight", "bias", "running_mean", "running_var")
-SLICED = dict.fromkeys([name for name, groups in GROUPS.items() if groups], True) | {"Fixed": False}
+ALIKE = ["Towers", "Heads", "Norm", "Distance", "Normalised"]  # rows whose order nothing sees
+FIXED = ("Fixed", "Recurrent", "Heads", "Norm", "Normalised")
+SLICED = {name: name not in FIXED for name, groups in GROUPS.items() if groups}
 VECTORS = {  # along groups, and the first layer whose rows are those groups' neurons
     "Named": {"factors": 0},
+    "Norm": {f"norms.{k}.{n}": 0 for k in range(2) for n in ("weight", "bias")},
     "Scaled": {"slope.weight": 0, "scale": 1, **{f"norm.{n}": 1 for n in NORM}},
 }
 
@@ -67,8 +87,8 @@ def module_of(name: str) -> nn.Module:
 
 
 def settings_of(name: str, **changes: Any) -> Any:
-    if name in ("Ring", "Attending"):
-        coordinates = {f"x{k}": [-1, 1] for k in range(15 if name == "Ring" else 20)}
+    if name in WIDER:
+        coordinates = {f"x{k}": [-1, 1] for k in range(WIDER[name])}
         changes["calibration"] = {"domain": coordinates, **changes.get("calibration", {})}
     return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, **changes)
 
@@ -93,8 +113,8 @@ def small(name: str, **changes: Any) -> tuple[SmallWeb, Data]:
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_of_neurons_are_found(name: str) -> None:
     web, expected = web_of(posed(name)), GROUPS[name]
-    assert chains_of(posed(name)) is None
-    if not expected:
+    assert name in (*REPEATED, "Counting", "Shared") or chains_of(posed(name)) is None
+    if expected is None:
         assert web is None
         return
     assert web is not None
@@ -108,7 +128,9 @@ def test_modules_run_with_small_layers_unless_their_width_is_fixed(name: str) ->
     assert web.sliced == SLICED[name]
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", "Forces"])
+@pytest.mark.parametrize(
+    "name", ["Residual", "Gated", "Beside", "Ring", "Fused", "Forces", "Solved", "Rounds", "Shared"]
+)
 def test_small_layers_give_what_whole_ones_give(name: str) -> None:
     network, data = small(name)
     whole = replace(network, web=replace(network.web, sliced=False))
@@ -122,19 +144,42 @@ def test_jacobian_is_the_derivative(name: str) -> None:
     check_jacobian(network, data)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Ring", "Named"])
+@pytest.mark.parametrize("name", ["Residual", "Ring", "Named", *REPEATED])
 def test_weights_of_single_samples_give_the_same_derivatives(name: str) -> None:
     network, data = small(name)
     other = replace(network, web=replace(network.web, by_samples=True))
     torch.testing.assert_close(other.jacobian(data), network.jacobian(data))
 
 
+def test_what_reads_nothing_at_first_has_first_weights_too() -> None:
+    network, data = small("Recurrent")
+    assert not network.entering(data)[0][:, 0].any()
+    assert all(bool(layer.weight().any(1).all()) for layer in network.layers)
+
+
+@pytest.mark.parametrize("name", [name for name in REPEATED if name != "Overwriting"])
+def test_the_kernel_of_layers_that_are_called_again_is_the_jacobian_product(name: str) -> None:
+    network, points = found_web_network(name)
+    names = [n for layer in network.layers for n in (layer.weight, layer.bias) if n is not None]
+    own = own_tensors(network.module)
+
+    def outputs(*tensors: torch.Tensor) -> torch.Tensor:
+        y = network.call(points.tensors, dict(zip(names, tensors, strict=True)))
+        return y.gather(1, (torch.arange(len(y)) % y.shape[1])[:, None])[:, 0]
+
+    found = torch.autograd.functional.jacobian(outputs, tuple(own[network.places[n]].detach() for n in names))
+    jacobian = torch.cat([j.flatten(1) for j in found], 1)
+    torch.testing.assert_close(tangent_kernel(network, points).k, jacobian @ jacobian.T)
+
+
+def found_web_network(name: str) -> tuple[Network, Points]:
+    problem, web = found(name)
+    return web.network, problem.calibration.points.to(torch.float64).take(slice(0, 8))
+
+
 def test_gradients_of_gradients_need_weights_of_single_samples() -> None:
-    assert {name: found(name)[1].by_samples for name in ("Residual", "Forces", "Velocity")} == {
-        "Residual": False,
-        "Forces": True,
-        "Velocity": True,
-    }
+    slopes = {"Forces", "Velocity", "Shared"}
+    assert {name for name in ("Residual", *slopes, *REPEATED) if found(name)[1].by_samples} == slopes
 
 
 def test_jacobian_of_derivatives_is_the_derivative() -> None:
@@ -183,8 +228,8 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
     alike = evened(web, tensors, problem.calibration.points)
     assert list(alike) == [key for key, _ in web.vectors]
     zeros = {key for key, t in alike.items() if not t.any()}
-    assert zeros <= {"norm.bias", "norm.running_mean", "slope.weight"}
-    assert bool(zeros) == (name == "Scaled")
+    assert zeros <= {"norm.bias", "norm.running_mean", "slope.weight", "norms.0.bias", "norms.1.bias"}
+    assert bool(zeros) == (name != "Named")
     for key, t in alike.items():
         torch.testing.assert_close(t, torch.zeros_like(t) if key in zeros else tensors[key].mean().expand(16))
         part = coded(t)
@@ -192,7 +237,7 @@ def test_neurons_may_change_places_where_vectors_are_even(name: str) -> None:
         torch.testing.assert_close(part.dense(), t.double())
     web = changed(web, alike, problem.calibration.points)
     assert all(web.exchangeable)
-    assert web.sliced
+    assert web.sliced == (name not in FIXED)
 
 
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
@@ -230,7 +275,7 @@ def test_idle_neurons_are_taken_out(name: str) -> None:
     assert network.counts[0] == (2 if network.web.exchangeable[0] else 3)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", *REPEATED, *ALIKE])
 def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -> None:
     problem, web = found(name)
     data, scale = learning_data(problem, web, 256)
@@ -238,24 +283,35 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
     form = quantised(Quantised.of(network), data, 1e-6, [LayerKnobs(1e-8)] * len(network.layers), 1e9)
     assert form is not None
     for parts in (f(problem.network, form.network, form.grids) for f in (embedded, reordered)):
-        own = tensors_of(web.network, {name: part.dense().double() for name, part in parts.items()})
+        own = tensors_of(problem.network, {name: part.dense().double() for name, part in parts.items()})
         y = web.network.run(problem.calibration.points.to(torch.float64).tensors, own)
         expected, _ = with_outputs(problem, web, problem.calibration.points, scale)
         torch.testing.assert_close(y, form.network.outputs(expected) / scale)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces"])
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces", "Aliased", "Towers"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = name == "Forces"  # which take longer
     monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 2)
-    monkeypatch.setattr(form_search, "_LEAST", 4)
+    monkeypatch.setattr(joint_module, "_WIDTHS", 1)
+    monkeypatch.setattr(form_search, "_LEAST", 2)
     monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
     joint = compressed(name, tmp_path)
-    assert joint.record.error <= 1e-2
+    assert 2e-3 < joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
-    monkeypatch.setattr(stages, "origin_of", lambda problem: None)
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     assert nbytes(joint) < (0.9 if slopes else 0.7) * nbytes(compressed(name, tmp_path))
+
+
+def test_a_module_of_several_names_is_as_before_once_it_ran_with_other_weights() -> None:
+    problem = posed("Aliased")
+    network, inputs = problem.network, problem.calibration.points.tensors
+    before = network.run(inputs)
+    other = network.run(inputs, {"blocks.0.weight": torch.zeros(16, 16)})
+    torch.testing.assert_close(network.run(inputs), before)
+    torch.testing.assert_close(network.run(inputs, {"blocks.3.weight": torch.zeros(16, 16)}), other)
+    assert not torch.allclose(other, before)
 
 
 def compressed(name: str, folder: Path) -> NetworkResult:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.model.inputs import Points
-from hmcompress.network.model.network import DenseLayer, Network, own_tensors, replaced
+from hmcompress.network.model.network import DenseLayer, Network, joined, own_tensors, replaced
 
 LIMIT_ROWS = 1024
 _RATE = 0.2
@@ -60,12 +60,12 @@ def tangent_kernel(
 def _layers(
     network: Network, points: Points, tensors: Mapping[str, Tensor] | None
 ) -> list[tuple[DenseLayer, Tensor, Tensor]]:
-    """Input and sensitivity of every layer, row by row."""
+    """Input and sensitivity of every layer in all of its calls, row by row."""
     seen: list[tuple[DenseLayer, Tensor, Tensor]] = []
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
         probe = torch.zeros_like(z.detach(), requires_grad=True)
-        seen.append((layer, x.detach(), probe))
+        seen.append((layer, x.detach().clone(), probe))  # what follows may change it
         return z + probe
 
     with replaced(network, note), torch.enable_grad():
@@ -75,10 +75,12 @@ def _layers(
     turns = torch.arange(len(outputs)) % outputs.shape[1]
     value = outputs.gather(1, turns[:, None]).sum()
     gradients = torch.autograd.grad(value, [probe for _, _, probe in seen], allow_unused=True)
-    return [
-        (layer, x, torch.zeros_like(probe) if g is None else g)
-        for (layer, x, probe), g in zip(seen, gradients, strict=True)
-    ]
+    found: dict[DenseLayer, tuple[list[Tensor], list[Tensor]]] = {}
+    for (layer, x, probe), g in zip(seen, gradients, strict=True):
+        xs, gs = found.setdefault(layer, ([], []))
+        xs.append(x)
+        gs.append(torch.zeros_like(probe) if g is None else g)
+    return [(layer, joined(xs), joined(gs)) for layer, (xs, gs) in found.items()]
 
 
 def _of_layer(x: Tensor, g: Tensor, bias: bool, rows: int) -> Tensor:

@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
+from hmcompress.network.joint.symmetries import Symmetries, Symmetry
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, noisy, run_with
 from hmcompress.network.model.network import DenseLayer, Network, replaced
@@ -34,8 +36,15 @@ def groups_in(network: Network, points: Points) -> tuple[Group, ...]:
     points = points.take(slice(0, _SAMPLES))
     nodes = _Nodes(network)
     run, slopes = run_with(network, points), takes_slopes(network, points)
-    for k in range(len(network.layers)):
-        _note_readers(nodes, network, points, run, k, slopes)
+    told = [_readers_of_parts(network, points, run, k, slopes) for k in range(len(network.layers))]
+    unclear = [k for k, parts in enumerate(told) if any(r.unclear or r.y for r in parts)]
+    for symmetry in Symmetries(network, points, unclear).found:
+        nodes.tie_alike(symmetry)
+        for k, size in {(unit.layer, unit.count) for unit in symmetry.units}:
+            rest = nodes.left(k, size)
+            told[k] = [_readers(network, points, run, k, part) for part in rest]
+    for k, parts in enumerate(told):
+        nodes.note(k, parts, slopes)
     return tuple(nodes.groups())
 
 
@@ -46,7 +55,7 @@ class _Nodes:
         shapes = [network.shape(layer) for layer in network.layers]
         sizes = [size for m, n in shapes for size in (m, n)]
         self.starts = np.cumsum([0, *sizes]).tolist()
-        self.kept = np.zeros(self.starts[-1], np.bool_)
+        self.kept, self.alike = (np.zeros(self.starts[-1], np.bool_) for _ in range(2))
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def span(self, layer: int, axis: int) -> slice:
@@ -56,6 +65,35 @@ class _Nodes:
         """Columns of a layer read these neurons of another one."""
         self.pairs.append((self.span(rows_of, ROWS).start + sources, self.span(columns_of, COLUMNS).start + columns))
 
+    def tie_alike(self, symmetry: Symmetry) -> None:
+        """Rows that change places together, with columns that do."""
+        one, *others = symmetry.units
+        rows = self.span(one.layer, ROWS).start + one.first + np.arange(one.count)
+        firsts = [self.span(unit.layer, ROWS).start + unit.first for unit in others]
+        firsts += [self.span(layer, COLUMNS).start + first for layer, first in symmetry.columns]
+        self.pairs += [(rows, first + np.arange(one.count)) for first in firsts]
+        self.alike[rows] = True
+        for first in firsts[: len(others)]:
+            self.alike[first + np.arange(one.count)] = True
+
+    def left(self, layer: int, size: int) -> list[range]:
+        """Parts of a layer's rows of this size that change places with none."""
+        alike = self.alike[self.span(layer, ROWS)]
+        return [range(at, at + size) for at in range(0, len(alike), size) if not alike[at : at + size].any()]
+
+    def note(self, k: int, parts: Sequence["_Readers"], slopes: bool) -> None:
+        """What reads a layer. slopes: outputs are slopes, on which all neurons act."""
+        rows = self.span(k, ROWS)
+        read = self.alike[rows].copy()
+        for r in parts:
+            self.kept[rows] |= r.unclear & ~self.alike[rows]
+            for other, (columns, sources) in enumerate(r.told):
+                self.tie(k, sources, other, columns)
+                read[sources] = True
+                self.kept[self.span(other, COLUMNS)] |= r.untold[other]
+        if any(r.y for r in parts):
+            self.kept[rows] |= ~read if slopes else ~self.alike[rows]
+
     def groups(self) -> Iterator[Group]:
         """Neurons that stand side by side in the same layers."""
         alike = defaultdict[tuple, list[tuple[int, ...]]](list)
@@ -63,7 +101,8 @@ class _Nodes:
             alike[tuple((layer, axis) for layer, axis, _ in places)].append(tuple(at for _, _, at in places))
         for signature, positions in alike.items():
             at = np.array(sorted(positions))
-            if (at == at[0] + np.arange(len(at))[:, None]).all() and signature[-1][1] == COLUMNS:
+            alike = self.alike[self.span(*signature[0]).start + at[0][0]]
+            if (at == at[0] + np.arange(len(at))[:, None]).all() and (alike or signature[-1][1] == COLUMNS):
                 firsts = zip(signature, at[0].tolist(), strict=True)
                 yield Group(len(at), tuple((layer, axis, first) for (layer, axis), first in firsts))
 
@@ -88,12 +127,11 @@ class _Nodes:
         return coo_array((np.ones(len(first)), (first, second)), shape=(self.starts[-1],) * 2)
 
 
-def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: int, slopes: bool) -> None:
-    """Ties each neuron of a layer to the columns that read it, or keeps all of them where it is not told which do.
+def _readers_of_parts(network: Network, points: Points, run: Run, k: int, slopes: bool) -> "list[_Readers]":
+    """Which columns read each neuron of a layer, as far as that is told.
 
     All others' outputs stay meanwhile. Several neurons of a layer may feed the same column (a scale and a shift, a gate
     and what it lets through), each from a part of the layer: where it is not told by its halves, parts move alone.
-    slopes: outputs are slopes, on which all neurons act.
     """
     m = run.outputs[network.layers[k].weight].shape[-1]
     found: list[_Readers] = []
@@ -104,15 +142,7 @@ def _note_readers(nodes: _Nodes, network: Network, points: Points, run: Run, k: 
         found = readers if all_told or not found else found
         if all_told or (not slopes and any(r.y for r in readers)):
             break
-    read = np.zeros(m, np.bool_)
-    for r in found:
-        nodes.kept[nodes.span(k, ROWS)] |= r.unclear
-        for other, (columns, sources) in enumerate(r.told):
-            nodes.tie(k, sources, other, columns)
-            read[sources] = True
-            nodes.kept[nodes.span(other, COLUMNS)] |= r.untold[other]
-    if any(r.y for r in found):
-        nodes.kept[nodes.span(k, ROWS)] |= ~read if slopes else np.ones(m, np.bool_)
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,6 +194,8 @@ def _moved(network: Network, points: Points, run: Run, k: int, some: Tensor) -> 
     z = run.outputs[own]
     given = dict(run.outputs) | {own: torch.where(some, noisy({own: z})[own], z)}
     found = run_with(network, points, given, through=True)
+    if not found.calls_as(run):
+        raise NetworkError("how often layers are called depends on what they compute")
     pairs = ((found.inputs[x.weight], run.inputs[x.weight]) for x in network.layers)
     return _Moved(bool(_differ(found.y, run.y).any()), [_differ(a, b).numpy() for a, b in pairs])
 

@@ -1,5 +1,7 @@
 """What a small network is made for: chains of dense layers, or a module as a whole."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hmcompress.network.bound.problem import Problem
@@ -10,12 +12,21 @@ from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
 Origin = Chains | Web
+_PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 
 
-def origin_of(problem: Problem) -> Origin | None:
-    """The chains of a network, or else its groups of neurons, where it has any."""
-    chains = distil.chains_of(problem)
-    return web_of(problem) if chains is None else chains
+def origins_of(problem: Problem) -> Iterator[Origin]:
+    """The chains of a network, or else its groups of neurons, where it has any.
+
+    These first where layers are called more than once, which chains leave as they are.
+    """
+    again = bool(problem.network.repeated)
+    if again and (web := web_of(problem)) is not None:
+        yield web
+    if (chains := distil.chains_of(problem)) is not None:
+        yield chains
+    elif not again and (web := web_of(problem)) is not None:
+        yield web
 
 
 def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int, everything: bool = False) -> SmallNetwork:
@@ -36,3 +47,8 @@ def widths_of(origin: Origin, hidden: int) -> tuple[tuple[int, ...], ...]:
 def inner_weights(origin: Origin, hidden: int) -> int:
     """Weights of a small network of this width, not counting more plain inputs than a layer has neurons."""
     return origin.inner_weights(hidden) if isinstance(origin, Web) else distil.inner_weights(origin, hidden)
+
+
+def patience(origin: Origin) -> float:
+    """Times the work allowed as long as nothing fits: a module that runs at its own width takes longer than it says."""
+    return _HURRIED if isinstance(origin, Web) and not origin.sliced else _PATIENCE

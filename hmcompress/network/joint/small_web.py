@@ -1,5 +1,6 @@
 """Small networks that a user's own module computes, with the layers of the small network in place of its own."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,7 @@ from hmcompress.network.joint.groups import COLUMNS, ROWS
 from hmcompress.network.joint.small import Data, Layer, Neurons, SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.written import Written
-from hmcompress.network.model.inputs import Points
-from hmcompress.network.model.links import same
-from hmcompress.network.model.network import DenseLayer, replaced
+from hmcompress.network.model.network import DenseLayer, joined, replaced
 
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
 _TWICE = 4  # times as long, where gradients are taken of gradients
@@ -57,15 +56,21 @@ class SmallWeb(SmallNetwork):
         return data.combined((y * self.scale).T).T
 
     def entering(self, data: Data) -> list[Tensor]:
-        """Inputs (N, ..., n) of each layer."""
-        found = dict[str, Tensor]()
+        """Inputs (N, ..., n) of each layer, in all of its calls."""
+        found, numbers = [list[Tensor]() for _ in self.all_layers], self._numbers
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-            found[layer.weight] = x.detach()
+            k = numbers[layer.weight]
+            found[k].append(self._own_columns(k, x.detach()).clone())
 
         with replaced(self.web.network, note):
             self.web.network.run(data.inputs, self.tensors())
-        return [self._own_columns(k, found[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
+        return [joined(calls) for calls in found[self.done :]]
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        """Of the layers, by their weights."""
+        return {x.layer.weight: k for k, x in enumerate(self.all_layers)}
 
     def counted(self, data: Data) -> "SmallWeb":
         """The same, knowing how much the module writes."""
@@ -90,20 +95,20 @@ class SmallWeb(SmallNetwork):
 
     def _by_samples(self, data: Data) -> tuple[Tensor, Tensor]:
         """Scaled outputs (N, k), and derivatives (weights, k, N): each sample has weights of its own."""
-        own = dict[str, Tensor]()
-        numbers = {layer.layer.weight: k for k, layer in enumerate(self.all_layers)}
+        own, numbers = dict[int, Tensor](), self._numbers
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
             k, small = numbers[layer.weight], self.all_layers[numbers[layer.weight]]
-            own[layer.weight] = z.new_zeros(len(z), *small.matrix.shape).requires_grad_()
+            if k not in own:
+                own[k] = z.new_zeros(len(z), *small.matrix.shape).requires_grad_()
             x = self._with_ones(k, x)
-            change = torch.einsum("nmc,ntc->ntm", own[layer.weight], x.reshape(len(x), -1, x.shape[-1]))
+            change = torch.einsum("nmc,ntc->ntm", own[k], x.reshape(len(x), -1, x.shape[-1]))
             change = change.reshape(*z.shape[:-1], -1)
             return z + change if self.web.sliced or small.rows is None else z.index_add(-1, small.rows, change)
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
-        moved, found = [own[x.layer.weight] for x in self.layers], self._empty(y)
+        moved, found = [own[k] for k in range(self.done, len(self.all_layers))], self._empty(y)
         for j in range(y.shape[1]):
             slopes = torch.autograd.grad(y[:, j].sum(), moved, retain_graph=True, materialize_grads=True)
             each = [g[:, layer.live] for layer, g in zip(self.layers, slopes, strict=True)]
@@ -115,23 +120,24 @@ class SmallWeb(SmallNetwork):
 
     def _by_layers(self, data: Data) -> tuple[Tensor, Tensor]:
         """The same by what enters and leaves each layer, which is quicker."""
-        entering, leaving = dict[str, Tensor](), dict[str, Tensor]()
+        entering, leaving = defaultdict[int, list[Tensor]](list), defaultdict[int, list[Tensor]](list)
+        numbers = self._numbers
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
-            z = z if z.requires_grad else z.requires_grad_()
-            entering[layer.weight], leaving[layer.weight] = x.detach(), z
+            k, z = numbers[layer.weight], z if z.requires_grad else z.requires_grad_()
+            entering[k].append(self._with_ones(k, x.detach()))
+            leaving[k].append(z)
             return z.clone()  # some functions work in place
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
-        zs = [leaving[x.layer.weight] for x in self.layers]
-        xs = [self._with_ones(k, entering[x.layer.weight]) for k, x in enumerate(self.layers, self.done)]
-        found = self._empty(y)
+        left = range(self.done, len(self.all_layers))
+        xs, zs, found = [joined(entering[k]) for k in left], [z for k in left for z in leaving[k]], self._empty(y)
         for j in range(y.shape[1]):
-            slopes = torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True)
+            slopes = iter(torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True))
             blocks = found[:, j].split([int(layer.live.sum()) for layer in self.layers])
-            for k, (x, g, block) in enumerate(zip(xs, slopes, blocks, strict=True), self.done):
-                self._fill(block, k, x, g)
+            for k, x, block in zip(left, xs, blocks, strict=True):
+                self._fill(block, k, x, joined([next(slopes) for _ in leaving[k]]))
         return y, found
 
     def _fill(self, block: Tensor, k: int, x: Tensor, g: Tensor) -> None:
@@ -198,14 +204,13 @@ class SmallWeb(SmallNetwork):
                         self.all_layers[k].drop_rows(rows)
 
     def _idle(self) -> list[Tensor]:
-        """Of each group, which neurons no weight reads."""
+        """Of each group, which neurons no weight reads; of factors, which ones are missing in one place."""
         found = []
         for group, count in zip(self.web.groups, self.counts, strict=True):
-            read = torch.zeros(count, dtype=torch.bool)
-            for k, axis, first in group.places:
-                if axis == COLUMNS:
-                    read |= self.all_layers[k].reading.any(0)[self._at(k, axis, first, count)]
-            found.append(~read)
+            places = [(self.all_layers[k], axis, self._at(k, axis, first, count)) for k, axis, first in group.places]
+            read = [layer.reading.any(0)[at] for layer, axis, at in places if axis == COLUMNS]
+            written = [layer.live.any(1)[at] for layer, _, at in places]
+            found.append(~torch.stack(read).any(0) if read else ~torch.stack(written).all(0))
         return found
 
     def _at(self, k: int, axis: int, first: int, count: int) -> slice:
@@ -270,7 +275,7 @@ class SmallWeb(SmallNetwork):
                     x = entering[k][..., at].reshape(-1, count)
                     size += weight[:, at].sum(0) / weight.sum().clamp_min(1e-300) * x.var(0)
             living = torch.nonzero(~idle)[:, 0].tolist()
-            found.append({i: size[i] for i in living} if len(living) > 1 else {})
+            found.append({i: size[i] for i in living} if len(living) > 1 and group.places[-1][1] == COLUMNS else {})
         return found
 
     def neurons(self) -> list[Neurons]:
@@ -282,19 +287,3 @@ class SmallWeb(SmallNetwork):
                 places = tuple((k, axis, self._at(k, axis, first, count).start) for k, axis, first in group.places)
                 found.append(Neurons(count, places, odd))
         return found
-
-
-def runs_sliced(web: Web, points: Points) -> bool:
-    """Whether the module runs with layers of few neurons, and gives what it gives with the others at zero."""
-    (counts,), generator = web.widths(2), torch.Generator().manual_seed(0)
-    layers = [web.zero(k, counts) for k in range(len(web.network.layers))]
-    for layer in layers:
-        layer.matrix = torch.randn(layer.matrix.shape, generator=generator).double() / layer.matrix.shape[1] ** 0.5
-    found = []
-    for sliced in (True, False):
-        small = SmallWeb(replace(web, sliced=sliced), layers, counts, torch.ones(1).double())
-        try:
-            found.append(web.network.run(points.tensors, small.tensors()))
-        except NetworkError:
-            return False
-    return found[0].shape == found[1].shape and same(*found)

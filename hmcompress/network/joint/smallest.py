@@ -15,7 +15,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
-from hmcompress.network.joint.origin import Origin, fresh, inner_weights, widths_of
+from hmcompress.network.joint.origin import Origin, fresh, inner_weights, patience, widths_of
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.propagate import Parts
@@ -42,7 +42,7 @@ _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tr
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
 _OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
-_PATIENCE, _DEAREST = 3.0, 1.5  # times the work allowed as long as nothing fits, and for a single fit
+_DEAREST = 1.5  # times the work allowed, for a single fit
 _WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
 _WELL = 0.9  # of the tolerance: the error of a form that holds by more than chance
 _FAILED = 1.5  # held-out error over the tolerance of a network that fits all samples
@@ -140,7 +140,7 @@ class JointStage:
         for hidden in _different(self.origin):
             if widths == _WIDTHS or hidden < least:
                 continue
-            if self.done > self.work * (_FIRST_PART if widths else _PATIENCE):
+            if self.done > self.work * (_FIRST_PART if widths else patience(self.origin)):
                 return
             fits = self._fits(hidden, widths > 0)
             fitting = [fit for fit in fits if fit.ratio <= 1]
@@ -185,7 +185,7 @@ class JointStage:
             fits.append(self._fitted(hidden, seed))
             self.done += fits[-1].work
             nearest = min(fit.ratio for fit in fits)
-            enough = self.work * (_FIRST_PART if some or nearest <= 1 else _PATIENCE)
+            enough = self.work * (_FIRST_PART if some or nearest <= 1 else patience(self.origin))
             cheap = sum(fit.work for fit in fits) < _CHEAP * self.work
             far = nearest > _NEAR or (nearest > 1 and seed)
             if self.done > enough or fits[-1].hopeless or (far and not cheap):

@@ -14,7 +14,7 @@ from hmcompress.network.joint.features import leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
-from hmcompress.network.joint.small_web import SmallWeb, runs_sliced
+from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.vectors import mean, vectors_along
 from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
 from hmcompress.network.joint.written import largest_written
@@ -43,6 +43,7 @@ def web_of(problem: Problem) -> Web | None:
 
 def found_web(network: Network, points: Points) -> Web | None:
     """As web_of. Raises NetworkError."""
+    network = network.with_repeated()
     if not points.joint or network.others_for_each() > _MOST_OTHERS:
         return None
     network, points, run = probed(network, points)
@@ -50,6 +51,8 @@ def found_web(network: Network, points: Points) -> Web | None:
         return None
     if run.y.shape[1] > MOST_OUTPUTS:
         return None
+    by_weight = {layer.weight: layer for layer in network.layers}
+    network = replace(network, layers=tuple(by_weight[name] for name in run.outputs))
     largest = largest_written(network, points)
     points = points.take(slice(0, max(_ENTRIES // max(largest, 1), 1)))
     groups = groups_in(network, points)
@@ -75,19 +78,35 @@ def _with_symmetries(web: Web, points: Points) -> Web:
         tuple(_stays(web.network, points, y, group, reverse) for group in web.groups) for reverse in (True, False)
     )
     web = replace(web, exchangeable=alike, odd=odd)
-    return replace(web, sliced=runs_sliced(web, points))
+    return replace(web, sliced=_runs_sliced(web, points))
+
+
+def _runs_sliced(web: Web, points: Points) -> bool:
+    """Whether the module runs with layers of few neurons, and gives what it gives with the others at zero."""
+    (counts,), generator = web.widths(2), torch.Generator().manual_seed(0)
+    layers = [web.zero(k, counts) for k in range(len(web.network.layers))]
+    for layer in layers:
+        layer.matrix = torch.randn(layer.matrix.shape, generator=generator).double() / layer.matrix.shape[1] ** 0.5
+    found = []
+    for sliced in (True, False):
+        small = SmallWeb(replace(web, sliced=sliced), layers, counts, torch.ones(1).double())
+        try:
+            found.append(web.network.run(points.tensors, small.tensors()))
+        except NetworkError:
+            return False
+    return found[0].shape == found[1].shape and same(*found)
 
 
 def _stays(network: Network, points: Points, y: Tensor, group: Group, reverse: bool) -> bool:
-    """Whether the outputs stay where the neurons of a group stand in reverse, or else are the opposite."""
-    tensors: dict[str, Tensor] = {}
+    """Whether the outputs stay where a group's neurons stand in reverse, or else every other one is its opposite."""
+    tensors, signs = dict[str, Tensor](), (-1.0) ** torch.arange(1, group.count + 1).double()
     for k, axis, first in group.places:
         layer = network.layers[k]
         for name in (layer.weight, layer.bias) if axis == ROWS else (layer.weight,):
             if name is not None:
                 t = tensors.get(name, own_tensors(network.module)[network.places[name]].detach()).clone()
                 some = t.narrow(axis, first, group.count)
-                some.copy_(some.flip(axis) if reverse else -some)
+                some.copy_(some.flip(axis) if reverse else some * (signs if axis or t.ndim == 1 else signs[:, None]))
                 tensors[name] = t
     try:
         return same(network.run(points.tensors, tensors), y)
@@ -149,8 +168,9 @@ def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int, every
     small = SmallWeb(web, [web.zero(k, counts) for k in range(len(web.network.layers))], counts, scale)
     few = data.first(min(_LOOKED_AT, web.at_once(data.points)))
     original = run_with(web.original, Points(few.inputs)).outputs
-    for k, layer in enumerate(small.layers):
-        x = small.entering(few)[k]
+    order = [*range(len(small.layers))]
+    for k in order:
+        layer, x = small.layers[k], small.entering(few)[k]
         x = x.reshape(-1, x.shape[-1])
         features = not everything and web.reads_features(k) and len(x) == len(few) * few.points
         read = leading(x[:: few.points], few.outputs, FEATURES_FOR_EACH * hidden) if features else None
@@ -158,6 +178,8 @@ def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int, every
             web.network, (layer.layer,), x, len(layer.matrix), generator, read, _size(original[layer.layer.weight])
         )
         layer.matrix, layer.live = new.matrix, new.live
+        if order.count(k) == 1 and not layer.weight().any():  # it reads what others give that come later
+            order.append(k)
     return small.counted(few)
 
 

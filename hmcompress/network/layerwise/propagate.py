@@ -181,6 +181,7 @@ def without_dead_rows(network: Network, parts: Parts) -> Parts:
 
 def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights and biases by their names from matrices (m, n) or (m, n + 1) by the weights' names."""
+    network = network.as_coded(parts)
     tensors = {name: parts[name] for name in network.others if name in parts}
     for layer in network.layers:
         if layer.weight in parts:

@@ -1,6 +1,7 @@
 """Which dense layer of a user's own module feeds which other, by which elementwise function: found by running it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import FUNCTIONS, Activation
-from hmcompress.network.model.network import DenseLayer, Network, in_double, own_tensors, replaced
+from hmcompress.network.model.network import DenseLayer, Network, in_double, joined, own_tensors, replaced
 
 _PROBED, _FEWEST = 128, 4  # samples, where their numbers are few and where they are many
 _ENTRIES = 1 << 19  # of a layer's outputs that are looked at, about
@@ -28,11 +29,16 @@ Links = dict[DenseLayer, tuple[list[DenseLayer], Activation]]  # the layers that
 
 @dataclass(frozen=True)
 class Run:
-    """Inputs and outputs of each dense layer by its weight, and the network's outputs."""
+    """Inputs and outputs of each dense layer by its weight, those of all calls joined, and the network's outputs."""
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     y: Tensor
+
+    def calls_as(self, other: "Run") -> bool:
+        """Whether each layer is called as often as in another run."""
+        own, others = ({name: x.shape for name, x in run.inputs.items()} for run in (self, other))
+        return own == others
 
 
 def run_with(
@@ -44,16 +50,33 @@ def run_with(
 ) -> Run:
     """`given` takes the place of some layers' outputs, `tensors` of some of the checkpoint's. through: slopes that the
     module takes pass it all the same."""
-    inputs, outputs = dict[str, Tensor](), dict[str, Tensor]()
+    inputs, outputs = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
-        inputs[layer.weight], outputs[layer.weight] = x.detach().clone(), z.detach().clone()
-        own = None if given is None else given.get(layer.weight)
+        whole = None if given is None else given.get(layer.weight)
+        own = None if whole is None else _of_call(whole, outputs[layer.weight], z)
+        inputs[layer.weight].append(x.detach().clone())
+        outputs[layer.weight].append(z.detach().clone())
         return z + (own - z).detach() if own is not None and through and z.requires_grad else own
 
     with replaced(network, note):
         y = network.run(points.tensors, tensors)
-    return Run(inputs, outputs, y)
+    entering, leaving = ({name: joined(calls) for name, calls in found.items()} for found in (inputs, outputs))
+    return Run(entering, leaving, y)
+
+
+def _of_call(whole: Tensor, before: Sequence[Tensor], z: Tensor) -> Tensor | None:
+    """The part of a layer's outputs in all calls that belongs to the call after some; None: there were fewer calls."""
+    if whole.shape == z.shape:
+        return whole
+    begin, count = sum(map(_places, before)), _places(z)
+    part = whole[:, begin : begin + count]
+    return part.reshape(z.shape) if part.shape[1] == count else None
+
+
+def _places(z: Tensor) -> int:
+    """Of each sample."""
+    return z.numel() // (len(z) * z.shape[-1])
 
 
 def probed(network: Network, points: Points) -> tuple[Network, Points, Run]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,8 @@ class Network:
     """A module in evaluation mode with the checkpoint's tensors in it.
 
     `places` maps a checkpoint's name to the module's; `layers` are in the order of computation; `others` names further
-    weights of the network that no second moment of an input describes (convolutions, gates, embeddings).
+    weights of the network that no second moment of an input describes (convolutions, gates, embeddings), and those of
+    the `repeated` layers.
     """
 
     module: nn.Module
@@ -48,6 +49,7 @@ class Network:
     stacks: tuple[tuple[DenseLayer, ...], ...] = ()  # runs of layers, each feeding only the next, elementwise
     widths: tuple[int, ...] | None = None  # coordinates of each input, where known
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
+    repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
 
     @property
     def built_in(self) -> bool:
@@ -64,6 +66,17 @@ class Network:
         module = copy.copy(self.module)
         module.cartesian = False  # type: ignore[assignment]
         return replace(self, module=module, cartesian=False)
+
+    def with_repeated(self) -> "Network":
+        """The same with layers that are called more than once among its layers."""
+        names = {name for layer in self.repeated for name in (layer.weight, layer.bias)}
+        others = tuple(name for name in self.others if name not in names)
+        return replace(self, layers=(*self.layers, *self.repeated), others=others, repeated=())
+
+    def as_coded(self, names: Container[str]) -> "Network":
+        """With those among its layers where by these names each is coded with its bias, which is not by itself."""
+        coded = (x for x in self.repeated if x.weight in names and x.bias is not None)
+        return self.with_repeated() if any(x.bias not in names for x in coded) else self
 
     def linear(self, layer: DenseLayer) -> nn.Linear:
         return cast(nn.Linear, self.module.get_submodule(layer.path))
@@ -86,11 +99,13 @@ class Network:
         return others / dense if dense else math.inf
 
     def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The module's own tensors that the checkpoint's replace, by their places."""
-        own = own_tensors(self.module) if tensors else {}
-        state = {self.places[name]: t for name, t in (tensors or {}).items() if name in self.places}
-        once = {own[place]: place for place in state}.values()  # a tied tensor has several places
-        return {place: state[place].to(own[place].dtype) for place in once}
+        """What replaces tensors of the module, by a place in each module that holds them: torch leaves a module changed
+        where it is told two of its names."""
+        if not tensors:
+            return {}
+        own = own_tensors(self.module)
+        given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
+        return {place: given[t].to(t.dtype) for place, t in _held(self.module) if t in given}
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Callable[[Inputs], Tensor]]:
@@ -130,7 +145,9 @@ class Network:
         """What the module itself returns. Raises NetworkError with its own message."""
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         try:
-            return functional_call(self.module, dict(state), inputs) if state else self.module(*inputs)
+            if not state:
+                return self.module(*inputs)
+            return functional_call(self.module, dict(state), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
@@ -146,6 +163,14 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
     parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
     return dict(parameters) | dict(buffers)
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of each module, which stands under its first name alone."""
+    for path, part in module.named_modules():
+        for own in (part.named_parameters, part.named_buffers):
+            for name, t in own(recurse=False, remove_duplicate=False):
+                yield (f"{path}.{name}" if path else name), t
 
 
 def in_double(network: Network) -> Network:
@@ -205,12 +230,25 @@ def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], T
             handle.remove()
 
 
+def joined(calls: Sequence[Tensor]) -> Tensor:
+    """What enters or leaves a layer (N, ..., n); of several calls (N, T, n), as places of a sequence one after another.
+
+    Raises NetworkError where these have no samples in common.
+    """
+    if len(calls) == 1:
+        return calls[0]
+    if len({len(t) for t in calls}) != 1 or min(t.ndim for t in calls) < 2:
+        raise NetworkError("a layer sees different samples in each of its calls")
+    return torch.cat([t.reshape(len(t), -1, t.shape[-1]) for t in calls], 1)
+
+
 def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
     """The same network with its layers in the order in which a forward pass calls them.
 
     Layers whose module is not called (their weights may be used all the same, or ignored), or more than once, so that
     no single input describes them, become other weights; so do those inside torch.func transforms, whose inputs cannot
-    be kept. A network that takes gradients itself is found here, as it fails without.
+    be kept. Which ones are called more than once is kept all the same. A network that takes gradients itself is found
+    here, as it fails without.
     """
     try:
         calls = _calls(network, inputs)
@@ -218,19 +256,20 @@ def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
         if network.own_gradients or _NO_GRADIENT not in str(error.__cause__):
             raise
         return in_order_of_computation(replace(network, own_gradients=True), inputs)
-    once = tuple(layer for layer in calls if calls.count(layer) == 1)
+    once = tuple(layer for layer, count in calls.items() if count == 1)
+    repeated = tuple(layer for layer, count in calls.items() if 1 < count < math.inf)
     left = (layer for layer in network.layers if layer not in once)
     rest = tuple(name for layer in left for name in (layer.weight, layer.bias) if name is not None)
     stacks = tuple(stack for stack in network.stacks if all(layer in once for layer in stack))
-    return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks)
+    return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks, repeated=repeated)
 
 
-def _calls(network: Network, inputs: Inputs) -> list[DenseLayer]:
-    """The layers that a forward pass calls, as often as it does; a call inside torch.func transforms stands twice."""
-    calls: list[DenseLayer] = []
+def _calls(network: Network, inputs: Inputs) -> dict[DenseLayer, float]:
+    """How often a forward pass calls each layer, in the order of first calls; inf inside torch.func transforms."""
+    calls: dict[DenseLayer, float] = {}
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        calls.extend([layer] * (2 if is_functorch_wrapped_tensor(z) else 1))
+        calls[layer] = calls.get(layer, 0) + (math.inf if is_functorch_wrapped_tensor(z) else 1)
 
     with replaced(network, note):
         network.run(inputs)
