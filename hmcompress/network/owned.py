@@ -48,11 +48,12 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
 
 def _shared(network: Network, checkpoint: Checkpoint) -> set[str]:
-    """Tensors that others are tied to, but those of a module that has several names."""
+    """Tensors that others are tied to, but for further names of the same tensor of the same module."""
     modules = dict(network.module.named_modules(remove_duplicate=False))
 
-    def owner(name: str) -> nn.Module | None:
-        return modules.get(network.places.get(name, "").rpartition(".")[0])
+    def held(name: str) -> tuple[nn.Module | None, str]:
+        path, _, own = network.places.get(name, "").rpartition(".")
+        return modules.get(path), own
 
     ties = ((name, tie.base) for name, tie in checkpoint.ties.items())
-    return {base for name, base in ties if name not in network.places or owner(name) != owner(base)}
+    return {base for name, base in ties if name not in network.places or held(name) != held(base)}
