@@ -14,6 +14,7 @@ from hmcompress.hmatrix.tree import tree
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
 EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED, COPIED = range(12)
+BASED = 12  # less another layer, which no matrix knows: the container decodes it
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 

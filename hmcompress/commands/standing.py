@@ -1,0 +1,82 @@
+"""A layer that is like another one of its shape, stored as what it differs by: a factor times that one, and a rest."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hmcompress.container import EncodedLayer
+from hmcompress.container.based import Based, combined, dtype_of_rest
+from hmcompress.container.payload import decode_layer
+from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix.basics.measure import reference, relative_error
+from hmcompress.layers import to_matrices
+from hmcompress.settings.config import LayerRule
+
+_PAYS = 0.99  # of the bytes by itself: what stands on another layer takes twice as long to decode
+# Of the bits of noise: what takes less has structure, by which it may run. It stands on another layer only where that
+# leaves a rest that is rounded so coarsely, and halves its bytes: structure of rests takes long to find.
+_STRUCTURED, _COARSE_REST, _HALF = 0.7, 0.3, 0.5
+_COARSEST = 0.9  # tolerance of the rest
+_TRIALS, _CLOSE = 3, 0.9995
+_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Like:
+    """A coded layer on which others may stand, and its number in the file, from 0."""
+
+    number: int
+    layer: EncodedLayer
+
+    def matrix(self) -> Tensor:
+        """The layer as it is decoded, (m, n)."""
+        return to_matrices(decode_layer(self.layer.payload, self.layer.shapes, self.layer.dtype)[0])[0]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A layer that stands on another: its payload, the rest as a matrix, and the errors of the whole."""
+
+    payload: bytes
+    rest: HMatrix
+    error: float
+    max_abs_error: float
+
+
+def standing(w: Tensor, like: Like, rule: LayerRule, effort: str, kernel: int, alone: int) -> Standing | None:
+    """The matrix w (m, n) on top of a layer, where that takes clearly less than by itself, `alone`; None elsewise."""
+    assert rule.tol is not None and rule.norm is not None
+    other, size = like.matrix(), reference(w, rule.norm)
+    factor = _factor(w, other)
+    rest = combined(other, -factor, w, dtype_of_rest(w.dtype))
+    own = reference(rest, rule.norm)
+    if not (math.isfinite(factor) and math.isfinite(own) and size > 0):
+        return None
+    tol = rule.tol * size / own if own > 0 else 1.0
+    structured = 8 * alone < -_STRUCTURED * math.log2(rule.tol) * w.numel()
+    most = alone * (_HALF if structured else _PAYS)
+    if structured and tol < _COARSE_REST:
+        return None
+    for _ in range(_TRIALS):
+        if tol >= 1:  # the other one tells enough
+            rest, tol = torch.zeros_like(rest), _COARSEST
+        matrix = compress_matrix(rest, min(tol, _COARSEST), rule.norm, effort=effort, grid=rule.grid, kernel=kernel)
+        payload = Based(like.number, factor, matrix.payload).payload()
+        if len(payload) > most:
+            return None
+        error, largest = relative_error(w, [combined(other, factor, matrix.to_dense(), w.dtype)], rule.norm, size)
+        if error <= rule.tol:
+            return Standing(payload, matrix, error, largest)
+        tol *= _CLOSE * rule.tol / error
+    return None
+
+
+def _factor(w: Tensor, other: Tensor) -> float:
+    """By which the other one comes nearest."""
+    products = squares = 0.0
+    for x, y in zip(w.reshape(-1).split(_AT_ONCE), other.reshape(-1).split(_AT_ONCE), strict=True):
+        x, y = x.double(), y.double()
+        products, squares = products + float(x @ y), squares + float(y @ y)
+    return products / squares if squares > 0 else 0.0
