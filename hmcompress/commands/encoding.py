@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint, TensorEntry
 from hmcompress.commands.likes import find_bases
-from hmcompress.commands.standing import Like, standing
+from hmcompress.commands.standing import Like, Standing, matrix_of, stacked, standing
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
@@ -23,6 +22,7 @@ from hmcompress.work.progress import Progress
 from hmcompress.work.tasks import Task
 
 EncodedPart = EncodedLayer | PackedTensor
+Coded = HMatrix | Standing
 _MANY_COMPLEX = 0.1  # of the source's bytes
 _STANDING_TAKES = 4  # times the memory of a layer by itself
 
@@ -71,7 +71,9 @@ def encode_layer(
     assert rule.tol is not None and rule.norm is not None
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
-    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    alone = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
+    slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
         tensors=(name,),
         tol=rule.tol,
@@ -82,22 +84,26 @@ def encode_layer(
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    lossy = all(matrix.method == "hmatrix" for matrix in slices)  # then every error is known, and finite
     note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
-    found = standing(matrices[0], like, rule, effort, kernel, len(payload)) if like is not None and lossy else None
-    if found is not None:  # its leaves are those of what it differs by
-        row, payload = replace(row, error=found.error, max_abs_error=found.max_abs_error), found.payload
-        row = replace(row, leaves=found.rest.leaves, max_rank=found.rest.max_rank)
     seconds, peak = time.perf_counter() - start, peak_rss_bytes()
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
+
+
+def _on_others(
+    matrices: Tensor, alone: list[HMatrix], rule: LayerRule, effort: str, kernel: int, like: Like | None
+) -> Sequence[Coded]:
+    """The same on top of other slices, or of another layer, where that takes clearly less."""
+    if like is not None:
+        return [standing(matrices[0], like, rule, effort, kernel, alone[0].nbytes) or alone[0]]
+    return stacked(matrices, alone, rule, effort) if effort != "fast" else alone
 
 
 def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
-def _method(slices: list[HMatrix]) -> str:
+def _method(slices: Sequence[Coded]) -> str:
     methods = {matrix.method for matrix in slices}
     return methods.pop() if len(methods) == 1 else "hmatrix"
 
@@ -117,7 +123,7 @@ def _encode(
     total = sum(entry.nbytes for entry in entries.values())
     known = dict(zip(first, _coded(first, rules, settings, {}, progress, (0, total)), strict=True))
     numbers = {name: number for number, name in enumerate(rules)}
-    likes = {name: Like(numbers[base], known[base]) for name, base in bases.items()}
+    likes = {name: Like(numbers[base], partial(matrix_of, known[base])) for name, base in bases.items()}
     done_bytes = sum(entry.nbytes for entry in first.values())
     rest = _coded(later, rules, settings, likes, progress, (done_bytes, total), near_end)
     for name in entries:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hmcompress.checkpoint import TensorEntry
 from hmcompress.layers import FLOATS, real_layout
@@ -40,6 +41,17 @@ def _pairs(group: Sequence[TensorEntry]) -> Iterator[tuple[str, str]]:
     if len(seen) > 1:
         names, some = list(seen), torch.stack(list(seen.values())).double().numpy()
         yield from ((names[i], names[base]) for i, base in enumerate(choose(saved_bits(some))) if base >= 0)
+
+
+def similar(matrices: Tensor) -> list[int]:
+    """Of each slice of a stack (count, m, n) the one that it may stand on, -1 for those that stand by themselves."""
+    flat = matrices.reshape(len(matrices), -1)
+    alone = [-1] * len(flat)
+    if len(flat) < 2 or not _LEAST <= flat.shape[1] <= _LARGEST:
+        return alone
+    begin = (flat.shape[1] - _SOME) // 2
+    some = flat[:_MOST, begin : begin + _SOME].double().numpy()
+    return [*choose(saved_bits(some)).tolist(), *alone[_MOST:]]
 
 
 def saved_bits(some: Array) -> Array:

@@ -1,11 +1,14 @@
 """A layer that is like another one of its shape, stored as what it differs by: a factor times that one, and a rest."""
 
 import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hmcompress.commands.likes import similar
 from hmcompress.container import EncodedLayer
 from hmcompress.container.based import Based, combined, dtype_of_rest
 from hmcompress.container.payload import decode_layer
@@ -25,24 +28,52 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Like:
-    """A coded layer on which others may stand, and its number in the file, from 0."""
+    """What others may stand on: the number of a layer in the file or of a slice in its stack, and how it is decoded."""
 
     number: int
-    layer: EncodedLayer
-
-    def matrix(self) -> Tensor:
-        """The layer as it is decoded, (m, n)."""
-        return to_matrices(decode_layer(self.layer.payload, self.layer.shapes, self.layer.dtype)[0])[0]
+    matrix: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A layer that stands on another: its payload, the rest as a matrix, and the errors of the whole."""
+    """A matrix that stands on another: its payload, the rest as a matrix, and the errors of the whole."""
 
     payload: bytes
     rest: HMatrix
     error: float
     max_abs_error: float
+    method: str = "hmatrix"
+
+    @property
+    def leaves(self) -> dict[str, int]:
+        """Those of the rest."""
+        return self.rest.leaves
+
+    @property
+    def max_rank(self) -> int:
+        """That of the rest."""
+        return self.rest.max_rank
+
+
+def matrix_of(layer: EncodedLayer) -> Tensor:
+    """A coded layer as it is decoded, (m, n)."""
+    return to_matrices(decode_layer(layer.payload, layer.shapes, layer.dtype)[0])[0]
+
+
+def stacked(matrices: Tensor, slices: Sequence[HMatrix], rule: LayerRule, effort: str) -> list[HMatrix | Standing]:
+    """The slices of a stack (count, m, n), those that are like another one on top of it where that takes less.
+
+    Those whose payload comes again cost two bytes each as they are.
+    """
+    often = Counter(matrix.payload for matrix in slices)
+    places = list({matrix.payload: i for i, matrix in enumerate(slices)}.values())
+    bases = {i: places[base] for i, base in zip(places, similar(matrices[places]), strict=True) if base >= 0}
+    found: list[HMatrix | Standing] = list(slices)
+    for i, base in bases.items():
+        if often[slices[i].payload] == 1:
+            like = Like(base, slices[base].to_dense)
+            found[i] = standing(matrices[i], like, rule, effort, 1, slices[i].nbytes) or slices[i]
+    return found
 
 
 def standing(w: Tensor, like: Like, rule: LayerRule, effort: str, kernel: int, alone: int) -> Standing | None:

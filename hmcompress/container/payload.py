@@ -68,8 +68,17 @@ def decode_layer(
     if matrix.count == 1 and is_based(payload):
         based = read_based(payload)
         return [from_matrices(based.decode(to_matrices(other(based.number))[0], real)[None], weight, dtype)]
-    slices = [HMatrix.from_payload(part, size, real).to_dense() for part in split(payload, matrix.count)]
+    slices = _decoded(split(payload, matrix.count), size, real)
     return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight, dtype)]
+
+
+def _decoded(parts: Sequence[bytes], size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:
+    """The slices of a stack, some of which may stand on others."""
+    alone = {i: HMatrix.from_payload(p, size, dtype).to_dense() for i, p in enumerate(parts) if not is_based(p)}
+    based = {i: read_based(part) for i, part in enumerate(parts) if i not in alone}
+    if any(found.number not in alone for found in based.values()):
+        raise FormatError("a slice stands on one that is not there, or stands on another: the file is damaged")
+    return [alone[i] if i in alone else based[i].decode(alone[based[i].number], dtype) for i in range(len(parts))]
 
 
 def layout_with_bias(weight: Sequence[int]) -> Layout:

@@ -1,6 +1,7 @@
 """Layers that are like others: found by few numbers, stored as what they differ by, to the same bound."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import hmcompress
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.commands.encoding import encode_layer
 from hmcompress.commands.likes import choose, find_bases, saved_bits
-from hmcompress.commands.standing import Like
+from hmcompress.commands.standing import Like, matrix_of
 from hmcompress.container import CompressedFile
 from hmcompress.container.based import is_based
-from hmcompress.container.payload import decode_layer
-from hmcompress.hmatrix import measure_error
+from hmcompress.container.payload import decode_layer, join
+from hmcompress.hmatrix import compress_matrix, measure_error
 from hmcompress.settings.config import LayerRule
 
 
@@ -81,7 +82,7 @@ def test_layers_of_any_size_are_compared(size):
 def test_the_bound_holds_and_is_used(norm, dtype):
     first, second = (w.to(dtype) for w in apart(2, 0.1).values())
     rule = LayerRule(match="*", tol=2e-2, norm=norm)
-    like = Like(0, encode_layer("first", first, rule))
+    like = Like(0, partial(matrix_of, encode_layer("first", first, rule)))
     alone, layer = encode_layer("second", second, rule), encode_layer("second", second, rule, like=like)
     assert is_based(layer.payload) and len(layer.payload) < 0.75 * len(alone.payload)
     decoded = decode_layer(layer.payload, [(96, 64)], dtype, lambda number: like.matrix())[0]
@@ -144,6 +145,34 @@ def test_a_layer_with_structure_stays_one_where_another_one_tells_little_more():
     x = torch.linspace(0, 1, 64)
     kernels = [1 / ((x[:, None] - x[None]).abs() + scale / 64) for scale in (1.0, 1.05)]
     rule = LayerRule(match="*", tol=1e-3, norm="fro")
-    like = Like(0, encode_layer("first", kernels[0], rule))
+    like = Like(0, partial(matrix_of, encode_layer("first", kernels[0], rule)))
     alone, layer = encode_layer("second", kernels[1], rule), encode_layer("second", kernels[1], rule, like=like)
     assert not is_based(layer.payload) or 2 * len(layer.payload) < len(alone.payload)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_slices_that_are_like_others_stand_on_them_and_keep_the_bound_each(dtype):
+    experts = torch.stack([*apart(6, 0.1).values(), noise(96, 64, seed=70)]).to(dtype)
+    rule = LayerRule(match="*", tol=2e-2, norm="fro")
+    layer = encode_layer("experts", experts, rule)
+    apart_bytes = sum(len(encode_layer("expert", w, rule).payload) for w in experts)
+    assert len(layer.payload) < 0.7 * apart_bytes
+    decoded = decode_layer(layer.payload, [tuple(experts.shape)], dtype)[0]
+    errors = [measure_error(w, q)[0] for w, q in zip(experts, decoded, strict=True)]
+    assert max(errors) <= rule.tol and layer.row.error == max(errors)
+
+
+def test_stacks_of_noise_and_fast_ones_are_as_they_were():
+    rule, stack = LayerRule(match="*", tol=2e-2, norm="fro"), torch.stack(list(apart(3, 0.1).values()))
+    for tensor, effort in ((noise(3, 96, 64), "default"), (stack, "fast")):
+        layer = encode_layer("stack", tensor, rule, effort)
+        slices = [compress_matrix(w, rule.tol, effort=effort).payload for w in tensor]
+        assert layer.payload == join(slices)
+
+
+def test_slices_that_come_again_cost_two_bytes_and_others_may_stand_on_them():
+    first, *others = apart(4, 0.1).values()
+    rule = LayerRule(match="*", tol=2e-2, norm="fro")
+    once, often = (len(encode_layer("s", torch.stack([*others, *[first] * times]), rule).payload) for times in (2, 6))
+    assert often == once + 2 * 4
+    assert once < 0.9 * sum(len(encode_layer("s", w, rule).payload) for w in (first, *others))

@@ -10,6 +10,7 @@ from container_files import encode, read
 from hmcompress.coding.buffer import Writer
 from hmcompress.container import CompressedFile, FileInfo, FileWriter, LayerRow
 from hmcompress.container.based import Based, combined, read_based
+from hmcompress.container.payload import decode_layer, join
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.codecs import BASED
@@ -91,3 +92,21 @@ def test_it_has_no_other_form_that_runs():
 def test_a_row_names_no_more_than_its_own_tensor(tmp_path):
     file = write(tmp_path / "f", standing(0))
     assert [row.name for row in file.layers] == ["first", "second"] and isinstance(file.layers[1], LayerRow)
+
+
+def slices(*payloads: bytes) -> list[torch.Tensor]:
+    return list(decode_layer(join(payloads), [(len(payloads), *SHAPE)], torch.float32)[0])
+
+
+def test_slices_stand_on_slices_before_and_behind_them():
+    alone = compress_matrix(noise(0), 1e-2)
+    rest = compress_matrix(noise(1), 1e-3).to_dense()
+    expected = combined(alone.to_dense(), 0.5, rest, torch.float32)
+    for back in (slices(alone.payload, standing(0)), slices(standing(1), alone.payload)[::-1]):
+        assert torch.equal(back[0], alone.to_dense()) and torch.equal(back[1], expected)
+
+
+@pytest.mark.parametrize("number", [1, 2, 1 << 40])
+def test_slices_that_stand_on_none_are_refused(number):
+    with pytest.raises(FormatError, match="a slice stands on one that is not there"):
+        slices(compress_matrix(noise(0), 1e-2).payload, standing(number))
