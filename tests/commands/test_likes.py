@@ -117,6 +117,20 @@ def test_layers_of_an_encoder_take_fewer_bytes_and_keep_their_bounds(tmp_path):
         assert (w - q).norm() <= 1e-2 * w.norm()
 
 
+def test_a_model_of_such_layers_runs_and_is_decompressed(tmp_path):
+    layers = [nn.Linear(256, 256, bias=False) for _ in range(3)]
+    for layer, w in zip(layers, apart(3, 0.2, (256, 256)).values(), strict=True):
+        layer.weight = nn.Parameter(w)
+    source, file = saved(nn.Sequential(*layers).state_dict(), tmp_path / "m.pt"), tmp_path / "m.hmc.safetensors"
+    hmcompress.compress(source, file, tol=0.1)  # so coarsely that other forms than dense are looked for
+    model = hmcompress.load_model(file, nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(3))))
+    back = hmcompress.load_state_dict(file)
+    hmcompress.decompress(file, tmp_path / "back.pt")
+    restored = torch.load(tmp_path / "back.pt", weights_only=True)
+    for same in (model.state_dict(), restored):
+        assert all(torch.equal(back[name], w) for name, w in same.items()) and len(same) == 3
+
+
 def test_files_do_not_depend_on_the_number_of_jobs(tmp_path):
     source = saved(apart(12, 0.2, (160, 256)) | {"x": noise(160, 256, seed=50)}, tmp_path / "m.pt")
     for jobs in (1, 2):
