@@ -22,6 +22,7 @@ _SOME = 8  # lines looked at
 _ROUNDS, _STARTS = 12, (0.5, 1.5, 3.0)  # of the search; first frequencies of slow lines, in radians over the line
 _FINE, _AT_ONCE = 0.25, 1 << 18  # of the tolerance, an error that ends the search; entries of lines searched together
 _RIDGE = 1e-10
+_APART, _UNEVEN = 0.05, 4.0  # radians over the line by which frequencies differ; the largest gap over the least
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Sinusoids:
         return Sinusoids(self.length, self.frequencies[where], self.cosines[where], self.sines[where])
 
     def variety(self) -> float:
-        """How many frequencies there are for each line that are not those of whole waves."""
-        waves = self.frequencies * self.length / (2 * np.pi)
-        some = np.abs(waves - np.rint(waves)) > 0.02
-        return len(np.unique(np.rint(waves[some] / 0.02))) / len(waves)
+        """How many frequencies there are for each line; 0 where they lie evenly, as those of transforms do."""
+        places = np.unique(np.rint(self.frequencies * self.length / _APART)) if self.length else np.zeros(0)
+        gaps = np.diff(places)
+        uneven = len(gaps) > 1 and gaps.max() > _UNEVEN * gaps.min()
+        return len(places) / len(self.frequencies) if uneven else 0.0
 
 
 def find_sinusoids(w: torch.Tensor, tol: float) -> tuple[Sinusoids, bool] | None:
