@@ -77,7 +77,15 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
 
 
 def _entry(path: Path, name: str, tensor: LazyTensor) -> TensorEntry:
-    return TensorEntry(name, tensor.shape, tensor.dtype, tensor.nbytes, partial(_load, path, name, tensor))
+    load = partial(_load, path, name, tensor)
+    return TensorEntry(name, tensor.shape, tensor.dtype, tensor.nbytes, load, partial(_glance, tensor))
+
+
+def _glance(tensor: LazyTensor, count: int) -> torch.Tensor | None:
+    try:
+        return tensor.glance(count)
+    except SourceError:  # said where the tensor is loaded
+        return None
 
 
 def _load(path: Path, name: str, tensor: LazyTensor) -> torch.Tensor:

@@ -3,9 +3,9 @@
 import mmap
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ class Blob(Protocol):
         """Bytes start to start + count as a new uint8 tensor."""
         ...
 
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        """The same without a check of them, or None where that would take as long as to read all."""
+        ...
+
 
 class MemoryBlob:
     """Bytes that a pickle carried inline."""
@@ -36,6 +40,9 @@ class MemoryBlob:
     def read(self, start: int, count: int) -> torch.Tensor:
         return torch.from_numpy(np.frombuffer(self._data, np.uint8, count, start).copy())
 
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        return self.read(start, count)
+
 
 class FileBlob:
     """A range of a file; the file is opened for each read, so that thousands of shards need no handles."""
@@ -45,12 +52,18 @@ class FileBlob:
         self._unchecked_crc = crc
 
     def read(self, start: int, count: int) -> torch.Tensor:
+        return self._read(start, count, self._check_crc)
+
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        return self._read(start, count, lambda file, out: None)
+
+    def _read(self, start: int, count: int, check: Callable[[BinaryIO, torch.Tensor], None]) -> torch.Tensor:
         out = torch.empty(count, dtype=torch.uint8)
         try:
             with open(self._path, "rb", buffering=0) as file:
                 file.seek(self._start + start)
                 _fill(file, out)
-                self._check_crc(file, out)
+                check(file, out)
         except OSError as error:
             raise SourceError(f"cannot be read any more ({error.strerror or error})") from error
         return out
@@ -103,6 +116,9 @@ class DeflatedBlob:
             target[position : position + len(chunk)] = np.frombuffer(chunk, np.uint8)
             position += len(chunk)
         return out
+
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        return None
 
     def _spooled(self) -> mmap.mmap:
         try:

@@ -11,12 +11,17 @@ import torch
 from hmcompress.geometry import View
 
 
+def _nothing(count: int) -> None:
+    """No values."""
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """A tensor that is stored once.
 
     `load()` reads it from the source: a contiguous CPU tensor of `shape` and `dtype`, a fresh copy at each call.
-    It raises SourceError where the source is damaged or has changed.
+    It raises SourceError where the source is damaged or has changed. `glance(count)` reads so many values from its
+    middle, unchecked, or returns None where that would take as long as to load all.
     """
 
     name: str
@@ -24,6 +29,7 @@ class TensorEntry:
     dtype: torch.dtype
     nbytes: int
     load: Callable[[], torch.Tensor] = field(repr=False, compare=False)
+    glance: Callable[[int], torch.Tensor | None] = field(default=_nothing, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

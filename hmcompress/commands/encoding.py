@@ -2,24 +2,29 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hmcompress.checkpoint import Checkpoint
+from hmcompress.checkpoint import Checkpoint, TensorEntry
+from hmcompress.commands.likes import find_bases
+from hmcompress.commands.standing import Like, Standing, matrix_of, stacked, standing
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
 from hmcompress.settings.config import LayerRule, Settings
 from hmcompress.work.memory import peak_rss_bytes
-from hmcompress.work.parallel import in_order
+from hmcompress.work.parallel import in_order, nothing
 from hmcompress.work.progress import Progress
 from hmcompress.work.tasks import Task
 
 EncodedPart = EncodedLayer | PackedTensor
+Coded = HMatrix | Standing
 _MANY_COMPLEX = 0.1  # of the source's bytes
+_STANDING_TAKES = 4  # times the memory of a layer by itself
 
 
 def encode_weights(
@@ -55,13 +60,20 @@ def encode_rest(
     return _encode(checkpoint, {}, done, settings, progress, near_end)
 
 
-def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "default") -> EncodedLayer:
-    """Code a tensor as a layer; each slice of a stack keeps the tolerance by itself."""
+def encode_layer(
+    name: str, tensor: Tensor, rule: LayerRule, effort: str = "default", like: Like | None = None
+) -> EncodedLayer:
+    """Code a tensor as a layer; each slice of a stack keeps the tolerance by itself.
+
+    like: another layer, of the same shape, on which this one may stand.
+    """
     start = time.perf_counter()
     assert rule.tol is not None and rule.norm is not None
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
-    slices = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    alone = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
+    slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
         tensors=(name,),
         tol=rule.tol,
@@ -72,18 +84,26 @@ def encode_layer(name: str, tensor: Tensor, rule: LayerRule, effort: str = "defa
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    lossy = all(matrix.method == "hmatrix" for matrix in slices)  # then every error is known, and finite
     note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
     seconds, peak = time.perf_counter() - start, peak_rss_bytes()
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
 
 
+def _on_others(
+    matrices: Tensor, alone: list[HMatrix], rule: LayerRule, effort: str, kernel: int, like: Like | None
+) -> Sequence[Coded]:
+    """The same on top of other slices, or of another layer, where that takes clearly less."""
+    if like is not None:
+        return [standing(matrices[0], like, rule, effort, kernel, alone[0].nbytes) or alone[0]]
+    return stacked(matrices, alone, rule, effort) if effort != "fast" else alone
+
+
 def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
-def _method(slices: list[HMatrix]) -> str:
+def _method(slices: Sequence[Coded]) -> str:
     methods = {matrix.method for matrix in slices}
     return methods.pop() if len(methods) == 1 else "hmatrix"
 
@@ -96,16 +116,48 @@ def _encode(
     progress: Progress,
     near_end: Callable[[], None],
 ) -> Iterator[EncodedPart]:
-    entries = [entry for name, entry in checkpoint.entries.items() if name not in done]
-    total, so_far = sum(entry.nbytes for entry in entries), 0
-    tasks = (Task(e.nbytes, e.load, _work(e.name, rules.get(e.name), settings.effort)) for e in entries)
-    for entry, part in zip(entries, in_order(tasks, settings.jobs, apart=True, near_end=near_end), strict=True):
+    entries = {name: entry for name, entry in checkpoint.entries.items() if name not in done}
+    bases = {} if settings.effort == "fast" else find_bases(entries, rules)
+    first = {name: entries[name] for name in bases.values()}
+    later = {name: entry for name, entry in entries.items() if name not in first}
+    total = sum(entry.nbytes for entry in entries.values())
+    known = dict(zip(first, _coded(first, rules, settings, {}, progress, (0, total)), strict=True))
+    numbers = {name: number for number, name in enumerate(rules)}
+    likes = {name: Like(numbers[base], partial(matrix_of, known[base])) for name, base in bases.items()}
+    done_bytes = sum(entry.nbytes for entry in first.values())
+    rest = _coded(later, rules, settings, likes, progress, (done_bytes, total), near_end)
+    for name in entries:
+        yield known.pop(name) if name in known else next(rest)
+    yield from rest  # nothing is left, which it has to notice
+
+
+def _coded(
+    entries: Mapping[str, TensorEntry],
+    rules: Mapping[str, LayerRule],
+    settings: Settings,
+    likes: Mapping[str, Like],
+    progress: Progress,
+    done: tuple[int, int],
+    near_end: Callable[[], None] = nothing,
+) -> Iterator[Any]:
+    """The parts of these tensors in their order; done: bytes before them, and of all."""
+    so_far, total = done
+    tasks = (
+        Task(
+            e.nbytes * (_STANDING_TAKES if name in likes else 1),
+            e.load,
+            _work(name, rules.get(name), settings.effort, likes.get(name)),
+        )
+        for name, e in entries.items()
+    )
+    parts = in_order(tasks, settings.jobs, apart=True, near_end=near_end)
+    for entry, part in zip(entries.values(), parts, strict=True):
         so_far += entry.nbytes
         progress(entry.name, so_far, total)
         yield part
 
 
-def _work(name: str, rule: LayerRule | None, effort: str) -> Callable[[Tensor], EncodedPart]:
+def _work(name: str, rule: LayerRule | None, effort: str, like: Like | None) -> Callable[[Tensor], EncodedPart]:
     if rule is None:
         return partial(pack_tensor, name, effort=effort)
-    return partial(encode_layer, name, rule=rule, effort=effort)
+    return partial(encode_layer, name, rule=rule, effort=effort, like=like)

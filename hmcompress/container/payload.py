@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
+from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout
+from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout, to_matrices
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
@@ -46,8 +47,17 @@ def _distance(reader: Reader, most: int) -> int:
     return distance
 
 
-def decode_layer(payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-    """Decode a weight of shape shapes[0], and its bias (rows,) where a second shape is given. Raises FormatError."""
+def _nothing(number: int) -> Tensor:
+    raise FormatError("a layer stands on one that stands on another: the file is damaged")
+
+
+def decode_layer(
+    payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, other: Other = _nothing
+) -> list[Tensor]:
+    """Decode a weight of shape shapes[0], and its bias (rows,) where a second shape is given. Raises FormatError.
+
+    other: of the layer of this number, the weight, which has the same shape and dtype.
+    """
     weight = shapes[0]
     if len(shapes) == 2:
         matrix = layout_with_bias(weight)
@@ -55,8 +65,20 @@ def decode_layer(payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]],
         return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].contiguous()]
     matrix = real_layout(weight, dtype)
     size, real = (matrix.rows, matrix.cols), REAL_PARTS.get(dtype, dtype)
-    slices = [HMatrix.from_payload(part, size, real).to_dense() for part in split(payload, matrix.count)]
+    if matrix.count == 1 and is_based(payload):
+        based = read_based(payload)
+        return [from_matrices(based.decode(to_matrices(other(based.number))[0], real)[None], weight, dtype)]
+    slices = _decoded(split(payload, matrix.count), size, real)
     return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight, dtype)]
+
+
+def _decoded(parts: Sequence[bytes], size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:
+    """The slices of a stack, some of which may stand on others."""
+    alone = {i: HMatrix.from_payload(p, size, dtype).to_dense() for i, p in enumerate(parts) if not is_based(p)}
+    based = {i: read_based(part) for i, part in enumerate(parts) if i not in alone}
+    if any(found.number not in alone for found in based.values()):
+        raise FormatError("a slice stands on one that is not there, or stands on another: the file is damaged")
+    return [alone[i] if i in alone else based[i].decode(alone[based[i].number], dtype) for i in range(len(parts))]
 
 
 def layout_with_bias(weight: Sequence[int]) -> Layout:

@@ -52,6 +52,7 @@ class CompressedFile:
         self._begin = dict(zip((row.name for row in self.layers), self._begins(), strict=True))
         self.layer_of = {name: row for row in self.layers for name in row.tensors}
         self.views_of: dict[str, list[str]] = {}  # by their base
+        self._last_other = (-1, torch.empty(0))  # the layer on which others stand that was decoded last
         for name, view in self.index.info.views.items():
             self.views_of.setdefault(view.base, []).append(name)
 
@@ -110,7 +111,28 @@ class CompressedFile:
         with self._decoding(row.name, self._nbytes(row.tensors)):
             if not self.checksum_holds(row):
                 raise FormatError("its checksum does not hold: the file is damaged")
-            return dict(zip(row.tensors, decode_layer(self.payload(row), shapes, dtype), strict=True))
+            tensors = decode_layer(self.payload(row), shapes, dtype, partial(self._other, row))
+            return dict(zip(row.tensors, tensors, strict=True))
+
+    def _other(self, row: LayerRow, number: int) -> Tensor:
+        """The weight of the layer of this number, on which `row` stands; several in a row may stand on one."""
+        known, weight = self._last_other
+        if known != number:
+            weight = self._standing_alone(row, number)
+            self._last_other = number, weight
+        return weight
+
+    def _standing_alone(self, row: LayerRow, number: int) -> Tensor:
+        """Raises FormatError where that is no layer that others of this shape may stand on."""
+        if number >= len(self.layers):
+            raise FormatError("it stands on a layer that is not there: the file is damaged")
+        other = self.layers[number]
+        (dtype, shape), own = ((self.index.dtypes[r.name], self.index.shapes[r.name]) for r in (other, row))
+        if len(other.tensors) > 1 or (dtype, shape) != own:
+            raise FormatError(f"it stands on {other.name}, which has another shape: the file is damaged")
+        if not self.checksum_holds(other):
+            raise FormatError(f"the checksum of {other.name}, on which it stands, does not hold: the file is damaged")
+        return decode_layer(self.payload(other), [shape], dtype)[0]
 
     def load_untouched(self, name: str) -> Tensor:
         """Read a tensor that was not coded as a layer. Raises FormatError."""

@@ -8,12 +8,14 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
 from hmcompress.hmatrix.grids import compact, product, weighted
-from hmcompress.hmatrix.patterns import copied, interpolated, lattice, listed, short_floats, tiles, trellis
+from hmcompress.hmatrix.patterns import copied, interpolated, lattice, listed, short_floats, sinusoids, tiles, trellis
 from hmcompress.hmatrix.tree import tree
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
 EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED, COPIED = range(12)
+BASED = 12  # less another layer, which no matrix knows: the container decodes it
+SINUSOIDS = 13
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 
@@ -59,6 +61,7 @@ CODECS: dict[int, Decoder] = {
     SHORT_FLOATS: short_floats.decode,
     LISTED: _decode_listed,
     COPIED: _decode_copied,
+    SINUSOIDS: sinusoids.decode,
 }
 
 

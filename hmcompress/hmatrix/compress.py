@@ -33,6 +33,7 @@ from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
+from hmcompress.hmatrix.tune_sinusoids import tune_sinusoids
 
 Array = np.ndarray
 _PLAIN = Candidate(PLAIN_LEAF)
@@ -93,7 +94,10 @@ def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int
 
 
 def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: int) -> HMatrix | None:
-    best = _arranged(request, grid, kernel)
+    waves, is_sure = tune_sinusoids(request) or (None, False)
+    if is_sure:
+        return waves
+    best = min(filter(None, (_arranged(request, grid, kernel), waves)), key=lambda matrix: matrix.nbytes, default=None)
     if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
     found = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
-from hmcompress.hmatrix.codecs import INTERPOLATED
+from hmcompress.hmatrix.codecs import BASED, INTERPOLATED
 from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
 from hmcompress.hmatrix.tree.order import Order, Permuted
 from hmcompress.hmatrix.tree.tree import TreeBody
@@ -58,8 +58,10 @@ class Ordered:
 
 def read(payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool) -> Ordered | None:
     """The payload of a (m, n) matrix, its last column the bias where `has_bias`; None where that cannot be parted, or
-    where every entry is stored as it was. Raises FormatError.
+    where every entry is stored as it was, or on top of another layer. Raises FormatError.
     """
+    if payload[:1] == bytes([BASED]):
+        return None
     if payload[:1] == bytes([INTERPOLATED]):
         found = read_predicted(bytes(payload[1:]), shape)
         bias = torch.from_numpy(found.column(shape[1] - 1)) if has_bias else None

@@ -29,12 +29,12 @@ def workers(jobs: int | None) -> int:
     return jobs or os.cpu_count() or 1
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Nobody wants to know."""
 
 
 def in_order(
-    tasks: Iterable[Task], jobs: int | None = None, *, apart: bool = False, near_end: Callable[[], None] = _nothing
+    tasks: Iterable[Task], jobs: int | None = None, *, apart: bool = False, near_end: Callable[[], None] = nothing
 ) -> Iterator[Any]:
     """The results of the tasks, in their order, whatever `jobs` is; the first exception ends it.
 

@@ -1,19 +1,22 @@
-"""Writes golden/version_1.hmc.safetensors and its decoded tensors: `python tests/container/make_golden.py`.
+"""Writes the golden files that are not there and their decoded tensors: `python tests/container/make_golden.py`.
 
 A golden file is frozen once its format version is released: every later release must decode it to the same bits.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from container_files import read, write
 from safetensors.torch import save_file
 
+from hmcompress import compress
 from hmcompress.geometry import View
 
 GOLDEN = Path(__file__).parent / "golden"
 COMPRESSED = GOLDEN / "version_1.hmc.safetensors"
 DECODED = GOLDEN / "version_1.safetensors"
+STANDING, STANDING_DECODED = GOLDEN / "standing.hmc.safetensors", GOLDEN / "standing.safetensors"
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -44,11 +47,35 @@ INFO = {
 }
 
 
+def standing() -> dict[str, torch.Tensor]:
+    """Layers that are like the first of their dtype."""
+    generator = torch.Generator().manual_seed(4)
+    first = torch.randn(64, 64, generator=generator)
+    rest = (0.1 * torch.randn(64, 64, generator=generator) for _ in range(4))
+    likes = [first, *(first + noise for noise in rest)]
+    return {
+        f"{name}.{i}": w.to(dtype)
+        for name, dtype in (("single", torch.float32), ("double", torch.float64), ("half", torch.bfloat16))
+        for i, w in enumerate(likes)
+    }
+
+
+def write_standing(path: Path) -> None:
+    """A file in which layers stand on others."""
+    with TemporaryDirectory() as folder:
+        save_file(standing(), f"{folder}/layers.safetensors")
+        compress(f"{folder}/layers.safetensors", path, tol=2e-2)
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    write(COMPRESSED, tensors(), VIEWS, force=True, **INFO)
-    decoded = {name: tensor.clone() for name, tensor in read(COMPRESSED).items()}
-    save_file(decoded, DECODED)
+    if not COMPRESSED.exists():
+        write(COMPRESSED, tensors(), VIEWS, force=True, **INFO)
+    if not STANDING.exists():
+        write_standing(STANDING)
+    for file, back in ((COMPRESSED, DECODED), (STANDING, STANDING_DECODED)):
+        if not back.exists():
+            save_file({name: tensor.clone() for name, tensor in read(file).items()}, back)
 
 
 if __name__ == "__main__":

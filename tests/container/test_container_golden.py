@@ -1,15 +1,18 @@
 """Files of released format versions decode for ever to the bits they decoded to then."""
 
+import pytest
 import torch
 from container_files import read
-from make_golden import COMPRESSED, DECODED, INFO, VIEWS
+from make_golden import COMPRESSED, DECODED, INFO, STANDING, STANDING_DECODED, VIEWS, standing
 from safetensors.torch import load_file
 
 from hmcompress.container import CompressedFile
+from hmcompress.container.based import is_based
 
 
-def test_golden_file_decodes_to_the_same_bits():
-    back, expected = read(COMPRESSED), load_file(DECODED)
+@pytest.mark.parametrize(("file", "decoded"), [(COMPRESSED, DECODED), (STANDING, STANDING_DECODED)])
+def test_golden_file_decodes_to_the_same_bits(file, decoded):
+    back, expected = read(file), load_file(decoded)
     assert back.keys() == expected.keys()
     for name, tensor in expected.items():
         assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor), name
@@ -23,3 +26,11 @@ def test_golden_file_still_says_what_it_said():
         "noise.weight", "kernel.weight", "low_rank.weight", "dead.weight", "stack", "half.weight", "zero.weight",
     ]  # fmt: skip
     assert all(row.error <= 0.01 and row.crc32 > 0 for row in file.layers)
+
+
+def test_golden_file_of_standing_layers_has_some_of_each_type():
+    file, back, original = CompressedFile.open(STANDING), read(STANDING), standing()
+    based = [row.name for row in file.layers if is_based(file.payload(row))]
+    assert sorted({name.split(".")[0] for name in based}) == ["double", "half", "single"] and len(based) == 12
+    for name, w in original.items():
+        assert (back[name].double() - w.double()).norm() <= 0.02 * w.double().norm()

@@ -63,6 +63,10 @@ def matrices() -> dict[str, HMatrix]:
         "copied_diagonals": compress_matrix(triangle + triangle.T, 1e-2),
         "copied_antidiagonals": compress_matrix((triangle - triangle.T).flip(1), 1e-2),
         "waves": compress_matrix(waves, 1e-3),
+        "sinusoids": compress_matrix(
+            torch.sin(torch.outer(torch.arange(64), 2.7 ** -torch.linspace(0, 4, 40)) + 1), 1e-3
+        ),
+        "sinusoids_by_rows": compress_matrix(torch.cos(torch.outer(2.7 ** -torch.linspace(0, 4, 40), x * 95)), 1e-2),
         "group_codes_of_scales": compress_matrix(codes.mul(scales[..., None]).reshape(32, 256), 1e-4),
     }
 
