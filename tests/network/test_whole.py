@@ -11,7 +11,7 @@ from small_networks import outputs_settings, saved
 
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.problem import Problem, pose
-from hmcompress.network.joint import whole_quantise
+from hmcompress.network.joint import smallest, whole_quantise
 from hmcompress.network.joint.whole import Whole, numbers
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
@@ -77,7 +77,7 @@ def test_projections_of_many_samples_stand_for_all_outputs() -> None:
 
 
 def test_forces_take_fewer_bytes_than_by_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_quantise, "_MOST", 3)
+    monkeypatch.setattr(smallest, "_WORK", {"default": 4e10})
     ours = compressed("forces", tmp_path, "default")
     assert 0.4e-2 < ours.record.error <= 1e-2  # of 72 bytes: few integers, by which errors jump
     assert nbytes(ours) < 0.8 * nbytes(compressed("forces", tmp_path, "fast"))
