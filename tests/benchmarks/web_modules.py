@@ -39,6 +39,41 @@ class Residual(nn.Module):
         return self.last(y)
 
 
+class Applied(nn.Module):
+    """One block with a skip connection, applied four times."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = nn.Linear(2, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sin(self.first(x))
+        for _ in range(4):
+            y = y + torch.sin(self.block(y))
+        return self.last(y)
+
+
+class Solver(nn.Module):
+    """Motion by a learned right-hand side: two steps of the classical Runge-Kutta method."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (2, WIDTH, WIDTH, 2)
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
+
+    def slope(self, y: Tensor) -> Tensor:
+        return self.layers[2](torch.tanh(self.layers[1](torch.tanh(self.layers[0](y)))))
+
+    def forward(self, y: Tensor) -> Tensor:
+        for _ in range(2):
+            y = runge_kutta(self.slope, y, 0.5)
+        return y
+
+
 class Rough(nn.Module):
     """Fast sines with skip connections (Sitzmann et al. 2020)."""
 
@@ -127,6 +162,20 @@ def pendulum(x: Tensor) -> Tensor:
     return torch.stack([x[:, 1], -1.5 * torch.sin(3 * x[:, 0])], 1)
 
 
+def runge_kutta(slope: Callable[[Tensor], Tensor], y: Tensor, h: float) -> Tensor:
+    a = slope(y)
+    b = slope(y + h / 2 * a)
+    c = slope(y + h / 2 * b)
+    return y + h / 6 * (a + 2 * b + 2 * c + slope(y + h * c))
+
+
+def motion(y: Tensor) -> Tensor:
+    """Of the pendulum, after a unit of time."""
+    for _ in range(20):
+        y = runge_kutta(pendulum, y, 0.05)
+    return y
+
+
 def wells(x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.clone().requires_grad_()
@@ -139,6 +188,8 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "Gated": waves,
     "Hamiltonian": pendulum,
     "Pairs": wells,
+    "Applied": waves,
+    "Solver": motion,
     "Rough": waves,
 }
 
