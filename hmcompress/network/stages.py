@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.middle import compressed, middle_network
+from hmcompress.network.joint.middle import Middle, compressed, middle_network
 from hmcompress.network.joint.origin import Origin, origins_of
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.vectors import coded
@@ -30,6 +30,7 @@ class SmallNetworks:
 
     subject: Subject
     in_vain: bool = False
+    middle: Middle | None = None  # that a search before this one has found
 
     def smallest(self, settings: Settings, measured: Measure) -> Trial | None:
         """Of those that hold by `measured`, where the settings and the network allow any."""
@@ -63,6 +64,8 @@ class SmallNetworks:
         def with_others(parts: Parts) -> float:
             return measured(parts | beside)
 
+        if beside:  # which may have other values now, with which a middle network was learned
+            self.middle = None
         found = self._joint(origin, settings, with_others)
         if found is None and isinstance(origin, Web) and not (problem.order or problem.network.repeated):
             found = self._middle(origin, settings, with_others)
@@ -101,7 +104,9 @@ class SmallNetworks:
     def _middle(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""
         problem, progress, tick = self.subject.problem, self.subject.progress, _fitting(self.subject.progress)
-        middle = middle_network(problem, origin, settings.tol, settings.effort, tick)
+        middle = self.middle
+        if middle is None or not middle.holds(problem, settings.tol):
+            middle = self.middle = middle_network(problem, origin, settings.tol, settings.effort, tick)
         tick(1.0)
         if middle is None:
             return None

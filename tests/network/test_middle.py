@@ -17,8 +17,11 @@ from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.linearised import StackAt
+from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, tensors_of
+from hmcompress.network.layerwise.subject import Subject
+from hmcompress.work.progress import silent
 
 SIZES = [2, 48, 48, 1]
 
@@ -103,6 +106,38 @@ def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> Non
     assert matrices["net.2.weight"].shape == (48, 49)
     assert not matrices["net.2.weight"][16:].any() and not matrices["net.2.weight"][:, 16:48].any()
     assert max(problem.errors(problem.held_out, tensors_of(problem.network, matrices))) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("errors", "rounds"),
+    [([0.9], 1), ([1.2, 1.1, 1.05, 0.92], 4), ([1.2, 1.15, 1.1], 3), ([3.0], 1), ([1.05] * 6, 6)],
+    ids=["holds", "near", "not near enough", "hopeless", "never"],
+)
+def test_learning_goes_on_as_long_as_it_may_hold(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, errors: list[float], rounds: int
+) -> None:
+    network, data = learner(problem)
+    left, taken = [1e-2 * e for e in errors], list[int]()
+    monkeypatch.setattr(middle, "descend", lambda *args, **kwargs: taken.append(1))
+    monkeypatch.setattr(middle.Middle, "error", lambda *args: left[len(taken) - 1])
+    found = middle._holding(problem, network, data, 1e-2)
+    assert (found is not None) == (errors[-1] < middle._FITS)
+    assert len(taken) == rounds
+
+
+def test_a_network_that_still_holds_is_not_learned_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, few = learner(problem)
+    descend(network, few, 10, 30)
+    known, calls = middle.as_middle(problem.network, network), list[float]()
+    data = prepare(problem, stack(SIZES), "default")
+    subject = Subject(problem, stack(SIZES), data, Guard.of(problem, data, 1e-2), silent)
+    monkeypatch.setattr(stages, "middle_network", lambda problem, origin, tol, *args: calls.append(tol))
+    monkeypatch.setattr(stages, "search", lambda *args: None)
+    small = stages.SmallNetworks(subject, middle=known)
+    error = known.error(problem)
+    for tol in (1.1 * error / middle._FITS, 0.9 * error / middle._FITS):
+        small._middle(chains_in(problem), outputs_settings(tol=tol), lambda parts: 0.0)
+    assert calls == [0.9 * error / middle._FITS]
 
 
 def test_narrower_network_is_never_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sixteen: None) -> None:

@@ -37,7 +37,8 @@ _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
 _RUNS = 4  # times as many multiplications of a module that is run on all samples
 _PRODUCTS = 80
 _FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
-_STEPS, _DAMPING = (20, 20, 20), 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
+_STEPS, _DAMPING = 20, 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
+_ROUNDS, _MORE, _NEARLY = 3, 3, 1.08  # of these, and further ones where the error over the tolerance comes near enough
 _HOPELESS = ((math.inf, 2.5), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
@@ -50,6 +51,14 @@ class Middle:
 
     network: Network
     places: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def error(self, problem: Problem) -> float:
+        """Of the outputs on held-out points."""
+        return max(replace(problem, network=self.network).errors(problem.held_out, {}))
+
+    def holds(self, problem: Problem, tol: float) -> bool:
+        """With something left for its weights to be coded in."""
+        return self.error(problem) < _FITS * tol
 
 
 def middle_network(
@@ -122,13 +131,13 @@ class _Learner:
 
 def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> Middle | None:
     """What holds on held-out points, of small weights."""
-    for steps in _STEPS:
-        descend(small, data, steps, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
+    for k in range(_ROUNDS + _MORE):
+        descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
         middle = as_middle(problem.network, small)
-        held = max(replace(problem, network=middle.network).errors(problem.held_out, {})) / tol
-        if held < _FITS:
+        if middle.holds(problem, tol):
             return middle
-        if held > _HOPELESS[isinstance(small, SmallWeb)][-1]:
+        held = middle.error(problem) / tol
+        if held > (_HOPELESS[isinstance(small, SmallWeb)][-1] if k + 1 < _ROUNDS else _NEARLY):
             return None
     return None
 
