@@ -11,6 +11,7 @@ from hmcompress.network.joint.linearised import Linearised, Single, Weights, in_
 from hmcompress.network.joint.small import Data, SmallNetwork
 
 _TRIES = 6
+_MORE = 4.0  # times the damping at the first failure, and that times as much at each further one
 _LEAST_DAMPING = 1e-7  # single precision carries no more
 _MOMENTUM = 0.95  # of the last step: where the next one's conjugate gradients begin (Martens 2010)
 _RESIDUAL = 1e-4  # of squares, at which conjugate gradients end
@@ -90,9 +91,9 @@ class _Descent:
             self._set([w + v for w, v in zip(before, moves, strict=True)])
             after = self.weight * float((self.network.wanted - self.network.outputs()).pow(2).sum())
             if after + price.value(self._joined([layer.matrix for layer in layers])) < target:
-                self.damping, self.last = max(self.damping / 4, _LEAST_DAMPING), moves
+                self.damping, self.last = max(self.damping / _MORE, _LEAST_DAMPING), moves
                 return after, True
-            self.damping *= 4
+            self.damping *= _MORE ** (k + 1)
         self._set(before)
         return error, False
 
