@@ -19,13 +19,13 @@ from hmcompress.settings.config import load_settings
 
 WIDTH, STEPS, RATE = 64, 6000, 2e-3
 TOL, FINE = 1e-2, 1e-3
-_FAST = 10.0
 
 
 class Residual(nn.Module):
     """Sines with a skip connection around each hidden layer."""
 
     inputs = 2
+    fast = 1.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class Residual(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.sin(self.first(x))
+        y = torch.sin(self.fast * self.first(x))
         for block in self.blocks:
-            y = y + torch.sin(block(y))
+            y = y + torch.sin(self.fast * block(y))
         return self.last(y)
 
 
@@ -74,24 +74,16 @@ class Solver(nn.Module):
         return y
 
 
-class Rough(nn.Module):
+class Rough(Residual):
     """Fast sines with skip connections (Sitzmann et al. 2020)."""
 
-    inputs = 2
+    fast = 10.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(2, WIDTH), nn.Linear(WIDTH, 1)
-        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
         nn.init.uniform_(self.first.weight, -0.5, 0.5)
         for block in self.blocks:
-            nn.init.uniform_(block.weight, -((6 / WIDTH) ** 0.5) / _FAST, (6 / WIDTH) ** 0.5 / _FAST)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.sin(_FAST * self.first(x))
-        for block in self.blocks:
-            y = y + torch.sin(_FAST * block(y))
-        return self.last(y)
+            nn.init.uniform_(block.weight, -((6 / WIDTH) ** 0.5) / self.fast, (6 / WIDTH) ** 0.5 / self.fast)
 
 
 class Gated(nn.Module):

@@ -53,7 +53,7 @@ class Single(ABC):
 
 
 def in_single(network: SmallNetwork, data: Data) -> Single:
-    """A copy of one stack, or of a web whose derivatives are those by its layers. Raises NetworkError."""
+    """A copy of one stack, or of a web. Raises NetworkError where its module cannot be copied."""
     if isinstance(network, SmallWeb):
         return SingleWeb.of(network, data)
     assert isinstance(network, SmallStacks)

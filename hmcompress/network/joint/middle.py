@@ -134,9 +134,9 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> M
     for k in range(_ROUNDS + _MORE):
         descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
         middle = as_middle(problem.network, small)
-        if middle.holds(problem, tol):
-            return middle
         held = middle.error(problem) / tol
+        if held < _FITS:
+            return middle
         if held > (_HOPELESS[isinstance(small, SmallWeb)][-1] if k + 1 < _ROUNDS else _NEARLY):
             return None
     return None
