@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.middle import Middle, compressed, middle_network
 from hmcompress.network.joint.origin import Origin, origins_of
 from hmcompress.network.joint.smallest import smallest_joint
@@ -110,6 +111,9 @@ class SmallNetworks:
         tick(1.0)
         if middle is None:
             return None
+        learned = smallest_learned(problem, origin, settings, middle, measured)
+        if learned is not None:
+            return learned
         own = replace(problem, network=middle.network)
         data = prepare(own, self.subject.tensors, settings.effort)
         budget = budget_of(own, cost_of(own, data), settings.effort)

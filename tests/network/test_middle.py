@@ -1,5 +1,6 @@
 """The way between the joint stage and the passes: some tens of neurons learn the outputs, the passes compress them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 from small_networks import outputs_settings, saved, stack
 
+import hmcompress.network.joint.learned as learned
 import hmcompress.network.joint.middle as middle
+import hmcompress.network.joint.widening as widening
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.network import NetworkResult, compress_network, pose
@@ -16,10 +19,14 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
 from hmcompress.network.joint.krylov import descend
+from hmcompress.network.joint.learned import smallest_learned
+from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.linearised import StackAt
+from hmcompress.network.joint.widening import widened
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import prepare
-from hmcompress.network.layerwise.propagate import Knobs, tensors_of
+from hmcompress.network.layerwise.propagate import Knobs, Parts, tensors_of
+from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.work.progress import silent
 
@@ -78,23 +85,44 @@ def test_a_wider_network_is_tried_where_a_narrow_one_does_not_learn(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []
-    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 1.5 * rate_share(problem, 16)))
-    monkeypatch.setattr(middle._Learner, "learned", lambda learner, hidden: tried.append(hidden))
+
+    def not_learned(learner: middle._Learner, hidden: int) -> None:
+        tried.append(hidden)
+        learner.error = 1.4
+
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    monkeypatch.setattr(middle._Learner, "learned", not_learned)
     assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
-    assert len(tried) == 2 and tried[0] == middle._HIDDEN[0] < tried[1]
+    assert tried == [12, 16, 20, 24]  # half of the original's
 
 
-def rate_share(problem: Problem, hidden: int) -> float:
-    """Weights of a network of this width for each byte of the linearised rate."""
-    rate = middle.rate_limit_bytes(problem.network, problem.calibration.points.pairs(middle.LIMIT_ROWS), 1e-2)
-    return middle.inner_weights(chains_in(problem), hidden) / rate
+def test_none_is_tried_where_the_rate_asks_for_more_than_half(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (1e9, 1e9))
+    monkeypatch.setattr(middle._Learner, "learned", lambda learner, hidden: pytest.fail("tried"))
+    assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
+
+
+def test_a_wider_network_begins_with_what_a_narrow_one_has_learned(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow, data = learner(problem, 4)
+    minimise(narrow, data, 20, damping=1.0)
+    wide, _ = learner(problem, 12)
+    before = wide.error(data)
+    widened(narrow, wide)
+    assert narrow.error(data) < wide.error(data) < before  # the other neurons are hardly heard, but they are
+    monkeypatch.setattr(widening, "_WHISPER", 0.0)
+    silent_ones, _ = learner(problem, 12)
+    torch.testing.assert_close(widened(narrow, silent_ones).outputs(data), narrow.outputs(data))
 
 
 @pytest.fixture
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of sixteen neurons a layer are tried, whatever the rate says."""
     monkeypatch.setattr(middle, "_HIDDEN", (16,))
-    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0,))
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
 
 
 def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> None:
@@ -106,6 +134,41 @@ def test_layers_sit_in_the_first_neurons(problem: Problem, sixteen: None) -> Non
     assert matrices["net.2.weight"].shape == (48, 49)
     assert not matrices["net.2.weight"][16:].any() and not matrices["net.2.weight"][:, 16:48].any()
     assert max(problem.errors(problem.held_out, tensors_of(problem.network, matrices))) < 1e-2
+
+
+def held_out_error(problem: Problem) -> Callable[[Parts], float]:
+    def measured(parts: Parts) -> float:
+        tensors = tensors_of(problem.network, {name: part.dense() for name, part in parts.items()})
+        return max(problem.errors(problem.held_out, tensors))
+
+    return measured
+
+
+def test_forms_of_a_learned_network_are_smaller_than_passes_over_it(problem: Problem, sixteen: None) -> None:
+    settings, chains, measured = (
+        outputs_settings(tol=1e-3, effort="default"),
+        chains_in(problem),
+        held_out_error(problem),
+    )
+    found = middle.middle_network(problem, chains, 1e-3, "default", lambda share: None)
+    assert found is not None
+    form = smallest_learned(problem, chains, settings, found, measured)
+    assert form is not None and 3e-4 < measured(form.parts) == form.error <= 1e-3
+    own = replace(problem, network=found.network)
+    data = prepare(own, stack(SIZES), "default")
+    passes = search(
+        lambda knobs: middle.compressed(problem.network, found, data, knobs), measured, 1e-3, 14, lambda done: None
+    )
+    assert passes is not None and form.nbytes < 0.8 * passes.nbytes
+
+
+def test_networks_of_many_weights_are_left_to_passes(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _ = learner(problem)
+    monkeypatch.setattr(learned, "_WORK", {"default": 1e6})
+    monkeypatch.setattr(learned, "_pruned", lambda *args: pytest.fail("begun"))
+    known = middle.as_middle(problem.network, network)
+    settings = outputs_settings(effort="default")
+    assert smallest_learned(problem, chains_in(problem), settings, known, lambda parts: 0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -132,6 +195,7 @@ def test_a_network_that_still_holds_is_not_learned_again(problem: Problem, monke
     data = prepare(problem, stack(SIZES), "default")
     subject = Subject(problem, stack(SIZES), data, Guard.of(problem, data, 1e-2), silent)
     monkeypatch.setattr(stages, "middle_network", lambda problem, origin, tol, *args: calls.append(tol))
+    monkeypatch.setattr(stages, "smallest_learned", lambda *args: None)
     monkeypatch.setattr(stages, "search", lambda *args: None)
     small = stages.SmallNetworks(subject, middle=known)
     error = known.error(problem)

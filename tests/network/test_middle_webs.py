@@ -74,7 +74,8 @@ def test_conjugate_gradients_learn_what_the_module_computes(name: str) -> None:
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of eight neurons are tried, whatever the rate says, which learn on few samples."""
     monkeypatch.setattr(middle, "_HIDDEN", (8,))
-    monkeypatch.setattr(middle, "_ROWS", 1024)
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 1024)
 
 
 def narrower(problem: Problem, tol: float = 2e-2) -> middle.Middle | None:

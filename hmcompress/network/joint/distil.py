@@ -21,7 +21,7 @@ from hmcompress.network.joint.web import Web
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network
 
-_ROWS = 8192  # samples, where the source has no end
+LEARNED_ROWS = 8192  # samples, where the source has no end
 _STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
 _CONSTANT = 1e-6  # share of the largest step below which a coordinate has none
 
@@ -44,7 +44,7 @@ def chains_of(problem: Problem) -> Chains | None:
         return None
 
 
-def learning_data(problem: Problem, chains: Learned, count: int = _ROWS) -> tuple[Data, Tensor]:
+def learning_data(problem: Problem, chains: Learned, count: int = LEARNED_ROWS) -> tuple[Data, Tensor]:
     """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
 
     Calibration points, and more of the same distribution where the source has no end.

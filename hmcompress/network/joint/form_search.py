@@ -21,6 +21,7 @@ _FIRST = (1.0, 1e9)  # how firmly exponents are held together
 _EVEN = 0.5  # power of the mean of distortions that are more even
 _MANY = 200  # weights above which each form takes so long that there is no time for many
 _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
+_DRAWN = 0.4  # times that level, of the first of few forms
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
 _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form is begun again; times, at least
@@ -114,6 +115,15 @@ class FormSearch:
                 if abs(gap) < _CLOSE:
                     break
 
+    def draw(self, work: float) -> None:
+        """Some forms of even distortions from scratch, each nearer the tolerance, until so much work is done."""
+        knobs = LayerKnobs(self.level * _DRAWN, holding=_FIRST[0], power=_EVEN)
+        for _ in range(_SETTLING):
+            gap = self._gap(self._scratch(knobs))
+            if abs(gap) < _CLOSE or self.work > work:
+                return
+            knobs = replace(knobs, level=knobs.level * math.exp(gap if gap > 0 else 2 * gap))
+
     def _scratch(self, knobs: LayerKnobs) -> float:
         return self._add(Quantised.of(self.network), [knobs] * len(self.network.layers))
 
@@ -187,16 +197,14 @@ class FormSearch:
 
     def _add(self, begun: Quantised, knobs: Sequence[LayerKnobs]) -> float:
         """The error of a further form, or at which it was given up."""
-        sizes = [int(layer.live.sum()) for layer in self.network.layers]
-        for k in range(len(begun.grids), len(sizes)):
-            self.work += multiplications(_JACOBIANS, self.data, sum(sizes[k:]), self.network.each)
+        self.work += form_work(self.network, self.data, len(begun.grids))
         found = quantised(begun, self.data, self.level, knobs, (_HOPELESS * self.goal) ** 2)
         self.lost = self.lost + 1 if found is None else 0
         if found is None:
             return _HOPELESS * self.tol
-        moves = IntegerMoves(found.network, found.grids, self.data, _BIT * self.goal**2 / sum(sizes))
+        moves = IntegerMoves(found.network, found.grids, self.data, _BIT * self.goal**2 / self.network.weights())
         moves.descend()
-        self.work += multiplications(moves.rounds, self.data, sum(sizes), self.network.each)
+        self.work += multiplications(moves.rounds, self.data, self.network.weights(), self.network.each)
         size = about(self.original, moves.network.layers, moves.grids)
         neurons = living(embedded(self.original, moves.network, moves.grids).values()) if self.slim else 0
         self.forms.append(QuantisedForm(size, self.measured(moves.network), found, moves, neurons))
@@ -213,6 +221,12 @@ class FormSearch:
     def reordered(self, form: QuantisedForm) -> Trial:
         """A form with its neurons in whatever order costs the least."""
         return form.trial(reordered(self.original, form.moved.network, form.moved.grids))
+
+
+def form_work(network: SmallNetwork, data: Data, done: int = 0) -> float:
+    """Multiplications to quantise a network but for its first layers, roughly."""
+    sizes = [int(layer.live.sum()) for layer in network.layers]
+    return sum(multiplications(_JACOBIANS, data, sum(sizes[k:]), network.each) for k in range(done, len(sizes)))
 
 
 def multiplications(steps: int, data: Data, weights: int, each: float = 0.0) -> float:

@@ -19,6 +19,7 @@ from hmcompress.network.joint.origin import Origin, fresh, inner_weights
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.web import Web
+from hmcompress.network.joint.widening import narrow_learned, widened
 from hmcompress.network.layerwise.coded import Weighted
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
@@ -27,19 +28,19 @@ from hmcompress.network.model.modules import Activation, Stack
 from hmcompress.network.model.network import Network, in_precision, own_tensors
 
 _HIDDEN = (12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # neurons of a hidden layer
-_WEIGHTS_PER_BYTE = (5.0, 11.0)  # of the linearised rate: how many learn the function, and where they do not, how many
-_WEB_PER_BYTE = 2.0  # of a web, at first, where sums and products carry neurons further
-_POWER, _AIMED = 1.2, 0.9  # of the weights, by which errors fall, about; error over the tolerance that is aimed at
+_WEIGHTS_PER_BYTE = (3.5, 2.0)  # of the linearised rate, at first; of a web, where neurons do more
+_POWER = (2.0, 1.2)  # of the weights, by which errors fall, about; of a web
+_AIMED = 0.9  # error over the tolerance that is aimed at
 _LEAST_GROWTH, _MOST_GROWTH = 1.3, 2.5  # of the weights, from one width to the next
 _FAR = 1.6  # times the weights of the widest, of which it is not tried any more
-_ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
+MIDDLE_ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
 _RUNS = 4  # times as many multiplications of a module that is run on all samples
 _PRODUCTS = 80
-_FIRST = ((4096, 40, 1.0), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
+_FIRST = ((4096, 40, 1e-2), (8192, 20, 1e-5))  # samples, steps at most and damping, until it is learned
 _STEPS, _DAMPING = 20, 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
 _ROUNDS, _MORE, _NEARLY = 3, 3, 1.08  # of these, and further ones where the error over the tolerance comes near enough
-_HOPELESS = ((math.inf, 2.5), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
+_HOPELESS = ((10.0, 1.6), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -51,6 +52,7 @@ class Middle:
 
     network: Network
     places: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    small: SmallNetwork  # the same, in units of the tolerance's norm on so many samples
 
     def error(self, problem: Problem) -> float:
         """Of the outputs on held-out points."""
@@ -70,22 +72,23 @@ def middle_network(
     """
     learner = _Learner(problem, origin, tol, _WORK[effort], tick)
     try:
-        if isinstance(origin, Web):
-            return _of_growing_width(learner)
-        return next((found for h in _widths(problem, origin, tol) if (found := learner.learned(h)) is not None), None)
+        return _of_growing_width(learner)
     except (NetworkError, RuntimeError):  # in single precision, or twice differentiated, not all modules run
         return None
 
 
 def _of_growing_width(learner: "_Learner") -> Middle | None:
-    """Of a web, whose rate says little: each width is told by the error that the one before has left."""
-    weights, wanted = _weights(learner.origin), _WEB_PER_BYTE * _rate(learner.problem, learner.tol)
+    """Each width is told by the error that the one before has left."""
+    per_byte = _WEIGHTS_PER_BYTE[isinstance(learner.origin, Web)]
+    weights, wanted = _weights(learner.origin), per_byte * _rate(learner.problem, learner.tol)
     most = max(weights.values(), default=0)
+    if wanted > _FAR * most:
+        return None
     while (hidden := next((h for h, w in weights.items() if w >= min(wanted, most)), None)) is not None:
         found = learner.learned(hidden)
         if found is not None or weights[hidden] == most or math.isinf(learner.error):
             return found
-        needed = weights[hidden] * (learner.error / _AIMED) ** (1 / _POWER)
+        needed = weights[hidden] * (learner.error / _AIMED) ** (1 / _POWER[isinstance(learner.origin, Web)])
         if needed > _FAR * most:
             return None
         wanted = min(max(needed, _LEAST_GROWTH * weights[hidden]), _MOST_GROWTH * weights[hidden])
@@ -102,9 +105,10 @@ class _Learner:
     work: float  # samples times weights
     tick: Callable[[float], None]
     error: float = math.inf  # over the tolerance, that the first steps of the last one left
+    last: SmallNetwork | None = None  # with which the next one begins
 
     def __post_init__(self) -> None:
-        self.data, self.scale = learning_data(self.problem, self.origin, _ROWS)
+        self.data, self.scale = learning_data(self.problem, self.origin, MIDDLE_ROWS)
 
     def learned(self, hidden: int) -> Middle | None:
         """A network of some width, unless it does not learn the outputs or would take too long."""
@@ -114,6 +118,8 @@ class _Learner:
         if _LEAST_ROWS * small.weights() > size or size * small.weights() > self.work:
             self.error = math.inf
             return None
+        narrow = self.last or narrow_learned(self.origin, data, self.scale, hidden, self.tol)
+        small = self.last = widened(narrow, small)
         for k, (rows, steps, damping) in enumerate(_FIRST):
             error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
             self.tick((k + 1) / 4)
@@ -142,13 +148,6 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> M
     return None
 
 
-def _widths(problem: Problem, origin: Origin, tol: float) -> list[int]:
-    """Neurons of a hidden layer: as many as the linearised rate asks for, where that is half of the original's."""
-    rate, weights = _rate(problem, tol), _weights(origin)
-    found = (next((h for h, w in weights.items() if w >= each * rate), None) for each in _WEIGHTS_PER_BYTE)
-    return sorted({hidden for hidden in found if hidden is not None})
-
-
 def _rate(problem: Problem, tol: float) -> float:
     return rate_limit_bytes(problem.network, problem.calibration.points.pairs(LIMIT_ROWS), tol)
 
@@ -173,7 +172,8 @@ def as_middle(network: Network, small: SmallNetwork) -> Middle:
             own_rows = np.arange(rows.stop - rows.start) if layer.rows is None else layer.rows.numpy()
             columns = np.arange(layer.inputs) if layer.columns is None else layer.columns.numpy()
             places[own.weight] = own_rows, columns
-    return Middle(_of_web(network, small) if isinstance(small, SmallWeb) else _of_chain(network, small), places)
+    narrow = _of_web(network, small) if isinstance(small, SmallWeb) else _of_chain(network, small)
+    return Middle(narrow, places, small)
 
 
 def _of_chain(network: Network, small: SmallNetwork) -> Network:

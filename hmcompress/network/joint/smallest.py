@@ -12,7 +12,7 @@ from typing import Any
 from hmcompress.network.bound.error import block_errors
 from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.distil import learning_data, with_outputs
+from hmcompress.network.joint.distil import LEARNED_ROWS, learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.origin import Origin, fresh, inner_weights, patience, widths_of
@@ -120,11 +120,12 @@ class JointStage:
     tol: float
     work: float
     slim: bool = False
+    rows: int = LEARNED_ROWS
 
     def __post_init__(self) -> None:
         largest = self.problem.settings.tolerance == "max"
-        self._fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
-        self.data, self.scale = learning_data(self.problem, self.origin)
+        self.fit_tol = self.tol * (_MAX if largest else 1.0)  # of the relative L2 error that is minimised
+        self.data, self.scale = learning_data(self.problem, self.origin, self.rows)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, self.origin, held.points.pairs(len(held.points)), self.scale)
         self.done = 0.0
@@ -195,7 +196,7 @@ class JointStage:
     def _fitted(self, hidden: int, seed: int) -> Fit:
         """A network of some width and first weights."""
         network = fresh(self.origin, self.data, self.scale, hidden, seed)
-        goal, enough = (_FIT_GOAL * self._fit_tol) ** 2, _FIT_ENOUGH * self._fit_tol
+        goal, enough = (_FIT_GOAL * self.fit_tol) ** 2, _FIT_ENOUGH * self.fit_tol
         coarse = network.weights() > _FEW and self.tol >= _COARSE
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
@@ -211,7 +212,7 @@ class JointStage:
         if wary:
             error, more = self._fit(network, len(self.data), steps, **options)
             work += more
-        held = self._error(network) / self.tol
+        held = self.error(network) / self.tol
         hopeless = error <= enough and held > _FAILED
         return Fit(network, max(error / enough, held), work, wary, hopeless)
 
@@ -238,22 +239,22 @@ class JointStage:
         """The networks under a price and without what is not worth it, where that leaves the tolerance."""
         found = [self._candidate(fit) for fit in fitting]
         self.done += sum(work for _, work in found)
-        return [c for c, _ in found if c.network.weights() and self._error(c.network) < self.tol]
+        return [c for c, _ in found if c.network.weights() and self.error(c.network) < self.tol]
 
     def _candidate(self, fit: Fit) -> tuple[FormSearch, float]:
         network, level, work = fit.network, 0.0, 0.0
         holding = (network, level)
         for steps, share in _ROUNDS:
             network.unwind()
-            level = _SHARE * self._fit_tol**2 / max(network.weights(), 1)
+            level = _SHARE * self.fit_tol**2 / max(network.weights(), 1)
             rows = self._rows(fit, network, _ROUND_ROWS)
             error, more = self._fit(network, rows, steps, Price.of(network.layers, level))
             work += more
-            if error < self._fit_tol:
+            if error < self.fit_tol:
                 holding = (network.clone(), level)
             if share:
                 network.prune(share)
-        if self._error(network) >= self.tol:  # without what was pruned last it no longer holds
+        if self.error(network) >= self.tol:  # without what was pruned last it no longer holds
             network, level = holding
         if self.slim:
             network, more = self._slimmer(fit, network, level)
@@ -262,7 +263,7 @@ class JointStage:
         least = _FORM_ROWS // _LIGHTER if network.each > _HEAVY else _FORM_ROWS
         data = self.data.first(self._rows(fit, network, least, _FORM_ROWS_PER_WEIGHT))
         own, slim = self.problem.network, self.slim
-        return FormSearch(own, network, level, data, self._error, self.tol, self._fit_tol, slim), work
+        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, slim), work
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""
@@ -273,12 +274,12 @@ class JointStage:
                 break
             error, more = self._fit(other, rows, _DROP_STEPS, Price.of(other.layers, level))
             work += more
-            if error > _FIT_ENOUGH * self._fit_tol:
+            if error > _FIT_ENOUGH * self.fit_tol:
                 break
             network = other
         return network, work
 
-    def _error(self, network: SmallNetwork) -> float:
+    def error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""
         kind = self.problem.settings.tolerance
         each = self._held.outputs.shape[1] // self._held.blocks

@@ -1,0 +1,69 @@
+"""The smallest form of a network that has learned the outputs already, where its weights are few enough for it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, form_work
+from hmcompress.network.joint.least_squares import Price, minimise
+from hmcompress.network.joint.middle import MIDDLE_ROWS, Middle
+from hmcompress.network.joint.origin import Origin
+from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.smallest import JointStage
+from hmcompress.network.layerwise.propagate import Parts
+from hmcompress.network.layerwise.trial import LIMIT, Trial
+from hmcompress.settings.config import Settings
+
+_ROWS_PER_WEIGHT = 8
+_ROUNDS, _STEPS = (0.03, 0.03, 0.0), 10  # shares below which weights go, each after so many steps under a price
+_SHARE = 0.5  # of the squared tolerance that the price counts on
+_WORK = {"default": 1.5e12, "max": 1.5e13}  # multiplications after which no further form is begun
+_DEAREST = 1.5  # times that, for the first one
+
+
+def smallest_learned(
+    problem: Problem,
+    origin: Origin,
+    settings: Settings,
+    middle: Middle,
+    measured: Callable[[Parts], float],
+) -> Trial | None:
+    """The smallest form of a middle network whose decoded layers hold the tolerance by `measured`, or None.
+
+    Passes over that network take less work, and two or three times the bytes.
+    """
+    slim, work = settings.slim == "prefer", _WORK[settings.effort]
+    stage = JointStage(problem, origin, settings.tol, work, slim, MIDDLE_ROWS)
+    if form_work(middle.small, _few(stage, middle.small)) > _DEAREST * work:
+        return None
+    search = _pruned(stage, middle.small.clone())
+    search.draw(work)
+    trials = (_held(search, form, measured) for form in sorted(search.holding(), key=lambda form: form.cost))
+    return next((trial for trial in trials if trial is not None), None)
+
+
+def _few(stage: JointStage, network: SmallNetwork) -> Data:
+    return stage.data.first(_ROWS_PER_WEIGHT * network.weights())
+
+
+def _held(search: FormSearch, form: QuantisedForm, measured: Callable[[Parts], float]) -> Trial | None:
+    """A form with its neurons in a good order, if it holds by all that is measured."""
+    if measured(search.embedded(form)) > LIMIT * search.tol:
+        return None
+    trial = search.reordered(form)
+    error = measured(trial.parts)
+    return replace(trial, error=error) if error <= LIMIT * search.tol else None
+
+
+def _pruned(stage: JointStage, network: SmallNetwork) -> FormSearch:
+    """Without weights that are not worth their price."""
+    network.unwind()
+    level = 0.0
+    for share in _ROUNDS:
+        level = _SHARE * stage.fit_tol**2 / max(network.weights(), 1)
+        minimise(network, _few(stage, network), _STEPS, Price.of(network.layers, level))
+        if share:
+            network.prune(share)
+    network.compact()
+    own, data = stage.problem.network, _few(stage, network)
+    return FormSearch(own, network, level, data, stage.error, stage.tol, stage.fit_tol, stage.slim)
