@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from hmcompress.checkpoint.calls import check_key
+from hmcompress.checkpoint.calls import check_key, traced_module
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.limits import MAX_NAME
-from hmcompress.checkpoint.modules import traced_module
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.element_types import dtype_name

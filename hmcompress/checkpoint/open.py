@@ -14,15 +14,15 @@ from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
 from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
+from hmcompress.checkpoint.script_module import is_torchscript
 from hmcompress.checkpoint.shards import MAX_INDEX, is_index, open_folder, open_index
-from hmcompress.checkpoint.sniff import foreign_kind, is_text
+from hmcompress.checkpoint.sniff import ZIP, foreign_kind, is_text
 from hmcompress.checkpoint.torch_package import is_package, open_torch_package
-from hmcompress.checkpoint.torchscript import is_torchscript, open_torchscript
+from hmcompress.checkpoint.torchscript import open_torchscript
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
 
 _HEAD = 4096
-_ZIP = b"PK\3\4"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
 
 _EXPORTED = re.compile(r"serialized_exported_program\.json$|^models/|(^|/)aotinductor/")
@@ -102,7 +102,7 @@ def _open_weights(path: Path) -> Opened:
     head = _head(path)
     if not head:
         raise SourceError("is an empty file; save or download it again")
-    if head.startswith(_ZIP):
+    if head.startswith(ZIP):
         return _open_archive(Archive(path))
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)

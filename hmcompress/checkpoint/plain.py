@@ -12,6 +12,7 @@ from hmcompress.checkpoint.modules import module_slots, module_state
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
 from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_config_value
 from hmcompress.checkpoint.optimizers import with_numbered_state
+from hmcompress.checkpoint.sniff import is_file_in_bytes
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
@@ -21,7 +22,6 @@ _AS_THEY_ARE = (
     np.generic, LazyTensor, NumpyArray, SparseTensor,
 )  # fmt: skip
 _LISTED = 3
-_MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
 _MAX_VISITS = 4  # foreign objects often refer to each other in all directions
 
 
@@ -105,7 +105,7 @@ class Plainer:
         self.notes.add(place, why)
 
     def _bytes(self, value: bytes | bytearray, place: str) -> Any:
-        if value.startswith(b"PK\3\4") or (value[:1] == b"\x80" and value[-1:] == b"." and len(value) > _MUCH):
+        if is_file_in_bytes(value):
             self.notes.add(
                 place, "a file in bytes (torch.save, pickle?), which is not opened; save what it holds alone"
             )

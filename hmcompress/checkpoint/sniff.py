@@ -3,8 +3,10 @@
 import string
 from dataclasses import dataclass
 
+ZIP = b"PK\3\4"
 _TEXT = frozenset(string.printable.encode())
 _BLANKS = b" \r\n\t\xef\xbb\xbf"  # and a byte order mark
+_MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
 _PROTOBUF = frozenset(b"\x12\x1a\x22\x32\x3a\x42")  # what may follow the version in front of an exported graph
 
 
@@ -60,3 +62,8 @@ def is_text(head: bytes) -> bool:
         if error.start < len(head) - 8:
             return False
     return sum(byte in _TEXT or byte >= 0x80 for byte in head) == len(head)
+
+
+def is_file_in_bytes(data: bytes | bytearray) -> bool:
+    """Whether bytes among plain values look like a saved model themselves."""
+    return data.startswith(ZIP) or (data[:1] == b"\x80" and data[-1:] == b"." and len(data) > _MUCH)
