@@ -9,10 +9,19 @@ from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
 from hmcompress.checkpoint.numpy_values import ArrayInPickle
 from hmcompress.checkpoint.script_module import state_in_bytes
 from hmcompress.checkpoint.sniff import ZIP, is_file_in_bytes
-from hmcompress.checkpoint.standins import Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.checkpoint.standins import (
+    Converted,
+    Global,
+    LeftBehind,
+    NumpyArray,
+    QuantizedTensor,
+    SparseTensor,
+    StandIn,
+)
 from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
+_TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of parts
 _CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 
@@ -82,7 +91,9 @@ class _Walk:
             self._budget.spend(len(prefix))
             if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
                 self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
-            elif isinstance(_unwrapped(tensor), (LazyTensor, SparseTensor, dict)):  # a dict: made of parts
+            elif isinstance(
+                _unwrapped(tensor), (LazyTensor, QuantizedTensor, SparseTensor, dict)
+            ):  # a dict: made of parts
                 self.state[prefix + name] = tensor
             else:
                 self._skip(prefix + name, _what(tensor))
@@ -138,7 +149,7 @@ def _loose(value: Any) -> str | None:
         return value.why
     if isinstance(value, ArrayInPickle) and isinstance(value.content, NumpyArray):
         return "a numpy array among the attributes of a module, which is not part of its state dict"
-    if isinstance(value, Converted) and isinstance(value.value, dict):
+    if isinstance(value, QuantizedTensor) or (isinstance(value, Converted) and isinstance(value.value, dict)):
         return "a quantized tensor, or one made of parts, among the attributes of a module"
     if isinstance(value, (bytes, bytearray)) and is_file_in_bytes(value):
         return "a file in bytes (torch.save, pickle?) among the attributes of a module, which is not opened"

@@ -34,6 +34,11 @@ _FOREIGN = (
     _Known((b"\x89hdf\r\n",), "is an HDF5 file (Keras?), not a PyTorch model; convert it first"),
     _Known((b"gguf",), "is a GGUF file, quantised already; compress the original PyTorch or safetensors model"),
     _Known((b"tfl3",), "is a TensorFlow Lite model, not a PyTorch model; convert it first", 4),
+    _Known((b"matlab 5.0 mat-file",), "is a MATLAB file, not a PyTorch model; save its arrays with torch.save"),
+    _Known(
+        (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"),
+        "is zlib-compressed (joblib?); load it with joblib and save what it holds with torch.save",
+    ),
     _Known((b"\x93numpy",), "is a single numpy array; save it with torch.save(torch.from_numpy(array), FILE)"),
     _Known((b"%pdf",), "is a PDF document, not a model"),
     _Known((b"\x7felf",), "is a program, not a model"),

@@ -20,8 +20,9 @@ from hmcompress.work.parallel import in_order
 from hmcompress.work.progress import Progress, silent
 from hmcompress.work.tasks import Task
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".model")
 SAFETENSORS_SUFFIX = ".safetensors"
+_OF_TENSORS = ("tensor", "tensors", "array", "quantized", "sparse", "dict")  # nodes of a nest
 MAX_COPIES = 1 << 28  # bytes to which a small file's views may be expanded
 
 
@@ -73,8 +74,8 @@ def decompress(
     safetensors source: returns a line on what is lacking. `slim` writes the network without its dead neurons, see
     `slimming`. Raises FormatError, OutputError; NetworkError where a file to be slimmed does not name its network.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+    name = Path(output).name.lower()
+    if not name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)):
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
     check_output(output, force, (file,))
     if slim:
@@ -82,7 +83,7 @@ def decompress(
 
         return write_slim(file, output, force, progress)
     compressed = CompressedFile.open(file)
-    if suffix == SAFETENSORS_SUFFIX:
+    if name.endswith(SAFETENSORS_SUFFIX):
         _check_copies(compressed, output)
         with atomic_write(output, force) as target:
             _write_plain(compressed, target, jobs, progress)
@@ -154,7 +155,9 @@ def _holds_values(node: Any) -> bool:
         return node is not None
     if "$" not in node:
         return any(map(_holds_values, node.values()))
-    return node["$"] not in ("tensor", "tensors", "array", "sparse", "dict") or _holds_values(node.get("v"))
+    return node["$"] not in ("tensor", "tensors", "array", "quantized", "sparse", "dict") or _holds_values(
+        node.get("v")
+    )
 
 
 def _check_copies(compressed: CompressedFile, output: str | os.PathLike) -> None:

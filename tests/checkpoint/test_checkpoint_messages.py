@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+import zlib
 from functools import partial
 
 import numpy as np
@@ -68,6 +69,8 @@ def test_what_is_no_path_is_told(tmp_path, monkeypatch):
         (gzip.compress(b"x" * 100, mtime=0), "gunzip"),
         (b"BZh91AY&SY", "bunzip2"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+        (b"MATLAB 5.0 MAT-file, Platform: posix" + bytes(90), "MATLAB"),
+        (zlib.compress(b"x" * 100), "joblib"),
         (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
         (b"\x80\x03}q\x00X\x01\x00\x00\x00wcjoblib.numpy_pickle\nNumpyArrayWrapper\n" + bytes(50), "joblib"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "single numpy array"),
