@@ -104,10 +104,10 @@ def _open_weights(path: Path) -> Opened:
         raise SourceError("is an empty file; save or download it again")
     if head.startswith(ZIP):
         return _open_archive(Archive(path))
+    if looks_like_safetensors(head, path.stat().st_size):  # first: the length of its header may be any two bytes
+        return open_safetensors(path)
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
-    if looks_like_safetensors(head, path.stat().st_size):
-        return open_safetensors(path)
     return _open_pickle(path, head)
 
 

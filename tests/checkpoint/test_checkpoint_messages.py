@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -268,3 +269,10 @@ def test_a_saved_file_inside_a_pickle_is_told(tmp_path, save):
     save({"w": torch.ones(30)}, inner)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"lr": 0.1, "attributes": inner.getvalue()}))
     assert "attributes: a file in bytes (torch.save, pickle?), which is not opened" in message(tmp_path / "model.pkl")
+
+
+@pytest.mark.parametrize("length", [0x0178, 0x9C78, 0x8B1F])
+def test_a_header_whose_length_reads_as_another_format_is_that_of_safetensors(tmp_path, length):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode().ljust(length)
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", length) + header + bytes(8))
+    assert open_checkpoint(tmp_path / "m.safetensors").names == ("w",)
