@@ -1,6 +1,7 @@
 """The weights metric: every tensor by itself, a pure function of its name, its values and the settings."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from hmcompress.work.tasks import Task
 EncodedPart = EncodedLayer | PackedTensor
 Coded = HMatrix | Standing
 _MANY_COMPLEX = 0.1  # of the source's bytes
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of one of many layers
 _FIRST = 256  # numbers, of which one tells that most tensors are no masks
 _STANDING_TAKES = 4  # times the memory of a layer by itself
 
@@ -47,7 +49,8 @@ def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
     if nbytes < _MANY_COMPLEX * checkpoint.source_bytes:
         return ()
     named = f"{kept[0].name} and {len(kept) - 1} more complex tensors" if len(kept) > 1 else kept[0].name
-    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule that names complex tensors bounds them too",)
+    rule = f'{{match: "{_NUMBER.sub("*", kept[0].name)}"}}'
+    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule bounds them too: layers: [{rule}] in --config",)
 
 
 def encode_rest(
