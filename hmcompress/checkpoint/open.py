@@ -23,6 +23,7 @@ from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
 
 _HEAD = 4096
+_TOLD = 3  # names in a message
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
 
 _EXPORTED = re.compile(r"serialized_exported_program\.json$|^models/|(^|/)aotinductor/")
@@ -122,7 +123,11 @@ def _open_archive(archive: Archive) -> Opened:
         raise SourceError("is a Keras model, not a PyTorch model; convert it first")
     inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
     if inner:
-        raise SourceError(f"is a zip archive that contains {excerpt(archive.root + inner[0])}; unpack it first")
+        largest = sorted(inner, key=archive.stored_bytes, reverse=True)[
+            :_TOLD
+        ]  # agents of stable-baselines3 have three
+        told = ", ".join(excerpt(archive.root + name) for name in largest)
+        raise SourceError(f"is a zip archive that contains {told}; unpack it first")
     raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
 
 

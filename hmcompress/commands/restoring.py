@@ -1,7 +1,8 @@
 """From a compressed file back to tensors, to the saved object, or to an ordinary checkpoint."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import unpack_nest
+from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import StoredPart
@@ -36,7 +38,7 @@ def load_state_dict(
     """
     compressed = CompressedFile.open(file)
     if prefix is None:
-        return load_named(compressed, compressed.names, jobs, progress)
+        return _with_versions(load_named(compressed, compressed.names, jobs, progress), compressed, ())
     start = prefix.rstrip(".") + "."
     names = [name for name in compressed.names if name.startswith(start)]
     if not names:
@@ -44,7 +46,21 @@ def load_state_dict(
         raise SettingsError(
             f"{file}: no tensor lies below prefix {prefix!r}; the names start with {', '.join(heads[:8])}"
         )
-    return {name.removeprefix(start): tensor for name, tensor in load_named(compressed, names, jobs, progress).items()}
+    tensors = load_named(compressed, names, jobs, progress)
+    below = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
+    return _with_versions(below, compressed, start[:-1].split("."))
+
+
+def _with_versions(tensors: dict[str, Tensor], compressed: CompressedFile, path: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of the dict at a path, with what the source says of the versions of its modules."""
+    node = compressed.index.info.nest
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) and "$" not in node else None
+    if not isinstance(node, dict) or node.get("$") != "tensors" or "versions" not in node:
+        return tensors
+    state = OrderedDict(tensors)
+    hang_versions(state, {"_metadata": node["versions"]})
+    return state
 
 
 def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:

@@ -131,6 +131,10 @@ def test_archives_of_other_kinds_are_named(tmp_path):
         archive.writestr("run/log.txt", b"x")
     assert message(path) == "is a zip archive that contains run/model.pth; unpack it first"
     with zipfile.ZipFile(path, "w") as archive:
+        for name, size in (("variables.pth", 1), ("policy.optimizer.pth", 20), ("policy.pth", 10), ("old.pth", 0)):
+            archive.writestr(name, bytes(size))
+    assert message(path).startswith("is a zip archive that contains policy.optimizer.pth, policy.pth, variables.pth;")
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", b"x")
     assert "no data.pkl" in message(path)
     with tarfile.open(tmp_path / "model.tar", "w") as archive:

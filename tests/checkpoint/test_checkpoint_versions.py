@@ -7,6 +7,7 @@ import torch
 from checkpoint_files import assert_same, restored
 from torch import nn
 
+import hmcompress
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.checkpoint.versions import told_versions, versions_of
 
@@ -44,6 +45,15 @@ def test_versions_of_a_nested_state_dict_are_kept(tmp_path):
     module = Strict()
     found = saved(tmp_path, {"model": module.state_dict(), "epoch": 3})
     module.load_state_dict(found["model"])
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}], ids=["root", "nested"])
+def test_a_loader_that_asks_for_a_version_finds_it_in_what_load_state_dict_gives(tmp_path, wrap):
+    module, file = Strict(), tmp_path / "m.hmc.safetensors"
+    torch.save(wrap(module.state_dict()), tmp_path / "model.pt")
+    hmcompress.compress(tmp_path / "model.pt", file)
+    nested = "model" in wrap(module.state_dict())
+    module.load_state_dict(hmcompress.load_state_dict(file, "model" if nested else None))
 
 
 def test_versions_of_a_state_dict_with_plain_values_are_kept(tmp_path):
