@@ -59,3 +59,13 @@ def test_a_changed_complex_tensor_is_found(operator, tmp_path):
     torch.save(tensors | {"spectral.weight": 1.05 * tensors["spectral.weight"]}, path)
     report = hmcompress.verify(out, against=path)
     assert [layer.name for layer in report.layers if not layer.passed] == ["spectral.weight"]
+
+
+def test_the_rule_that_the_note_names_bounds_the_complex_tensors_of_all_layers(tmp_path):
+    state = {f"blocks.{i}.conv.weight": torch.randn(8, 8, 9, 5, dtype=torch.complex64) for i in range(3)}
+    torch.save(state, tmp_path / "m.pt")
+    (note,) = (n for n in hmcompress.compress(tmp_path / "m.pt", tmp_path / "a", tol=1e-2).notes if "complex" in n)
+    rules = note.split("layers: ")[1].removesuffix(" in --config")
+    (tmp_path / "rules.yaml").write_text(f"tol: 1.0e-2\nlayers: {rules}\n")
+    report = hmcompress.compress(tmp_path / "m.pt", tmp_path / "b", config=tmp_path / "rules.yaml")
+    assert [layer.name for layer in report.layers] == list(state)

@@ -133,6 +133,12 @@ def test_views_that_would_be_huge_as_copies_stay_views(tmp_path):
     assert torch.load(tmp_path / "out.pt")["v3"].stride() == (0,) and not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["out.pth.tar", "out.model", "OUT.CKPT"])
+def test_decompress_takes_the_usual_names_of_checkpoints(compressed, tmp_path, name):
+    hmcompress.decompress(compressed, tmp_path / name)
+    assert torch.load(tmp_path / name).keys() == hmcompress.load_checkpoint(compressed).keys()
+
+
 def test_decompress_refuses_other_names_and_existing_files(compressed, tmp_path):
     with pytest.raises(OutputError, match="name it"):
         hmcompress.decompress(compressed, tmp_path / "out.txt")

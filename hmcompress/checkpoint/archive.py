@@ -1,11 +1,12 @@
 """Zip archives as torch writes them, read without trusting their tables."""
 
+import io
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
-from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob
+from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob, MemoryBlob
 from hmcompress.checkpoint.limits import check_expansion
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
@@ -18,13 +19,16 @@ _FAULTS = (
 
 
 class Archive:
-    """The entries of a zip file by name, below the one folder that torch puts them in."""
+    """The entries of a zip file by name, below the one folder that torch puts them in.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `data` are the bytes of one that lies inside a pickle; `path` is then the file around it.
+    """
+
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
+        self.path, self._data = path, data
         try:
-            self.nbytes = path.stat().st_size
-            with zipfile.ZipFile(path) as archive:
+            self.nbytes = path.stat().st_size if data is None else len(data)
+            with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
                 infos = archive.infolist()
         except _FAULTS as error:
             raise SourceError(
@@ -76,9 +80,9 @@ class Archive:
             raise SourceError("its archive is compressed in an unusual way; repack it with plain zip, or save it again")
         return DeflatedBlob(self._bytes_of(info, None), info.file_size, info.CRC)
 
-    def _bytes_of(self, info: zipfile.ZipInfo, crc: int | None) -> FileBlob:
+    def _bytes_of(self, info: zipfile.ZipInfo, crc: int | None) -> FileBlob | MemoryBlob:
         """The range of the file that an entry fills. Raises SourceError."""
-        with open(self.path, "rb", buffering=0) as file:
+        with io.BytesIO(self._data) if self._data is not None else open(self.path, "rb", buffering=0) as file:
             inside = 0 <= info.header_offset < self.nbytes
             file.seek(info.header_offset if inside else self.nbytes)
             header = file.read(_LOCAL_HEADER.size)
@@ -87,6 +91,8 @@ class Archive:
         start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header)[1:])
         if start + info.compress_size > self.nbytes:
             raise SourceError("truncated or damaged zip archive (an entry reaches beyond the end of the file)")
+        if self._data is not None:
+            return MemoryBlob(memoryview(self._data)[start : start + info.compress_size])
         return FileBlob(self.path, start, info.compress_size, crc)
 
     def read(self, name: str) -> bytes:

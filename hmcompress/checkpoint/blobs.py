@@ -100,7 +100,7 @@ class DeflatedBlob:
     temporary file, from which all parts come.
     """
 
-    def __init__(self, packed: FileBlob, nbytes: int, crc: int) -> None:
+    def __init__(self, packed: FileBlob | MemoryBlob, nbytes: int, crc: int) -> None:
         self._packed, self._crc = packed, crc
         self.nbytes = nbytes
         self._whole: mmap.mmap | None = None

@@ -55,6 +55,13 @@ def call(target: object, arguments: tuple, keywords: dict | None = None) -> Any:
     return made
 
 
+def traced_module(attributes: Any = None, *_: Any) -> StandIn:
+    """A module of torch.fx, which pickles as a call with its attributes and the source text of its code."""
+    made = StandIn(Global("torch.fx.graph_module", "GraphModule"), ())
+    made.states.append(attributes)
+    return made
+
+
 def _built(target: Constructor, arguments: tuple, keywords: dict) -> Any:
     """What a known constructor makes; a plain value in a form that ours does not know is left behind."""
     try:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from hmcompress.checkpoint.calls import check_key
+from hmcompress.checkpoint.calls import check_key, traced_module
+from hmcompress.checkpoint.composed import quantized, sparse
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.limits import MAX_NAME
-from hmcompress.checkpoint.modules import traced_module
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
-from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, StandIn
 from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
 
@@ -26,13 +26,6 @@ STORAGE_DTYPES = {
     "UntypedStorage": torch.uint8, "_UntypedStorage": torch.uint8,
 }  # fmt: skip
 _DTYPES = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)}
-_LAYOUT_PARTS = {
-    "sparse_coo": ("indices", "values"),
-    "sparse_csr": ("crow_indices", "col_indices", "values"),
-    "sparse_bsr": ("crow_indices", "col_indices", "values"),
-    "sparse_csc": ("ccol_indices", "row_indices", "values"),
-    "sparse_bsc": ("ccol_indices", "row_indices", "values"),
-}
 _BUILTIN_MODULES = ("builtins", "__builtin__")
 _OF_JOBLIB = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 
@@ -102,16 +95,6 @@ def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hoo
     return _tensor(storage, offset, size, stride, dtype, rest[0] if rest else None)
 
 
-def _quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
-    kind = str(getattr(storage, "dtype", "")).removeprefix("torch.")
-    dtype = _DTYPES.get(kind[1:])  # integers of the same name
-    if dtype is None or not isinstance(quantizer, tuple) or not quantizer:
-        return LeftBehind(f"a quantized tensor ({kind}); save its dequantize() or int_repr() instead")
-    scheme = (str(quantizer[0]), *quantizer[1:])
-    parts = {"int_repr": view_of(storage, dtype, offset, size, stride), "quantizer": scheme}
-    return Converted(parts, f"a quantized tensor ({kind}), kept as a dict of its integers and what they mean")
-
-
 def _first(data: Any = None, *_: Any) -> Any:
     """Wrappers around a tensor or a list: the thing inside."""
     return data
@@ -147,17 +130,6 @@ def _parts(kind: Any, state: Any) -> Any:
     if attributes := made.attributes():
         return Converted(attributes, f"{told}, kept as a dict of its parts; {advice} for one tensor")
     return LeftBehind(f"{told} without plain values; {advice}")
-
-
-def _sparse(layout: Any, data: Any) -> Any:
-    parts, layout = data if isinstance(data, tuple) else (), layout.value if isinstance(layout, Converted) else ""
-    names = _LAYOUT_PARTS.get(layout, ())
-    tensors = parts[: len(names)]
-    if not names or len(parts) <= len(names) or not all(isinstance(t, LazyTensor) for t in tensors):
-        return LeftBehind("a sparse tensor of an unknown layout")
-    coalesced = parts[len(names) + 1] if len(parts) > len(names) + 1 else None
-    size = checked_shape(parts[len(names)])
-    return SparseTensor(layout, dict(zip(names, tensors, strict=True)), size, coalesced if coalesced is True else None)
 
 
 def _layout(text: Any) -> Any:
@@ -251,9 +223,9 @@ _TABLE: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _parameter_with_state,
-    "torch._utils._rebuild_qtensor": _quantized,
-    "torch._utils._rebuild_sparse_tensor": _sparse,
-    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._utils._rebuild_qtensor": quantized,
+    "torch._utils._rebuild_sparse_tensor": sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": sparse,
     "torch._utils._rebuild_nested_tensor": _not_carried("a nested tensor; save its parts"),
     "torch._utils._rebuild_meta_tensor_no_storage": _not_carried("a tensor on the meta device, which has no values"),
     "torch._utils._rebuild_wrapper_subclass": _not_carried("a tensor subclass without values of its own"),

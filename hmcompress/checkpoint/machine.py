@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from hmcompress.checkpoint.calls import call, check_key, size_of
 from hmcompress.checkpoint.limits import Budget
 from hmcompress.checkpoint.standins import StandIn
+from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.errors import SourceError
 
 _FAULTS = (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, struct.error)
@@ -176,7 +177,8 @@ class Machine:
             target.states.append(state)
         elif hasattr(type(target), "set_pickled_state"):  # stand-ins of numpy's arrays and dtypes
             target.set_pickled_state(state)
-        # else: attributes put on a tensor or a dict, such as the `_metadata` of a state dict: not carried
+        elif type(target) is OrderedDict:
+            hang_versions(target, state)
 
     def append(self, values: list[Any]) -> None:
         target = self._stack[-1]

@@ -7,10 +7,22 @@ from typing import Any
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
 from hmcompress.checkpoint.numpy_values import ArrayInPickle
-from hmcompress.checkpoint.standins import Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.checkpoint.script_module import state_in_bytes
+from hmcompress.checkpoint.sniff import ZIP, is_file_in_bytes
+from hmcompress.checkpoint.standins import (
+    Converted,
+    Global,
+    LeftBehind,
+    NumpyArray,
+    QuantizedTensor,
+    SparseTensor,
+    StandIn,
+)
 from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
+_TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of parts
+_CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 
 
@@ -61,6 +73,17 @@ class _Walk:
         for name, child in _named(slots["_modules"]):
             self._budget.spend(len(prefix))
             self.collect(child, f"{prefix}{name}.", depth + 1)
+        for name, data in _compiled(slots).items():
+            self._script(data, f"{prefix}{name}.")
+
+    def _script(self, data: bytes, prefix: str) -> None:
+        """Add the tensors of a child that is TorchScript and was pickled as an archive in bytes."""
+        try:
+            state = state_in_bytes(data, self._budget, lambda place, why: self._skip(prefix + place, why))
+        except SourceError as error:
+            self._skip(prefix.rstrip("."), f"TorchScript in bytes, which cannot be read ({error})")
+        else:
+            self.state.update({prefix + name: tensor for name, tensor in state.items()})
 
     def _own(self, slots: dict[str, Any], prefix: str) -> None:
         hidden = slots.get("_non_persistent_buffers_set")
@@ -68,7 +91,9 @@ class _Walk:
             self._budget.spend(len(prefix))
             if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
                 self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
-            elif isinstance(_unwrapped(tensor), (LazyTensor, SparseTensor, dict)):  # a dict: made of parts
+            elif isinstance(
+                _unwrapped(tensor), (LazyTensor, QuantizedTensor, SparseTensor, dict)
+            ):  # a dict: made of parts
                 self.state[prefix + name] = tensor
             else:
                 self._skip(prefix + name, _what(tensor))
@@ -79,9 +104,10 @@ class _Walk:
         return [key for key, value in self._loose.items() if _identity(value) not in kept]
 
     def _attributes(self, slots: dict[str, Any], prefix: str) -> None:
+        opened = (*_MARKS, _CODEGEN) if _compiled(slots) else _MARKS
         for name, value in slots.items():
             self._budget.spend()
-            if name not in _MARKS:
+            if name not in opened:
                 self._attribute(value, f"{prefix}{name}", 0)
 
     def _attribute(self, value: Any, place: str, depth: int) -> None:
@@ -95,6 +121,15 @@ class _Walk:
 
     def _skip(self, place: str, why: str) -> None:
         self.skipped.append((place, why))
+
+
+def _compiled(slots: dict[str, Any]) -> dict[str, bytes]:
+    """Children that e3nn takes out of `_modules` when it pickles a module, by name; empty where there are none."""
+    children = slots.get(_CODEGEN)
+    if not isinstance(children, dict) or not all(isinstance(name, str) for name in children):
+        return {}
+    archives = all(isinstance(data, bytes) and data.startswith(ZIP) for data in children.values())
+    return children if archives else {}
 
 
 def _unwrapped(value: Any) -> Any:
@@ -114,8 +149,10 @@ def _loose(value: Any) -> str | None:
         return value.why
     if isinstance(value, ArrayInPickle) and isinstance(value.content, NumpyArray):
         return "a numpy array among the attributes of a module, which is not part of its state dict"
-    if isinstance(value, Converted) and isinstance(value.value, dict):
+    if isinstance(value, QuantizedTensor) or (isinstance(value, Converted) and isinstance(value.value, dict)):
         return "a quantized tensor, or one made of parts, among the attributes of a module"
+    if isinstance(value, (bytes, bytearray)) and is_file_in_bytes(value):
+        return "a file in bytes (torch.save, pickle?) among the attributes of a module, which is not opened"
     if isinstance(_unwrapped(value), (LazyTensor, SparseTensor)):
         return "a tensor among the attributes of a module, which is not part of its state dict"
     return None

@@ -5,8 +5,10 @@ A tensor's name is the dotted path to it, so the skeleton only says where tensor
     null, true, 1, 0.5, "text", [...], {"key": ...}   themselves (integers within 2^53, finite floats)
     {"$": "tensors"}                                  dict of all tensors whose names start with this path ("ordered")
     {"$": "tensor"}, {"$": "array"}                   a tensor, a numpy array ("name" where it is not the path)
+    {"$": "quantized", "scheme", "parts", "values"}   a quantized tensor, its parts by name
     {"$": "sparse", "layout", "parts", "size"}        a sparse tensor, its parts by name ("coalesced")
-    {"$": "dict", "k": [...], "v": [...]}             any dict; "ordered" for an OrderedDict
+    {"$": "dict", "k": [...], "v": [...]}             any dict; "ordered" for an OrderedDict, "counter" for a Counter
+    "versions" of a dict or of tensors                what hangs on a state dict, see versions.py
     {"$": "tuple" | "set" | "frozenset", "v": [...]}  and "slice", "range", "size" (torch.Size), "complex"
     {"$": "none"}                                     a root that is None
     {"$": "float" | "int" | "str" | "bytes" | "bytearray" | "dtype" | "device" | "scalar", "v": "..."}
@@ -14,7 +16,7 @@ A tensor's name is the dotted path to it, so the skeleton only says where tensor
 
 import base64
 from bisect import bisect_left
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -26,12 +28,14 @@ from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, MAX_TENSORS
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES
 from hmcompress.checkpoint.plain import join
-from hmcompress.checkpoint.standins import NumpyArray, SparseTensor
+from hmcompress.checkpoint.standins import NumpyArray, QuantizedTensor, SparseTensor
+from hmcompress.checkpoint.versions import told_versions
 from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt, is_unicode
 
 ROOT_TENSOR = "tensor"
+_KINDS = ("ordered", "versions", "counter")
 _EXACT = 1 << 53
 _TENSORS = (LazyTensor, torch.Tensor)
 _ARRAYS = (NumpyArray, np.ndarray)
@@ -58,7 +62,7 @@ def flatten(obj: Any) -> Flat:
     packer = _Packer()
     nest = packer.node(obj, "", 0)
     packer.settle()
-    flat = isinstance(obj, dict) and len(obj) > 0 and nest.get("$") == "tensors"
+    flat = isinstance(obj, dict) and len(obj) > 0 and nest.get("$") == "tensors" and "versions" not in nest
     return Flat(None if flat else {"$": "none"} if nest is None else nest, packer.leaves)
 
 
@@ -77,6 +81,8 @@ class _Packer:
             return self._leaf("array", value, place, depth)
         if isinstance(value, SparseTensor):
             return self._sparse(value, place)
+        if isinstance(value, QuantizedTensor):
+            return {"$": "quantized", "scheme": value.scheme, **self._parts(value, place), "values": list(value.values)}
         if isinstance(value, dict):
             return self._dict(value, place, depth)
         if isinstance(value, torch.Size):
@@ -106,12 +112,14 @@ class _Packer:
         return name
 
     def _sparse(self, value: SparseTensor, place: str) -> dict:
-        names = [self._claim(part, join(place, key)) for key, part in value.parts.items()]
-        node = {"$": "sparse", "layout": value.layout, "parts": names, "size": list(value.size)}
+        node = {"$": "sparse", "layout": value.layout, **self._parts(value, place), "size": list(value.size)}
         return {**node, "coalesced": True} if value.coalesced else node
 
+    def _parts(self, value: QuantizedTensor | SparseTensor, place: str) -> dict:
+        return {"parts": [self._claim(part, join(place, key)) for key, part in value.parts.items()]}
+
     def _dict(self, value: dict, place: str, depth: int) -> dict:
-        kind = {"ordered": 1} if type(value) is OrderedDict else {}
+        kind = _kind(value)
         if value and (place or depth == 0) and all(_is_named(key, item) for key, item in value.items()):
             nodes = {key: self._leaf("tensor", item, join(place, key), depth + 1) for key, item in value.items()}
             node = {"$": "tensors", **kind}
@@ -126,9 +134,17 @@ class _Packer:
         for node, place, nodes in self._dicts:
             natural = all("name" not in item for item in nodes.values())
             if not natural or _count(names, place) != len(nodes):
-                kind = {"ordered": 1} if "ordered" in node else {}
+                kind = {key: node[key] for key in _KINDS if key in node}
                 node.clear()
                 node.update(_pairs_node(nodes, kind))
+
+
+def _kind(value: dict) -> dict[str, Any]:
+    """What a node says of the class of its dict."""
+    if type(value) is OrderedDict:
+        versions = told_versions(value)
+        return {"ordered": 1, "versions": versions} if versions else {"ordered": 1}
+    return {"counter": 1} if type(value) is Counter else {}
 
 
 def _count(names: list[str], place: str) -> int:

@@ -14,15 +14,16 @@ from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
 from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
+from hmcompress.checkpoint.script_module import is_torchscript
 from hmcompress.checkpoint.shards import MAX_INDEX, is_index, open_folder, open_index
-from hmcompress.checkpoint.sniff import foreign_kind, is_text
+from hmcompress.checkpoint.sniff import ZIP, foreign_kind, is_text
 from hmcompress.checkpoint.torch_package import is_package, open_torch_package
-from hmcompress.checkpoint.torchscript import is_torchscript, open_torchscript
+from hmcompress.checkpoint.torchscript import open_torchscript
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
 
 _HEAD = 4096
-_ZIP = b"PK\3\4"
+_TOLD = 3  # names in a message
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
 
 _EXPORTED = re.compile(r"serialized_exported_program\.json$|^models/|(^|/)aotinductor/")
@@ -102,12 +103,12 @@ def _open_weights(path: Path) -> Opened:
     head = _head(path)
     if not head:
         raise SourceError("is an empty file; save or download it again")
-    if head.startswith(_ZIP):
+    if head.startswith(ZIP):
         return _open_archive(Archive(path))
+    if looks_like_safetensors(head, path.stat().st_size):  # first: the length of its header may be any two bytes
+        return open_safetensors(path)
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
-    if looks_like_safetensors(head, path.stat().st_size):
-        return open_safetensors(path)
     return _open_pickle(path, head)
 
 
@@ -122,7 +123,11 @@ def _open_archive(archive: Archive) -> Opened:
         raise SourceError("is a Keras model, not a PyTorch model; convert it first")
     inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
     if inner:
-        raise SourceError(f"is a zip archive that contains {excerpt(archive.root + inner[0])}; unpack it first")
+        largest = sorted(inner, key=archive.stored_bytes, reverse=True)[
+            :_TOLD
+        ]  # agents of stable-baselines3 have three
+        told = ", ".join(excerpt(archive.root + name) for name in largest)
+        raise SourceError(f"is a zip archive that contains {told}; unpack it first")
     raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
 
 

@@ -12,16 +12,26 @@ from hmcompress.checkpoint.modules import module_slots, module_state
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
 from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_config_value
 from hmcompress.checkpoint.optimizers import with_numbered_state
-from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, SparseTensor, StandIn
+from hmcompress.checkpoint.sniff import is_file_in_bytes
+from hmcompress.checkpoint.standins import (
+    Constructor,
+    Converted,
+    Global,
+    LeftBehind,
+    NumpyArray,
+    QuantizedTensor,
+    SparseTensor,
+    StandIn,
+)
+from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
 
 _AS_THEY_ARE = (
     str, int, float, complex, type(None), slice, range, torch.Size, torch.dtype, torch.device,
-    np.generic, LazyTensor, NumpyArray, SparseTensor,
+    np.generic, LazyTensor, NumpyArray, QuantizedTensor, SparseTensor,
 )  # fmt: skip
 _LISTED = 3
-_MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
 _MAX_VISITS = 4  # foreign objects often refer to each other in all directions
 
 
@@ -105,7 +115,7 @@ class Plainer:
         self.notes.add(place, why)
 
     def _bytes(self, value: bytes | bytearray, place: str) -> Any:
-        if value.startswith(b"PK\3\4") or (value[:1] == b"\x80" and value[-1:] == b"." and len(value) > _MUCH):
+        if is_file_in_bytes(value):
             self.notes.add(
                 place, "a file in bytes (torch.save, pickle?), which is not opened; save what it holds alone"
             )
@@ -114,7 +124,7 @@ class Plainer:
         return value
 
     def _dict(self, value: dict, place: str) -> dict:
-        made: dict = OrderedDict() if type(value) is OrderedDict else {}
+        made: dict = type(value)() if type(value) in (OrderedDict, Counter) else {}
         for key, item in value.items():
             plain_key = _plain_key(key)
             if not _is_plain_key(plain_key) or plain_key in made:
@@ -123,8 +133,10 @@ class Plainer:
             if plain_key is not key:
                 self.notes.add(join(place, plain_key), "an item whose key is an object, kept under its plain value")
             made[plain_key] = self.plain(item, join(place, plain_key))
-        if type(value) in (Counter, defaultdict):
-            self.notes.add(place, f"a collections.{type(value).__name__}, kept as a dict")
+        if type(value) is defaultdict:
+            self.notes.add(place, "a collections.defaultdict, kept as a dict")
+        if isinstance(made, OrderedDict):
+            hang_versions(made, vars(value))
         return made
 
     def _sequence(self, value: list | tuple | deque, place: str) -> list | tuple:

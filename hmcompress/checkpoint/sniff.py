@@ -3,8 +3,10 @@
 import string
 from dataclasses import dataclass
 
+ZIP = b"PK\3\4"
 _TEXT = frozenset(string.printable.encode())
 _BLANKS = b" \r\n\t\xef\xbb\xbf"  # and a byte order mark
+_MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
 _PROTOBUF = frozenset(b"\x12\x1a\x22\x32\x3a\x42")  # what may follow the version in front of an exported graph
 
 
@@ -32,6 +34,11 @@ _FOREIGN = (
     _Known((b"\x89hdf\r\n",), "is an HDF5 file (Keras?), not a PyTorch model; convert it first"),
     _Known((b"gguf",), "is a GGUF file, quantised already; compress the original PyTorch or safetensors model"),
     _Known((b"tfl3",), "is a TensorFlow Lite model, not a PyTorch model; convert it first", 4),
+    _Known((b"matlab 5.0 mat-file",), "is a MATLAB file, not a PyTorch model; save its arrays with torch.save"),
+    _Known(
+        (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"),
+        "is zlib-compressed (joblib?); load it with joblib and save what it holds with torch.save",
+    ),
     _Known((b"\x93numpy",), "is a single numpy array; save it with torch.save(torch.from_numpy(array), FILE)"),
     _Known((b"%pdf",), "is a PDF document, not a model"),
     _Known((b"\x7felf",), "is a program, not a model"),
@@ -60,3 +67,8 @@ def is_text(head: bytes) -> bool:
         if error.start < len(head) - 8:
             return False
     return sum(byte in _TEXT or byte >= 0x80 for byte in head) == len(head)
+
+
+def is_file_in_bytes(data: bytes | bytearray) -> bool:
+    """Whether bytes among plain values look like a saved model themselves."""
+    return data.startswith(ZIP) or (data[:1] == b"\x80" and data[-1:] == b"." and len(data) > _MUCH)

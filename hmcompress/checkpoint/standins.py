@@ -100,6 +100,19 @@ class NumpyArray:
 
 
 @dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A quantized tensor as its integers and what they mean.
+
+    `parts` are the integers, and with a step for each channel also the scales and the zero points; `values` are the
+    scale and the zero point, or the axis of the channels.
+    """
+
+    scheme: str
+    parts: dict[str, LazyTensor]
+    values: tuple[float | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class SparseTensor:
     """A sparse tensor as the dense tensors it is made of: indices and values, or compressed, plain and values."""
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, opened_object
-from hmcompress.checkpoint.modules import traced_module
+from hmcompress.checkpoint.calls import traced_module
 from hmcompress.checkpoint.plain import Notes
-from hmcompress.checkpoint.pytorch_zip import ZipStorages, unpickle_entry
 from hmcompress.checkpoint.standins import Constructor, LeftBehind
 from hmcompress.checkpoint.torchscript import state_in_package
+from hmcompress.checkpoint.zip_storages import ZipStorages, unpickle_entry
 from hmcompress.errors import SourceError
 
 

@@ -1,8 +1,9 @@
 """From the skeleton and the tensors back to the saved object. The skeleton comes from a file and is not trusted."""
 
 import base64
+import warnings
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,12 +14,14 @@ from hmcompress.checkpoint.limits import MAX_DEPTH
 from hmcompress.checkpoint.nest import ROOT_TENSOR
 from hmcompress.checkpoint.numpy_values import TORCH_DTYPES
 from hmcompress.checkpoint.plain import join
+from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.errors import FormatError
 
 _MISSING: Any = object()
 _COMPRESSED_LAYOUTS = {
     f"sparse_{kind}": getattr(torch, f"sparse_{kind}") for kind in ("csr", "csc", "bsr", "bsc")
 }  # fmt: skip
+_QUANTIZED = {f"per_{kind}_affine": f"_make_per_{kind}_quantized_tensor" for kind in ("tensor", "channel")}
 _FAULTS = (TypeError, ValueError, KeyError, RuntimeError, AttributeError, OverflowError, IndexError)
 
 
@@ -65,9 +68,11 @@ class _Unpacker:
             tensor = self._tensors.get(node.get("name", place or ROOT_TENSOR), _MISSING)
             return tensor.numpy() if kind == "array" and tensor is not _MISSING else tensor
         if kind == "tensors":
-            return self._below(place, OrderedDict() if "ordered" in node else {})
+            return self._below(place, _empty(node))
         if kind == "sparse":
             return self._sparse(node)
+        if kind == "quantized":
+            return self._quantized(node)
         if kind == "dict":
             return self._dict(node, place, depth)
         if kind == "tuple":
@@ -86,13 +91,21 @@ class _Unpacker:
         return made
 
     def _dict(self, node: dict, place: str, depth: int) -> dict:
-        made: dict = OrderedDict() if "ordered" in node else {}
+        made = _empty(node)
         for key_node, item in zip(node["k"], node["v"], strict=True):
             key = self.value(key_node, "", depth + 1)
             value = self.value(item, join(place, key), depth + 1)
             if value is not _MISSING:
                 made[key] = value
         return made
+
+    def _quantized(self, node: dict) -> Any:
+        parts = [self._tensors.get(name, _MISSING) for name in node["parts"]]
+        if any(part is _MISSING for part in parts):
+            return _MISSING
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch means to give them up: not what this command is asked about
+            return getattr(torch, _QUANTIZED[node["scheme"]])(*parts, *node["values"])
 
     def _sparse(self, node: dict) -> Any:
         parts = [self._tensors.get(name, _MISSING) for name in node["parts"]]
@@ -107,6 +120,17 @@ class _Unpacker:
         return torch.sparse_compressed_tensor(
             compressed, plain, values, node["size"], layout=layout, check_invariants=True
         )
+
+
+def _empty(node: dict) -> dict:
+    """An empty dict of the class that a node names, with the versions that hang on it."""
+    if "counter" in node:
+        return Counter()
+    if "ordered" not in node:
+        return {}
+    made: OrderedDict = OrderedDict()
+    hang_versions(made, {"_metadata": node.get("versions")})
+    return made
 
 
 def _scalar(node: dict) -> np.generic:

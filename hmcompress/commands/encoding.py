@@ -1,6 +1,7 @@
 """The weights metric: every tensor by itself, a pure function of its name, its values and the settings."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from hmcompress.checkpoint import Checkpoint, TensorEntry
 from hmcompress.commands.likes import find_bases
 from hmcompress.commands.standing import Like, Standing, matrix_of, stacked, standing
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
-from hmcompress.hmatrix import HMatrix, compress_matrix
+from hmcompress.hmatrix import HMatrix, compress_matrix, keep_matrix
 from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
 from hmcompress.settings.config import LayerRule, Settings
 from hmcompress.work.memory import peak_rss_bytes
@@ -24,6 +25,8 @@ from hmcompress.work.tasks import Task
 EncodedPart = EncodedLayer | PackedTensor
 Coded = HMatrix | Standing
 _MANY_COMPLEX = 0.1  # of the source's bytes
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of one of many layers
+_FIRST = 256  # numbers, of which one tells that most tensors are no masks
 _STANDING_TAKES = 4  # times the memory of a layer by itself
 
 
@@ -46,7 +49,8 @@ def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
     if nbytes < _MANY_COMPLEX * checkpoint.source_bytes:
         return ()
     named = f"{kept[0].name} and {len(kept) - 1} more complex tensors" if len(kept) > 1 else kept[0].name
-    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule that names complex tensors bounds them too",)
+    rule = f'{{match: "{_NUMBER.sub("*", kept[0].name)}"}}'
+    return (f"{named}, {nbytes:,} bytes: complex, kept lossless; a rule bounds them too: layers: [{rule}] in --config",)
 
 
 def encode_rest(
@@ -71,7 +75,12 @@ def encode_layer(
     assert rule.tol is not None and rule.norm is not None
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
-    alone = [compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices]
+    if _is_mask(matrices):
+        alone = [keep_matrix(w, rule.norm, effort=effort, kernel=kernel) for w in matrices]
+    else:
+        alone = [
+            compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices
+        ]
     lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
     slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
@@ -97,6 +106,12 @@ def _on_others(
     if like is not None:
         return [standing(matrices[0], like, rule, effort, kernel, alone[0].nbytes) or alone[0]]
     return stacked(matrices, alone, rule, effort) if effort != "fast" else alone
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether a tensor is zeros and ones, and not zeros alone: which weights are there is no matter of precision."""
+    few = tensor.reshape(-1)[:_FIRST]
+    return all(bool(((part == 0) | (part == 1)).all()) for part in (few, tensor)) and bool(tensor.any())
 
 
 def _is_finite(tensor: Tensor) -> bool:

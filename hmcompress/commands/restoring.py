@@ -1,7 +1,8 @@
 """From a compressed file back to tensors, to the saved object, or to an ordinary checkpoint."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import unpack_nest
+from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
 from hmcompress.container.reader import StoredPart
@@ -20,8 +22,9 @@ from hmcompress.work.parallel import in_order
 from hmcompress.work.progress import Progress, silent
 from hmcompress.work.tasks import Task
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".model")
 SAFETENSORS_SUFFIX = ".safetensors"
+_OF_TENSORS = ("tensor", "tensors", "array", "quantized", "sparse", "dict")  # nodes of a nest
 MAX_COPIES = 1 << 28  # bytes to which a small file's views may be expanded
 
 
@@ -35,7 +38,7 @@ def load_state_dict(
     """
     compressed = CompressedFile.open(file)
     if prefix is None:
-        return load_named(compressed, compressed.names, jobs, progress)
+        return _with_versions(load_named(compressed, compressed.names, jobs, progress), compressed, ())
     start = prefix.rstrip(".") + "."
     names = [name for name in compressed.names if name.startswith(start)]
     if not names:
@@ -43,7 +46,21 @@ def load_state_dict(
         raise SettingsError(
             f"{file}: no tensor lies below prefix {prefix!r}; the names start with {', '.join(heads[:8])}"
         )
-    return {name.removeprefix(start): tensor for name, tensor in load_named(compressed, names, jobs, progress).items()}
+    tensors = load_named(compressed, names, jobs, progress)
+    below = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
+    return _with_versions(below, compressed, start[:-1].split("."))
+
+
+def _with_versions(tensors: dict[str, Tensor], compressed: CompressedFile, path: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of the dict at a path, with what the source says of the versions of its modules."""
+    node = compressed.index.info.nest
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) and "$" not in node else None
+    if not isinstance(node, dict) or node.get("$") != "tensors" or "versions" not in node:
+        return tensors
+    state = OrderedDict(tensors)
+    hang_versions(state, {"_metadata": node["versions"]})
+    return state
 
 
 def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:
@@ -73,8 +90,8 @@ def decompress(
     safetensors source: returns a line on what is lacking. `slim` writes the network without its dead neurons, see
     `slimming`. Raises FormatError, OutputError; NetworkError where a file to be slimmed does not name its network.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+    name = Path(output).name.lower()
+    if not name.endswith((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)):
         raise OutputError(f"{output}: name it .safetensors, or one of {' '.join(TORCH_SUFFIXES)}")
     check_output(output, force, (file,))
     if slim:
@@ -82,7 +99,7 @@ def decompress(
 
         return write_slim(file, output, force, progress)
     compressed = CompressedFile.open(file)
-    if suffix == SAFETENSORS_SUFFIX:
+    if name.endswith(SAFETENSORS_SUFFIX):
         _check_copies(compressed, output)
         with atomic_write(output, force) as target:
             _write_plain(compressed, target, jobs, progress)
@@ -154,7 +171,9 @@ def _holds_values(node: Any) -> bool:
         return node is not None
     if "$" not in node:
         return any(map(_holds_values, node.values()))
-    return node["$"] not in ("tensor", "tensors", "array", "sparse", "dict") or _holds_values(node.get("v"))
+    return node["$"] not in ("tensor", "tensors", "array", "quantized", "sparse", "dict") or _holds_values(
+        node.get("v")
+    )
 
 
 def _check_copies(compressed: CompressedFile, output: str | os.PathLike) -> None:

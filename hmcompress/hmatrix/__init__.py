@@ -8,5 +8,6 @@ and grids, each built on those before it alone.
 from hmcompress.hmatrix.basics.measure import measure_error
 from hmcompress.hmatrix.compress import compress_matrix
 from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.keep import keep_matrix
 
-__all__ = ["HMatrix", "compress_matrix", "measure_error"]
+__all__ = ["HMatrix", "compress_matrix", "keep_matrix", "measure_error"]

@@ -28,6 +28,7 @@ from hmcompress.network.layerwise.search import DEARER, glance
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
+from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
@@ -42,6 +43,7 @@ _LOWER, _LOWEST = 0.99, 0.5  # than what would do; of what was aimed at before
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 
 
+@told_of_recomputation()
 def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progress = silent) -> NetworkResult:
     """Compress a network's layers so that its error on held-out points is at most settings.tol.
 

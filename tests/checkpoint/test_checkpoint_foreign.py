@@ -139,13 +139,15 @@ def test_standard_library_values_become_plain(tmp_path, protocol):
         "price": "1.5",
         "colour": 1,
         "pair": (1, 2),
-        "counter": {"a": 2, "b": 1},
+        "counter": collections.Counter("aab"),
         "default": {"a": [1]},
         "deque": [1, 2],
         "set": {1, 2},
         "w": W,
     }
-    assert_same(restored(path), wanted)
+    found = restored(path)
+    assert_same(found, wanted)
+    assert type(found["counter"]) is collections.Counter
     assert "args, args.nested: an object of class argparse.Namespace, kept as a dict of its attributes" in (
         open_checkpoint(path).left_behind
     )

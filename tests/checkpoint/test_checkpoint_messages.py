@@ -5,8 +5,10 @@ import io
 import json
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
+import zlib
 from functools import partial
 
 import numpy as np
@@ -68,6 +70,8 @@ def test_what_is_no_path_is_told(tmp_path, monkeypatch):
         (gzip.compress(b"x" * 100, mtime=0), "gunzip"),
         (b"BZh91AY&SY", "bunzip2"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+        (b"MATLAB 5.0 MAT-file, Platform: posix" + bytes(90), "MATLAB"),
+        (zlib.compress(b"x" * 100), "joblib"),
         (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
         (b"\x80\x03}q\x00X\x01\x00\x00\x00wcjoblib.numpy_pickle\nNumpyArrayWrapper\n" + bytes(50), "joblib"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "single numpy array"),
@@ -126,6 +130,10 @@ def test_archives_of_other_kinds_are_named(tmp_path):
         archive.writestr("run/model.pth", b"x")
         archive.writestr("run/log.txt", b"x")
     assert message(path) == "is a zip archive that contains run/model.pth; unpack it first"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, size in (("variables.pth", 1), ("policy.optimizer.pth", 20), ("policy.pth", 10), ("old.pth", 0)):
+            archive.writestr(name, bytes(size))
+    assert message(path).startswith("is a zip archive that contains policy.optimizer.pth, policy.pth, variables.pth;")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", b"x")
     assert "no data.pkl" in message(path)
@@ -265,3 +273,10 @@ def test_a_saved_file_inside_a_pickle_is_told(tmp_path, save):
     save({"w": torch.ones(30)}, inner)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"lr": 0.1, "attributes": inner.getvalue()}))
     assert "attributes: a file in bytes (torch.save, pickle?), which is not opened" in message(tmp_path / "model.pkl")
+
+
+@pytest.mark.parametrize("length", [0x0178, 0x9C78, 0x8B1F])
+def test_a_header_whose_length_reads_as_another_format_is_that_of_safetensors(tmp_path, length):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode().ljust(length)
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", length) + header + bytes(8))
+    assert open_checkpoint(tmp_path / "m.safetensors").names == ("w",)

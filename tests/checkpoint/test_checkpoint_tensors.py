@@ -165,16 +165,42 @@ def test_sparse_tensors_come_back_sparse(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8, torch.qint32])
-def test_quantized_tensors_are_kept_as_their_integers(tmp_path, dtype):
+def test_quantized_tensors_come_back_quantized(tmp_path, dtype):
     whole = torch.quantize_per_tensor(torch.arange(12.0).reshape(3, 4), 0.1, 3, dtype)
     rows = torch.quantize_per_channel(torch.ones(2, 3), torch.tensor([0.1, 0.2]), torch.zeros(2), 0, torch.qint8)
     torch.save({"q": whole.t(), "rows": rows}, tmp_path / "model.pt")
     checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.names == ("q.int_repr", "rows.int_repr", "rows.scales", "rows.zero_points")
+    assert not checkpoint.left_behind
     found = restored(checkpoint)
-    assert_same(found["q"], {"int_repr": whole.int_repr().t(), "quantizer": ("torch.per_tensor_affine", 0.1, 3)})
-    assert_same(found["rows"]["int_repr"], rows.int_repr())
-    assert found["rows"]["quantizer"][1].tolist() == rows.q_per_channel_scales().tolist()
-    assert "a quantized tensor (" in checkpoint.left_behind[0]
+    assert_same(found["q"].int_repr(), whole.int_repr().t())
+    assert (found["q"].dtype, found["q"].q_scale(), found["q"].q_zero_point()) == (dtype, 0.1, 3)
+    assert_same(found["rows"].int_repr(), rows.int_repr())
+    assert found["rows"].q_per_channel_scales().tolist() == rows.q_per_channel_scales().tolist()
+    assert found["rows"].q_per_channel_axis() == 0
+    assert torch.equal(found["rows"].dequantize(), rows.dequantize())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_tensors_with_zero_points_between_integers_come_back(tmp_path):
+    steps, zeros = torch.tensor([0.1, 0.2]), torch.tensor([0.5, 0.25])
+    rows = torch.quantize_per_channel(torch.ones(2, 3), steps, zeros, 0, torch.quint8)
+    torch.save({"rows": rows}, tmp_path / "model.pt")
+    found = restored(tmp_path / "model.pt")["rows"]
+    assert found.qscheme() == torch.per_channel_affine_float_qparams
+    assert torch.equal(found.dequantize(), rows.dequantize())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dynamically_quantized_layers_load_what_comes_back(tmp_path):
+    def model():
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 8)), {nn.Linear})
+
+    source, wanted = model(), tmp_path / "model.pt"
+    torch.save(source.state_dict(), wanted)
+    target, x = model(), torch.ones(2, 4)
+    target.load_state_dict(restored(open_checkpoint(wanted)))
+    assert torch.equal(target(x), source(x))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -21,6 +21,7 @@ from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.network import in_double
 
 _CHUNK, _SAMPLES = 64, 20  # rows of a Jacobian at once, and samples: each row is found for all of them
+_PRODUCTS = 2_000_000  # numbers times samples squared: of few numbers, more samples take hardly longer than these
 _GATHERED = 2048  # that are multiplied at once
 
 
@@ -83,7 +84,8 @@ class Whole:
         samples, count = min(max(rows // each, 1), samples), int(live.sum())
         found, gathered = torch.zeros(count, count, dtype=torch.float32 if coarse else torch.float64), list[Tensor]()
         gradient = torch.zeros(count).double()
-        generator, step = torch.Generator().manual_seed(0), max(min(_CHUNK // each, _SAMPLES), 1)
+        at_once = max(_SAMPLES, math.isqrt(_PRODUCTS // max(count, 1)))
+        generator, step = torch.Generator().manual_seed(0), max(min(_CHUNK // each, at_once), 1)
         for begin in range(0, samples, step):
             part = slice(begin, min(begin + step, samples))
             signs = torch.randint(0, 2, (part.stop - begin, each, outputs), generator=generator).double() * 2 - 1

@@ -18,6 +18,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
+from hmcompress.network.model.wrappers import bare
 from hmcompress.settings.problem_settings import FactoryNetwork, TorchScriptNetwork
 
 _ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
@@ -31,7 +32,7 @@ def build_foreign(
     """The user's module with the checkpoint's tensors in it. Raises NetworkError."""
     if isinstance(kind, TorchScriptNetwork):
         return adopt(_archive(source), tensors, {}, "torchscript", "the archive")
-    module = _called(kind.factory)
+    module = bare(_called(kind.factory))
     return adopt(module, tensors, kind.prefix, "factory", kind.factory)
 
 

@@ -1,12 +1,18 @@
 """What a user is told where a module of theirs fails: its own first line, and what to do."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from hmcompress.errors import NetworkError
 
+_RECOMPUTES = (
+    "the network computes a part again on the way back (torch.utils.checkpoint), where layers are not followed: "
+    "let the factory return it with that turned off"
+)
 KNOWS_NO = "torch knows no such derivative"
 
 
@@ -17,6 +23,15 @@ def failure(error: BaseException, inputs: Sequence[Tensor]) -> BaseException:
     line = _said(error)
     shapes = " and ".join(str(tuple(t.shape)) for t in inputs)
     return NetworkError(f"the network fails on the inputs {shapes}: {line}; {_remedy(inputs, line)}")
+
+
+@contextmanager
+def told_of_recomputation() -> Iterator[None]:
+    """What activation checkpointing says over many lines, in one. Raises NetworkError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise NetworkError(_RECOMPUTES) from error
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import cast
@@ -195,7 +195,10 @@ def flatten(outputs: object) -> Tensor:
     """The floating tensors in a module's outputs as one real matrix (samples, everything else)."""
     parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in _tensors(outputs)]
     if not parts:
-        raise NetworkError("the network returns no floating tensor, so no output error can be bounded")
+        raise NetworkError(
+            f"the network returns a {type(outputs).__name__} without a floating tensor, so no output error can be "
+            "bounded: give a factory whose module returns what matters of it"
+        )
     if len({len(part) for part in parts}) > 1:
         return torch.cat([part.reshape(1, -1) for part in parts], 1)
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -213,6 +216,9 @@ def _tensors(outputs: object) -> Iterator[Tensor]:
     elif isinstance(outputs, list | tuple):
         for value in outputs:
             yield from _tensors(value)
+    elif is_dataclass(outputs) and not isinstance(outputs, type):
+        for field in fields(outputs):
+            yield from _tensors(getattr(outputs, field.name))
 
 
 @contextmanager

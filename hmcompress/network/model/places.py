@@ -7,6 +7,7 @@ from itertools import takewhile
 from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
+from hmcompress.network.model.wrappers import COMPILED, without_wrappers
 
 _PREFIXES = ("", "module.", "model.", "state_dict.", "model_state_dict.", "net.")
 
@@ -31,6 +32,10 @@ def match(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], pref
     Raises NetworkError where several networks of the checkpoint fit.
     """
     places = _places(own, shapes, prefixes)
+    plain = {without_wrappers(name): name for name in shapes}
+    if len(places) < len(own) and len(plain) == len(shapes) and plain.keys() != shapes.keys():
+        bare = {plain[name]: place for name, place in _places(own, plain, prefixes).items()}
+        places = max(places, bare, key=len)
     taken = set(places.values())
     wrong = [name for name, place in places.items() if tuple(own[place].shape) != shapes[name]]
     return Match(places, [place for place in own if place not in taken], wrong)
@@ -49,7 +54,7 @@ def _places(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: 
     options = [
         (old, {name: name[len(old) :] if old else new + name for name in tensors if name.startswith(old)})
         for old in (*_PREFIXES, *_roots(tensors))
-        for new in ("", "module.", "model.")
+        for new in ("", "module.", "model.", COMPILED)
         if not (old and new)
     ]
     fits = [(old, {n: p for n, p in option.items() if p in own}) for old, option in options]

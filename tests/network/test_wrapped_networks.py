@@ -1,0 +1,53 @@
+"""Modules that are compiled, or spread over devices, are read as what is inside."""
+
+from pathlib import Path
+
+import pytest
+import wrapped_networks
+from small_networks import outputs_settings, saved
+
+from hmcompress.errors import NetworkError
+from hmcompress.network import NetworkResult, compress_network
+
+HELPERS = Path(__file__).parent / "wrapped_networks.py"
+BOX = {"domain": {"x": [-1, 1], "t": [0, 1]}, "samples": 256, "held_out": 128}
+AROUND = ["compiled", "compiled_child", "compiled_in_place", "parallel"]
+
+
+def compressed(name: str, state: dict, folder: Path) -> NetworkResult:
+    settings = outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration=BOX, effort="fast")
+    return compress_network(saved(folder, state), settings)
+
+
+def payloads(result: NetworkResult) -> list[bytes]:
+    return [layer.payload for layer in result.layers]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> list[bytes]:
+    return payloads(compressed("Plain", wrapped_networks.Plain().state_dict(), tmp_path_factory.mktemp("plain")))
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_wrapped_module_gives_the_bytes_of_the_module_inside(tmp_path, plain, name):
+    assert payloads(compressed(name, getattr(wrapped_networks, name)().state_dict(), tmp_path)) == plain
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_checkpoint_of_a_wrapped_module_fits_the_plain_one_and_the_other_way(tmp_path, plain, name):
+    assert payloads(compressed("Plain", getattr(wrapped_networks, name)().state_dict(), tmp_path)) == plain
+    assert payloads(compressed(name, wrapped_networks.Plain().state_dict(), tmp_path)) == plain
+
+
+def test_outputs_in_a_dataclass_are_found(tmp_path, plain):
+    assert payloads(compressed("Classed", wrapped_networks.Classed().state_dict(), tmp_path)) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Normal", "returns a Normal without a floating tensor"), ("Recomputed", r"torch\.utils\.checkpoint")],
+)
+def test_what_cannot_be_followed_is_told_in_one_line(tmp_path, name, message):
+    with pytest.raises(NetworkError, match=message) as told:
+        compressed(name, getattr(wrapped_networks, name)().state_dict(), tmp_path)
+    assert "\n" not in str(told.value)
