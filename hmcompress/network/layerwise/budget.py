@@ -3,9 +3,14 @@
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.gradients import work_of_others
 from hmcompress.network.layerwise.original import Original
+from hmcompress.network.model.forward_size import ForwardSize
 
 _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
-_FEWEST = 14  # passes
+_FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
+_NUMBER, _FASTER = (
+    4.0,
+    20.0,
+)  # multiplications in the time of a number that is written; how much faster those of matrices are
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 
@@ -13,16 +18,21 @@ def budget_of(problem: Problem, work: int, effort: str, times: int = 1) -> int:
     """Passes, each of so many multiplications."""
     most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
-    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
+    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST[effort]), most))
 
 
 def cost_of(problem: Problem, data: Original) -> int:
     """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
-    cost = work_of_others(problem.network)
+    points = len(data.points) + len(problem.held_out.points)  # that the network runs on
+    cost = work_of_others(problem.network) + int(points * _work_of_forward(data.size))
     for layer in problem.network.layers:
         m, n = problem.network.shape(layer)
         cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
     return cost
+
+
+def _work_of_forward(size: ForwardSize) -> float:
+    return _NUMBER * size.numbers + size.multiplications / _FASTER
 
 
 def _cost_of_layer(m: int, n: int, rows: int) -> int:

@@ -20,14 +20,16 @@ _LEAST_VARIANCE = 1e-300
 
 
 def perturbed_sensitivities(
-    network: Network, points: Points, tensors: Mapping[str, Tensor], kind: str
+    network: Network, points: Points, tensors: Mapping[str, Tensor], kind: str, most: int = _ROWS
 ) -> dict[str, float]:
     """Relative error of the outputs over the relative error of each weight, for errors without a preferred direction.
+
+    most: samples that are looked at, for each weight anew.
 
     Raises NetworkError for weights that the outputs do not depend on; of vectors, as statistics of inputs that nothing
     normalises, it is 0.
     """
-    points = points.take(slice(0, _ROWS))
+    points = points.take(slice(0, min(_ROWS, most)))
     reference = evaluate(network, points, 0)
     generator = torch.Generator().manual_seed(0)
     found = {}
