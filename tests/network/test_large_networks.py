@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hmcompress.layers import to_matrices
 from hmcompress.network import pose
+from hmcompress.network.bound import error
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise import gradients, original, ways
 from hmcompress.network.layerwise.gradients import ModesMetric, WholeMetric
@@ -103,6 +104,16 @@ def test_a_forward_pass_is_counted_by_what_it_writes_and_multiplies(tmp_path: Pa
     size = forward_size(problem.network, problem.calibration.points)
     assert size.multiplications == 400 * (2 * 64 + 64)
     assert 400 * (2 + 64 + 64 + 1) <= size.numbers <= 400 * (2 + 64 + 64 + 1) + 500
+
+
+def test_fields_are_evaluated_few_at_once_and_points_many(tmp_path: Path) -> None:
+    batches = [error._batch(Points((torch.zeros(1, *shape),))) for shape in ((3,), (64, 64), (1024, 1024))]
+    assert batches == [4096, 128, 64]
+    problem, _ = posed("operator", fields(640), tmp_path)
+    points = Points((problem.calibration.points.tensors[0].repeat(8, 1, 1),))
+    assert error._batch(points) < len(points)
+    (y,) = error.evaluate(problem.network, points, 0)
+    assert torch.allclose(y, problem.network.run(points.tensors).double(), atol=1e-5)
 
 
 def test_sensitivities_are_the_same_whatever_is_held_at_once(tmp_path: Path) -> None:
