@@ -15,6 +15,7 @@ from hmcompress.network import pose
 from hmcompress.network.bound import error
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise import gradients, original, ways
+from hmcompress.network.layerwise.budget import budget_of, forward_cost_of
 from hmcompress.network.layerwise.gradients import ModesMetric, WholeMetric
 from hmcompress.network.layerwise.moments import sensitivities
 from hmcompress.network.layerwise.original import Original, points_of_passes, prepare
@@ -96,7 +97,7 @@ def test_a_pass_sees_as_many_rows_as_its_layers_need_and_all_samples_of_small_ne
     monkeypatch.setattr(original, "_LAYER_NUMBERS", 100 * 400 * 131.0)  # 100 samples
     assert len(points_of_passes(problem.network, points)) == 100
     monkeypatch.setattr(original, "_LAYER_NUMBERS", 1.0)
-    assert len(points_of_passes(problem.network, points)) == original._FEW
+    assert len(points_of_passes(problem.network, points)) == original._FEW_SEEN
 
 
 def test_a_forward_pass_is_counted_by_what_it_writes_and_multiplies(tmp_path: Path) -> None:
@@ -135,6 +136,17 @@ def test_many_other_weights_are_begun_where_no_rounding_helps_another(
     level = ways._first_level(subject)
     parts = coded_others(subject.data, Knobs(level * 1e-2))
     assert 3e-3 < subject.measure(1e-2, None)(parts) < 4e-2
+
+
+def test_a_network_that_takes_long_itself_gets_few_passes(tmp_path: Path) -> None:
+    problem, state = posed("operator", fields(), tmp_path)
+    data = prepare(problem, state, "fast")
+    runs = len(problem.calibration.points) + len(problem.held_out.points)
+    forward = forward_cost_of(problem, data)
+    assert runs * 4 * data.size.numbers < forward < runs * 5 * data.size.numbers
+    assert budget_of(problem, 10**8, "default", forward=forward) == 100
+    assert budget_of(problem, 10**8, "default", forward=1000 * forward) == 14
+    assert budget_of(problem, 10**8, "fast", forward=1000 * forward) == 8
 
 
 def test_a_network_that_cannot_be_watched_has_no_size() -> None:

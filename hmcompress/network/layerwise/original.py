@@ -21,9 +21,10 @@ from hmcompress.network.model.tangents import layer_jets
 
 _SENSITIVITY_ROWS = 2048
 _COUNTED = 4  # samples of which the rows of layers are counted
-_FEW = 64  # samples that gradients are taken of at least
+_FEW, _FEW_SEEN = 64, 32  # samples that gradients are taken of at least, and that passes see
 _GRADIENT_NUMBERS, _HELD_NUMBERS = 6e8, 1.5e8  # that operations write for gradients, and that are held for them at once
 _PERTURBED_NUMBERS, _FEWEST = 1e9, 16  # that they write while weights are perturbed; samples, at least
+_TRIED_NUMBERS, _FEWEST_TRIED = 1e8, 2  # the same while rows of them are zero
 _LAYER_NUMBERS = 1e8  # inputs and outputs of all layers that a pass sees, about
 _ROWS_EACH = 16  # rows that it sees at least for each input of a layer
 
@@ -73,13 +74,17 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         other_metrics=gradient_metrics(network, points, tensors, scale, seed, most),
         dtypes={name: tensors[name].dtype for name in names},
         engine=Engine(effort),
-        without_zero_rows=without_zero_rows(network, points, tensors),
+        without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
         size=size,
     )
 
 
 def _perturbed(network: Network, size: ForwardSize) -> int:
     return size.samples(_PERTURBED_NUMBERS / max(len(network.others), 1), _FEWEST)
+
+
+def _tried(network: Network, size: ForwardSize) -> int:
+    return size.samples(_TRIED_NUMBERS / max(len(network.others), 1), _FEWEST_TRIED)
 
 
 def points_of_passes(network: Network, points: Points) -> Points:
@@ -89,7 +94,7 @@ def points_of_passes(network: Network, points: Points) -> Points:
     if sum(sizes.values()) * len(points) <= _LAYER_NUMBERS:
         return points
     wanted = (_ROWS_EACH * network.shape(layer)[1] / rows[layer.weight] for layer in network.layers if sizes[layer])
-    return points.take(slice(0, math.ceil(max(_FEW, *wanted, _LAYER_NUMBERS / sum(sizes.values())))))
+    return points.take(slice(0, math.ceil(max(_FEW_SEEN, *wanted, _LAYER_NUMBERS / sum(sizes.values())))))
 
 
 def _rows_of_layers(network: Network, points: Points) -> dict[str, float]:

@@ -49,9 +49,14 @@ def perturbed_sensitivities(
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
 
 
-def without_zero_rows(network: Network, points: Points, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes."""
-    points = points.take(slice(0, _FEW_ROWS))
+def without_zero_rows(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], most: int = _FEW_ROWS
+) -> frozenset[str]:
+    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes.
+
+    most: samples that are looked at, for each weight anew.
+    """
+    points = points.take(slice(0, min(_FEW_ROWS, most)))
     return frozenset(name for name in network.others if _breaks(network, points, name, tensors[name]))
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of
 from hmcompress.network.layerwise.propagate import Parts, run_pass
 from hmcompress.network.layerwise.search import START, Way, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
@@ -27,7 +27,8 @@ def trials_by_passes(
     """The smallest trial of each way that finds one. kernel: the bound on it, if there is one."""
     problem, data, progress = subject.problem, subject.data, subject.progress
     work = cost_of(problem, data)
-    budget = budget_of(problem, work, settings.effort, 1 if kernel is None else _KERNEL)
+    times, forward = 1 if kernel is None else _KERNEL, forward_cost_of(problem, data)
+    budget = budget_of(problem, work, settings.effort, times, forward)
     ways = _ways(subject, settings, kernel is not None, work)
     found: list[Trial] = []
 
