@@ -19,9 +19,10 @@ from hmcompress.network.layerwise.budget import budget_of, forward_cost_of
 from hmcompress.network.layerwise.gradients import ModesMetric, WholeMetric
 from hmcompress.network.layerwise.moments import sensitivities
 from hmcompress.network.layerwise.original import Original, points_of_passes, prepare
+from hmcompress.network.layerwise.others import without_zero_rows
 from hmcompress.network.layerwise.propagate import Knobs, coded_others, decoded
 from hmcompress.network.layerwise.subject import Subject
-from hmcompress.network.model.forward_size import forward_size
+from hmcompress.network.model.forward_size import ForwardSize, forward_size
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network
 
@@ -136,6 +137,29 @@ def test_many_other_weights_are_begun_where_no_rounding_helps_another(
     level = ways._first_level(subject)
     parts = coded_others(subject.data, Knobs(level * 1e-2))
     assert 3e-3 < subject.measure(1e-2, None)(parts) < 4e-2
+
+
+def test_weights_are_tried_one_by_one_on_few_samples_of_a_network_that_takes_long(tmp_path: Path) -> None:
+    problem, _ = posed("operator", fields(64), tmp_path)
+    small, large = ForwardSize(1e4, 0.0), ForwardSize(1e8, 0.0)
+    assert original._tried(problem.network, small) >= 16 and original._perturbed(problem.network, small) >= 256
+    assert (original._tried(problem.network, large), original._perturbed(problem.network, large)) == (2, 16)
+    seen: list[int] = []
+    watched = replace(problem.network, module=Watched(problem.network.module, seen))
+    state = {name: t for name, t in problem.network.module.state_dict().items() if name in problem.network.others}
+    watched = replace(watched, places={name: f"module.{name}" for name in state})
+    without_zero_rows(watched, problem.calibration.points, state, 2)
+    assert set(seen) == {2}
+
+
+class Watched(nn.Module):
+    def __init__(self, module: nn.Module, seen: list[int]) -> None:
+        super().__init__()
+        self.module, self.seen = module, seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return self.module(x)
 
 
 def test_a_network_that_takes_long_itself_gets_few_passes(tmp_path: Path) -> None:
