@@ -30,6 +30,7 @@ LATE = {  # what takes up to a second to import, and few commands need
     "commands/verifying.py": {"hmcompress.network", "hmcompress.network.bound.recheck"},
     "commands/restoring.py": {"hmcompress.commands.slimming"},
     "network/model/inputs.py": {"scipy.stats"},
+    "hmatrix/grids/adaptive_scales.py": {"hmcompress.hmatrix.grids.kernels"},
 }
 
 FOREIGN = {"rich": {"report/table.py", "report/verdict_table.py", "report/terminal.py"}, "click": {"cli.py"}}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmcompress.hmatrix.grids.kernels import reduce_basis
+from hmcompress.hmatrix.grids.feedback import factorise, nearest_plane_in_tiles
+from hmcompress.hmatrix.grids.kernels import kronecker_nearest_plane, reduce_basis
 from hmcompress.network.joint import nearest_plane as module
 from hmcompress.network.joint.nearest_plane import nearest_plane
 
@@ -68,3 +69,14 @@ def test_few_integers_are_rounded_as_well(count: int) -> None:
     lower, w, steps = slanted(5)[:count, :count], np.linspace(3, 7, count), np.full(count, 0.1)
     q = nearest_plane(w, np.arange(count), lower, steps, 0.1)
     assert q.shape == (count,) and error(lower, w, q, steps) <= 0.05 * np.abs(lower).sum() + 1e-12
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from([(5, 3), (64, 64), (65, 130), (200, 70)]), st.integers(0, 1000))
+def test_tiles_give_the_integers_that_entries_one_by_one_give(shape: tuple[int, int], seed: int) -> None:
+    (m, n), rng = shape, np.random.default_rng(seed)
+    w = rng.standard_normal((m, n))
+    rows, columns = (factorise(a @ a.T / len(a)) for a in (rng.standard_normal((m, 2 * m)), slanted(n, seed)))
+    steps = 0.1 / columns.pivots, 1 / rows.pivots
+    given = (w, columns.lower, rows.lower, *steps, 0.1)
+    assert np.array_equal(nearest_plane_in_tiles(*given), kronecker_nearest_plane(*given))

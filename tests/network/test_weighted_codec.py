@@ -152,3 +152,32 @@ def test_columns_that_the_target_needs_come_first() -> None:
     moment = np.eye(16) + 0.01
     order = factorise_towards(moment, w, factorise(np.eye(4)), 0.0).order
     assert set(order[:2]) == {3, 11}
+
+
+def test_of_large_grids_the_model_is_chosen_by_what_it_would_take_and_is_as_good(monkeypatch) -> None:
+    rng = np.random.default_rng(4)
+    q = np.rint(rng.standard_normal((80, 90)) * rng.lognormal(0, 1.5, (80, 1)) * rng.lognormal(0, 1, 90)).astype(int)
+    q[3, 4] = 1 << 20
+    grid = Grid(q, rng.integers(-5, 5, 80), rng.integers(-5, 5, 90))
+    tried = weighted.encode(grid)
+    calls = []
+    monkeypatch.setattr(weighted, "_LARGE", 1000)
+    monkeypatch.setattr(weighted, "_encode", lambda *given: calls.append(given) or b"")
+    weighted.encode(grid)
+    monkeypatch.undo()
+    assert len(calls) == 1
+    assert len(weighted._encode(*calls[0])) <= 1.002 * len(tried) < len(weighted.encode(grid, thorough=False))
+
+
+def test_classes_that_are_known_are_those_of_one_column_after_another() -> None:
+    rng = np.random.default_rng(5)
+    q = np.rint(3 * rng.standard_normal((37, 20))).astype(np.int64)
+    row_steps, column_steps = 2.0 ** rng.integers(-3, 3, 37), 2.0 ** np.sort(rng.integers(-3, 3, 20))
+    model = weighted.ScaleModel()
+    scales, found = weighted.AdaptiveScales(model, 37, 0.7), []
+    for j, step in enumerate(column_steps):
+        for chunk, classes in scales.column(row_steps * step):
+            found.append(classes)
+            scales.learn(chunk, q[chunk, j], row_steps * step)
+    known = weighted.known_classes(model, 0.7, q, row_steps, column_steps)
+    assert np.array_equal(known.reshape(-1), np.concatenate(found))

@@ -57,7 +57,7 @@ class AdaptiveScales:
         expected = (self._rows + self._row_memory * self._start) / (self._seen + self._row_memory)
         self._sizes = np.zeros(len(steps))
         factor = 1.0
-        for chunk in _chunks(len(steps)):
+        for chunk in chunks(len(steps)):
             ratio = expected[chunk] * (factor * _SPREAD) / steps[chunk]
             yield chunk, np.searchsorted(_EDGES, ratio)
             relative = np.cumsum(self._sizes[: chunk.stop] / expected[: chunk.stop])[-1]  # in order, unlike sum
@@ -69,7 +69,18 @@ class AdaptiveScales:
         self._sizes[chunk] = (np.abs(q) + _ROUNDING) * steps[chunk]
 
 
-def _chunks(rows: int) -> Iterator[slice]:
+def known_classes(
+    model: ScaleModel, start: float, q: np.ndarray, row_steps: np.ndarray, column_steps: np.ndarray
+) -> np.ndarray:
+    """(n, m) classes of all integers q (m, n), in the order of the columns, as AdaptiveScales gives them."""
+    from hmcompress.hmatrix.grids.kernels import adaptive_classes  # here: decoding needs no compiler
+
+    memories = (start, ROW_MEMORY[model.row_memory], COLUMN_MEMORY[model.column_memory])
+    ends = np.array([chunk.stop for chunk in chunks(len(q))])
+    return adaptive_classes(q, row_steps, column_steps, memories, _SPREAD, _ROUNDING, ends, _EDGES)
+
+
+def chunks(rows: int) -> Iterator[slice]:
     begin, size = 0, _FIRST_CHUNK
     while begin < rows:
         end = min(begin + size, rows)

@@ -4,15 +4,17 @@ Successive interference cancellation, that is Babai's nearest plane: the rule of
 column that makes every rounding cost the same (step of entry i, j: delta / (R_ii L_jj)), columns of small pivots first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import lapack
 
-from hmcompress.hmatrix.grids.grid import Grid, half_octaves
-from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane
+from hmcompress.hmatrix.grids.grid import Grid, half_octaves, whole_exponents
+from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane, nearest_plane_tile
 
 _WIDEST_AIMED = 1024  # columns, but for one of a bias
+_MOST_AT_ONCE, _TILE = 2e9, 64  # multiplications that are done entry by entry; sides of the tiles of larger matrices
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
 
 
@@ -78,19 +80,82 @@ def quantise(
     row_exponents = half_octaves(1 / rows.pivots)
     if vector and _saves(rows.pivots) < _entropy(row_exponents):
         row_exponents = half_octaves(np.full(len(w), 1 / _size(rows.pivots)))
-    q = kronecker_nearest_plane(
-        np.ascontiguousarray(w[np.ix_(rows.order, columns.order)]),
-        columns.lower,
-        rows.lower,
-        2.0 ** (column_exponents / 2),
-        2.0 ** (row_exponents / 2),
-        dead_zone,
-    )
     return Grid(
-        _unpermute(q, rows.order, columns.order),
+        _nearest(w, columns, rows, column_exponents, row_exponents, dead_zone),
         row_exponents[np.argsort(rows.order)],
         column_exponents[np.argsort(columns.order)],
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns of a matrix whose error is weighed apart from that of the others, in the metric of two factors."""
+
+    columns: np.ndarray  # (k,) places
+    rows_factor: Factor
+    columns_factor: Factor
+
+
+def quantise_apart(w: np.ndarray, parts: Sequence[Part], delta: float, dead_zone: float) -> Grid:
+    """Quantise w (m, n), each of its parts with feedback in a metric of its own; together these are all columns.
+
+    A row has one step in all parts: the geometric mean of those that they ask for, as the grid has one for each row.
+    """
+    asked = np.stack([-2 * np.log2(part.rows_factor.pivots)[np.argsort(part.rows_factor.order)] for part in parts])
+    mean = asked.mean(0)
+    row_exponents = whole_exponents(mean)
+    q, column_exponents = np.zeros(w.shape, np.int32), np.zeros(w.shape[1], np.int64)
+    for part, own in zip(parts, asked, strict=True):
+        rows, columns = part.rows_factor, part.columns_factor
+        level = delta * 2.0 ** ((own - row_exponents).mean() / 2)
+        exponents = half_octaves(level / columns.pivots)
+        q[:, part.columns] = _nearest(
+            w[:, part.columns], columns, rows, exponents, row_exponents[rows.order], dead_zone
+        )
+        column_exponents[part.columns[columns.order]] = exponents
+    return Grid(q, row_exponents, column_exponents)
+
+
+def _nearest(
+    w: np.ndarray, columns: Factor, rows: Factor, column_exponents: np.ndarray, row_exponents: np.ndarray, zone: float
+) -> np.ndarray:
+    """Integers (m, n) of w by the nearest plane; exponents in the order of the factors."""
+    m, n = w.shape
+    plane = kronecker_nearest_plane if m * n * (m + n) <= _MOST_AT_ONCE else nearest_plane_in_tiles
+    ordered = np.ascontiguousarray(w[np.ix_(rows.order, columns.order)])
+    q = plane(ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone)
+    return _unpermute(q, rows.order, columns.order)
+
+
+def nearest_plane_in_tiles(
+    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+) -> np.ndarray:
+    """As kronecker_nearest_plane, up to the rounding of sums: an entry waits for those of later rows and columns only,
+    so what leaves a tile reaches the others as a product of matrices."""
+    m, n = w.shape
+    errors, q = np.zeros((m, n)), np.zeros((m, n), np.int32)
+    for begin in range(_last(n), -1, -_TILE):
+        block = slice(begin, min(begin + _TILE, n))
+        inner = np.ascontiguousarray(lower[block, block])
+        pending = right.T @ (errors[:, block.stop :] @ lower[block.stop :, block])
+        for first in range(_last(m), -1, -_TILE):
+            tile = slice(first, min(first + _TILE, m))
+            pending[tile] += right[tile.stop :, tile].T @ (errors[tile.stop :, block] @ inner)
+            q[tile, block], errors[tile, block] = nearest_plane_tile(
+                np.ascontiguousarray(w[tile, block]),
+                inner,
+                np.ascontiguousarray(right[tile, tile]),
+                column_steps[block],
+                row_steps[tile],
+                zone,
+                np.ascontiguousarray(pending[tile]),
+            )
+    return q
+
+
+def _last(size: int) -> int:
+    """Where the last tile begins."""
+    return (size - 1) // _TILE * _TILE
 
 
 def _size(pivots: np.ndarray) -> float:

@@ -45,6 +45,44 @@ def kronecker_nearest_plane(
 
 
 @njit(cache=True, nogil=True)
+def nearest_plane_tile(
+    w: np.ndarray,
+    lower: np.ndarray,
+    right: np.ndarray,
+    column_steps: np.ndarray,
+    row_steps: np.ndarray,
+    zone: float,
+    pending: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and errors of a tile w (m, n), as `kronecker_nearest_plane` finds them.
+
+    pending: (m, n) what entries outside the tile have left; lower: (n, n), right: (m, m), the factors' own tiles.
+    """
+    m, n = w.shape
+    errors, q = np.zeros((m, n)), np.zeros((m, n), np.int32)
+    carried = np.zeros(m)
+    for j in range(n - 1, -1, -1):
+        for i in range(m):
+            carried[i] = 0.0
+            for k in range(j + 1, n):
+                carried[i] += errors[i, k] * lower[k, j]
+        pivot = lower[j, j]
+        for i in range(m - 1, -1, -1):
+            left = pending[i, j]
+            for k in range(i, m):
+                left += right[k, i] * carried[k]
+            step = row_steps[i] * column_steps[j]
+            scaled = (w[i, j] + left / (right[i, i] * pivot)) / step
+            size = np.floor(abs(scaled) + 0.5 - zone)
+            value = min(size, 2.0**30) if scaled > 0 else -min(size, 2.0**30)
+            if size > 0:
+                q[i, j] = int(value)
+            errors[i, j] = w[i, j] - q[i, j] * step
+            carried[i] += pivot * errors[i, j]
+    return q, errors
+
+
+@njit(cache=True, nogil=True)
 def aimed_cholesky(
     moment: np.ndarray, cross: np.ndarray, share: float, least: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
@@ -86,6 +124,43 @@ def aimed_cholesky(
                 for i in range(m):
                     b[j, i] -= factor * aim[i]
     return order, lower, n
+
+
+@njit(cache=True, nogil=True)
+def adaptive_classes(
+    q: np.ndarray,
+    row_steps: np.ndarray,
+    column_steps: np.ndarray,
+    memories: tuple[float, float, float],
+    spread: float,
+    rounding: float,
+    ends: np.ndarray,
+    edges: np.ndarray,
+) -> np.ndarray:
+    """(n, m) classes of known integers q (m, n), column by column, in the very operations of `AdaptiveScales`.
+
+    memories: start, row memory, column memory; ends: of the chunks of a column.
+    """
+    m, n = q.shape
+    start, row_memory, column_memory = memories
+    rows, sizes, expected = np.zeros(m), np.zeros(m), np.zeros(m)
+    classes = np.zeros((n, m), np.int64)
+    for j in range(n):
+        for i in range(m):
+            expected[i] = (rows[i] + row_memory * start) / (j + row_memory)
+        factor, relative, begin = 1.0, 0.0, 0
+        for end in ends:
+            scale = factor * spread
+            for i in range(begin, end):
+                step = row_steps[i] * column_steps[j]
+                classes[j, i] = np.searchsorted(edges, expected[i] * scale / step)
+                sizes[i] = (abs(q[i, j]) + rounding) * step
+                relative += sizes[i] / expected[i]
+            factor = (relative + column_memory) / (end + column_memory)
+            begin = end
+        for i in range(m):
+            rows[i] += sizes[i]
+    return classes
 
 
 @njit(cache=True, nogil=True)

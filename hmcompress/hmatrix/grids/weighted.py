@@ -20,6 +20,8 @@ from hmcompress.hmatrix.grids.adaptive_scales import (
     SHAPES,
     AdaptiveScales,
     ScaleModel,
+    chunks,
+    known_classes,
     low_bits,
     tables,
 )
@@ -35,6 +37,7 @@ CHOICES: tuple[tuple[str, Sequence[int]], ...] = (  # of the model of the scales
     ("column_memory", range(len(COLUMN_MEMORY))),
     ("start", (-3, 3)),
 )
+_LARGE = 1 << 17  # integers of a grid of which the model of the scales is chosen by what it would take
 _NEVER = 1e6  # bits of what cannot be coded
 _AT_ONCE = 1 << 12  # symbols, each with its table
 _WIDEST = 128  # half octaves between the exponents of a layer
@@ -42,7 +45,42 @@ _WIDEST = 128  # half octaves between the exponents of a layer
 
 def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a grid. `thorough` tries the models of the scales one by one."""
-    return smallest(partial(_encode, grid), ScaleModel(start=mean_exponent(grid)), thorough)
+    first = ScaleModel(start=mean_exponent(grid))
+    if thorough and grid.q.size > _LARGE:
+        return _encode(grid, _best(partial(_bits, _living(grid)), first))
+    return smallest(partial(_encode, grid), first, thorough)
+
+
+def _best(bits: Callable[[ScaleModel], float], model: ScaleModel) -> ScaleModel:
+    """As `smallest` finds it, by what each would take."""
+    least = bits(model)
+    for name, values in CHOICES:
+        for value in values:
+            other = replace(model, **{name: value if name != "start" else model.start + value})
+            if other != model and (needed := bits(other)) < least:
+                least, model = needed, other
+    return model
+
+
+def _living(grid: Grid) -> Grid:
+    """Without its zero lines, columns in the order in which they are coded."""
+    rows, columns = np.flatnonzero(grid.live_rows), np.flatnonzero(grid.live_columns)
+    columns = columns[np.argsort(grid.column_exponents[columns], kind="stable")]
+    return Grid(grid.q[np.ix_(rows, columns)], grid.row_exponents[rows], grid.column_exponents[columns])
+
+
+def _bits(living: Grid, model: ScaleModel) -> float:
+    """About what the integers take."""
+    start = float(powers(np.array(model.start - STARTS // 2)))
+    steps = powers(living.row_exponents), powers(living.column_exponents)
+    classes, q = known_classes(model, start, living.q, *steps), living.q.T
+    shares = tables(model.shape).astype(np.float64)
+    surprise = -np.log2(shares / shares.sum(1, keepdims=True))
+    low = low_bits(classes)
+    high = q >> low
+    escaped = np.maximum(np.maximum(high - (HIGH - 1), -HIGH - high), 0)
+    rest = low.sum() + np.log2(1 + escaped[escaped > 0]).sum() + np.log2(_ESCAPE_BITS + 1) * (escaped > 0).sum()
+    return float(surprise[classes, np.clip(high, -HIGH, HIGH - 1) + HIGH].sum() + rest)
 
 
 def smallest(encode: Callable[[ScaleModel], bytes], model: ScaleModel, thorough: bool) -> bytes:
@@ -135,28 +173,29 @@ def code_integers(
     coder: Coder, q: Array, given: bool, row_exponents: Array, column_exponents: Array, model: ScaleModel
 ) -> Array:
     start = float(powers(np.array(model.start - STARTS // 2)))
-    scales = AdaptiveScales(model, len(row_exponents), start)
     row_steps, column_steps = powers(row_exponents), powers(column_exponents)
-    frequencies = tables(model.shape)
-    coded, sent = np.zeros_like(q), []
-    for j in np.argsort(column_exponents, kind="stable"):
+    frequencies, order = tables(model.shape), np.argsort(column_exponents, kind="stable")
+    if given:
+        known = known_classes(model, start, q[:, order], row_steps, column_steps[order])
+        _send(coder, q[:, order].T.reshape(-1), known.reshape(-1), _ends(*q.shape), frequencies)
+        return q
+    scales, coded = AdaptiveScales(model, len(row_exponents), start), np.zeros_like(q)
+    for j in order:
         steps = row_steps * column_steps[j]
         for chunk, classes in scales.column(steps):
-            if given:
-                sent.append((q[chunk, j], classes))
-            else:
-                coded[chunk, j] = _chunk(coder, None, classes, frequencies)
-            scales.learn(chunk, (q if given else coded)[chunk, j], steps)
-    _send(coder, sent, frequencies)
-    return q if given else coded
+            coded[chunk, j] = _chunk(coder, None, classes, frequencies)
+            scales.learn(chunk, coded[chunk, j], steps)
+    return coded
 
 
-def _send(coder: Coder, chunks: list[tuple[Array, Array]], frequencies: Array) -> None:
+def _ends(rows: int, columns: int) -> Array:
+    """Of the chunks of all columns, one column after another."""
+    stops = np.array([chunk.stop for chunk in chunks(rows)])
+    return (rows * np.arange(columns)[:, None] + stops).reshape(-1)
+
+
+def _send(coder: Coder, q: Array, classes: Array, ends: Array, frequencies: Array) -> None:
     """Chunks one by one or, where nothing but their symbols is sent, many at once, which is the same to the decoder."""
-    if not chunks:
-        return
-    q, classes = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    ends = np.cumsum([len(part) for part, _ in chunks])
     special = (low_bits(classes) > 0) | (q <= -HIGH) | (q >= HIGH - 1)
     apart = np.logical_or.reduceat(special, np.append(0, ends[:-1]))
     begin = 0

@@ -11,7 +11,8 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, own_tensors
 from hmcompress.network.model.tangents import jets
 
-_BATCH = 4096
+_BATCH, _LEAST_BATCH = 4096, 64  # samples at once
+_INPUTS_AT_ONCE = 1 << 19  # numbers: what a network makes of a field is many times as large
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,17 @@ class Reference:
 
 def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Outputs and derivatives, in float64, in batches."""
-    parts = []
+    parts, step = [], _batch(points)
     with torch.no_grad(), network.holding(tensors) as call:
-        for begin in range(0, len(points), _BATCH):
-            part = points.take(slice(begin, begin + _BATCH))
+        for begin in range(0, len(points), step):
+            part = points.take(slice(begin, begin + step))
             parts.append([b.double() for b in jets(network, part, order, call)])
     return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+
+
+def _batch(points: Points) -> int:
+    each = sum(t[0].numel() for t in points.tensors) if points.joint else points.tensors[0][0].numel()
+    return min(max(_INPUTS_AT_ONCE // max(each, 1), _LEAST_BATCH), _BATCH)
 
 
 def reference(network: Network, points: Points, order: int, what: str, advice: bool = True) -> Reference:

@@ -9,7 +9,8 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, replaced
 from hmcompress.report.records import NetworkLayer
 
-_ROWS = 2048
+_ROWS, _LEAST = 2048, 16  # samples
+_COUNTED, _NUMBERS = 2, 4e7  # samples of which the numbers of layers are counted; of these how many are looked at
 _TINY = 1e-30
 
 
@@ -21,9 +22,17 @@ def growth_of_layers(problem: Problem, decoded: Mapping[str, Tensor]) -> tuple[N
     1 for the first layer.
     """
     network = problem.network
-    inputs = problem.held_out.points.take(slice(0, _ROWS)).tensors
+    inputs = problem.held_out.points.take(slice(0, _samples(problem))).tensors
     original, compressed = _traces(network, inputs, {}), _traces(network, inputs, decoded)
     return tuple(_row(network, layer, original, compressed, decoded) for layer in network.layers)
+
+
+def _samples(problem: Problem) -> int:
+    """As many as `_ROWS`, or fewer where layers see many rows of each: what enters and leaves them is held, twice."""
+    few = problem.held_out.points.take(slice(0, _COUNTED))
+    seen = _traces(problem.network, few.tensors, {})
+    each = sum(x.numel() + z.numel() for x, z in seen.values()) / len(few)
+    return min(max(int(_NUMBERS / max(each, 1)), _LEAST), _ROWS)
 
 
 Trace = dict[str, tuple[Tensor, Tensor]]

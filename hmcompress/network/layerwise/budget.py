@@ -5,15 +5,20 @@ from hmcompress.network.layerwise.gradients import work_of_others
 from hmcompress.network.layerwise.original import Original
 
 _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
-_FEWEST = 14  # passes
+_FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
+_NUMBER, _FASTER = (
+    4.0,
+    20.0,
+)  # multiplications in the time of a number that is written; how much faster those of matrices are
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 
-def budget_of(problem: Problem, work: int, effort: str, times: int = 1) -> int:
-    """Passes, each of so many multiplications."""
+def budget_of(problem: Problem, work: int, effort: str, times: int = 1, forward: float = 0.0) -> int:
+    """Passes, each of so many multiplications, and of so many in the time that the network itself runs."""
     most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
-    return int(min(max((_STACK_WORK if stacks else _WORK) / max(work, 1), _FEWEST), most))
+    allowed = min((_STACK_WORK if stacks else _WORK) / max(work, 1), _WORK / max(forward, 1.0))
+    return int(min(max(allowed, _FEWEST[effort]), most))
 
 
 def cost_of(problem: Problem, data: Original) -> int:
@@ -23,6 +28,12 @@ def cost_of(problem: Problem, data: Original) -> int:
         m, n = problem.network.shape(layer)
         cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
     return cost
+
+
+def forward_cost_of(problem: Problem, data: Original) -> float:
+    """Multiplications in the time of the network's own runs in a pass, on calibration and on held-out points."""
+    points = len(data.points) + len(problem.held_out.points)
+    return points * (_NUMBER * data.size.numbers + data.size.multiplications / _FASTER)
 
 
 def _cost_of_layer(m: int, n: int, rows: int) -> int:

@@ -2,20 +2,23 @@
 
 The Gauss-Newton matrix of a weight (m, n) is taken as the product of a moment of its rows and one of its columns,
 E[g g^T] (x) E[g^T g] / trace, g the gradient of a random projection of the outputs (as in Shampoo, Gupta et al. 2018).
-For dense layers of independent inputs and sensitivities these are their second moments.
+For dense layers of independent inputs and sensitivities these are their second moments. The modes of a spectral weight
+act apart from each other, each on inputs of its own: there, and of kernels too long for one metric, each gets its own.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards
-from hmcompress.layers import real_layout, to_matrices
+from hmcompress.hmatrix.grids.feedback import Factor, Part, factorise, factorise_towards, quantise, quantise_apart
+from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.layers import layout, real_layout, to_matrices
 from hmcompress.network.layerwise.moments import Scale, regularised
 from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.inputs import Points
@@ -27,23 +30,48 @@ _GRADIENTS = 128  # of as many groups of samples
 WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
 _LOADING, _VARIANCE = 1e-2, 0.3
 _HALF_A_TIME = 0.5
+_LEAST_MODE = 1e-9  # share of the largest mode's sensitivity that others have at least
 _TINY = 1e-300
 
 
+class Metric(Protocol):
+    """The squared relative error of the outputs that a change of a matrix (m, n) makes."""
+
+    def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
+        """The matrix on a grid, with feedback in this metric."""
+
+
 @dataclass(frozen=True)
-class Metric:
-    """||R^T dW L||^2, the squared relative error of the outputs: factors R of the rows' moment, L of the columns'."""
+class WholeMetric:
+    """||R^T dW L||^2: factors R of the rows' moment, L of the columns'."""
 
     rows: Factor
     columns: Factor
+    vector: bool = False
+
+    def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
+        return quantise(w, self.columns, self.rows, delta, dead_zone, vector=self.vector)
+
+
+@dataclass(frozen=True)
+class ModesMetric:
+    """The sum of such ones, each of some columns."""
+
+    parts: tuple[Part, ...]
+
+    def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
+        return quantise_apart(w, self.parts, delta, dead_zone)
 
 
 def gradient_metrics(
-    network: Network, points: Points, tensors: Mapping[str, Tensor], scale: Scale, seed: int
+    network: Network, points: Points, tensors: Mapping[str, Tensor], scale: Scale, seed: int, most: int = _ROWS
 ) -> dict[str, list[Metric]]:
-    """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives."""
-    names = [name for name in network.others if _is_small(tensors[name])]
-    few = points.take(slice(0, _ROWS))
+    """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives.
+
+    most: samples that are looked at.
+    """
+    names = [name for name in network.others if _modes(tensors[name])]
+    few = points.take(slice(0, min(_ROWS, most)))
     try:
         sums = _summed(network, few, names, scale, seed)
     except NetworkError:  # some operations have no gradients by their statistics
@@ -52,17 +80,19 @@ def gradient_metrics(
     return {
         name: [m.metric(w, share) for m, w in zip(moments, to_matrices(tensors[name]).double().numpy(), strict=True)]
         for name, moments in sums.items()
-        if any(m.rows.any() for m in moments)
+        if any(m.any() for m in moments)
     }
 
 
-def _summed(network: Network, points: Points, names: list[str], scale: Scale, seed: int) -> dict[str, list["_Moments"]]:
-    sums: dict[str, list[_Moments]] = {}
+def _summed(
+    network: Network, points: Points, names: list[str], scale: Scale, seed: int
+) -> dict[str, list["_Moments | _ModeMoments"]]:
+    sums: dict[str, list[_Moments | _ModeMoments]] = {}
     with Formulas(0):
         for gradients in _gradients(network, points, names, scale, seed):
             for name, g in gradients.items():
                 slices = to_matrices(g).double().numpy()
-                moments = sums.setdefault(name, [_Moments(*matrix.shape) for matrix in slices])
+                moments = sums.setdefault(name, [_moments(g, matrix) for matrix in slices])
                 for moment, matrix in zip(moments, slices, strict=True):
                     moment.add(matrix)
     return sums
@@ -71,8 +101,8 @@ def _summed(network: Network, points: Points, names: list[str], scale: Scale, se
 class _Moments:
     """Sums over gradients of one matrix (m, n)."""
 
-    def __init__(self, m: int, n: int) -> None:
-        self.rows, self.columns = np.zeros((m, m)), np.zeros((n, n))
+    def __init__(self, m: int, n: int, vector: bool = False) -> None:
+        self.rows, self.columns, self._vector = np.zeros((m, m)), np.zeros((n, n)), vector
         self.seen_rows = self.seen_columns = 0  # lines that a gradient reached
 
     def add(self, g: np.ndarray) -> None:
@@ -81,12 +111,47 @@ class _Moments:
         self.seen_rows += int(g.any(1).sum())
         self.seen_columns += int(g.any(0).sum())
 
-    def metric(self, w: np.ndarray, share: float) -> Metric:
+    def any(self) -> bool:
+        """Whether a gradient arrived."""
+        return bool(self.rows.any())
+
+    def metric(self, w: np.ndarray, share: float) -> WholeMetric:
         """Both moments with a share of their mean diagonals: there are few gradients."""
         rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self.seen_rows)))
         columns = self.columns / max(np.trace(self.columns), _TINY)
         moment = regularised(columns, _loading(len(columns), self.seen_columns))
-        return Metric(rows, factorise_towards(moment, w, rows, _VARIANCE))
+        return WholeMetric(rows, factorise_towards(moment, w, rows, _VARIANCE), self._vector)
+
+
+class _ModeMoments:
+    """The same of each mode of a kernel by itself. places: (modes, k) columns of each."""
+
+    def __init__(self, m: int, places: np.ndarray) -> None:
+        self._places, self._modes = places, [_Moments(m, len(columns)) for columns in places]
+
+    def add(self, g: np.ndarray) -> None:
+        for columns, mode in zip(self._places, self._modes, strict=True):
+            mode.add(g[:, columns])
+
+    def any(self) -> bool:
+        return any(mode.any() for mode in self._modes)
+
+    def metric(self, w: np.ndarray, share: float) -> ModesMetric:
+        least = _LEAST_MODE * max(float(np.trace(mode.rows)) for mode in self._modes)
+        parts = []
+        for columns, mode in zip(self._places, self._modes, strict=True):
+            mode.rows += max(least - float(np.trace(mode.rows)), 0.0) / len(mode.rows) * np.eye(len(mode.rows))
+            own = mode.metric(w[:, columns], share)
+            parts.append(Part(columns, own.rows, own.columns))
+        return ModesMetric(tuple(parts))
+
+
+def _moments(w: Tensor, matrix: np.ndarray) -> _Moments | _ModeMoments:
+    modes = _modes(w)
+    if modes == 1:
+        return _Moments(matrix.shape[0], matrix.shape[1], vector=w.ndim == 1)
+    places = np.arange(matrix.shape[1]).reshape(-1, modes, 2 if w.is_complex() else 1)
+    return _ModeMoments(len(matrix), places.transpose(1, 0, 2).reshape(modes, -1))
 
 
 def _loading(lines: int, seen: int) -> float:
@@ -97,18 +162,23 @@ def _loading(lines: int, seen: int) -> float:
 def work_of_others(network: Network) -> int:
     """Multiplications of the nearest plane in a network's other weights."""
     own = tensors_of_module(network.module)
-    return sum(_work(w) for w in (own[network.places[name]] for name in network.others) if _is_small(w))
+    tensors = (own[network.places[name]] for name in network.others)
+    return sum(_work(w, modes) for w in tensors if (modes := _modes(w)))
 
 
-def _work(w: Tensor) -> int:
+def _work(w: Tensor, modes: int) -> int:
     matrix = real_layout(w.shape, w.dtype)
-    return matrix.count * matrix.rows * matrix.cols * (matrix.rows + matrix.cols)
+    return matrix.count * matrix.rows * matrix.cols * (matrix.rows + matrix.cols // modes)
 
 
-def _is_small(w: Tensor) -> bool:
-    """Whether the nearest plane goes through a weight in about a second."""
-    matrix = real_layout(w.shape, w.dtype)
-    return _work(w) <= _MOST_WORK and max(matrix.rows, matrix.cols) <= WIDEST
+def _modes(w: Tensor) -> int:
+    """In how many parts a weight's matrices get a metric: one, or that of each mode; 0: the nearest plane takes longer
+    than about a second."""
+    kernel, matrix = layout(w.shape).kernel, real_layout(w.shape, w.dtype)
+    for modes in (kernel,) if w.is_complex() else (1, kernel):
+        if _work(w, modes) <= _MOST_WORK and max(matrix.rows, matrix.cols // modes) <= WIDEST:
+            return modes
+    return 0
 
 
 def _gradients(

@@ -16,6 +16,7 @@ _MOST_PROJECTIONS = 8
 _TINY = 1e-14
 _MOST_NOISE = 0.99
 _CHUNK = 4096
+_NO_LIMIT = 1 << 62
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
 
@@ -72,19 +73,23 @@ def sampling_noise(x: Tensor, samples: int) -> float:
     return share / (1 - share)
 
 
-def sensitivities(network: Network, points: Points, scale: Scale, order: int, seed: int) -> dict[str, np.ndarray]:
+def sensitivities(
+    network: Network, points: Points, scale: Scale, order: int, seed: int, at_once: int = _CHUNK, most: int = _NO_LIMIT
+) -> dict[str, np.ndarray]:
     """G of every layer: sum over rows of E[g g^T], g the gradient of a random projection of the scaled outputs.
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
-    is bounded. Returns (m, m) float64 by the name of the weight; none where the module gives no gradients.
+    is bounded. at_once: samples whose activations are held together; most: gradients of samples, all projections
+    together. Returns (m, m) float64 by the name of the weight; none where the module gives no gradients.
     """
     moments: dict[str, np.ndarray] = {}
     if not network.layers:
         return moments
     generator = torch.Generator().manual_seed(seed)
-    for begin in range(0, len(points), _CHUNK):
-        part = points.take(slice(begin, begin + _CHUNK))
-        for name, g in _gradients(network, part, scale, order, generator, len(points)):
+    step, count = min(at_once, _CHUNK), min(_MOST_PROJECTIONS, _PROJECTED_ROWS // len(points), most // len(points))
+    for begin in range(0, len(points), step):
+        part = points.take(slice(begin, begin + step))
+        for name, g in _gradients(network, part, scale, order, generator, max(count, 1)):
             moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
     return moments
 
@@ -95,7 +100,7 @@ def _gradients(
     scale: Scale,
     order: int,
     generator: torch.Generator,
-    total: int,
+    count: int,
 ) -> Iterator[tuple[str, Tensor]]:
     probes: dict[str, Tensor] = {}
 
@@ -109,7 +114,7 @@ def _gradients(
         with torch.enable_grad():
             blocks = scale(jets(network, points, order))
     single = len(blocks) == 1 and blocks[0].shape[1] == 1
-    count = 1 if single else min(_MOST_PROJECTIONS, max(1, _PROJECTED_ROWS // total))
+    count = 1 if single else count
     for k in range(count):
         signs = [2.0 * torch.randint(0, 2, b.shape, generator=generator).to(b.dtype) - 1 for b in blocks]
         value = torch.stack([(b * s).sum() for b, s in zip(blocks, signs, strict=True)]).sum()

@@ -1,5 +1,6 @@
 """What passes need of the original network: targets and sensitivities of its layers, and its other weights."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,11 +14,19 @@ from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.gradients import Metric, gradient_metrics
 from hmcompress.network.layerwise.moments import Scale, sensitivities, with_column
 from hmcompress.network.layerwise.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
+from hmcompress.network.model.forward_size import ForwardSize, forward_size
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 from hmcompress.network.model.tangents import layer_jets
 
 _SENSITIVITY_ROWS = 2048
+_COUNTED = 4  # samples of which the rows of layers are counted
+_FEW, _FEW_SEEN = 64, 32  # samples that gradients are taken of at least, and that passes see
+_GRADIENT_NUMBERS, _HELD_NUMBERS = 6e8, 1.5e8  # that operations write for gradients, and that are held for them at once
+_PERTURBED_NUMBERS, _FEWEST = 1e9, 16  # that they write while weights are perturbed; samples, at least
+_TRIED_NUMBERS, _FEWEST_TRIED = 1e8, 2  # the same while rows of them are zero
+_LAYER_NUMBERS = 1e8  # inputs and outputs of all layers that a pass sees, about
+_ROWS_EACH = 16  # rows that it sees at least for each input of a layer
 
 
 @dataclass(frozen=True)
@@ -34,35 +43,70 @@ class Original:
     other_metrics: dict[str, list[Metric]] = field(default_factory=dict)  # of those whose gradients are known
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
+    size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
 
 
 def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Original:
     """Moments of the original network that every pass needs. Raises NetworkError for weights without effect."""
     network, points, order, ref = problem.network, problem.calibration.points, problem.order, problem.calibration.blocks
-    few = points.take(slice(0, _SENSITIVITY_ROWS))
+    size = forward_size(network, points)
+    most = size.samples(_GRADIENT_NUMBERS, _FEW)  # samples that gradients are taken of
+    few = points.take(slice(0, min(_SENSITIVITY_ROWS, most)))
     share, kind, seed = len(points) / len(few), problem.settings.tolerance, problem.settings.seed
 
     def scale(blocks: list[Tensor]) -> list[Tensor]:
         return scaled(kind, ref[: len(blocks)], blocks)
 
-    total = sensitivities(network, few, scale, order, seed)
+    total = sensitivities(network, few, scale, order, seed, size.samples(_HELD_NUMBERS, 1), most)
     blind = [layer for layer in network.layers if not np.any(total.get(layer.weight, 0.0))]
     total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
     names = (*network.others, *(layer.weight for layer in network.layers))
+    seen = points if order else points_of_passes(network, points)
     return Original(
-        points=points,
+        points=seen,
         order=order,
-        targets=original_targets(network, points, order),
+        targets=original_targets(network, seen, order),
         sensitivities={name: share * g for name, g in total.items()},
         derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
-        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind),
-        other_metrics=gradient_metrics(network, points, tensors, scale, seed),
+        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, _perturbed(network, size)),
+        other_metrics=gradient_metrics(network, points, tensors, scale, seed, most),
         dtypes={name: tensors[name].dtype for name in names},
         engine=Engine(effort),
-        without_zero_rows=without_zero_rows(network, points, tensors),
+        without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
+        size=size,
     )
+
+
+def _perturbed(network: Network, size: ForwardSize) -> int:
+    return size.samples(_PERTURBED_NUMBERS / max(len(network.others), 1), _FEWEST)
+
+
+def _tried(network: Network, size: ForwardSize) -> int:
+    return size.samples(_TRIED_NUMBERS / max(len(network.others), 1), _FEWEST_TRIED)
+
+
+def points_of_passes(network: Network, points: Points) -> Points:
+    """All calibration points, or as many as passes need where layers see many rows of each: tokens, edges, places."""
+    rows = _rows_of_layers(network, points)
+    sizes = {layer: rows.get(layer.weight, 0) * sum(network.shape(layer)) for layer in network.layers}
+    if sum(sizes.values()) * len(points) <= _LAYER_NUMBERS:
+        return points
+    wanted = (_ROWS_EACH * network.shape(layer)[1] / rows[layer.weight] for layer in network.layers if sizes[layer])
+    return points.take(slice(0, math.ceil(max(_FEW_SEEN, *wanted, _LAYER_NUMBERS / sum(sizes.values())))))
+
+
+def _rows_of_layers(network: Network, points: Points) -> dict[str, float]:
+    """Rows of each layer for a sample."""
+    few, rows = points.take(slice(0, _COUNTED)), dict[str, float]()
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
+        rows[layer.weight] = z.numel() / z.shape[-1] / len(few)
+
+    with replaced(network, note):
+        network.run(few.tensors)
+    return rows
 
 
 def _weights_of_derivatives(

@@ -20,14 +20,16 @@ _LEAST_VARIANCE = 1e-300
 
 
 def perturbed_sensitivities(
-    network: Network, points: Points, tensors: Mapping[str, Tensor], kind: str
+    network: Network, points: Points, tensors: Mapping[str, Tensor], kind: str, most: int = _ROWS
 ) -> dict[str, float]:
     """Relative error of the outputs over the relative error of each weight, for errors without a preferred direction.
+
+    most: samples that are looked at, for each weight anew.
 
     Raises NetworkError for weights that the outputs do not depend on; of vectors, as statistics of inputs that nothing
     normalises, it is 0.
     """
-    points = points.take(slice(0, _ROWS))
+    points = points.take(slice(0, min(_ROWS, most)))
     reference = evaluate(network, points, 0)
     generator = torch.Generator().manual_seed(0)
     found = {}
@@ -47,9 +49,14 @@ def perturbed_sensitivities(
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
 
 
-def without_zero_rows(network: Network, points: Points, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes."""
-    points = points.take(slice(0, _FEW_ROWS))
+def without_zero_rows(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], most: int = _FEW_ROWS
+) -> frozenset[str]:
+    """Other weights of which no row may be zero, such as those that the module divides by their rows' sizes.
+
+    most: samples that are looked at, for each weight anew.
+    """
+    points = points.take(slice(0, min(_FEW_ROWS, most)))
     return frozenset(name for name in network.others if _breaks(network, points, name, tensors[name]))
 
 

@@ -93,7 +93,7 @@ def _other(name: str, data: Original, knobs: Knobs) -> Coded:
         return data.engine.tensor(name, w, knobs.delta * math.sqrt(w.numel() / 12) / sensitivity)
     slices = []
     for matrix, metric in zip(to_matrices(w).double().numpy(), data.other_metrics[name], strict=True):
-        grid = quantise(matrix, metric.columns, metric.rows, knobs.delta, knobs.dead_zone, vector=w.ndim == 1)
+        grid = metric.quantise(matrix, knobs.delta, knobs.dead_zone)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     coded = Slices(tuple(slices), tuple(w.shape), w.dtype)
     return coded if w.ndim > 1 else _smallest_vector(coded, name, data, knobs.delta / sensitivity)

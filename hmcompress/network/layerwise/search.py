@@ -243,6 +243,7 @@ class Search:
 class Way:
     """How a search goes about it: where it begins, and what it turns."""
 
+    level: float = START  # first water level over tolerance
     firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
     near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
     few: bool = False  # fewer samples than the widest layer needs
@@ -253,7 +254,8 @@ class Way:
 
     def start(self, tol: float) -> Knobs:
         """Of the first pass."""
-        knobs = replace(Knobs(START * tol), **_FIRM) if self.firm else Knobs(START * tol)
+        knobs = Knobs(self.level * tol)
+        knobs = replace(knobs, **_FIRM) if self.firm else knobs
         return replace(knobs, floor=max(knobs.floor, _LEAST_FLOOR)) if self.few else knobs
 
     def ladders(self, knobs: Knobs) -> tuple[Ladder, ...]:

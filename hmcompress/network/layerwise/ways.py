@@ -6,9 +6,9 @@ from functools import partial
 
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.budget import budget_of, cost_of
+from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of
 from hmcompress.network.layerwise.propagate import Parts, run_pass
-from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.search import START, Way, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
@@ -17,6 +17,7 @@ from hmcompress.settings.config import Settings
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
 _KERNEL = 2  # times as many where the kernel is bounded too, which no other way serves
 _FEW_ROWS = 4  # calibration samples for each input of the widest layer, below which the metric needs a floor
+_MANY, _ABOVE = 3e5, 2.0  # numbers; times the level at which no rounding would help another
 _WORTH = 1.2  # times the bytes of one way to search, up to which the first passes of another are worth the others
 
 
@@ -26,7 +27,8 @@ def trials_by_passes(
     """The smallest trial of each way that finds one. kernel: the bound on it, if there is one."""
     problem, data, progress = subject.problem, subject.data, subject.progress
     work = cost_of(problem, data)
-    budget = budget_of(problem, work, settings.effort, 1 if kernel is None else _KERNEL)
+    times, forward = 1 if kernel is None else _KERNEL, forward_cost_of(problem, data)
+    budget = budget_of(problem, work, settings.effort, times, forward)
     ways = _ways(subject, settings, kernel is not None, work)
     found: list[Trial] = []
 
@@ -52,12 +54,25 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
     structured = structured_layers(problem, subject.tensors, subject.data.engine)
     factored = wide_layers(problem, subject.tensors) if problem.network.kind == "linear" else structured
     few, dense = _too_few_rows(problem), bool(problem.network.layers)
-    plain = Way(few=few, dense=dense, slim=settings.slim == "prefer", structured=structured, factored=factored)
+    plain = Way(
+        _first_level(subject),
+        few=few,
+        dense=dense,
+        slim=settings.slim == "prefer",
+        structured=structured,
+        factored=factored,
+    )
     if kernel:
         return [replace(plain, firm=True)]
     if problem.order or factored or work > _CHEAP or not dense:
         return [replace(plain, near=None if few else False)]
     return [plain, replace(plain, firm=True), *([replace(plain, near=True)] if few else [])]
+
+
+def _first_level(subject: Subject) -> float:
+    """Water level over tolerance with which many other weights, of which none makes up for another, come near it."""
+    count = sum(subject.tensors[name].numel() for name in subject.data.other_metrics)
+    return START if count < _MANY else min(START, _ABOVE * math.sqrt(12 / count))
 
 
 def _too_few_rows(problem: Problem) -> bool:
