@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.linearised import StackAt
+from hmcompress.network.joint.linearised import StackAt, in_single
 from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
@@ -153,6 +154,33 @@ def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
     if name == "Modes":  # turned into fewer ones of the same size
         y, predicted = y.norm(), predicted.norm()
     torch.testing.assert_close(predicted, y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["Two", "Product", "Mixture"])
+def test_products_of_several_stacks_are_those_of_their_jacobian(name: str) -> None:
+    small, data, _ = learner(posed(name), 4)
+    point, generator = in_single(small, data).linearised(), torch.Generator().manual_seed(1)
+    v = [torch.randn(layer.matrix.shape, generator=generator) for layer in small.layers]
+    u = torch.randn(data.outputs.shape, generator=generator)
+    forth, back, sent = point.forward(v), point.backward(u), point.sensitivities(u)
+    assert float((forth * u).sum()) == pytest.approx(
+        sum(float((a * b).sum()) for a, b in zip(v, back, strict=True)), rel=1e-3
+    )
+    for g, x, b in zip(sent, point.inputs, back, strict=True):
+        torch.testing.assert_close(g.T @ x, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
+    moved, step = small.clone(), 1e-6
+    for layer, dw in zip(moved.layers, v, strict=True):
+        layer.matrix = layer.matrix + step * dw.double()
+    differences = [n.outputs(replace(data, beyond=None)) for n in (moved, small)]
+    slope = (differences[0] - differences[1]) / step
+    torch.testing.assert_close(forth.double(), slope, rtol=1e-3, atol=1e-3 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["Two", "Product", "Mixture"])
+def test_several_stacks_learn_by_conjugate_gradients(name: str) -> None:
+    small, data, _ = learner(posed(name), 6)
+    before = small.error(data)
+    assert descend(small, data, 20, 40) < 0.1 * before
 
 
 def test_of_many_outputs_errors_have_the_same_size() -> None:

@@ -1,5 +1,6 @@
 """The way between the joint stage and the passes: some tens of neurons learn the outputs, the passes compress them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,11 +182,25 @@ def test_learning_goes_on_as_long_as_it_may_hold(
 ) -> None:
     network, data = learner(problem)
     left, taken = [1e-2 * e for e in errors], list[int]()
-    monkeypatch.setattr(middle, "descend", lambda *args, **kwargs: taken.append(1))
+
+    def step(*args: object, **kwargs: object) -> float:
+        taken.append(1)
+        return (left[len(taken) - 1] / 1.2) ** 2
+
+    monkeypatch.setattr(middle, "descend", step)
     monkeypatch.setattr(middle.Middle, "error", lambda *args: left[len(taken) - 1])
-    found = middle._holding(problem, network, data, 1e-2)
-    assert (found is not None) == (errors[-1] < middle._FITS)
+    found, error = middle._holding(problem, network, data, 1e-2)
+    assert (found is not None) == (errors[-1] < middle._FITS) and error == pytest.approx(errors[-1])
     assert len(taken) == rounds
+
+
+def test_no_wider_network_is_tried_where_samples_are_learned_by_heart(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, data = learner(problem)
+    monkeypatch.setattr(middle, "descend", lambda *args, **kwargs: (0.5e-2) ** 2)
+    monkeypatch.setattr(middle.Middle, "error", lambda *args: 3e-2)
+    assert middle._holding(problem, network, data, 1e-2) == (None, math.inf)
 
 
 def test_a_network_that_still_holds_is_not_learned_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

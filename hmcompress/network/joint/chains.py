@@ -74,7 +74,9 @@ class Chains:
         """In float64."""
         network = self.network.paired()
         with torch.no_grad():
-            inputs = tuple(s.features(t).double() for s, t in zip(_stacks(network), points.tensors, strict=True))
+            inputs = tuple(
+                s.features(t).double() for s, t in zip(stacks_in(network.module), points.tensors, strict=True)
+            )
         return Outputs(inputs, evaluate(network, points, 0)[0])
 
 
@@ -85,8 +87,8 @@ def built_in_chains(network: Network, outputs: int) -> Chains | None:
     return _built_in(network) if few and not network.others and dense == len(network.layers) else None
 
 
-def _stacks(network: Network) -> list[Stack]:
-    module = network.module
+def stacks_in(module: nn.Module) -> list[Stack]:
+    """Of a built-in network."""
     if isinstance(module, OperatorNetwork):
         return [module.branch, module.trunk]
     assert isinstance(module, Stack)
@@ -94,7 +96,7 @@ def _stacks(network: Network) -> list[Stack]:
 
 
 def _built_in(network: Network) -> Chains:
-    stacks = zip(network.stacks, _stacks(network), strict=True)
+    stacks = zip(network.stacks, stacks_in(network.module), strict=True)
     parts = tuple(
         Chain(layers, tuple(f for f in s.activations if isinstance(f, Activation)), s.features.frequencies is not None)
         for layers, s in stacks

@@ -1,38 +1,20 @@
-"""Small networks in single precision, and products with their Jacobians, which are never written out."""
+"""Small networks in single precision, and what they become with weights that move a little."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hmcompress.network.joint.differentiated import Differentiated, Linearised, Weights, rows_of
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork, mixed
 from hmcompress.network.joint.small_web import SmallWeb
-from hmcompress.network.joint.stack import SmallStack, with_slope
+from hmcompress.network.joint.stack import SmallStack, apply, with_slope
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.model.network import DenseLayer, in_precision, replaced
-
-Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
-
-
-class Linearised(Protocol):
-    """A small network at some weights, whatever becomes of it."""
-
-    inputs: list[Tensor]  # (N, n) of each layer, with a column of ones where there is a bias
-    outputs: Tensor  # (N, k), scaled
-
-    def forward(self, v: Weights) -> Tensor:
-        """J v, (N, k)."""
-
-    def backward(self, u: Tensor) -> Weights:
-        """J^T u."""
-
-    def sensitivities(self, u: Tensor) -> list[Tensor]:
-        """What u sends back to what leaves each layer, (N, m); where layers do more than that, about."""
 
 
 class Single(ABC):
@@ -53,11 +35,12 @@ class Single(ABC):
 
 
 def in_single(network: SmallNetwork, data: Data) -> Single:
-    """A copy of one stack, or of a web. Raises NetworkError where its module cannot be copied."""
+    """A copy of stacks, or of a web. Raises NetworkError where its module cannot be copied."""
     if isinstance(network, SmallWeb):
         return SingleWeb.of(network, data)
     assert isinstance(network, SmallStacks)
-    return SingleStack.of(network, data)
+    several = len(network.stacks) > 1
+    return SingleStacks.of(network, data) if several else SingleStack.of(network, data)
 
 
 @dataclass
@@ -70,11 +53,8 @@ class SingleStack(Single):
     @classmethod
     def of(cls, network: SmallStacks, data: Data) -> "SingleStack":
         (stack,) = network.clone().stacks
-        _to_single(stack.layers)
-        own = SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions])
-        mix = (network.scale if data.mix is None else data.mix).float()
-        wanted = data.outputs if data.rest is None else data.outputs - data.rest
-        return cls(own, data.inputs[0].float(), mix, wanted.float())
+        mix, wanted = _mix_and_wanted(network, data)
+        return cls(_single_stack(stack), data.inputs[0].float(), mix, wanted)
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -127,6 +107,50 @@ class StackAt(Linearised):
 
 
 @dataclass
+class SingleStacks(Single):
+    """Several stacks, side by side or multiplied."""
+
+    small: SmallStacks
+    inputs: tuple[Tensor, ...]
+    mix: Tensor  # as of one stack
+    wanted: Tensor
+
+    @classmethod
+    def of(cls, network: SmallStacks, data: Data) -> "SingleStacks":
+        small = replace(network, stacks=[_single_stack(stack) for stack in network.clone().stacks])
+        return cls(small, tuple(x.float() for x in data.inputs), *_mix_and_wanted(network, data))
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        return self.small.layers
+
+    def outputs(self) -> Tensor:
+        values = [stack.forward(x)[1] for stack, x in zip(self.small.stacks, self.inputs, strict=True)]
+        return _read(self.mix, self.small.together(values))
+
+    def linearised(self) -> "StacksAt":
+        return StacksAt.at(self.small, self.inputs, self.mix)
+
+
+class StacksAt(Differentiated):
+    """Several stacks at some weights."""
+
+    @classmethod
+    def at(cls, small: SmallStacks, xs: Sequence[Tensor], mix: Tensor) -> "StacksAt":
+        small, inputs, leaving, values = small.clone(), list[Tensor](), list[list[Tensor]](), list[Tensor]()
+        weights = [layer.matrix.requires_grad_() for layer in small.layers]
+        with torch.enable_grad():
+            for stack, x in zip(small.stacks, xs, strict=True):
+                for k, layer in enumerate(stack.layers):
+                    inputs.append(layer.extended(x.detach()))
+                    z = layer.forward(x)
+                    leaving.append([z])
+                    x = apply(stack.functions[k], z) if k < len(stack.functions) else z
+                values.append(x)
+            return cls.of(_read(mix, small.together(values)), weights, inputs, leaving)
+
+
+@dataclass
 class SingleWeb(Single):
     small: SmallWeb
     data: Data
@@ -153,24 +177,15 @@ class SingleWeb(Single):
         return WebAt.at(self.small, self.data)
 
 
-@dataclass(frozen=True)
-class WebAt(Linearised):
-    """As torch knows it: `forward` is the derivative, by u, of what u sends back."""
-
-    inputs: list[Tensor]
-    outputs: Tensor
-    scaled: Tensor  # the outputs, with what they were made of
-    weights: list[Tensor]  # that they were made of
-    leaving: list[list[Tensor]]  # of each layer, each time that it is called
-    u: Tensor
-    sent_back: Weights  # by u
+class WebAt(Differentiated):
+    """A web at some weights."""
 
     @classmethod
     def at(cls, small: SmallWeb, data: Data) -> "WebAt":
         entering, leaving = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
-            entering[layer.weight].append(_rows(x.detach()))
+            entering[layer.weight].append(rows_of(x.detach()))
             leaving[layer.weight].append(z)
             return z.clone()  # some functions work in place
 
@@ -180,30 +195,19 @@ class WebAt(Linearised):
         weights = [layer.matrix for layer in small.layers]
         with torch.enable_grad(), replaced(small.web.network, note):
             y = small.web.network.call(data.inputs, small.tensors()) * small.scale
-            u = torch.zeros_like(y).requires_grad_()
-            sent = torch.autograd.grad(y, weights, u, create_graph=True, materialize_grads=True)
         inputs = [layer.extended(torch.cat(entering[name])) for layer, name in zip(small.layers, names, strict=True)]
-        return cls(inputs, y.detach(), y, weights, [leaving[name] for name in names], u, list(sent))
-
-    def forward(self, v: Weights) -> Tensor:
-        with torch.enable_grad():
-            along = torch.stack([(g * dw).sum() for g, dw in zip(self.sent_back, v, strict=True)]).sum()
-        return torch.autograd.grad(along, self.u, retain_graph=True)[0]
-
-    def backward(self, u: Tensor) -> Weights:
-        return self._back(u, self.weights)
-
-    def sensitivities(self, u: Tensor) -> list[Tensor]:
-        sent = iter(self._back(u, [z for zs in self.leaving for z in zs]))
-        return [torch.cat([_rows(next(sent)) for _ in zs]) for zs in self.leaving]
-
-    def _back(self, u: Tensor, to: list[Tensor]) -> list[Tensor]:
-        return list(torch.autograd.grad(self.scaled, to, u, retain_graph=True, materialize_grads=True))
+        return cls.of(y, weights, inputs, [leaving[name] for name in names])
 
 
-def _rows(t: Tensor) -> Tensor:
-    """(N, ..., n) as (N ..., n)."""
-    return t.reshape(-1, t.shape[-1])
+def _single_stack(stack: SmallStack) -> SmallStack:
+    _to_single(stack.layers)
+    return SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions])
+
+
+def _mix_and_wanted(network: SmallStacks, data: Data) -> tuple[Tensor, Tensor]:
+    """What is applied to the values of the stacks, and what that should be."""
+    wanted = data.outputs if data.rest is None else data.outputs - data.rest
+    return (network.scale if data.mix is None else data.mix).float(), wanted.float()
 
 
 def _to_single(layers: Sequence[Layer]) -> None:

@@ -3,7 +3,7 @@ network of that width learns the original's outputs, the passes compress it, and
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch import nn
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.chains import stacks_in
 from hmcompress.network.joint.distil import in_places, learning_data
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.origin import Origin, fresh, inner_weights
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
+from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.widening import narrow_learned, widened
 from hmcompress.network.layerwise.coded import Weighted
@@ -41,6 +43,7 @@ _FIRST = ((4096, 40, 1e-2), (8192, 20, 1e-5))  # samples, steps at most and damp
 _STEPS, _DAMPING = 20, 1e-6  # on all samples, with a price on the weights, until it holds on held-out points
 _ROUNDS, _MORE, _NEARLY = 3, 3, 1.08  # of these, and further ones where the error over the tolerance comes near enough
 _HOPELESS = ((10.0, 1.6), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
+_BY_HEART = 1.5  # held-out error over that of the samples, above which there are too few of these
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -126,7 +129,8 @@ class _Learner:
             self.error = error**0.5 / self.tol
             if self.error > _HOPELESS[isinstance(small, SmallWeb)][k]:
                 return None
-        return _holding(self.problem, small, data, self.tol)
+        found, self.error = _holding(self.problem, small, data, self.tol)
+        return found
 
     def _affordable(self, small: SmallNetwork) -> Data:
         """As many samples as a module is run with in the time."""
@@ -135,17 +139,19 @@ class _Learner:
         return self.data.first(min(len(self.data), self.origin.at_once(1), int(_RUNS * self.work / small.each)))
 
 
-def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> Middle | None:
-    """What holds on held-out points, of small weights."""
+def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> tuple[Middle | None, float]:
+    """What holds on held-out points, of small weights, or how far it is from that: without end, where it is much nearer
+    on the samples that it learned from."""
+    held, learned = math.inf, 0.0
     for k in range(_ROUNDS + _MORE):
-        descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
+        error = descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
         middle = as_middle(problem.network, small)
-        held = middle.error(problem) / tol
+        held, learned = middle.error(problem) / tol, error**0.5 / tol
         if held < _FITS:
-            return middle
+            return middle, held
         if held > (_HOPELESS[isinstance(small, SmallWeb)][-1] if k + 1 < _ROUNDS else _NEARLY):
-            return None
-    return None
+            break
+    return None, math.inf if held > _BY_HEART * learned else held
 
 
 def _rate(problem: Problem, tol: float) -> float:
@@ -161,7 +167,7 @@ def _most(origin: Origin) -> int:
     """Neurons of a layer at most: half of the original's. Gradients of gradients take too long for what they gain."""
     if isinstance(origin, Web):
         return max(group.count for group in origin.groups) // 2 if origin.sliced and not origin.by_samples else 0
-    return min(origin.sizes[0][1:-1], default=0) // 2 if len(origin.parts) == 1 else 0
+    return min((m for sizes in origin.sizes for m in sizes[1:-1]), default=0) // 2
 
 
 def as_middle(network: Network, small: SmallNetwork) -> Middle:
@@ -172,20 +178,28 @@ def as_middle(network: Network, small: SmallNetwork) -> Middle:
             own_rows = np.arange(rows.stop - rows.start) if layer.rows is None else layer.rows.numpy()
             columns = np.arange(layer.inputs) if layer.columns is None else layer.columns.numpy()
             places[own.weight] = own_rows, columns
-    narrow = _of_web(network, small) if isinstance(small, SmallWeb) else _of_chain(network, small)
-    return Middle(narrow, places, small)
+    if isinstance(small, SmallWeb):
+        return Middle(_of_web(network, small), places, small)
+    assert isinstance(small, SmallStacks)
+    return Middle(_of_chain(network, small), places, small)
 
 
-def _of_chain(network: Network, small: SmallNetwork) -> Network:
+def _of_chain(network: Network, small: SmallStacks) -> Network:
     module = copy.deepcopy(network.module)
-    for k, layer in enumerate(small.layers):
+    for layer in small.layers:
         for own, rows in layer.parts():
             bias = layer.matrix[rows, -1] if layer.has_bias else layer.offset
             linear = filled(layer.weight()[rows].to(network.dtype), None if bias is None else bias.to(network.dtype))
             module.set_submodule(own.path, linear)
-        if isinstance(module, Stack) and k < len(module.activations):
-            module.activations[k] = _narrower(module.activations[k], len(layer.matrix))
+    if network.built_in:
+        _narrow_slopes(stacks_in(module), small)
     return replace(network, module=module)
+
+
+def _narrow_slopes(stacks: Sequence[Stack], small: SmallStacks) -> None:
+    for stack, own in zip(stacks, small.stacks, strict=True):
+        for k, layer in enumerate(own.layers[: len(stack.activations)]):
+            stack.activations[k] = _narrower(stack.activations[k], len(layer.matrix))
 
 
 def _of_web(network: Network, small: SmallWeb) -> Network:

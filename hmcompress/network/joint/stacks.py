@@ -30,8 +30,11 @@ class SmallStacks(SmallNetwork):
 
     def outputs(self, data: Data) -> Tensor:
         values = [stack.forward(x)[1] for stack, x in zip(self.stacks, data.inputs, strict=True)]
-        y = (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else _beside(values, 1)
-        return data.combined(data.read(y * self.scale).T).T
+        return data.combined(data.read(self.together(values) * self.scale).T).T
+
+    def together(self, values: Sequence[Tensor]) -> Tensor:
+        """What they compute (N, m) of what each stack does."""
+        return (values[0] * values[1]).sum(1, keepdim=True) + self.shift if self.product else _beside(values, 1)
 
     def clone(self) -> "SmallStacks":
         stacks = [

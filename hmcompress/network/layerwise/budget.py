@@ -6,10 +6,8 @@ from hmcompress.network.layerwise.original import Original
 
 _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
 _FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
-_NUMBER, _FASTER = (
-    4.0,
-    20.0,
-)  # multiplications in the time of a number that is written; how much faster those of matrices are
+_NUMBER = 4.0  # multiplications in the time of a number that is written
+_FASTER = 20.0  # how much faster those of matrices are
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 
