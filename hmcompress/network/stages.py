@@ -111,7 +111,8 @@ class SmallNetworks:
         tick(1.0)
         if middle is None:
             return None
-        learned = smallest_learned(problem, origin, settings, middle, measured)
+        others = () if isinstance(origin, Web) else problem.network.others  # those of a web are coded already
+        learned = None if others else smallest_learned(problem, origin, settings, middle, measured)
         if learned is not None:
             return learned
         own = replace(problem, network=middle.network)

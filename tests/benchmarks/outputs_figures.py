@@ -45,6 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "helmholtz 1e-4 off": ("helmholtz", NO_KERNEL | {"tol": 1e-4}),
     "helmholtz 1e-3 ntk 0.1": ("helmholtz", {"tol": 1e-3, "ntk": {"tol": 0.1}}),
     "allen_cahn 1e-2 off": ("allen_cahn", NO_KERNEL | {"tol": 1e-2}),
+    "allen_cahn 1e-4 off": ("allen_cahn", NO_KERNEL | {"tol": 1e-4}),
     "fourier 1e-3 off": ("fourier", NO_KERNEL | {"tol": 1e-3}),
     "deeponet 1e-3 off": ("deeponet", NO_KERNEL | {"tol": 1e-3}),
     "greens 1e-3": ("greens", {"tol": 1e-3}),

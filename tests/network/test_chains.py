@@ -13,6 +13,7 @@ from small_networks import check_jacobian, outputs_settings, saved, stack
 from torch import Tensor, nn
 
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.middle as middle
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -181,6 +182,23 @@ def test_several_stacks_learn_by_conjugate_gradients(name: str) -> None:
     small, data, _ = learner(posed(name), 6)
     before = small.error(data)
     assert descend(small, data, 20, 40) < 0.1 * before
+
+
+@pytest.mark.parametrize("name", ["Two", "Basis"])
+def test_the_middle_way_of_several_stacks_and_beside_other_weights_holds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "smallest_joint", lambda *args: None)
+    monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
+    monkeypatch.setattr(middle, "_HIDDEN", (4, 6, 8))
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    learned: list[middle.Middle] = []
+    found = middle.middle_network
+    monkeypatch.setattr(stages, "middle_network", lambda *args: learned.append(found(*args)) or learned[-1])
+    result = compress_network(saved(tmp_path, module_of(name).state_dict()), settings_of(name))
+    assert learned[0] is not None
+    assert 5e-3 < result.record.error <= 1e-2
+    assert len(result.layers) == len(posed(name).network.layers) + len(posed(name).network.others)
 
 
 def test_of_many_outputs_errors_have_the_same_size() -> None:

@@ -165,7 +165,7 @@ class Watched(nn.Module):
 def test_growth_is_looked_at_on_fewer_samples_where_layers_see_many_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All activations of 400 held-out samples of a transformer took nine gigabytes."""
+    """All that enters and leaves the layers of a transformer would be too much of 400 samples."""
     problem, _ = posed("tokens", np.random.default_rng(0).uniform(-1, 1, (800, 2)), tmp_path)
     assert growth._samples(problem) == growth._NUMBERS // (400 * (2 + 64 + 64 + 1)) > 200
     whole = growth.growth_of_layers(problem, {k: t * 1.01 for k, t in problem.network.module.state_dict().items()})
