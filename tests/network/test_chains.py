@@ -13,8 +13,10 @@ from small_networks import check_jacobian, outputs_settings, saved, stack
 from torch import Tensor, nn
 
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.learned as learned
 import hmcompress.network.joint.middle as middle
 import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.joint.widening as widening
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress import compress, decompress, verify
@@ -192,11 +194,14 @@ def test_the_middle_way_of_several_stacks_and_beside_other_weights_holds(
     monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     monkeypatch.setattr(middle, "_HIDDEN", (4, 6, 8))
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
-    learned: list[middle.Middle] = []
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 2048)
+    monkeypatch.setattr(learned, "MIDDLE_ROWS", 2048)
+    monkeypatch.setattr(widening, "_ROWS", (1024,))
+    narrow: list[middle.Middle] = []
     found = middle.middle_network
-    monkeypatch.setattr(stages, "middle_network", lambda *args: learned.append(found(*args)) or learned[-1])
+    monkeypatch.setattr(stages, "middle_network", lambda *args: narrow.append(found(*args)) or narrow[-1])
     result = compress_network(saved(tmp_path, module_of(name).state_dict()), settings_of(name))
-    assert learned[0] is not None
+    assert narrow[0] is not None
     assert 5e-3 < result.record.error <= 1e-2
     assert len(result.layers) == len(posed(name).network.layers) + len(posed(name).network.others)
 

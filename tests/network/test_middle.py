@@ -121,7 +121,10 @@ def test_a_wider_network_begins_with_what_a_narrow_one_has_learned(
 
 @pytest.fixture
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of sixteen neurons a layer are tried, whatever the rate says."""
+    """Networks of sixteen neurons a layer are tried, whatever the rate says, which learn on few samples."""
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 4096)
+    monkeypatch.setattr(learned, "MIDDLE_ROWS", 4096)
+    monkeypatch.setattr(widening, "_ROWS", (1024,))
     monkeypatch.setattr(middle, "_HIDDEN", (16,))
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
 
