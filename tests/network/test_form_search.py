@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_networks import outputs_settings, stack
 
+import hmcompress.network.joint.form_search as form_search
 from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_outputs
@@ -132,3 +133,15 @@ def test_forms_that_are_alike_are_reordered_once(made: Callable[..., FormSearch]
     assert 1 < len(pairs) <= len(found.holding()) / 2
     assert [form.cost for form, _ in pairs] == sorted(form.cost for form, _ in pairs)
     assert len({(form.cost, form.error) for form, _ in pairs}) == len(pairs)
+
+
+def test_a_singular_metric_loses_a_form_and_no_more(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def singular(*args: object) -> None:
+        torch.linalg.cholesky(torch.zeros(2, 2))
+
+    search = made(4, steps=5)
+    monkeypatch.setattr(form_search, "quantised", singular)
+    search.draw(1e12)
+    assert not search.forms and search.lost == 3

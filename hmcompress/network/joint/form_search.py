@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.ordering import about, embedded, nbytes, reordered
@@ -198,7 +199,10 @@ class FormSearch:
     def _add(self, begun: Quantised, knobs: Sequence[LayerKnobs]) -> float:
         """The error of a further form, or at which it was given up."""
         self.work += form_work(self.network, self.data, len(begun.grids))
-        found = quantised(begun, self.data, self.level, knobs, (_HOPELESS * self.goal) ** 2)
+        try:
+            found = quantised(begun, self.data, self.level, knobs, (_HOPELESS * self.goal) ** 2)
+        except torch.linalg.LinAlgError:  # weights that make up for each other all but exactly
+            found = None
         self.lost = self.lost + 1 if found is None else 0
         if found is None:
             return _HOPELESS * self.tol
