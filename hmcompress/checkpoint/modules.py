@@ -91,9 +91,7 @@ class _Walk:
             self._budget.spend(len(prefix))
             if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
                 self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
-            elif isinstance(
-                _unwrapped(tensor), (LazyTensor, QuantizedTensor, SparseTensor, dict)
-            ):  # a dict: made of parts
+            elif isinstance(_unwrapped(tensor), _TENSORS):
                 self.state[prefix + name] = tensor
             else:
                 self._skip(prefix + name, _what(tensor))
