@@ -148,10 +148,15 @@ class _Calibration(Frozen):
     tolerance: ToleranceKind = "l2"
 
 
+def _named(value: Any) -> Any:
+    """A list of intervals under names x1, x2, ...: many inputs have none."""
+    return {f"x{i}": interval for i, interval in enumerate(value, 1)} if isinstance(value, list) else value
+
+
 class DomainCalibration(_Calibration):
     """Scrambled Sobol points in a box; the order of the names is the order of the network's inputs."""
 
-    domain: Annotated[dict[str, Interval], Field(min_length=1)]
+    domain: Annotated[dict[str, Interval], BeforeValidator(_named), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _intervals_are_not_empty(self) -> "DomainCalibration":

@@ -173,6 +173,12 @@ def test_the_order_of_a_domain_is_kept(yaml):
     assert isinstance(settings.calibration, DomainCalibration) and list(settings.calibration.domain) == ["z", "a", "m"]
 
 
+def test_intervals_without_names_are_a_domain_too(yaml):
+    settings = load_settings(yaml("calibration: {domain: [[-1, 1], [0, 2]]}"))
+    assert isinstance(settings.calibration, DomainCalibration)
+    assert settings.calibration.domain == {"x1": (-1, 1), "x2": (0, 2)}
+
+
 def test_a_domain_may_be_called_y(yaml):
     """y, n, on are truth values in YAML 1.1; as a key they are names."""
     settings = load_settings(yaml("calibration: {domain: {x: [0, 1], y: [0, 1]}}"))
@@ -251,6 +257,9 @@ WRONG = [
     ("calibration: {domain: {x: [0, 1, 2]}}", "calibration.domain.x has the wrong number of values"),
     ("calibration: {domain: {x: [a, 1]}}", "calibration.domain.x[1] must be a number, got 'a'"),
     ("calibration: {domain: {}}", "calibration.domain has the wrong number of values"),
+    ("calibration: {domain: []}", "calibration.domain has the wrong number of values"),
+    ("calibration: {domain: [-1, 1]}", "calibration.domain.x1 must be a list, got -1"),
+    ("calibration: {domain: 1}", "calibration.domain must be a group of 'key: value' lines, got 1"),
     ("calibration:\n  inputs: a.npz\n  derivatives: 3", "line 3: calibration.derivatives must be at most 2, got 3"),
     ("calibration:\n  inputs: a.npz\n  smaples: 3", "line 3: unknown setting 'smaples' in calibration, did you mean"),
     ("ntk: {tol: -1}", "ntk.tol must be above 0, got -1"),
