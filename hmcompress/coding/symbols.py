@@ -93,6 +93,18 @@ class Adaptive:
         counts[min(symbol + 1, len(counts) - 1)] += self._spread
         return symbol
 
+    def code_all(self, coder: Coder, values: np.ndarray | None, count: int) -> np.ndarray:
+        """So many symbols one after another, (count,), as by `code`; given ones in a fraction of its time."""
+        size = self._counts.shape[1]
+        if values is None or size < 2 or count < 1:
+            return np.array([self.code(coder, None) for _ in range(count)], np.int64)
+        added = np.zeros((count, 3, size))  # in the order in which `code` adds: sums are the same to the last bit
+        for k, (places, much) in enumerate(((values, 1.0), (values - 1, self._spread), (values + 1, self._spread))):
+            added[np.arange(count), k, np.clip(places, 0, size - 1)] = much
+        counts = np.cumsum(np.concatenate([self._counts[:1], added.reshape(-1, size)]), axis=0)
+        self._counts[0] = counts[-1]
+        return coder.categorical(values, counts[:-1:3].astype(np.float32))
+
 
 def code_flags(coder: Coder, count: int, flags: np.ndarray | None) -> np.ndarray:
     """Positions of the flags among `count` that are set, each coded behind flags like the one before it."""

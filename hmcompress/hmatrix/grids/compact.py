@@ -111,7 +111,7 @@ def _excess(coder: Coder, count: int, values: np.ndarray | None) -> np.ndarray:
     """`count` numbers of which the least is zero."""
     span = _magnitude(coder, None if values is None else int(values.max()), _WIDEST) if count > 1 else 0
     adaptive = Adaptive(span + 1, prior=0.3, spread=0.4)
-    return np.array([adaptive.code(coder, None if values is None else int(values[k])) for k in range(count)], np.int64)
+    return adaptive.code_all(coder, values, count)
 
 
 def _model(coder: Coder, model: ScaleModel) -> ScaleModel:

@@ -153,8 +153,7 @@ def _exponents_of(coder: Coder, count: int, exponents: Array | None) -> Array:
     low = coder.number(None if exponents is None else int(exponents.min()) + EXPONENT_LIMIT, _SPAN) - EXPONENT_LIMIT
     span = coder.number(None if exponents is None else int(exponents.max()) - low, _WIDEST) if count > 1 else 0
     adaptive = Adaptive(span + 1, prior=0.3, spread=0.4)
-    values = [None] * count if exponents is None else [int(e) - low for e in exponents]
-    return np.array([low + adaptive.code(coder, value) for value in values])
+    return low + adaptive.code_all(coder, None if exponents is None else exponents - low, count)
 
 
 def _model(coder: Coder, model: ScaleModel) -> ScaleModel:

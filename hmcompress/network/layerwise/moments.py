@@ -29,21 +29,25 @@ def with_column(x: Tensor, layer: DenseLayer, value: bool) -> Tensor:
 
 def second_moment(x: Tensor, count: int) -> np.ndarray:
     """Sum of x x^T over rows x (k, d), divided by `count`; (d, d) float64."""
-    return (x.T @ x / max(count, 1)).numpy()
+    rows = x.numpy()
+    return rows.T @ rows / max(count, 1)  # numpy, unlike torch, takes half a product that is symmetric
 
 
-def ridge_target(w: np.ndarray, x: Tensor, z: Tensor, moment: np.ndarray, ridge: float) -> np.ndarray:
-    """The matrix nearest to w that best restores pre-activations z (k, m) from inputs x (k, d).
+def cross_moment(z: Tensor, x: Tensor, count: int) -> np.ndarray:
+    """Sum of z x^T over rows z (k, m) and x (k, d), divided by `count`; (m, d) float64."""
+    return (z.T @ x / max(count, 1)).numpy()
 
-    W + (Z - W x) x^T (E[x x^T] + ridge * mean diagonal * I)^-1, in float64.
+
+def ridge_target(w: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: float) -> np.ndarray:
+    """The matrix (m, d) nearest to w that best restores pre-activations z from inputs x.
+
+    W + (E[z x^T] - W E[x x^T]) (E[x x^T] + ridge * mean diagonal * I)^-1, in float64.
     """
-    residual = z - x @ torch.from_numpy(w).T
-    total = float(x.pow(2).sum())
-    cross = (residual.T @ x).numpy() * (np.trace(moment) / total if total > 0 else 1.0)  # the moment's own count
+    left = cross - w @ moment
     for attempt in range(8):  # a singular moment needs a larger ridge
         try:
             factor = cho_factor(regularised(moment, max(ridge, _TINY) * 10.0**attempt))
-            return w + cho_solve(factor, cross.T).T
+            return w + cho_solve(factor, left.T).T
         except LinAlgError:
             continue
     return w

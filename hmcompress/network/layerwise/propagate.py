@@ -8,6 +8,7 @@ weights that no second moment describes are coded by the engine of the weights m
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,13 +19,21 @@ from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quan
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.low_rank import as_product
-from hmcompress.network.layerwise.moments import regularised, ridge_target, sampling_noise, second_moment, with_column
+from hmcompress.network.layerwise.moments import (
+    cross_moment,
+    regularised,
+    ridge_target,
+    sampling_noise,
+    second_moment,
+    with_column,
+)
 from hmcompress.network.layerwise.original import Original
-from hmcompress.network.model.network import DenseLayer, Network, replaced
+from hmcompress.network.model.network import DenseLayer, Network, in_place_of
 from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
 
 _LEAST_FLOOR = 1e-14
 _LONG = 128  # numbers of a vector
+_FEW_READ = 0.6  # share of a layer's inputs below which the others are left out of its product
 
 
 @dataclass(frozen=True)
@@ -53,30 +62,19 @@ def run_pass(network: Network, data: Original, knobs: Knobs) -> Parts:
     if not network.layers:
         return parts
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
-    forward = _quantising(network, data, knobs, parts)
+    code = _quantising(network, data, knobs, parts)
     if data.order == 0:
-        with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
+        with in_place_of(network, lambda layer, x: _output(network, layer, x, code(layer, [x]))):
             network.run(data.points.tensors, others)
-        return without_dead_rows(network, parts)
-    if data.order == 1:
-        with replaced(network, _with_tangents(network, data, forward, parts)):
+    elif data.order == 1:
+        directions = len(data.targets[network.layers[0].weight]) - 1
+        split = partial(split_dual, copies=directions, joint=data.points.joint)
+        with in_place_of(network, lambda layer, x: _output(network, layer, x, code(layer, split(x)))):
             run_with_tangents(network, data.points, others)
-        return without_dead_rows(network, parts)
-    for layer in network.layers:
-        xs = layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others)
-        forward(layer, xs, None)
+    else:
+        for layer in network.layers:
+            code(layer, layer_jets(network, data.points, data.order, layer, _substituting(network, parts), others))
     return without_dead_rows(network, parts)
-
-
-def _with_tangents(network: Network, data: Original, forward: Callable, parts: Parts) -> Callable:
-    """Code each layer from its inputs and their tangents when a dual run reaches it."""
-    directions = len(data.targets[network.layers[0].weight]) - 1
-
-    def replace_output(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
-        forward(layer, split_dual(x, directions, data.points.joint), None)
-        return _output(network, layer, x, parts[layer.weight])
-
-    return replace_output
 
 
 def coded_others(data: Original, knobs: Knobs, exact: bool = False) -> Parts:
@@ -109,15 +107,16 @@ def _smallest_vector(coded: Coded, name: str, data: Original, level: float) -> C
 
 
 def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) -> Callable:
+    """Layers coded, each once, from their inputs and the derivatives of these."""
     done: list[str] = []
 
-    def forward(layer: DenseLayer, xs: list[Tensor], z: Tensor | None) -> Tensor | None:
+    def code(layer: DenseLayer, xs: list[Tensor]) -> Coded:
         if layer.weight not in parts:
             parts[layer.weight] = _coded(network, layer, xs, data, knobs, knobs.delta / knobs.growth ** len(done))
             done.append(layer.weight)
-        return None if z is None else _output(network, layer, xs[0], parts[layer.weight])
+        return parts[layer.weight]
 
-    return forward
+    return code
 
 
 def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
@@ -126,8 +125,9 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
     if not torch.isfinite(x).all():
         raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
     z = _stacked(data.targets[layer.weight], weights)
-    moment = second_moment(x, xs[0].numel() // xs[0].shape[-1])
-    target = ridge_target(network.matrix(layer).numpy(), x, z, moment, knobs.ridge)
+    count = xs[0].numel() // xs[0].shape[-1]
+    moment = second_moment(x, count)
+    target = ridge_target(network.matrix(layer).numpy(), moment, cross_moment(z, x, count), knobs.ridge)
     sensitivity = data.sensitivities[layer.weight]
     if layer.weight in knobs.structured:
         tol = delta * _relative_level(target, moment, sensitivity)
@@ -156,11 +156,13 @@ def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
 
 
 def _output(network: Network, layer: DenseLayer, x: Tensor, part: Coded) -> Tensor:
-    """What the layer gives from its compressed weights."""
+    """What the layer gives from its compressed weights, of which columns that are zero are left out."""
     matrix = part.dense().to(network.linear(layer).weight.dtype)
-    if layer.bias is not None:
-        return torch.nn.functional.linear(x, matrix[:, :-1], matrix[:, -1])
-    return torch.nn.functional.linear(x, matrix, network.linear(layer).bias)
+    bias = network.linear(layer).bias if layer.bias is None else matrix[:, -1]
+    read = torch.from_numpy(part.live_columns()[: x.shape[-1]])
+    if int(read.sum()) < _FEW_READ * len(read):
+        return torch.nn.functional.linear(x[..., read], matrix[:, : x.shape[-1]][:, read], bias)
+    return torch.nn.functional.linear(x, matrix[:, : x.shape[-1]], bias)
 
 
 def _substituting(network: Network, parts: Parts) -> Callable:

@@ -13,6 +13,7 @@ from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Parts, decoded
 from hmcompress.network.layerwise.trial import Measure
+from hmcompress.network.model.narrow import narrowed
 from hmcompress.work.progress import Progress
 
 
@@ -44,7 +45,7 @@ class Subject:
         def measured(parts: Parts) -> float:
             held = self.decoded(parts)
             try:
-                error = max(self.problem.errors(self.problem.held_out, held))
+                error = max(self.problem.errors(self.problem.held_out, narrowed(self.problem.network, held)))
                 return error if kernel is None else max(error, tol * kernel.error(held) / kernel.tol)
             except NetworkError:  # the original ran on these points
                 return math.inf

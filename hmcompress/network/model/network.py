@@ -236,6 +236,21 @@ def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], T
             handle.remove()
 
 
+@contextmanager
+def in_place_of(network: Network, forward: Callable[[DenseLayer, Tensor], Tensor]) -> Iterator[None]:
+    """Call `forward(layer, input)` in place of each dense layer, whose own product is not taken."""
+    modules = {network.linear(layer): layer for layer in network.layers}
+    before = {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}
+    try:
+        for module, layer in modules.items():
+            vars(module)["forward"] = partial(forward, layer)  # hides that of its class
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+            vars(module).update({"forward": before[module]} if module in before else {})
+
+
 def joined(calls: Sequence[Tensor]) -> Tensor:
     """What enters or leaves a layer (N, ..., n); of several calls (N, T, n), as places of a sequence one after another.
 
