@@ -127,7 +127,7 @@ def test_forms_that_are_given_up_in_a_row_are_counted(made: Callable[..., FormSe
 def test_forms_that_are_alike_are_reordered_once(made: Callable[..., FormSearch]) -> None:
     found = made(5, 60)
     found.begin()
-    found.settle()
+    found.settle(1e12)
     found.forms += found.forms
     pairs = _holding([found])
     assert 1 < len(pairs) <= len(found.holding()) / 2
@@ -145,3 +145,14 @@ def test_a_singular_metric_loses_a_form_and_no_more(
     monkeypatch.setattr(form_search, "quantised", singular)
     search.draw(1e12)
     assert not search.forms and search.lost == 3
+
+
+def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) -> None:
+    """However many are usual: the work bounds them."""
+    found = made(5, 60)
+    found.begin()
+    each = form_search.form_work(found.network, found.data)
+    for stage in (found.settle, found.scatter, found.polish):
+        before = len(found.forms)
+        stage(each / form_search._DEAR)
+        assert 0 <= len(found.forms) - before <= 2

@@ -391,7 +391,7 @@ def test_a_network_that_no_rounding_suits_has_no_forms() -> None:
         build_network(outputs_settings(), stack(SIZES)), network, 1e-6, data, float, 1e-9, 1e-9
     )
     found.begin()
-    found.settle()
+    found.settle(1e12)
     found.scatter(1e9)
     assert not found.forms and found.promise == float("inf")
 
@@ -406,9 +406,9 @@ def test_last_layers_begun_again_leave_the_first_ones_and_hold_in_no_more_bytes(
     original = build_network(outputs_settings(), stack(SIZES))
     found = form_search.FormSearch(original, network, 1e-7, data, measured, 3e-2, 3e-2)
     found.begin()
-    found.settle()
+    found.settle(1e12)
     before, count = min(form.cost for form in found.holding()), len(found.forms)
-    found.polish(0.0)
+    found.polish(1e10)
     assert len(found.forms) > count and min(form.cost for form in found.holding()) <= before
     first = {id(form.quantised.grids[0]) for form in found.forms[:count]}
     assert any(id(form.quantised.grids[0]) in first for form in found.forms[count:])

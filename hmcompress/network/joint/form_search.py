@@ -27,6 +27,7 @@ _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
 _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form is begun again; times, at least
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
+_DEAR = 4.0  # times the work allowed, that the least number of forms may take
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
 _CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
 _THROUGH, _TWICE = 4, 2  # times as long a form through a module takes as others, and one of its steps
@@ -102,10 +103,11 @@ class FormSearch:
         """Whether each step runs the original's module."""
         return self.network.each > 0 or self.data.beyond is not None
 
-    def settle(self) -> None:
-        """Forms near the tolerance, from scratch."""
+    def settle(self, work: float) -> None:
+        """Forms near the tolerance, from scratch; but for the first one, within several times so much work."""
         if not self.forms:
             return
+        most = self.work + _DEAR * work
         first = min(self.forms, key=self._promise)
         for holding in _FIRST[:1] if self._is_slow else _FIRST:
             gap, knobs = self._gap(first.error), first.quantised.knobs[0]
@@ -113,6 +115,8 @@ class FormSearch:
             for _ in range(_SETTLING):
                 knobs = replace(knobs, level=knobs.level * math.exp(2 * gap))
                 gap = self._gap(self._scratch(knobs))
+                if self.work > most:
+                    return
                 if abs(gap) < _CLOSE:
                     break
 
@@ -131,10 +135,11 @@ class FormSearch:
     def scatter(self, work: float) -> None:
         """Begin the most promising forms again, from one of their layers on, until so much work is done.
 
-        The further from them the more often nothing new is found.
+        The further from them the more often nothing new is found. Some are tried at least, and more where none holds,
+        unless that is several times the work.
         """
         rng, spread = np.random.default_rng(len(self.forms)), 1.0
-        work += self.work
+        most, work = self.work + _DEAR * work, self.work + work
         for k in range(_MOST if self.forms else 0):
             distinct = {(form.nbytes, form.error): form for form in self.forms}
             promising = sorted(distinct.values(), key=self._promise)[:_PROMISING]
@@ -143,17 +148,17 @@ class FormSearch:
             error = self._again(base, first, rng, spread)
             known = any(error == form.error for form in distinct.values())
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
-            if k >= self._fewer(_LEAST) and self.work > work and self.holding():
+            if (k >= self._fewer(_LEAST) and self.work > work and self.holding()) or self.work > most:
                 return
 
     def polish(self, work: float) -> None:
         """Begin the smallest form that holds again from its last layers on, which takes little time."""
         rng = np.random.default_rng(len(self.forms))
-        work, layers = self.work + work, len(self.network.layers)
+        most, work, layers = self.work + _DEAR * work, self.work + work, len(self.network.layers)
         for k in range(_MOST if self.holding() else 0):
             base = min(self.holding(), key=lambda form: (form.cost, form.error))
             self._again(base, max(layers - 2 - k % _LAST, 0), rng)
-            if k >= self._fewer(_POLISHED) and self.work > work:
+            if (k >= self._fewer(_POLISHED) and self.work > work) or self.work > most:
                 return
 
     def _fewer(self, forms: int) -> int:

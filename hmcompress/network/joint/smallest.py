@@ -170,7 +170,7 @@ class JointStage:
             best = min(best, candidate.promise)
             if candidate.promise <= _WORTH * best and (not k or self.done < self.work):
                 before = candidate.work
-                candidate.settle()
+                candidate.settle(self.work)
                 self.done += candidate.work - before
         return True
 

@@ -4,7 +4,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.gradients import work_of_others
 from hmcompress.network.layerwise.original import Original
 
-_WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, and where all is dense stacks
+_WORK, _STACK_WORK = 4e10, 5.2e11  # multiplications that the search may spend, and where all is dense stacks
 _FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
 _NUMBER = 4.0  # multiplications in the time of a number that is written
 _FASTER = 20.0  # how much faster those of matrices are
