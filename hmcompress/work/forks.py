@@ -33,6 +33,7 @@ _HARMLESS = ("rich.", "tqdm.", "ipykernel.", "IPython.")  # threads that draw or
 _PATIENCE = 10.0  # seconds until a copy must have said that it runs
 _PR_SET_PDEATHSIG = 1  # of Linux
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
+_LARGE_ENOUGH = 256  # sides of matrices whose product takes buffers
 _WAITING = 32  # results a copy that may wait for an earlier one
 
 
@@ -215,7 +216,7 @@ def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwan
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for other in unwanted:
             other.close()
-        torch.eye(2) @ torch.eye(2)  # what could hang does it before the parent counts on this copy
+        _try_out()
         begun_with, largest = peak_rss_bytes(), 0
         answers.send(_Answer(True, None))
         while True:
@@ -224,6 +225,12 @@ def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwan
             _send(answers, replace(answer, memory=peak_rss_bytes() - begun_with, largest=largest))
     finally:
         os._exit(0)
+
+
+def _try_out() -> None:
+    """Do what could hang before the parent counts on this copy: MKL takes buffers under locks for larger products."""
+    some = torch.ones(_LARGE_ENOUGH, _LARGE_ENOUGH)
+    some @ some
 
 
 def _send(connection: Connection, answer: _Answer) -> None:
