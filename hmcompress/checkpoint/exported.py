@@ -109,7 +109,8 @@ def _storage(archive: Archive, path: str, storages: dict[str, Storage]) -> Stora
 
 def _numbers(values: Any) -> list[int]:
     """Sizes as {"as_int": 4}; those that the program leaves open have no place in a weight. Raises SourceError."""
-    numbers = [value.get("as_int") if isinstance(value, dict) else None for value in values or ()]
+    listed = values if isinstance(values, list) else [None]
+    numbers = [value.get("as_int") if isinstance(value, dict) else None for value in listed]
     if not all(type(number) is int for number in numbers):
         raise SourceError("damaged: its table of weights has sizes that are no numbers")
     return [number for number in numbers if number is not None]
