@@ -33,9 +33,9 @@ class Blob(Protocol):
 
 
 class MemoryBlob:
-    """Bytes that a pickle carried inline."""
+    """Bytes that a pickle carried inline, or that were expanded."""
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview | mmap.mmap) -> None:
         self._data = data
         self.nbytes = len(data)
 

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, assemble
 from hmcompress.checkpoint.blobs import Blob, FileBlob
 from hmcompress.checkpoint.exported import is_exported, open_exported
+from hmcompress.checkpoint.gzipped import GZIP, gunzipped
 from hmcompress.checkpoint.legacy import open_pickle
 from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
@@ -121,6 +123,9 @@ def _open_blob(path: Path, blob: Blob, depth: int = 0) -> Opened:
         return open_tar(path, blob, partial(_open_blob, depth=depth + 1))
     if looks_like_safetensors(head, blob.nbytes):  # first: the length of its header may be any two bytes
         return open_safetensors(path, blob)
+    if head.startswith(GZIP):
+        opened = _open_blob(path, gunzipped(blob), depth + 1)
+        return replace(opened, kind=f"gzip of {opened.kind}")
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
     return _open_pickle(path, blob, head)

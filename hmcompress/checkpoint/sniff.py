@@ -28,7 +28,6 @@ _FOREIGN = (
         (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--"),
         "is a web page, not a model: the download was answered with an error page; download it again",
     ),
-    _Known((b"\x1f\x8b",), "is gzip-compressed; unpack it first (gunzip)"),
     _Known((b"bzh",), "is bzip2-compressed; unpack it first (bunzip2)"),
     _Known((b"\xfd7zxz\0",), "is xz-compressed; unpack it first (unxz)"),
     _Known((b"(\xb5/\xfd",), "is zstd-compressed; unpack it first (unzstd)"),

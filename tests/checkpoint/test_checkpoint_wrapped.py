@@ -1,12 +1,13 @@
 """Archives around saved models: zip and tar files that NeMo, PhysicsNeMo and stable-baselines3 write."""
 
+import gzip
 import io
 import tarfile
 import zipfile
 
 import pytest
 import torch
-from checkpoint_files import assert_same, restored, small_state
+from checkpoint_files import assert_same, peak_rss, restored, small_state
 from safetensors.torch import save
 
 from hmcompress.checkpoint import open_checkpoint
@@ -47,6 +48,38 @@ def test_one_model_comes_back_as_it_is(tmp_path, write, data):
     assert "keep it for these" in checkpoint.left_behind[-1]
     assert checkpoint.files == (path,)
     assert not [file for file in tmp_path.iterdir() if file != path]  # nothing is unpacked
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gzip_is_expanded(tmp_path, parts):
+    """`.nemo` of older releases; a gzip file may have several members."""
+    data = tar(tmp_path / "x.tar", {"model_weights.ckpt": saved(small_state())}).read_bytes()
+    path, cut = tmp_path / "x.nemo", len(data) // parts
+    path.write_bytes(b"".join(gzip.compress(data[i : i + cut]) for i in range(0, len(data), cut)))
+    checkpoint = open_checkpoint(path)
+    assert_same(restored(checkpoint), small_state())
+    assert checkpoint.kind == "gzip of tar of PyTorch (zip)"
+    assert checkpoint.source_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("spoil", [lambda d: d[:-9], lambda d: d[:40] + b"x" * 40 + d[80:], lambda d: d[:12]])
+def test_damaged_gzip_is_one_line(tmp_path, spoil):
+    path = tmp_path / "x.pt.gz"
+    path.write_bytes(spoil(gzip.compress(saved(small_state()))))
+    with pytest.raises(SourceError, match="damaged"):
+        open_checkpoint(path)
+
+
+def test_gzip_does_not_expand_without_end(tmp_path):
+    path = tmp_path / "x.pt.gz"
+    path.write_bytes(gzip.compress(bytes(1 << 28), 1))
+    before = peak_rss()
+    with pytest.raises(SourceError, match="unfold"):
+        open_checkpoint(path)
+    assert peak_rss() - before < 1 << 27
+    path.write_bytes(gzip.compress(b""))
+    with pytest.raises(SourceError):
+        open_checkpoint(path)
 
 
 def test_several_models_are_a_dict_by_entry(tmp_path):
