@@ -1,6 +1,5 @@
 """What a user reads who names the wrong file: one line that says what it is and what to do."""
 
-import gzip
 import io
 import json
 import os
