@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ if sys.platform != "win32":
 
 _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold locks that a copy never gets
 _HARMLESS = ("rich.", "tqdm.", "ipykernel.", "IPython.")  # threads that draw or talk: a copy does neither
-_PATIENCE = 10.0  # seconds until a copy must have said that it runs
+_PATIENCE = 10.0  # seconds until all copies must have said that they run
 _PR_SET_PDEATHSIG = 1  # of Linux
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
 _LARGE_ENOUGH = 256  # sides of matrices whose product takes buffers
@@ -111,8 +112,9 @@ class Forks:
         with contextlib.suppress(OSError):  # too many processes, too little memory: those that run are enough
             for _ in range(count):
                 self._copies.append(_fork(tasks, self._copies))
+        latest = time.monotonic() + _PATIENCE  # for all: a lock that one waits for, others wait for too
         for copy in list(self._copies):
-            if copy.answers.poll(_PATIENCE) and copy.answer() is not None:
+            if copy.answers.poll(max(latest - time.monotonic(), 0)) and copy.answer() is not None:
                 self._idle.append(copy)
             else:
                 self._lose(copy)
