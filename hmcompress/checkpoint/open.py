@@ -106,14 +106,13 @@ def _head(path: Path) -> bytes:
 
 
 def _open_weights(path: Path) -> Opened:
-    size = path.stat().st_size
-    if not size:
-        raise SourceError("is an empty file; save or download it again")
-    return _open_blob(path, FileBlob(path, 0, size))
+    return _open_blob(path, FileBlob(path, 0, path.stat().st_size))
 
 
 def _open_blob(path: Path, blob: Blob, depth: int = 0) -> Opened:
     """The model whose bytes are `blob`: all of the file `path`, or an entry of it."""
+    if not blob.nbytes:
+        raise SourceError("is an empty file; save or download it again")
     if depth > _ARCHIVES_IN_ARCHIVES:
         raise SourceError("lies in archives in archives; unpack these first")
     head = blob.read(0, min(blob.nbytes, _HEAD)).numpy().tobytes()

@@ -90,12 +90,14 @@ def test_several_models_are_a_dict_by_entry(tmp_path):
         "policy.pth": saved(policy),
         "policy.optimizer.pth": saved(optimizer),
         "pytorch_variables.pth": saved(None),
+        "empty.pth": b"",
     }
     checkpoint = open_checkpoint(zipped(tmp_path / "agent.zip", entries))
     assert_same(restored(checkpoint), {"policy": policy, "policy.optimizer": optimizer})
     assert checkpoint.kind == "zip of PyTorch (zip)"
     told = "\n".join(checkpoint.left_behind)
     assert "pytorch_variables.pth" in told
+    assert "empty.pth: an entry of the zip file that was not read: it is an empty file" in told
     assert "data" in told
 
 
