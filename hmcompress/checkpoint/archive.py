@@ -1,12 +1,11 @@
 """Zip archives as torch writes them, read without trusting their tables."""
 
-import io
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
-from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, FileBlob, MemoryBlob
+from hmcompress.checkpoint.blobs import Blob, DeflatedBlob, RangeBlob, stream_of
 from hmcompress.checkpoint.limits import check_expansion
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
@@ -21,14 +20,13 @@ _FAULTS = (
 class Archive:
     """The entries of a zip file by name, below the one folder that torch puts them in.
 
-    `data` are the bytes of one that lies inside a pickle; `path` is then the file around it.
+    It lies in `blob`: the whole file of `path`, an entry of an archive around it, or bytes inside a pickle.
     """
 
-    def __init__(self, path: Path, data: bytes | None = None) -> None:
-        self.path, self._data = path, data
+    def __init__(self, path: Path, blob: Blob) -> None:
+        self.path, self._blob, self.nbytes = path, blob, blob.nbytes
         try:
-            self.nbytes = path.stat().st_size if data is None else len(data)
-            with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
+            with stream_of(blob) as file, zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
         except _FAULTS as error:
             raise SourceError(
@@ -80,20 +78,16 @@ class Archive:
             raise SourceError("its archive is compressed in an unusual way; repack it with plain zip, or save it again")
         return DeflatedBlob(self._bytes_of(info, None), info.file_size, info.CRC)
 
-    def _bytes_of(self, info: zipfile.ZipInfo, crc: int | None) -> FileBlob | MemoryBlob:
+    def _bytes_of(self, info: zipfile.ZipInfo, crc: int | None) -> RangeBlob:
         """The range of the file that an entry fills. Raises SourceError."""
-        with io.BytesIO(self._data) if self._data is not None else open(self.path, "rb", buffering=0) as file:
-            inside = 0 <= info.header_offset < self.nbytes
-            file.seek(info.header_offset if inside else self.nbytes)
-            header = file.read(_LOCAL_HEADER.size)
-        if len(header) != _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+        inside = 0 <= info.header_offset <= self.nbytes - _LOCAL_HEADER.size
+        header = self._blob.read(info.header_offset, _LOCAL_HEADER.size).numpy().tobytes() if inside else b""
+        if header[:4] != b"PK\3\4":
             raise SourceError("truncated or damaged zip archive (an entry is not where its table says)")
         start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header)[1:])
         if start + info.compress_size > self.nbytes:
             raise SourceError("truncated or damaged zip archive (an entry reaches beyond the end of the file)")
-        if self._data is not None:
-            return MemoryBlob(memoryview(self._data)[start : start + info.compress_size])
-        return FileBlob(self.path, start, info.compress_size, crc)
+        return RangeBlob(self._blob, start, info.compress_size, crc)
 
     def read(self, name: str) -> bytes:
         """A small entry's bytes: a pickle, a marker, a source text. Raises SourceError."""

@@ -25,7 +25,10 @@ _TOLD = 2  # notes in a message; those on single values, which say more, come la
 
 @dataclass(frozen=True)
 class Opened:
-    """What a reader of one format hands over: named tensors in order, skeleton, notes, the files it read, metadata."""
+    """What a reader of one format hands over: named tensors in order, skeleton, notes, the files it read, metadata.
+
+    `content` is what tensors and skeleton were taken from: nested dicts and lists of tensors and plain values.
+    """
 
     kind: str
     tensors: Mapping[str, LazyTensor]
@@ -33,16 +36,24 @@ class Opened:
     nest: Any | None = None
     notes: Notes = field(default_factory=Notes)
     metadata: dict[str, str] = field(default_factory=dict)
+    content: Any = None
 
 
 def opened_object(kind: str, obj: Any, pickle_bytes: int, path: Path, notes: Notes | None = None) -> Opened:
     """An unpickled object as Opened. Raises SourceError where it holds no tensors or cannot be named."""
     notes = notes or Notes()
-    flat = flatten(Plainer(pickle_bytes, notes).plain(obj))
+    return opened_content(kind, Plainer(pickle_bytes, notes).plain(obj), (path,), notes)
+
+
+def opened_content(kind: str, content: Any, files: tuple[Path, ...], notes: Notes) -> Opened:
+    """Tensors among plain values as Opened. Raises SourceError where there are none or they cannot be named."""
+    flat = flatten(content)
     tensors = {name: leaf.tensor if isinstance(leaf, NumpyArray) else leaf for name, leaf in flat.leaves.items()}
     if not tensors:
         raise SourceError(_no_tensors(notes.lines()))
-    return Opened(kind, tensors, (path,), flat.nest, notes)
+    if not any(tensor.numel for tensor in tensors.values()):
+        raise SourceError("holds empty tensors only; of DeepSpeed's ZeRO-3, join them first with its zero_to_fp32.py")
+    return Opened(kind, tensors, files, flat.nest, notes, content=content)
 
 
 def _no_tensors(lines: tuple[str, ...]) -> str:

@@ -1,11 +1,12 @@
 """Ranges of bytes that are read when they are needed and not before."""
 
+import io
 import mmap
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch
 from hmcompress.errors import SourceError
 
 _CHUNK = 1 << 22
+_BUFFER = 1 << 16
 
 
 class Blob(Protocol):
@@ -31,9 +33,9 @@ class Blob(Protocol):
 
 
 class MemoryBlob:
-    """Bytes that a pickle carried inline."""
+    """Bytes that a pickle carried inline, or that were expanded."""
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview | mmap.mmap) -> None:
         self._data = data
         self.nbytes = len(data)
 
@@ -47,41 +49,83 @@ class MemoryBlob:
 class FileBlob:
     """A range of a file; the file is opened for each read, so that thousands of shards need no handles."""
 
-    def __init__(self, path: Path, start: int, nbytes: int, crc: int | None = None) -> None:
+    def __init__(self, path: Path, start: int, nbytes: int) -> None:
         self._path, self._start, self.nbytes = path, start, nbytes
-        self._unchecked_crc = crc
 
     def read(self, start: int, count: int) -> torch.Tensor:
-        return self._read(start, count, self._check_crc)
-
-    def glance(self, start: int, count: int) -> torch.Tensor | None:
-        return self._read(start, count, lambda file, out: None)
-
-    def _read(self, start: int, count: int, check: Callable[[BinaryIO, torch.Tensor], None]) -> torch.Tensor:
         out = torch.empty(count, dtype=torch.uint8)
         try:
             with open(self._path, "rb", buffering=0) as file:
                 file.seek(self._start + start)
                 _fill(file, out)
-                check(file, out)
         except OSError as error:
             raise SourceError(f"cannot be read any more ({error.strerror or error})") from error
         return out
 
-    def _check_crc(self, file, read: torch.Tensor) -> None:
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        return self.read(start, count)
+
+
+class RangeBlob:
+    """A range of another blob, an entry of an archive for one; its first read compares it with the checksum."""
+
+    def __init__(self, blob: Blob, start: int, nbytes: int, crc: int | None = None) -> None:
+        self._blob, self._start, self.nbytes = blob, start, nbytes
+        self._unchecked_crc = crc
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        out = self._blob.read(self._start + start, count)
+        if self._unchecked_crc is not None:
+            self._check_crc(out)
+        return out
+
+    def glance(self, start: int, count: int) -> torch.Tensor | None:
+        return self._blob.glance(self._start + start, count)
+
+    def _check_crc(self, read: torch.Tensor) -> None:
         """Once per blob: the whole range against the checksum of the archive."""
-        if self._unchecked_crc is None:
-            return
         if len(read) == self.nbytes:
             crc = zlib.crc32(read.numpy().data)
         else:
-            crc, left = 0, self.nbytes
-            file.seek(self._start)
-            while left > 0 and (chunk := file.read(min(left, _CHUNK))):
-                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            crc = 0
+            for start in range(0, self.nbytes, _CHUNK):
+                chunk = self._blob.read(self._start + start, min(_CHUNK, self.nbytes - start))
+                crc = zlib.crc32(chunk.numpy().data, crc)
         if crc != self._unchecked_crc:
             raise SourceError("damaged: a checksum of the archive does not match its data; copy or download it again")
         self._unchecked_crc = None
+
+
+class BlobFile(io.RawIOBase):
+    """A blob as a file that is read and sought in."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob, self._position = blob, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._blob.nbytes}[whence]
+        if start + offset < 0:
+            raise ValueError("a position before the beginning")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        count = max(0, min(len(buffer), self._blob.nbytes - self._position, _CHUNK))
+        if count:
+            buffer[:count] = self._blob.read(self._position, count).numpy().data
+            self._position += count
+        return count
+
+
+def stream_of(blob: Blob) -> io.BufferedReader:
+    """A blob as a buffered file."""
+    return io.BufferedReader(BlobFile(blob), _BUFFER)
 
 
 def _fill(file, out: torch.Tensor) -> None:
@@ -100,7 +144,7 @@ class DeflatedBlob:
     temporary file, from which all parts come.
     """
 
-    def __init__(self, packed: FileBlob | MemoryBlob, nbytes: int, crc: int) -> None:
+    def __init__(self, packed: Blob, nbytes: int, crc: int) -> None:
         self._packed, self._crc = packed, crc
         self.nbytes = nbytes
         self._whole: mmap.mmap | None = None

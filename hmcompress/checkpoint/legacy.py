@@ -3,13 +3,12 @@
 Plain pickles are read here too: tensors inside them carry their storages as such a file in a string of bytes.
 """
 
-import io
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hmcompress.checkpoint.assemble import Opened, opened_object
-from hmcompress.checkpoint.blobs import Blob, FileBlob, MemoryBlob
+from hmcompress.checkpoint.blobs import Blob, MemoryBlob, RangeBlob, stream_of
 from hmcompress.checkpoint.known_globals import find_global, storage_id
 from hmcompress.checkpoint.lazy import Storage, TypedStorage
 from hmcompress.checkpoint.limits import Budget
@@ -24,18 +23,15 @@ _MAX_INNER = 3  # files in bytes in files
 
 
 class _Segment:
-    """A run of bytes in which a legacy file lies: a file on disk, or bytes inside a pickle."""
+    """A run of bytes in which a legacy file lies: a file on disk or in an archive, or bytes inside a pickle."""
 
-    def __init__(
-        self, file: BinaryIO, size: int, path: Path | None, data: bytes | None, depth: int, budget: Budget
-    ) -> None:
-        self.file, self.size, self._path, self._data, self.depth = file, size, path, data, depth
+    def __init__(self, blob: Blob, depth: int, budget: Budget) -> None:
+        self.file, self.size, self.depth = stream_of(blob), blob.nbytes, depth
+        self._blob = blob
         self._budget = budget  # of the file on disk: bytes may be read as a file again and again
 
     def blob(self, start: int, nbytes: int) -> Blob:
-        if self._path is not None:
-            return FileBlob(self._path, start, nbytes)
-        return MemoryBlob(memoryview(self._data or b"")[start : start + nbytes])
+        return RangeBlob(self._blob, start, nbytes)
 
     def unpickle(self, persistent_load: Any = None) -> Any:
         """The next pickle; the file is left at its end."""
@@ -50,7 +46,7 @@ class _Segment:
     def _load_from_bytes(self, data: Any) -> Any:
         if not isinstance(data, (bytes, bytearray)) or self.depth >= _MAX_INNER:
             raise SourceError("damaged: a storage that is not made of bytes")
-        inner = _Segment(io.BytesIO(data), len(data), None, bytes(data), self.depth + 1, self._budget)
+        inner = _Segment(MemoryBlob(bytes(data)), self.depth + 1, self._budget)
         if inner.unpickle() != MAGIC:
             raise SourceError("holds a tensor pickled in a way this release does not know")
         return _Legacy(inner).load()
@@ -121,19 +117,16 @@ def _storage_view(whole: TypedStorage, view: Any) -> TypedStorage:
     return TypedStorage(whole.storage, whole.dtype, first, nbytes)
 
 
-def open_pickle(path: Path) -> Opened:
+def open_pickle(path: Path, blob: Blob) -> Opened:
     """A legacy file of torch.save, or a plain pickle of an object with tensors or arrays. Raises SourceError."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        segment = _Segment(file, size, path, None, 0, Budget(size))
-        kind, obj = "pickle", segment.unpickle()
-        pickle_bytes = file.tell()
-        if obj == MAGIC:
-            legacy = _Legacy(segment)
-            kind, obj, pickle_bytes = "PyTorch (legacy)", legacy.load(), legacy.pickle_bytes
-        left = size - file.tell()
+    segment = _Segment(blob, 0, Budget(blob.nbytes))
+    kind, obj = "pickle", segment.unpickle()
+    pickle_bytes = segment.file.tell()
+    if obj == MAGIC:
+        legacy = _Legacy(segment)
+        kind, obj, pickle_bytes = "PyTorch (legacy)", legacy.load(), legacy.pickle_bytes
     notes = Notes()
-    if left:
+    if left := blob.nbytes - segment.file.tell():
         notes.add(
             "(file)", f"{left:,} bytes behind the first saved object, others perhaps; give each a file of its own"
         )

@@ -5,10 +5,15 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.assemble import Opened, assemble
+from hmcompress.checkpoint.blobs import Blob, FileBlob
+from hmcompress.checkpoint.exported import is_exported, open_exported
+from hmcompress.checkpoint.gzipped import GZIP, gunzipped
 from hmcompress.checkpoint.legacy import open_pickle
 from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
@@ -16,22 +21,22 @@ from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
 from hmcompress.checkpoint.script_module import is_torchscript
 from hmcompress.checkpoint.shards import MAX_INDEX, is_index, open_folder, open_index
-from hmcompress.checkpoint.sniff import ZIP, foreign_kind, is_text
+from hmcompress.checkpoint.sniff import KERAS, ZIP, foreign_kind, is_text
 from hmcompress.checkpoint.torch_package import is_package, open_torch_package
 from hmcompress.checkpoint.torchscript import open_torchscript
+from hmcompress.checkpoint.wrapped import OpenBlob, is_tar, models_in_zip, open_models, open_tar
 from hmcompress.errors import SourceError
 from hmcompress.texts import excerpt
 
 _HEAD = 4096
-_TOLD = 3  # names in a message
+_ARCHIVES_IN_ARCHIVES = 2
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # Path makes one slash of two
-
-_EXPORTED = re.compile(r"serialized_exported_program\.json$|^models/|(^|/)aotinductor/")
 
 # The first that recognises the archive reads it.
 _ARCHIVES: tuple[tuple[Callable[[Archive], bool], Callable[[Archive], Opened]], ...] = (
     (is_torchscript, open_torchscript),
     (is_package, open_torch_package),
+    (is_exported, open_exported),
     (lambda archive: "data.pkl" in archive, open_pytorch_zip),
     (is_npz, open_npz),
 )
@@ -40,8 +45,9 @@ _ARCHIVES: tuple[tuple[Callable[[Archive], bool], Callable[[Archive], Opened]], 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Open a saved model without executing anything in it; tensors are read when they are loaded.
 
-    Takes files of torch.save (zip and legacy), TorchScript, torch.package, pickles, safetensors, .npz, and folders or
-    index files of shards. Raises SourceError, one line, where it cannot be read.
+    Takes files of torch.save (zip and legacy), TorchScript, torch.package, torch.export, pickles, safetensors, .npz,
+    zip and tar files around these, and folders: shards or their index file, torch.distributed.checkpoint. Raises
+    SourceError, one line, where it cannot be read.
     """
     if not os.fspath(path):
         raise SourceError("the name of the model is empty: name a file or a folder")
@@ -100,34 +106,38 @@ def _head(path: Path) -> bytes:
 
 
 def _open_weights(path: Path) -> Opened:
-    head = _head(path)
-    if not head:
+    return _open_blob(path, FileBlob(path, 0, path.stat().st_size))
+
+
+def _open_blob(path: Path, blob: Blob, depth: int = 0) -> Opened:
+    """The model whose bytes are `blob`: all of the file `path`, or an entry of it."""
+    if not blob.nbytes:
         raise SourceError("is an empty file; save or download it again")
+    if depth > _ARCHIVES_IN_ARCHIVES:
+        raise SourceError("lies in archives in archives; unpack these first")
+    head = blob.read(0, min(blob.nbytes, _HEAD)).numpy().tobytes()
     if head.startswith(ZIP):
-        return _open_archive(Archive(path))
-    if looks_like_safetensors(head, path.stat().st_size):  # first: the length of its header may be any two bytes
-        return open_safetensors(path)
+        return _open_archive(Archive(path, blob), partial(_open_blob, depth=depth + 1))
+    if is_tar(head):
+        return open_tar(path, blob, partial(_open_blob, depth=depth + 1))
+    if looks_like_safetensors(head, blob.nbytes):  # first: the length of its header may be any two bytes
+        return open_safetensors(path, blob)
+    if head.startswith(GZIP):
+        opened = _open_blob(path, gunzipped(blob), depth + 1)
+        return replace(opened, kind=f"gzip of {opened.kind}")
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
-    return _open_pickle(path, head)
+    return _open_pickle(path, blob, head)
 
 
-def _open_archive(archive: Archive) -> Opened:
+def _open_archive(archive: Archive, open_blob: OpenBlob) -> Opened:
     for recognises, read in _ARCHIVES:
         if recognises(archive):
             return read(archive)
-    names = archive.names
-    if any(_EXPORTED.search(name) for name in names):
-        raise SourceError("is a torch.export archive; save the state_dict of its module with torch.save instead")
-    if any(name.endswith(".weights.h5") for name in names):
-        raise SourceError("is a Keras model, not a PyTorch model; convert it first")
-    inner = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))]
-    if inner:
-        largest = sorted(inner, key=archive.stored_bytes, reverse=True)[
-            :_TOLD
-        ]  # agents of stable-baselines3 have three
-        told = ", ".join(excerpt(archive.root + name) for name in largest)
-        raise SourceError(f"is a zip archive that contains {told}; unpack it first")
+    if any(name.endswith(".weights.h5") for name in archive.names):
+        raise SourceError(f"is a Keras model, not a PyTorch model; {KERAS}")
+    if models := models_in_zip(archive):
+        return open_models("zip", models, archive.names, archive.path, open_blob)
     raise SourceError("is a zip archive, but none that torch.save writes (there is no data.pkl in it)")
 
 
@@ -144,10 +154,10 @@ def _beginning(head: bytes) -> str:
     return f"'{excerpt(' '.join(head[:200].decode(errors='ignore').split()), 40)}'"
 
 
-def _open_pickle(path: Path, head: bytes) -> Opened:
+def _open_pickle(path: Path, blob: Blob, head: bytes) -> Opened:
     """A pickle has no magic number; text that is no pickle is told as text."""
     try:
-        return open_pickle(path)
+        return open_pickle(path, blob)
     except SourceError as error:
         if head[:1] == b"\x80" or "no tensors" in str(error):
             raise

@@ -32,6 +32,7 @@ _AS_THEY_ARE = (
     np.generic, LazyTensor, NumpyArray, QuantizedTensor, SparseTensor,
 )  # fmt: skip
 _LISTED = 3
+_ROOT = "(root)"
 _MAX_VISITS = 4  # foreign objects often refer to each other in all directions
 
 
@@ -45,7 +46,14 @@ class Notes:
     def add(self, place: str, why: str) -> None:
         self._counts[why] += 1
         if self._counts[why] <= _LISTED:
-            self._places.setdefault(why, []).append(excerpt(place) or "(root)")
+            self._places.setdefault(why, []).append(excerpt(place) or _ROOT)
+
+    def extend(self, other: "Notes", within: str = "") -> None:
+        """Take over the notes on something that stands at a place of this object."""
+        for why, places in other._places.items():
+            for place in places:
+                self.add(place if not within else within if place == _ROOT else join(within, place), why)
+            self._counts[why] += other._counts[why] - len(places)
 
     def lines(self) -> tuple[str, ...]:
         """One line for each reason: places, and what was there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hmcompress.checkpoint.assemble import Opened
-from hmcompress.checkpoint.blobs import FileBlob
+from hmcompress.checkpoint.blobs import Blob, RangeBlob
 from hmcompress.checkpoint.lazy import LazyTensor, Storage, checked_shape, whole
 from hmcompress.checkpoint.limits import MAX_NAME, MAX_TENSORS
 from hmcompress.checkpoint.plain import Notes
@@ -24,20 +24,18 @@ def looks_like_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= max(size, _MAX_HEADER)
 
 
-def open_safetensors(path: Path) -> Opened:
+def open_safetensors(path: Path, blob: Blob) -> Opened:
     """The tensors of a safetensors file, in the order of its data. Raises SourceError."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0]
-        if length > min(_MAX_HEADER, size - 8):
-            raise SourceError("truncated: its header reaches beyond the end of the file; copy or download it again")
-        header = _parse(file.read(length))
+    length = struct.unpack("<Q", blob.read(0, 8).numpy().tobytes())[0]
+    if length > min(_MAX_HEADER, blob.nbytes - 8):
+        raise SourceError("truncated: its header reaches beyond the end of the file; copy or download it again")
+    header = _parse(blob.read(8, length).numpy().tobytes())
     notes = Notes()
     metadata = _metadata(header.pop("__metadata__", {}), notes)
-    tensors = _tensors(header, path, 8 + length, size, notes)
+    tensors = _tensors(header, RangeBlob(blob, 8 + length, blob.nbytes - 8 - length), notes)
     if not tensors:
         raise SourceError("holds no tensors: nothing to compress")
-    return Opened("safetensors", tensors, (path,), None, notes, metadata)
+    return Opened("safetensors", tensors, (path,), None, notes, metadata, tensors)
 
 
 def _parse(text: bytes) -> dict[str, Any]:
@@ -70,18 +68,18 @@ def _metadata(metadata: Any, notes: Notes) -> dict[str, str]:
     return {key: text for key, text in texts.items() if (key, text) != ("format", "pt")}
 
 
-def _tensors(header: dict[str, Any], path: Path, start: int, size: int, notes: Notes) -> dict[str, LazyTensor]:
+def _tensors(header: dict[str, Any], data: Blob, notes: Notes) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     reached = 0
     ranges = {name: _range(entry, name) for name, entry in header.items()}
     for name, (first, stop) in sorted(ranges.items(), key=lambda item: item[1]):
-        if first != reached or start + stop > size:
+        if first != reached or stop > data.nbytes:
             raise SourceError(f"truncated or damaged: the data of tensor '{excerpt(name)}' is not where it should be")
         reached = stop
-        tensor = _tensor(header[name], name, FileBlob(path, start + first, stop - first), notes)
+        tensor = _tensor(header[name], name, RangeBlob(data, first, stop - first), notes)
         if tensor is not None:
             tensors[name] = tensor
-    if start + reached != size:
+    if reached != data.nbytes:
         raise SourceError("damaged: it has more data than its safetensors header describes")
     return tensors
 
@@ -95,7 +93,7 @@ def _range(entry: Any, name: str) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _tensor(entry: dict[str, Any], name: str, blob: FileBlob, notes: Notes) -> LazyTensor | None:
+def _tensor(entry: dict[str, Any], name: str, blob: Blob, notes: Notes) -> LazyTensor | None:
     kind = entry.get("dtype")
     dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
+from hmcompress.checkpoint.blobs import MemoryBlob
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
 from hmcompress.checkpoint.standins import LeftBehind, StandIn
@@ -26,7 +27,7 @@ def is_torchscript(archive: Archive) -> bool:
 def state_in_bytes(data: bytes, budget: Budget, note: Callable[[str, str], None]) -> OrderedDict[str, Any]:
     """The state dict of a module of torch.jit.save that lies in a pickle as bytes. Raises SourceError."""
     budget.spend(len(data))  # as often as they are named
-    archive = Archive(Path(), data)
+    archive = Archive(Path(), MemoryBlob(data))
     if not is_torchscript(archive):
         raise SourceError("is no TorchScript archive")
     module, _ = unpickle_entry(archive, "data.pkl", ZipStorages(archive, big_endian=is_big_endian(archive)))

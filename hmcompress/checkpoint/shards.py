@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hmcompress.checkpoint.assemble import Opened
+from hmcompress.checkpoint.distributed import SUFFIX, open_distributed
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.plain import Notes
 from hmcompress.errors import SourceError
@@ -19,6 +20,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _NUMBERED = re.compile(r"-\d{1,9}-of-(\d{1,9})$")  # model-00001-of-00003
 _OURS = ".hmc.safetensors"  # our own output beside the source
+_PARTITION = "_optim_states.pt"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 OpenFile = Callable[[Path], Opened]
@@ -27,19 +29,20 @@ OpenFile = Callable[[Path], Opened]
 def open_folder(folder: Path, open_file: OpenFile) -> Opened:
     """The model in a folder: by its index, or its only weights file, or numbered shards. Raises SourceError."""
     files = sorted(entry for entry in folder.iterdir() if entry.is_file())
-    if any(file.suffix == ".distcp" for file in files):
-        raise SourceError(
-            "is a torch.distributed checkpoint; convert it first: "
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
-        )
-    index = _index_in(files)
-    opened = open_index(index, open_file) if index else _without_index(folder, files, open_file)
+    opened = _opened(folder, files, open_file)
     others = [file.name for file in files if file not in opened.files]
     others += [f"{inner.name}/" for inner in _with_weights(folder)]
     if others:
         shown = ", ".join(map(excerpt, others[:4])) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         opened.notes.add("(folder)", f"files that were not read as weights of this model ({shown})")
     return opened
+
+
+def _opened(folder: Path, files: list[Path], open_file: OpenFile) -> Opened:
+    if any(file.suffix == SUFFIX for file in files):
+        return open_distributed(folder)
+    index = _index_in(files)
+    return open_index(index, open_file) if index else _without_index(folder, files, open_file)
 
 
 def _index_in(files: list[Path]) -> Path | None:
@@ -55,6 +58,11 @@ def _index_in(files: list[Path]) -> Path | None:
 
 def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Opened:
     weights = [file for file in files if file.suffix in _SUFFIXES and not file.name.endswith(_OURS)]
+    if any(file.name.endswith(_PARTITION) for file in files):
+        raise SourceError(
+            "is a part of a DeepSpeed checkpoint, whose weights are spread over processes; join them first: python "
+            "zero_to_fp32.py FOLDER OUTPUT, with the zero_to_fp32.py and the FOLDER around this one"
+        )
     for name in _SINGLE:
         if folder / name in weights:
             return _open_one(folder / name, open_file)
@@ -79,7 +87,7 @@ def _without_index(folder: Path, files: list[Path], open_file: OpenFile) -> Open
 def _with_weights(folder: Path) -> list[Path]:
     """The folders in a folder that hold weights."""
     inner = (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and os.access(entry, os.R_OK))
-    return [entry for entry in inner if any(file.suffix in _SUFFIXES for file in entry.iterdir())]
+    return [entry for entry in inner if any(file.suffix in (*_SUFFIXES, SUFFIX) for file in entry.iterdir())]
 
 
 def _names(files: list[Path]) -> str:

@@ -4,6 +4,9 @@ import string
 from dataclasses import dataclass
 
 ZIP = b"PK\3\4"
+KERAS = (
+    "load it with Keras and save its weights: numpy.savez(FILE, *model.get_weights()), or torch.save of state_dict()"
+)
 _TEXT = frozenset(string.printable.encode())
 _BLANKS = b" \r\n\t\xef\xbb\xbf"  # and a byte order mark
 _MUCH = 256  # bytes that may be a pickle with tensors, as skorch makes them
@@ -25,14 +28,14 @@ _FOREIGN = (
         (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--"),
         "is a web page, not a model: the download was answered with an error page; download it again",
     ),
-    _Known((b"ustar",), "is a tar file; unpack it, or load it with torch and save it again (torch.save)", 257),
-    _Known((b"\x1f\x8b",), "is gzip-compressed; unpack it first (gunzip)"),
     _Known((b"bzh",), "is bzip2-compressed; unpack it first (bunzip2)"),
     _Known((b"\xfd7zxz\0",), "is xz-compressed; unpack it first (unxz)"),
     _Known((b"(\xb5/\xfd",), "is zstd-compressed; unpack it first (unzstd)"),
     _Known((b"rar!", b"7z\xbc\xaf"), "is a packed archive; unpack it first"),
-    _Known((b"\x89hdf\r\n",), "is an HDF5 file (Keras?), not a PyTorch model; convert it first"),
+    _Known((b"\x89hdf\r\n",), f"is an HDF5 file (Keras?), not a PyTorch model; {KERAS}"),
     _Known((b"gguf",), "is a GGUF file, quantised already; compress the original PyTorch or safetensors model"),
+    _Known((b"et12",), "is an ExecuTorch program; compress the PyTorch model that it was made from", 4),
+    _Known((b"ftrt",), "is a TensorRT engine; compress the PyTorch model that it was made from"),
     _Known((b"tfl3",), "is a TensorFlow Lite model, not a PyTorch model; convert it first", 4),
     _Known((b"matlab 5.0 mat-file",), "is a MATLAB file, not a PyTorch model; save its arrays with torch.save"),
     _Known(

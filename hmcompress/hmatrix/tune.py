@@ -61,7 +61,9 @@ def _tune_rounded(request: Request, candidate: Candidate, known: Drafts | None, 
     known: see _payload. start: the first step that is tried.
     """
     rounder = Rounder(request.w)
-    step = _search(request, partial(_rounding_error, request, rounder), start, _ENOUGH)
+    error = partial(_rounding_error, request, rounder)
+    step = _search(request, error, start, _ENOUGH)
+    step = next((coarser for coarser in rounder.coarser_steps(step) if error(coarser) <= request.tol), step)
     found = _rounded(request, candidate, rounder, step) if step and _is_quick(request, candidate) else None
     if found is not None:
         return found

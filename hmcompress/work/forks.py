@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,10 @@ if sys.platform != "win32":
 
 _FOREIGN = {"grpc", "jax", "mpi4py", "ray", "tensorflow"}  # their threads hold locks that a copy never gets
 _HARMLESS = ("rich.", "tqdm.", "ipykernel.", "IPython.")  # threads that draw or talk: a copy does neither
-_PATIENCE = 10.0  # seconds until a copy must have said that it runs
+_PATIENCE = 10.0  # seconds until all copies must have said that they run
 _PR_SET_PDEATHSIG = 1  # of Linux
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20  # of Linux, and the most bytes that users may ask for
+_LARGE_ENOUGH = 256  # sides of matrices whose product takes buffers
 _WAITING = 32  # results a copy that may wait for an earlier one
 
 
@@ -110,8 +112,9 @@ class Forks:
         with contextlib.suppress(OSError):  # too many processes, too little memory: those that run are enough
             for _ in range(count):
                 self._copies.append(_fork(tasks, self._copies))
+        latest = time.monotonic() + _PATIENCE  # for all: a lock that one waits for, others wait for too
         for copy in list(self._copies):
-            if copy.answers.poll(_PATIENCE) and copy.answer() is not None:
+            if copy.answers.poll(max(latest - time.monotonic(), 0)) and copy.answer() is not None:
                 self._idle.append(copy)
             else:
                 self._lose(copy)
@@ -215,7 +218,7 @@ def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwan
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for other in unwanted:
             other.close()
-        torch.eye(2) @ torch.eye(2)  # what could hang does it before the parent counts on this copy
+        _try_out()
         begun_with, largest = peak_rss_bytes(), 0
         answers.send(_Answer(True, None))
         while True:
@@ -224,6 +227,12 @@ def _serve(tasks: Sequence[Task], orders: Connection, answers: Connection, unwan
             _send(answers, replace(answer, memory=peak_rss_bytes() - begun_with, largest=largest))
     finally:
         os._exit(0)
+
+
+def _try_out() -> None:
+    """Do what could hang before the parent counts on this copy: MKL takes buffers under locks for larger products."""
+    some = torch.ones(_LARGE_ENOUGH, _LARGE_ENOUGH)
+    some @ some
 
 
 def _send(connection: Connection, answer: _Answer) -> None:

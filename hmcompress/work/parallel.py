@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ IN_FLIGHT = 64 << 20  # bytes of source tensors; a larger tensor goes alone
 _LARGE = (32 << 20) - (1 << 14)  # bytes: about the largest array that glibc learns from
 _WORTH = 1 << 20  # bytes of tasks that are worth a process
 _WORTH_A_THREAD = 48 << 20  # of quick ones, a thread: threads take turns at Python's lock, and each turn takes a while
+_ENDING = 1.0  # seconds that a thread may take to end
 _WAITING = 32  # tensors a thread that may wait, so that a slow one keeps no other thread idle
 
 
@@ -115,7 +117,8 @@ def _apart(tasks: Sequence[Task], count: int, near_end: Callable[[], None]) -> I
 
 def _together(tasks: Sequence[Task], count: int, near_end: Callable[[], None]) -> Iterator[Any]:
     waiting: deque[tuple[int, Future[Any]]] = deque()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    mine: set[int] = set()
+    pool = ThreadPoolExecutor(count, initializer=_begin, initargs=(mine,))
     try:
         for task in tasks:
             while waiting and (len(waiting) >= _WAITING * count or _bytes(waiting) + task.nbytes > IN_FLIGHT):
@@ -126,6 +129,23 @@ def _together(tasks: Sequence[Task], count: int, near_end: Callable[[], None]) -
             yield waiting.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)
+        _wait_for_end(mine)
+
+
+def _begin(threads: set[int]) -> None:
+    torch.set_num_threads(1)
+    threads.add(threading.get_native_id())
+
+
+def _wait_for_end(threads: set[int]) -> None:
+    """Until Linux has ended these threads, which is after Python has.
+
+    Last of all they free their buffers under locks of MKL: a copy of the process that is made meanwhile has these
+    locks too, and nobody to open them.
+    """
+    latest = time.monotonic() + _ENDING
+    while any(os.path.exists(f"/proc/self/task/{thread}") for thread in threads) and time.monotonic() < latest:
+        time.sleep(1e-4)
 
 
 def _bytes(waiting: Iterable[tuple[int, Any]]) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import tarfile
 import time
 import tracemalloc
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 import torch
 from checkpoint_files import peak_rss, tensors_of
 from safetensors.torch import save
+from torch.distributed import checkpoint as distributed
 
 from hmcompress.checkpoint import open_checkpoint, unpack_nest
 from hmcompress.errors import SourceError
@@ -69,6 +71,28 @@ def numpy_archive():
     return buffer.getvalue()
 
 
+def exported():
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),)), buffer)
+    return buffer.getvalue()
+
+
+def wrapped(kind):
+    """An archive around two models."""
+    models, buffer = {"a.pt": saved_with(True), "b.safetensors": SOURCES["safetensors"]()}, io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, data in models.items():
+                archive.writestr(name, data)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in models.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue().rstrip(b"\0") + bytes(1024)  # without most of the zeros at the end
+
+
 SOURCES = {
     "zip": lambda: saved_with(True),
     "legacy": lambda: saved_with(False),
@@ -80,6 +104,9 @@ SOURCES = {
     "pickle0": lambda: pickle.dumps(OBJECT, 0),
     "safetensors": lambda: save({"a": OBJECT["state"]["a"], "b": OBJECT["state"]["b"]}, {"x": "y"}),
     "npz": numpy_archive,
+    "exported": exported,
+    "zip_around": lambda: wrapped("zip"),
+    "tar_around": lambda: wrapped("tar"),
     "index": lambda: json.dumps({"weight_map": {"a": "shard.safetensors", "b": "shard.safetensors"}}).encode(),
 }
 
@@ -139,6 +166,20 @@ def test_mutations_end_in_one_clear_error_or_do_no_harm(tmp_path, kind):
     tracemalloc.stop()
     assert peak < LIMIT
     assert peak_rss() - rss < 2 * LIMIT
+    assert refused > COUNT // 10
+
+
+@pytest.mark.parametrize("file", [".metadata", "__0_0.distcp"])
+def test_mutations_of_a_distributed_checkpoint_do_no_harm(tmp_path, file):
+    distributed.save({"state": dict(OBJECT["state"]), "epoch": 3}, checkpoint_id=tmp_path)
+    data, rng = (tmp_path / file).read_bytes(), random.Random(file)
+    assert outcome(tmp_path) is None
+    refused = 0
+    for _ in range(COUNT):
+        (tmp_path / file).write_bytes(mutate(data, rng))
+        found = outcome(tmp_path)
+        refused += found is not None
+        assert "\n" not in (found or "")
     assert refused > COUNT // 10
 
 

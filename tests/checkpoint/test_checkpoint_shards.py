@@ -133,12 +133,6 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         open_checkpoint(tmp_path)
 
 
-def test_a_distributed_checkpoint_names_the_converter(tmp_path):
-    (tmp_path / "__0_0.distcp").write_bytes(b"x")
-    with pytest.raises(SourceError, match="dcp_to_torch"):
-        open_checkpoint(tmp_path)
-
-
 _PEAK = """
 import resource, sys
 from hmcompress.checkpoint import open_checkpoint

@@ -12,6 +12,7 @@ from small_networks import build_idle, forward, outputs_settings, saved, stack
 import hmcompress
 from hmcompress.errors import NetworkError, SettingsError
 from hmcompress.network import compress_network, load_tensors, pose
+from hmcompress.network.layerwise.others import _patterns
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.factory import adopt
 
@@ -147,8 +148,17 @@ def test_factory_of_another_network_lists_the_differences() -> None:
 
 def test_ignored_layers_are_named(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, build_idle().state_dict())
-    with pytest.raises(NetworkError, match=r"never uses idle\.weight"):
+    with pytest.raises(NetworkError, match=r"never uses idle\.weight: keep .* with --exclude 'idle\.\*' "):
         compress_network(checkpoint, settings({"factory": f"{HELPERS}:build_idle"}))
+
+
+def test_patterns_take_in_no_weight_that_is_used() -> None:
+    used = {"net.a.weight", "net.b.bias", "top.weight"}
+    assert _patterns(["net.b.weight", "gan.d.0.weight", "gan.d.2.weight", "lone"], used) == [
+        "net.b.weight",
+        "gan.*",
+        "lone",
+    ]
 
 
 def test_layers_that_are_excluded_may_be_ignored(tmp_path: Path) -> None:

@@ -41,6 +41,21 @@ def test_normalised_weights_end_in_a_file_that_holds(name: str, order: int, tmp_
     assert report.layer_stored_bytes < 0.4 * report.layer_source_bytes
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_names_of_the_older_weight_norm_fit_the_newer_one(prefix: str, tmp_path: Path) -> None:
+    """torch's own module loads both: weight_g and weight_v are what it calls original0 and original1 now."""
+    state = {prefix + name: t for name, t in reparametrised.normed_by_hooks().state_dict().items()}
+    source, file = saved(tmp_path, state).path, tmp_path / "small.hmc.safetensors"
+    report = hmcompress.compress(source, file, settings=settings_for("normed", effort="fast"))
+    assert hmcompress.verify(file, source).passed
+    assert report.network is not None and report.network.error <= 1e-2
+    assert list(hmcompress.load_state_dict(file)) == list(state)
+    x = torch.linspace(-1, 1, 64).reshape(32, 2)
+    loaded, original = hmcompress.load_model(file, reparametrised.normed())(x), reparametrised.normed()(x)
+    assert (loaded - original).norm() <= 0.05 * original.norm()
+
+
 def test_weights_without_zero_rows_are_found_and_keep_a_live_entry_in_each(tmp_path: Path) -> None:
     """However coarse the steps are, the half-compressed network runs."""
     state = reparametrised.normed().state_dict()

@@ -146,6 +146,14 @@ def test_a_copy_that_does_not_start_is_not_waited_for(monkeypatch):
     assert time.monotonic() - start < 30
 
 
+def test_copies_that_do_not_start_are_waited_for_together(monkeypatch):
+    monkeypatch.setattr(forks, "_PATIENCE", 1.0)
+    monkeypatch.setattr(forks, "_serve", lambda *_: time.sleep(60))
+    start = time.monotonic()
+    assert list(results([doubled(i) for i in range(8)], 8)) == [2 * i for i in range(8)]
+    assert time.monotonic() - start < 5
+
+
 def test_a_system_without_room_for_processes_is_no_obstacle(monkeypatch):
     def full(*_):
         raise BlockingIOError("no more processes")

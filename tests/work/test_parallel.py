@@ -1,5 +1,6 @@
 """Several tensors at once, results in order, few bytes waiting."""
 
+import os
 import platform
 import threading
 import time
@@ -86,3 +87,16 @@ def test_the_memory_of_freed_arrays_is_kept_for_the_next():
     for _ in range(8):
         np.ones(1 << 20)  # 2048 pages
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2048
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="Linux tells its threads")
+def test_threads_have_ended_for_the_system_too():
+    """One that frees its buffers while the process is copied leaves the locks of MKL closed in the copy."""
+
+    def work(_):
+        torch.ones(256, 256) @ torch.ones(256, 256)
+        return threading.get_native_id()
+
+    for _ in range(100):
+        threads = set(in_order([Task(1, lambda: None, work) for _ in range(4)], 4))
+        assert not [thread for thread in threads if os.path.exists(f"/proc/self/task/{thread}")]

@@ -10,6 +10,10 @@ from hmcompress.hmatrix.basics.words import SHORT, WORDS, Histogram, look_up, wo
 
 Array = np.ndarray
 _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the cache
+_SOME = 1 << 16  # entries that are looked at for a magnitude that many have
+_NEAR, _MANY = 0.95, 0.1  # of the largest magnitude; the share of entries above, of which uniform numbers have half
+_COARSER, _COUNT = 3.0, 24  # how much larger a step may be, and how many are tried
+_BESIDE = (0.0, 0.1)  # parts of a step by which they miss that magnitude, as the other entries may want it
 _NARROW, _WIDE = 2.0**15 - 1, 2.0**31 - 128  # the largest integers that are held in 16 and 32 bits
 
 
@@ -38,6 +42,21 @@ class Rounder:
         if self._last is None or self._last[0] != step:
             self._last = step, self._round(step)
         return self._last[1]
+
+    def coarser_steps(self, step: float) -> list[float]:
+        """Steps above this one that may make no larger error, the largest first; few matrices have any.
+
+        Where many entries share the largest magnitude (clipped weights, and dead ones that decayed until numbers had
+        no smaller neighbour), a step of which that is a multiple rounds these exactly.
+        """
+        some = self._w[:: -(-len(self._w) // _SOME)].float().abs()
+        near = some[some >= _NEAR * self._largest]
+        if len(near) < _MANY * len(some) or not 0 < step <= self._largest:
+            return []
+        top = float(near.median())
+        multiples = np.unique(np.rint(np.geomspace(max(top / step / _COARSER, 1), top / step, _COUNT)))
+        steps = (float(np.float32(top / (k + beside))) for k in multiples for beside in _BESIDE)
+        return [coarser for coarser in steps if coarser > step]
 
     def integers(self, step: float) -> Array:
         """The integers (m * n,) at this step, int16 where they fit; valid until another step is asked for."""

@@ -1,6 +1,6 @@
 """Sensitivities found by perturbation: of weights that no second moment describes, of layers without gradients."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ _STEP = 1e-3  # relative Frobenius size of the perturbation
 _ROWS = 256
 _FEW_ROWS = 16
 _UNUSED = 1e-12
+_SHOWN = 5  # patterns in a message
 _LEAST_VARIANCE = 1e-300
 
 
@@ -42,11 +43,23 @@ def perturbed_sensitivities(
     unused = [name for name in none if tensors[name].ndim > 1]
     if unused:
         more = " ..." * (len(unused) > 5)
+        options = " ".join(f"--exclude '{pattern}'" for pattern in _patterns(unused, set(tensors) - set(none)))
         raise NetworkError(
-            f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with --exclude "
-            f"'{unused[0]}' (or exclude: in the YAML), or is it another network?"
+            f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with "
+            f"{options} (or exclude: in the YAML), or is it another network?"
         )
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
+
+
+def _patterns(unused: Sequence[str], used: Collection[str]) -> list[str]:
+    """Patterns of the unused weights: of modules without any that is used, else names; few are enough to show how."""
+    found: dict[str, None] = {}
+    for name in unused:
+        heads = [name[:at] for at, mark in enumerate(name) if mark == "."]
+        free = (head for head in heads if not any(other.startswith(head + ".") for other in used))
+        module = next(free, None)
+        found[name if module is None else module + ".*"] = None
+    return list(found)[:_SHOWN]
 
 
 def without_zero_rows(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 from torch import Tensor, nn
@@ -32,10 +33,11 @@ def match(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], pref
     Raises NetworkError where several networks of the checkpoint fit.
     """
     places = _places(own, shapes, prefixes)
-    plain = {without_wrappers(name): name for name in shapes}
-    if len(places) < len(own) and len(plain) == len(shapes) and plain.keys() != shapes.keys():
-        bare = {plain[name]: place for name, place in _places(own, plain, prefixes).items()}
-        places = max(places, bare, key=len)
+    for rename in (without_wrappers, partial(_parametrised, shapes=shapes)):
+        plain = {rename(name): name for name in shapes}
+        if len(places) < len(own) and len(plain) == len(shapes) and plain.keys() != shapes.keys():
+            bare = {plain[name]: place for name, place in _places(own, plain, prefixes).items()}
+            places = max(places, bare, key=len)
     taken = set(places.values())
     wrong = [name for name, place in places.items() if tuple(own[place].shape) != shapes[name]]
     return Match(places, [place for place in own if place not in taken], wrong)
@@ -66,6 +68,15 @@ def _places(own: Mapping[str, object], tensors: Mapping[str, object], prefixes: 
             f'prefix: {{"{first}": ""}} beside factory:, or load_state_dict(FILE, prefix="{first[:-1]}")'
         )
     return best
+
+
+def _parametrised(name: str, shapes: Mapping[str, object]) -> str:
+    """What torch's newer weight norm calls a size or a direction that its older one saved, as its modules load both."""
+    stem, number = name[:-2], {"_g": 0, "_v": 1}.get(name[-2:])
+    if number is None or not {f"{stem}_g", f"{stem}_v"} <= shapes.keys():
+        return without_wrappers(name)
+    module, dot, weight = stem.rpartition(".")
+    return without_wrappers(f"{module}{dot}parametrizations.{weight}.original{number}")
 
 
 def fitting_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

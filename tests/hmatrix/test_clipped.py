@@ -1,0 +1,47 @@
+"""Weights many of which share the largest magnitude: clipped ones, and dead ones that decayed as far as numbers go."""
+
+import pytest
+import torch
+
+from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix.basics.rounding import Rounder
+
+
+def noise(m=200, n=160):
+    return torch.randn(m, n, generator=torch.Generator().manual_seed(0))
+
+
+def clipped(m=200, n=160):
+    """As a critic's weights under WGAN."""
+    return (2 * noise(m, n)).clamp(-1, 1) * 0.01
+
+
+def decayed(m=200, n=160):
+    """As Adam leaves a dead layer: weight decay takes less than half of the last digit of subnormal numbers."""
+    w = 3e-41 * noise(m, n) + 6.2e-41 * noise(n, m).T.sign()
+    return w.clamp(-6.3e-41, 6.3e-41)
+
+
+@pytest.mark.parametrize("make", [clipped, decayed, lambda: clipped().bfloat16()])
+@pytest.mark.parametrize(("tol", "saved"), [(1e-1, 0.08), (1e-2, 0.03)])
+def test_a_step_that_meets_the_magnitude_saves_bytes(make, tol, saved, monkeypatch):
+    found = compress_matrix(make(), tol)
+    monkeypatch.setattr(Rounder, "coarser_steps", lambda *_: [])
+    before = compress_matrix(make(), tol)
+    assert found.nbytes <= (1 - saved) * before.nbytes
+    error = (found.to_dense().double() - make().double()).norm() / make().double().norm()
+    assert error <= tol
+    assert found.error == pytest.approx(float(error), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [noise, lambda: torch.rand(200, 160) - 0.5, lambda: torch.zeros(40, 40)])
+def test_other_weights_have_no_such_step(make):
+    assert Rounder(make()).coarser_steps(0.01) == []
+
+
+def test_few_steps_are_tried_and_the_largest_first():
+    steps = Rounder(clipped()).coarser_steps(1e-5)
+    assert steps == sorted(steps, reverse=True)
+    assert 10 < len(steps) <= 48
+    assert all(1e-5 < step < 3.1e-5 for step in steps)
+    assert Rounder(clipped()).coarser_steps(0.0) == []
