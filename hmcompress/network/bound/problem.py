@@ -1,7 +1,7 @@
 """Everything about a network that the search, the report and verify share: points, original outputs, tolerances."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from hmcompress.network.model.arguments import Arguments, inputs_of, split_colum
 from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
+from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
@@ -100,6 +101,7 @@ def _checked(network: Network, points: Points, settings: CalibrationSettings) ->
     if settings.derivatives and not points.tensors[-1].is_floating_point():
         raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
+    network = replace(network, written=forward_size(network, points).numbers)
     _check_rows(network, points.take(slice(0, _COUNTED)))
     if settings.derivatives:
         check_derivatives(network, points, settings.derivatives)
