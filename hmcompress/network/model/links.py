@@ -13,8 +13,8 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import FUNCTIONS, Activation
 from hmcompress.network.model.network import DenseLayer, Network, in_double, joined, own_tensors, replaced
 
-_PROBED, _FEWEST = 128, 4  # samples, where their numbers are few and where they are many
-_ENTRIES = 1 << 19  # of a layer's outputs that are looked at, about
+_PROBED, _FEWEST = 128, 2  # samples, where their numbers are few and where they are many
+_ENTRIES = 1 << 18  # of a layer's outputs that are looked at, about
 _LARGEST = 30_000_000  # numbers of a network that is copied for this
 _GLANCED = 256  # entries that are compared before all others
 _SAME = 1e-6  # share of the largest entry up to which results are the same: some modules compute in float32
