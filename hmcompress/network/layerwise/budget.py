@@ -8,6 +8,7 @@ _WORK, _STACK_WORK = 4e10, 3.7e11  # multiplications that the search may spend, 
 _FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
 _NUMBER = 4.0  # multiplications in the time of a number that is written
 _FASTER = 20.0  # how much faster those of matrices are
+_BRIEF = 20  # passes
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 
@@ -17,6 +18,11 @@ def budget_of(problem: Problem, work: int, effort: str, times: int = 1, forward:
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
     allowed = min((_STACK_WORK if stacks else _WORK) / max(work, 1), _WORK / max(forward, 1.0))
     return int(min(max(allowed, _FEWEST[effort]), most))
+
+
+def is_brief(budget: int, effort: str) -> bool:
+    """Whether passes take so long that the search has to do with few."""
+    return budget < min(_BRIEF, _MOST[effort])
 
 
 def cost_of(problem: Problem, data: Original) -> int:

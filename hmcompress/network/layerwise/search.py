@@ -300,6 +300,11 @@ def search(
     if not found.holding() or not found.holding()[0].knobs.structured:  # whose steps are landed on already
         found.scatter(way.dense)
         found.refine()
+    return chosen(found, prefer)
+
+
+def chosen(found: Search, prefer: Preference) -> Trial | None:
+    """Of the trials that hold, the smallest, or one of the smallest that is preferred."""
     held = found.holding()
     small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
     preferred = (trial for trial in small if prefer(trial.parts))

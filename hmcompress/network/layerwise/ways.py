@@ -6,7 +6,8 @@ from functools import partial
 
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of
+from hmcompress.network.layerwise.brief import brief_search
+from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of, is_brief
 from hmcompress.network.layerwise.propagate import Parts, run_pass
 from hmcompress.network.layerwise.search import START, Way, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
@@ -29,7 +30,9 @@ def trials_by_passes(
     work = cost_of(problem, data)
     times, forward = 1 if kernel is None else _KERNEL, forward_cost_of(problem, data)
     budget = budget_of(problem, work, settings.effort, times, forward)
-    ways = _ways(subject, settings, kernel is not None, work)
+    ways, look = _ways(subject, settings, kernel is not None, work), search
+    if kernel is None and is_brief(budget, settings.effort) and not ways[0].structured:
+        ways, look = [replace(ways[0], level=_level_of_many(subject))], brief_search
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
@@ -40,7 +43,7 @@ def trials_by_passes(
 
     for k, way in enumerate(ways):
         run, worth = partial(run_pass, problem.network, data), _WORTH * min((t.cost for t in found), default=math.inf)
-        trial = search(run, measured, settings.tol, budget, partial(tick, k), way, worth=worth, prefer=prefer)
+        trial = look(run, measured, settings.tol, budget, partial(tick, k), way, worth=worth, prefer=prefer)
         tick(k, budget)
         found += [] if trial is None else [trial]
     return found
@@ -71,7 +74,16 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
 
 def _first_level(subject: Subject) -> float:
     """Water level over tolerance with which many other weights, of which none makes up for another, come near it."""
-    count = sum(subject.tensors[name].numel() for name in subject.data.other_metrics)
+    return _level_of(sum(subject.tensors[name].numel() for name in subject.data.other_metrics))
+
+
+def _level_of_many(subject: Subject) -> float:
+    """The same of all weights."""
+    layers = sum(math.prod(subject.problem.network.shape(layer)) for layer in subject.problem.network.layers)
+    return _level_of(layers + sum(subject.tensors[name].numel() for name in subject.data.other_metrics))
+
+
+def _level_of(count: int) -> float:
     return START if count < _MANY else min(START, _ABOVE * math.sqrt(12 / count))
 
 
