@@ -13,13 +13,14 @@ from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import Ladder, Preference, Search, Way, chosen
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial
 
-_NEAR: dict[str, Any] = {"ridge": 0.03, "shrinkage": 1.5, "floor": 0.0}  # where few samples begin
+_NEAR: dict[str, Any] = {"ridge": 1e-2, "shrinkage": 0.5, "floor": 0.0}  # where few samples begin
 _NEAR_LADDERS: tuple[Ladder, ...] = (  # each goes on as long as it gains
-    (("ridge",), (1e-2, 1e-3)),
-    (("shrinkage",), (0.5,)),
+    (("ridge",), (1e-3, 1e-4)),
+    (("shrinkage",), (0.2, 0.1)),
+    (("shrinkage",), (1.5, 5.0)),
+    (("ridge",), (0.1,)),
     (("mu",), (3e-2,)),
     (("variance",), (0.6,)),
-    (("shrinkage",), (5.0,)),
 )
 _LADDERS: tuple[Ladder, ...] = (
     (("ridge",), (1e-5, 1e-3)),
@@ -30,7 +31,7 @@ _LADDERS: tuple[Ladder, ...] = (
 )
 _OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.2,)), (("dead_zone",), (0.0,)))
 _AIMS = (0.985, 0.95, 0.9)  # of the tolerance; lower ones where what holds does not on guard points
-_USED = 0.965  # share of the tolerance above which no coarser step is looked for
+_USED = 0.98  # share of what is aimed at above which no coarser step is looked for
 _CLOSE = 0.2  # logarithm of the error over the tolerance at which trials are compared
 _NOT_FAR, _LOW = 0.5, 0.3  # the same up to which a trial may lead; error over tolerance as which lower ones count
 _WILD = 2.0  # times the tolerance, above which the first knobs do not lead to it
@@ -64,7 +65,7 @@ def brief_search(
     found.turn(found.leading(), _ladders(way, found.leading().knobs))
     for aim in _AIMS:
         found.approach(aim)
-        if (held := found.holding()) and prefer(held[0].parts):
+        if (held := found.below(aim)) and prefer(held[0].parts):
             break
     if not found.holding():
         found.refine()
@@ -136,6 +137,11 @@ class _Brief(Search):
             if any(abs(math.log(level / t.knobs.delta)) < _SAME for t in self._of(best.knobs)):
                 return
             self.trial(replace(best.knobs, delta=level))
+
+    def below(self, aim: float) -> list[Trial]:
+        """Those that hold and are about this share of the tolerance at most, smallest first."""
+        most = aim * LIMIT / _AIMS[0] * self.tol
+        return [t for t in self.holding() if t.error <= most and t.parts]
 
     def _of(self, knobs: Knobs) -> list[Trial]:
         """Trials at any level with these knobs, the nearest to the tolerance first."""

@@ -1,6 +1,7 @@
 """The search over passes, in each of the ways that may find the smallest file."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -30,7 +31,8 @@ def trials_by_passes(
     work = cost_of(problem, data)
     times, forward = 1 if kernel is None else _KERNEL, forward_cost_of(problem, data)
     budget = budget_of(problem, work, settings.effort, times, forward)
-    ways, look = _ways(subject, settings, kernel is not None, work), search
+    ways = _ways(subject, settings, kernel is not None, work)
+    look: Callable[..., Trial | None] = search
     if kernel is None and is_brief(budget, settings.effort) and not ways[0].structured:
         ways, look = [replace(ways[0], level=_level_of_many(subject))], brief_search
     found: list[Trial] = []
