@@ -65,7 +65,7 @@ def brief_search(
     found.turn(found.leading(), _ladders(way, found.leading().knobs))
     for aim in _AIMS:
         found.approach(aim)
-        if (held := found.below(aim)) and prefer(held[0].parts):
+        if found.uses(aim) and prefer(found.below(aim)[0].parts):
             break
     if not found.holding():
         found.refine()
@@ -137,6 +137,10 @@ class _Brief(Search):
             if any(abs(math.log(level / t.knobs.delta)) < _SAME for t in self._of(best.knobs)):
                 return
             self.trial(replace(best.knobs, delta=level))
+
+    def uses(self, aim: float) -> bool:
+        """Whether the smallest of those leaves little of it."""
+        return bool(held := self.below(aim)) and held[0].error >= _USED * aim * self.tol
 
     def below(self, aim: float) -> list[Trial]:
         """Those that hold and are about this share of the tolerance at most, smallest first."""
