@@ -84,13 +84,14 @@ def test_one_that_does_not_hold_on_guard_points_leads_to_a_finer_one() -> None:
     assert trial is not None and 0.93 <= trial.error / TOL < 0.96 and len(tried) <= 10
 
 
-def test_errors_that_jump_are_approached_from_further_below() -> None:
+@pytest.mark.parametrize("gain", [1.5e3, 3e3, 5e3])
+def test_errors_that_jump_are_approached_from_further_below(gain: float) -> None:
     def error(knobs: Knobs) -> float:
-        smooth = 2e3 * knobs.delta
-        return 1.02 if 0.96 < smooth < 1.02 else smooth  # where the tolerance would be used in full
+        smooth = (gain * knobs.delta) ** 1.1
+        return smooth if not 0.955 < smooth < 1.05 else 1.001 if smooth > 0.975 else 1.025
 
     trial, tried = found(lambda k: 50 / k.delta**0.5, error)
-    assert trial is not None and 0.93 <= trial.error / TOL < 0.998 and len(tried) <= 10
+    assert trial is not None and 0.93 <= trial.error / TOL < 0.998 and len(tried) <= 11
 
 
 def test_weights_that_do_not_lead_to_the_tolerance_are_kept_near_the_original_ones() -> None:

@@ -1,12 +1,13 @@
 """Claims about layers that see many rows: moments are the same block by block, at a part of the time and memory."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from large_networks import tokens
+from large_networks import decoder, tokens
 from small_networks import outputs_settings
 
 from hmcompress.hmatrix.grids import feedback, weighted
@@ -24,8 +25,8 @@ from hmcompress.network.layerwise.moments import (
     second_moment,
     with_column,
 )
-from hmcompress.network.layerwise.original import prepare
-from hmcompress.network.layerwise.propagate import Knobs, run_pass
+from hmcompress.network.layerwise.original import original_targets, prepare
+from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
@@ -158,3 +159,17 @@ def test_the_model_of_scales_of_a_large_grid_is_chosen_by_some_rows(monkeypatch:
     monkeypatch.setattr(weighted, "_CHOSEN_BY", 1 << 14)
     assert len(weighted.encode(grid)) < 1.002 * whole
     assert set(seen) == {-(-600 // 10) * 300 if 600 * 300 // (1 << 14) == 10 else 0}
+
+
+def test_passes_end_with_the_last_dense_layer(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-1, 1, (100, 3)).astype(np.float32))
+    factory = {"factory": f"{Path(__file__).parent / 'large_networks.py'}:decoder"}
+    state = decoder().state_dict()
+    problem = pose(outputs_settings(network=factory, calibration={"inputs": str(tmp_path / "x.npy")}), state)
+    data, calls = prepare(problem, state, "fast"), list[int]()
+    problem.network.module.get_submodule("after").register_forward_hook(lambda *given: calls.append(1))
+    parts = run_pass(problem.network, data, Knobs(1e-3))
+    assert parts.keys() == {"dense.weight", "after.weight"} and not calls
+    problem.errors(problem.held_out, decoded(problem.network, data, parts))
+    assert calls
+    assert original_targets(replace(problem.network, layers=()), data.points, 0) == {} and len(calls) == 1

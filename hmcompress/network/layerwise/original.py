@@ -15,6 +15,7 @@ from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.gradients import Metric, gradient_metrics
 from hmcompress.network.layerwise.moments import Scale, regularised, sensitivities, with_column
 from hmcompress.network.layerwise.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
+from hmcompress.network.model.ended import until_all_are_seen
 from hmcompress.network.model.forward_size import ForwardSize, forward_size
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
@@ -136,6 +137,8 @@ def _weights_of_derivatives(
 def original_targets(network: Network, points: Points, order: int) -> dict[str, list[Tensor]]:
     """Pre-activations of every layer in the original network, and their derivatives."""
     targets: dict[str, list[Tensor]] = {}
+    if not network.layers:
+        return targets
     if order == 0:
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
@@ -143,7 +146,7 @@ def original_targets(network: Network, points: Points, order: int) -> dict[str, 
             z = z.detach()  # some modules take gradients themselves
             targets[layer.weight] = [z.clone() if bias is None else z - bias]  # what follows may change z itself
 
-        with replaced(network, note):
+        with until_all_are_seen(network, note):
             network.run(points.tensors)
         return targets
     for layer in network.layers:

@@ -28,6 +28,7 @@ from hmcompress.network.layerwise.moments import (
     with_column,
 )
 from hmcompress.network.layerwise.original import Original
+from hmcompress.network.model.ended import until_all_are_seen
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
 
@@ -63,7 +64,7 @@ def run_pass(network: Network, data: Original, knobs: Knobs) -> Parts:
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
     forward = _quantising(network, data, knobs, parts)
     if data.order == 0:
-        with replaced(network, lambda layer, x, z: forward(layer, [x], z)):
+        with until_all_are_seen(network, lambda layer, x, z: forward(layer, [x], z)):
             network.run(data.points.tensors, others)
         return without_dead_rows(network, parts)
     if data.order == 1:
