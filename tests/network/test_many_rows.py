@@ -15,6 +15,7 @@ from hmcompress.hmatrix.grids.feedback import factorise
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import pose
 from hmcompress.network.bound import error
+from hmcompress.network.bound import problem as problem_module
 from hmcompress.network.layerwise import coded, many_rows, moments
 from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.many_rows import moments_in_blocks, noise_of_samples, sees_many_rows
@@ -112,6 +113,7 @@ def test_samples_of_which_a_network_writes_much_are_run_few_at_once(tmp_path: Pa
     settings = outputs_settings(network=factory, calibration={"inputs": str(tmp_path / "x.npy")})
     network = pose(settings, tokens().state_dict()).network
     assert network.written > 400 * 129
+    assert [problem_module._repeated(replace(network, written=w)) for w in (0.0, 1e5, 5e6, 1e9)] == [64, 64, 20, 8]
 
 
 def test_large_matrices_of_even_metrics_are_rounded_in_single_precision() -> None:
