@@ -13,10 +13,10 @@ from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import Ladder, Preference, Search, Way, chosen
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial
 
-_NEAR: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 0.2, "floor": 0.0}  # where few samples begin
+_NEAR: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 0.5, "floor": 0.0}  # where few samples begin
 _NEAR_LADDERS: tuple[Ladder, ...] = (  # each goes on as long as it gains
-    (("shrinkage",), (0.1, 0.05)),
-    (("shrinkage",), (0.5, 1.5, 5.0)),
+    (("shrinkage",), (0.2, 0.1)),
+    (("shrinkage",), (1.5, 5.0)),
     (("ridge",), (1e-4,)),
     (("ridge",), (1e-2, 1e-1)),
     (("mu",), (3e-2,)),
