@@ -7,9 +7,10 @@ from typing import Any
 import large_networks
 import numpy as np
 import pytest
-from small_networks import outputs_settings, saved
+from small_networks import outputs_settings, saved, stack
 
-from hmcompress.network import compress_network
+from hmcompress.network import compress_network, pose
+from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise import budget, ways
 from hmcompress.network.layerwise.brief import brief_search
 from hmcompress.network.layerwise.budget import is_brief
@@ -105,7 +106,6 @@ def test_what_breaks_at_every_level_is_not_found() -> None:
 
 
 def test_a_network_that_takes_long_is_searched_briefly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_brief(8, "fast") and is_brief(14, "default") and not is_brief(20, "fast") and not is_brief(100, "default")
     calls: list[Way] = []
 
     def noted(*args: Any, **options: Any) -> Trial | None:
@@ -119,3 +119,15 @@ def test_a_network_that_takes_long_is_searched_briefly(tmp_path: Path, monkeypat
     settings = outputs_settings(network={"factory": factory}, calibration={"inputs": str(tmp_path / "x.npy")})
     result = compress_network(saved(tmp_path, large_networks.tokens().state_dict()), settings)
     assert result.record.error <= TOL and len(calls) == 1
+
+
+def test_a_search_is_a_brief_one_where_the_size_of_the_network_leaves_few_passes() -> None:
+    problem = posed_box(0)
+    assert is_brief(problem, 8, "fast") and is_brief(problem, 14, "default")
+    assert not is_brief(problem, 20, "fast") and not is_brief(problem, 100, "default")
+    assert not is_brief(posed_box(1), 10, "fast")  # half as many, as each runs the network for each layer
+
+
+def posed_box(derivatives: int) -> Problem:
+    settings = outputs_settings(calibration={"samples": 64, "held_out": 64, "derivatives": derivatives})
+    return pose(settings, stack([2, 8, 1]))

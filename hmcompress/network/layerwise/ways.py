@@ -33,7 +33,7 @@ def trials_by_passes(
     budget = budget_of(problem, work, settings.effort, times, forward)
     ways = _ways(subject, settings, kernel is not None, work)
     look: Callable[..., Trial | None] = search
-    if kernel is None and is_brief(budget, settings.effort) and not ways[0].structured:
+    if kernel is None and is_brief(problem, budget, settings.effort) and not ways[0].structured:
         ways, look = [replace(ways[0], level=_level_of_many(subject))], brief_search
     found: list[Trial] = []
 
