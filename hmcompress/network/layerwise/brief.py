@@ -30,7 +30,7 @@ _LADDERS: tuple[Ladder, ...] = (
     (("dead_zone",), (0.0,)),
 )
 _OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.2,)), (("dead_zone",), (0.0,)))
-_AIMS = (0.985, 0.95, 0.9)  # of the tolerance; lower ones where what holds does not on guard points
+_AIM, _LOWER, _ROUNDS = 0.985, 0.985, 3  # of the tolerance; lower where what holds does not on guard points, so often
 _USED = 0.98  # share of what is aimed at above which no coarser step is looked for
 _CLOSE = 0.2  # logarithm of the error over the tolerance at which trials are compared
 _NOT_FAR, _LOW = 0.5, 0.3  # the same up to which a trial may lead; error over tolerance as which lower ones count
@@ -56,17 +56,22 @@ def brief_search(
     *,
     worth: float = math.inf,
     prefer: Preference = lambda parts: True,
+    guard: Measure = lambda parts: 0.0,
 ) -> Trial | None:
-    """The smallest trial that holds, or None. Parameters are those of `search`."""
+    """The smallest trial that holds, or None. Parameters are those of `search`; guard: the error on points that nothing
+    is chosen by, over the tolerance."""
     found = _Brief(run, measure, tol, budget, tick, way.slim)
     found.begin(way)
     if found.leading().score(tol) > worth:
         return None
     found.turn(found.leading(), _ladders(way, found.leading().knobs))
-    for aim in _AIMS:
+    aim = _AIM
+    for _ in range(_ROUNDS):
         found.approach(aim)
-        if found.uses(aim) and prefer(found.below(aim)[0].parts):
+        excess = guard(found.below(aim)[0].parts) if found.uses(aim) else 1 / _LOWER
+        if excess <= 1:
             break
+        aim *= _LOWER / max(excess, 1.0)
     if not found.holding():
         found.refine()
     return chosen(found, prefer)
@@ -97,7 +102,7 @@ class _Brief(Search):
     def _near_level(self, knobs: Knobs) -> float:
         """Turn the level until the error is near the tolerance; the last one that was tried."""
         for k in range(_FIRST):
-            knobs = replace(knobs, delta=self._level(knobs, _AIMS[0])) if k else knobs
+            knobs = replace(knobs, delta=self._level(knobs, _AIM)) if k else knobs
             if abs(self._gap(self.trial(knobs))) < _CLOSE:
                 break
         return knobs.delta
@@ -127,11 +132,7 @@ class _Brief(Search):
         """Turn the level of what promises the fewest bytes until it holds and little of the tolerance is unused."""
         for _ in range(min(_LAST, _LAST + self.left())):
             best, held = self.leading(), self.holding()
-            if (
-                held
-                and _alike(held[0].knobs, best.knobs)
-                and _USED <= held[0].error / (aim * self.tol) <= LIMIT / _AIMS[0]
-            ):
+            if held and _alike(held[0].knobs, best.knobs) and _USED <= held[0].error / (aim * self.tol) <= LIMIT / _AIM:
                 return
             level = self._level(best.knobs, aim)
             if any(abs(math.log(level / t.knobs.delta)) < _SAME for t in self._of(best.knobs)):
@@ -144,7 +145,7 @@ class _Brief(Search):
 
     def below(self, aim: float) -> list[Trial]:
         """Those that hold and are about this share of the tolerance at most, smallest first."""
-        most = aim * LIMIT / _AIMS[0] * self.tol
+        most = aim * LIMIT / _AIM * self.tol
         return [t for t in self.holding() if t.error <= most and t.parts]
 
     def _of(self, knobs: Knobs) -> list[Trial]:

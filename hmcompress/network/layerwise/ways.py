@@ -33,8 +33,12 @@ def trials_by_passes(
     budget = budget_of(problem, work, settings.effort, times, forward)
     ways = _ways(subject, settings, kernel is not None, work)
     look: Callable[..., Trial | None] = search
+
+    def beyond(parts: Parts) -> float:
+        return subject.guard.error(parts) / subject.guard.tol
+
     if kernel is None and is_brief(problem, budget, settings.effort) and not ways[0].structured:
-        ways, look = [replace(ways[0], level=_level_of_many(subject))], brief_search
+        ways, look = [replace(ways[0], level=_level_of_many(subject))], partial(brief_search, guard=beyond)
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
