@@ -247,6 +247,7 @@ class Way:
     firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
     near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
     few: bool = False  # fewer samples than the widest layer needs
+    rows: bool = False  # some layer sees several rows of a sample
     dense: bool = True  # without dense layers the water level and the dead zone alone change a pass, and few are enough
     slim: bool = False  # living neurons count beside bytes
     structured: frozenset[str] = frozenset()  # layers that the engine may code

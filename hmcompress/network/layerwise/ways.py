@@ -38,7 +38,7 @@ def trials_by_passes(
         return subject.guard.error(parts) / subject.guard.tol
 
     if kernel is None and is_brief(problem, budget, settings.effort) and not ways[0].structured:
-        ways, look = [replace(ways[0], level=_level_of_many(subject))], partial(brief_search, guard=beyond)
+        ways, look = [_briefly(subject, ways[0])], partial(brief_search, guard=beyond)
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
@@ -83,10 +83,11 @@ def _first_level(subject: Subject) -> float:
     return _level_of(sum(subject.tensors[name].numel() for name in subject.data.other_metrics))
 
 
-def _level_of_many(subject: Subject) -> float:
-    """The same of all weights."""
+def _briefly(subject: Subject, way: Way) -> Way:
+    """The same way where passes are dear, from the first level for all weights."""
     layers = sum(math.prod(subject.problem.network.shape(layer)) for layer in subject.problem.network.layers)
-    return _level_of(layers + sum(subject.tensors[name].numel() for name in subject.data.other_metrics))
+    count = layers + sum(subject.tensors[name].numel() for name in subject.data.other_metrics)
+    return replace(way, level=_level_of(count), rows=any(z.ndim > 2 for z, *_ in subject.data.targets.values()))
 
 
 def _level_of(count: int) -> float:
