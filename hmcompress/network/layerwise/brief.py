@@ -31,7 +31,8 @@ _LADDERS: tuple[Ladder, ...] = (
     (("dead_zone",), (0.0,)),
 )
 _OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.2,)), (("dead_zone",), (0.0,)))
-_AIM, _LOWER, _ROUNDS = 0.985, 0.985, 3  # of the tolerance; lower where what holds does not on guard points, so often
+_AIM, _ROUNDS = 0.985, 3  # of the tolerance, and how many there are
+_LOWER, _SURE = 0.97, 0.985  # where errors jump, and of what would do where it does not hold on guard points
 _USED = 0.98  # share of what is aimed at above which no coarser step is looked for
 _CLOSE = 0.2  # logarithm of the error over the tolerance at which trials are compared
 _NOT_FAR, _LOW = 0.5, 0.3  # the same up to which a trial may lead; error over tolerance as which lower ones count
@@ -69,10 +70,12 @@ def brief_search(
     aim = _AIM
     for _ in range(_ROUNDS):
         found.approach(aim)
-        excess = guard(found.below(aim)[0].parts) if found.uses(aim) else 1 / _LOWER
-        if excess <= 1:
+        if not found.uses(aim):
+            aim *= _LOWER
+        elif (excess := guard(found.below(aim)[0].parts)) <= 1:
             break
-        aim *= _LOWER / max(excess, 1.0)
+        else:
+            aim = _SURE * found.below(aim)[0].error / tol / excess
     if not found.holding():
         found.refine()
     return chosen(found, prefer)
@@ -133,8 +136,8 @@ class _Brief(Search):
     def approach(self, aim: float) -> None:
         """Turn the level of what promises the fewest bytes until it holds and little of the tolerance is unused."""
         for _ in range(min(_LAST, _LAST + self.left())):
-            best, held = self.leading(), self.holding()
-            if held and _alike(held[0].knobs, best.knobs) and _USED <= held[0].error / (aim * self.tol) <= LIMIT / _AIM:
+            best = self.leading()
+            if self.uses(aim) and _alike(self.below(aim)[0].knobs, best.knobs):
                 return
             level = self._level(best.knobs, aim)
             if any(abs(math.log(level / t.knobs.delta)) < _SAME for t in self._of(best.knobs)):
