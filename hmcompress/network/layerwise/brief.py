@@ -13,12 +13,12 @@ from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import Ladder, Preference, Search, Way, chosen
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial
 
-_NEAR: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 1.5, "floor": 0.0}  # where few samples begin
-_OF_MANY_ROWS = 0.5  # the same shrinkage where each has many rows, which say more than one
+_NEAR: dict[str, Any] = {"ridge": 3e-2, "shrinkage": 1.5, "floor": 0.0}  # where few samples begin,
+_OF_MANY_ROWS: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 0.5, "floor": 0.0}  # each with many rows, which say more
 _NEAR_LADDERS: tuple[Ladder, ...] = (  # each goes on as long as it gains
     (("shrinkage",), (0.5, 0.2, 0.1)),
     (("shrinkage",), (1.5, 5.0)),
-    (("ridge",), (1e-4,)),
+    (("ridge",), (1e-3, 1e-4)),
     (("ridge",), (1e-2, 1e-1)),
     (("mu",), (3e-2,)),
     (("variance",), (0.6,)),
@@ -94,8 +94,7 @@ class _Brief(Search):
         """Near the tolerance: near the original weights where samples are few, or refitted to these; the other way is
         looked at where samples are few, or where the first does not lead to the tolerance."""
         start = way.start(self.tol)
-        near = replace(start, **_NEAR)
-        near = replace(near, shrinkage=_OF_MANY_ROWS) if way.rows else near
+        near = replace(start, **(_OF_MANY_ROWS if way.rows else _NEAR))
         if way.few and way.dense:
             level = self._near_level(near)
             self.trial(replace(start, delta=level))
