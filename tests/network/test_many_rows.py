@@ -27,9 +27,11 @@ from hmcompress.network.layerwise.moments import (
     with_column,
 )
 from hmcompress.network.layerwise.original import original_targets, prepare
+from hmcompress.network.layerwise.others import perturbed_moments
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
 from hmcompress.network.model.inputs import Points
-from hmcompress.network.model.network import DenseLayer
+from hmcompress.network.model.links import probed
+from hmcompress.network.model.network import DenseLayer, Network
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -175,3 +177,18 @@ def test_passes_end_with_the_last_dense_layer(tmp_path: Path) -> None:
     problem.errors(problem.held_out, decoded(problem.network, data, parts))
     assert calls
     assert original_targets(replace(problem.network, layers=()), data.points, 0) == {} and len(calls) == 1
+
+
+def test_links_are_looked_for_on_few_samples_of_a_network_that_takes_long(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-1, 1, (400, 3)).astype(np.float32))
+    factory = {"factory": f"{Path(__file__).parent / 'large_networks.py'}:decoder"}
+    problem = pose(
+        outputs_settings(network=factory, calibration={"inputs": str(tmp_path / "x.npy")}), decoder().state_dict()
+    )
+    points = problem.calibration.points
+    assert [len(probed(replace(problem.network, written=w), points)[1]) for w in (1e3, 1e6, 1e9)] == [128, 10, 2]
+
+
+def test_where_all_layers_have_gradients_none_is_perturbed() -> None:
+    network = Network(torch.nn.Module(), (), {}, "factory", torch.float32)  # which cannot run
+    assert perturbed_moments(network, Points((torch.zeros(4, 2),)), [], "l2") == {}
