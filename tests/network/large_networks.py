@@ -44,6 +44,22 @@ class Tokens(nn.Module):
         return self.net(x[:, None] * torch.linspace(0.1, 1, 400)[:, None]).mean(1)
 
 
+class Decoded(nn.Module):
+    """A dense layer and what follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.after = nn.Linear(3, 16), nn.Conv1d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.dense(x)[:, None])
+
+
+def decoder() -> nn.Module:
+    torch.manual_seed(0)
+    return Decoded()
+
+
 def operator() -> nn.Module:
     torch.manual_seed(0)
     return Operator()

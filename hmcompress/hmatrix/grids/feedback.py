@@ -15,6 +15,7 @@ from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_p
 
 _WIDEST_AIMED = 1024  # columns, but for one of a bias
 _MOST_AT_ONCE, _TILE = 2e9, 64  # multiplications that are done entry by entry; sides of the tiles of larger matrices
+_EVEN = 1e-3  # smallest over largest pivot
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
 
 
@@ -133,14 +134,16 @@ def nearest_plane_in_tiles(
     """As kronecker_nearest_plane, up to the rounding of sums: an entry waits for those of later rows and columns only,
     so what leaves a tile reaches the others as a product of matrices."""
     m, n = w.shape
-    errors, q = np.zeros((m, n)), np.zeros((m, n), np.int32)
+    single = np.float32 if _even(lower) and _even(right) else np.float64
+    errors, q = np.zeros((m, n), single), np.zeros((m, n), np.int32)
+    below, across = lower.astype(single, copy=False), right.T.astype(single, order="C", copy=False)
     for begin in range(_last(n), -1, -_TILE):
         block = slice(begin, min(begin + _TILE, n))
         inner = np.ascontiguousarray(lower[block, block])
-        pending = right.T @ (errors[:, block.stop :] @ lower[block.stop :, block])
+        pending = across @ (errors[:, block.stop :] @ below[block.stop :, block])
         for first in range(_last(m), -1, -_TILE):
             tile = slice(first, min(first + _TILE, m))
-            pending[tile] += right[tile.stop :, tile].T @ (errors[tile.stop :, block] @ inner)
+            pending[tile] += across[tile, tile.stop :] @ (errors[tile.stop :, block] @ below[block, block])
             q[tile, block], errors[tile, block] = nearest_plane_tile(
                 np.ascontiguousarray(w[tile, block]),
                 inner,
@@ -148,9 +151,15 @@ def nearest_plane_in_tiles(
                 column_steps[block],
                 row_steps[tile],
                 zone,
-                np.ascontiguousarray(pending[tile]),
+                pending[tile].astype(np.float64),
             )
     return q
+
+
+def _even(lower: np.ndarray) -> bool:
+    """Whether pivots are so alike that sums of errors over them may be in single precision."""
+    pivots = np.diag(lower)
+    return bool(pivots.min() > _EVEN * pivots.max())
 
 
 def _last(size: int) -> int:

@@ -13,6 +13,7 @@ from hmcompress.network.model.tangents import jets
 
 _BATCH, _LEAST_BATCH = 4096, 64  # samples at once
 _INPUTS_AT_ONCE = 1 << 19  # numbers: what a network makes of a field is many times as large
+_WRITTEN_AT_ONCE, _FEWEST = 5e7, 4  # numbers that a run may write before new pages take longer than sums; samples
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Reference:
 
 def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Outputs and derivatives, in float64, in batches."""
-    parts, step = [], _batch(points)
+    parts, step = [], _batch(points, network.written)
     with torch.no_grad(), network.holding(tensors) as call:
         for begin in range(0, len(points), step):
             part = points.take(slice(begin, begin + step))
@@ -33,9 +34,11 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
     return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
 
-def _batch(points: Points) -> int:
+def _batch(points: Points, written: float = 0.0) -> int:
+    """Samples at once. written: numbers that the network writes for one."""
     each = sum(t[0].numel() for t in points.tensors) if points.joint else points.tensors[0][0].numel()
-    return min(max(_INPUTS_AT_ONCE // max(each, 1), _LEAST_BATCH), _BATCH)
+    batch = min(max(_INPUTS_AT_ONCE // max(each, 1), _LEAST_BATCH), _BATCH)
+    return min(batch, max(int(_WRITTEN_AT_ONCE / written), _FEWEST)) if written and points.joint else batch
 
 
 def reference(network: Network, points: Points, order: int, what: str, advice: bool = True) -> Reference:

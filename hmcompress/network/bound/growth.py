@@ -9,7 +9,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, replaced
 from hmcompress.report.records import NetworkLayer
 
-_ROWS, _LEAST = 2048, 16  # samples
+_ROWS, _LEAST = 2048, 4  # samples
 _COUNTED, _NUMBERS = 2, 4e7  # samples of which the numbers of layers are counted; of these how many are looked at
 _TINY = 1e-30
 

@@ -1,7 +1,7 @@
 """Everything about a network that the search, the report and verify share: points, original outputs, tolerances."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,12 +13,14 @@ from hmcompress.network.model.arguments import Arguments, inputs_of, split_colum
 from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
+from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
 
-_REPEATED = 64  # samples that are run twice
+_REPEATED, _FEWEST = 64, 8  # samples that are run twice, at most and at least
+_WRITTEN = 1e8  # numbers that a network writes meanwhile, about
 _COUNTED = 61  # samples whose rows are counted: few outputs are as many
 _STEADY = 0.1  # of the tolerance
 _WRONG = 0.5  # an original that misses its own reference by more is another network
@@ -73,7 +75,7 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     points = supply.calibration()
     network = _checked(network, points, settings.calibration)
     calibration = reference(network, points, order, "calibration")
-    _check_repeats(network, points.take(slice(0, _REPEATED)), settings)
+    _check_repeats(network, points.take(slice(0, _repeated(network))), settings)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:
@@ -100,6 +102,7 @@ def _checked(network: Network, points: Points, settings: CalibrationSettings) ->
     if settings.derivatives and not points.tensors[-1].is_floating_point():
         raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
+    network = replace(network, written=forward_size(network, points).numbers)
     _check_rows(network, points.take(slice(0, _COUNTED)))
     if settings.derivatives:
         check_derivatives(network, points, settings.derivatives)
@@ -116,6 +119,11 @@ def _check_rows(network: Network, points: Points) -> None:
         f"the network returns {shown} for {count} samples: no axis has one entry a sample, so what it returns is of "
         "the batch and not of each sample; does it average or sum over the first axis?"
     )
+
+
+def _repeated(network: Network) -> int:
+    """Samples that are run twice, fewer where each takes long."""
+    return min(max(int(_WRITTEN / max(network.written, 1.0)), _FEWEST), _REPEATED)
 
 
 def _check_repeats(network: Network, points: Points, settings: Settings) -> None:

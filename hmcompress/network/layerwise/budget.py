@@ -8,15 +8,26 @@ _WORK, _STACK_WORK = 4e10, 5.2e11  # multiplications that the search may spend, 
 _FEWEST = {"fast": 8, "default": 14, "max": 14}  # passes, by effort
 _NUMBER = 4.0  # multiplications in the time of a number that is written
 _FASTER = 20.0  # how much faster those of matrices are
+_BRIEF = 20  # passes
 _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 
 def budget_of(problem: Problem, work: int, effort: str, times: int = 1, forward: float = 0.0) -> int:
     """Passes, each of so many multiplications, and of so many in the time that the network itself runs."""
-    most = times * _MOST[effort] // (1 + problem.order)  # a pass with tangents runs the network for each layer
+    most = times * _MOST[effort] // (1 + problem.order)
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
     allowed = min((_STACK_WORK if stacks else _WORK) / max(work, 1), _WORK / max(forward, 1.0))
     return int(min(max(allowed, _FEWEST[effort]), most))
+
+
+def is_brief(problem: Problem, budget: int, effort: str) -> bool:
+    """Whether passes take so long that the search has to do with few."""
+    return budget < min(_BRIEF, _most(problem, effort))
+
+
+def _most(problem: Problem, effort: str) -> int:
+    """Passes at most: one with tangents runs the network for each layer."""
+    return _MOST[effort] // (1 + problem.order)
 
 
 def cost_of(problem: Problem, data: Original) -> int:

@@ -19,6 +19,10 @@ from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
 _LOOK = 1e-2  # tolerance at which structure is looked for
+_CORNER, _NOISE = (
+    1024,
+    0.6,
+)  # rows and columns that are looked at first, and the share of noise's bytes that rules it out
 
 
 class Coded(ABC):
@@ -136,8 +140,9 @@ class Engine:
     def share_of_noise(self, name: str, w: Tensor) -> float:
         """What the engine takes for a matrix over what noise would cost: the more structure, the less."""
         if name not in self._cheap:
-            noise = w.numel() * (math.log2(1 / _LOOK) + 0.25) / 8
-            self._cheap[name] = compress_matrix(w, _LOOK).nbytes / noise
+            corner = w[:_CORNER, :_CORNER]
+            share = _share_of_noise(corner)
+            self._cheap[name] = share if corner.numel() == w.numel() or share > _NOISE else _share_of_noise(w)
         return self._cheap[name]
 
     def exact(self, name: str, w: Tensor) -> Stored:
@@ -166,6 +171,10 @@ class Engine:
             values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape, w.dtype)
             self._known[key] = Stored(join([s.payload for s in slices]), values)
         return self._known[key]
+
+
+def _share_of_noise(w: Tensor) -> float:
+    return compress_matrix(w, _LOOK).nbytes / (w.numel() * (math.log2(1 / _LOOK) + 0.25) / 8)
 
 
 def _rounded(tol: float) -> float:

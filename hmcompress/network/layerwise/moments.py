@@ -17,6 +17,7 @@ _TINY = 1e-14
 _MOST_NOISE = 0.99
 _CHUNK = 4096
 _NO_LIMIT = 1 << 62
+_MUCH_WORK = 5e9  # multiplications
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
 
@@ -69,10 +70,14 @@ def sampling_noise(x: Tensor, samples: int) -> float:
     count = samples if samples and k % samples == 0 else k
     own = [g @ g.T if len(g) < d else g.T @ g for g in x.reshape(count, -1, d)]  # of the same norms
     fourth = sum(float(g.square().sum()) for g in own) / count * (count / k) ** 2
-    moment = second_moment(x, k)
+    return noise_share(fourth, second_moment(x, k), count)
+
+
+def noise_share(fourth: float, moment: np.ndarray, count: int) -> float:
+    """That share of a moment (d, d) from the mean square of the moments of `count` samples, each by itself."""
     size = float(np.square(moment).sum())
     noise = (fourth - size) / max(count - 1, 1)
-    signal = size - float(np.trace(moment)) ** 2 / d
+    signal = size - float(np.trace(moment)) ** 2 / len(moment)
     share = min(max(noise / max(signal, _TINY * size, 1e-300), 0.0), _MOST_NOISE)
     return share / (1 - share)
 
@@ -94,8 +99,19 @@ def sensitivities(
     for begin in range(0, len(points), step):
         part = points.take(slice(begin, begin + step))
         for name, g in _gradients(network, part, scale, order, generator, max(count, 1)):
-            moments[name] = moments.get(name, 0.0) + (g.T @ g).numpy()
+            moments[name] = moments.get(name, 0.0) + _product(g)
     return moments
+
+
+def _product(g: Tensor) -> np.ndarray:
+    """g^T g (m, m), float64, of gradients g (k, m); in single precision where that is much work, of which regularisers
+    hide the rest."""
+    if g.shape[0] * g.shape[1] ** 2 < _MUCH_WORK:
+        g = g.double()
+        return (g.T @ g).numpy()
+    size = float(g.abs().max()) or 1.0
+    single = (g / size).float().numpy()
+    return (single.T @ single).astype(np.float64) * size**2  # numpy computes half of a symmetric product
 
 
 def _gradients(

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmcompress.hmatrix.grids.feedback import Factor, factorise
 from hmcompress.network.bound.error import scaled
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.coded import Engine
 from hmcompress.network.layerwise.gradients import Metric, gradient_metrics
-from hmcompress.network.layerwise.moments import Scale, sensitivities, with_column
+from hmcompress.network.layerwise.moments import Scale, regularised, sensitivities, with_column
 from hmcompress.network.layerwise.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
+from hmcompress.network.model.ended import until_all_are_seen
 from hmcompress.network.model.forward_size import ForwardSize, forward_size
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
@@ -22,8 +24,8 @@ from hmcompress.network.model.tangents import layer_jets
 _SENSITIVITY_ROWS = 2048
 _COUNTED = 4  # samples of which the rows of layers are counted
 _FEW, _FEW_SEEN = 64, 32  # samples that gradients are taken of at least, and that passes see
-_GRADIENT_NUMBERS, _HELD_NUMBERS = 6e8, 1.5e8  # that operations write for gradients, and that are held for them at once
-_PERTURBED_NUMBERS, _FEWEST = 1e9, 16  # that they write while weights are perturbed; samples, at least
+_GRADIENT_NUMBERS, _HELD_NUMBERS = 3e8, 1.5e8  # that operations write for gradients, and that are held for them at once
+_PERTURBED_NUMBERS, _FEWEST = 4e8, 4  # that they write while weights are perturbed; samples, at least
 _TRIED_NUMBERS, _FEWEST_TRIED = 1e8, 2  # the same while rows of them are zero
 _LAYER_NUMBERS = 1e8  # inputs and outputs of all layers that a pass sees, about
 _ROWS_EACH = 16  # rows that it sees at least for each input of a layer
@@ -45,6 +47,16 @@ class Original:
     engine: Engine = field(default_factory=Engine)
     size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
+    _factors: dict[str, tuple[float, Factor]] = field(
+        default_factory=dict
+    )  # the last of each layer, which passes share
+
+    def factor_of_rows(self, name: str, mu: float) -> Factor:
+        """Of a layer's sensitivities with a share `mu` of their mean diagonal."""
+        known = self._factors.get(name)
+        if known is None or known[0] != mu:
+            known = self._factors[name] = (mu, factorise(regularised(self.sensitivities[name], mu)))
+        return known[1]
 
 
 def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Original:
@@ -125,6 +137,8 @@ def _weights_of_derivatives(
 def original_targets(network: Network, points: Points, order: int) -> dict[str, list[Tensor]]:
     """Pre-activations of every layer in the original network, and their derivatives."""
     targets: dict[str, list[Tensor]] = {}
+    if not network.layers:
+        return targets
     if order == 0:
 
         def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
@@ -132,7 +146,7 @@ def original_targets(network: Network, points: Points, order: int) -> dict[str, 
             z = z.detach()  # some modules take gradients themselves
             targets[layer.weight] = [z.clone() if bias is None else z - bias]  # what follows may change z itself
 
-        with replaced(network, note):
+        with until_all_are_seen(network, replaced, note):
             network.run(points.tensors)
         return targets
     for layer in network.layers:

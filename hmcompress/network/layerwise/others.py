@@ -91,6 +91,8 @@ def perturbed_moments(
 
     White noise of variance s^2 on the pre-activations makes a squared relative error of s^2 trace(G).
     """
+    if not (layers := list(layers)):
+        return {}
     points = points.take(slice(0, _ROWS))
     reference = evaluate(network, points, 0)
     found = {}

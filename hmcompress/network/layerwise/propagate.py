@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.low_rank import as_product
+from hmcompress.network.layerwise.many_rows import moments_in_blocks, noise_of_samples, sees_many_rows
 from hmcompress.network.layerwise.moments import (
     cross_moment,
     regularised,
@@ -28,6 +29,7 @@ from hmcompress.network.layerwise.moments import (
     with_column,
 )
 from hmcompress.network.layerwise.original import Original
+from hmcompress.network.model.ended import until_all_are_seen
 from hmcompress.network.model.network import DenseLayer, Network, in_place_of
 from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
 
@@ -64,7 +66,7 @@ def run_pass(network: Network, data: Original, knobs: Knobs) -> Parts:
     others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
     code = _quantising(network, data, knobs, parts)
     if data.order == 0:
-        with in_place_of(network, lambda layer, x: _output(network, layer, x, code(layer, [x]))):
+        with until_all_are_seen(network, in_place_of, lambda layer, x: _output(network, layer, x, code(layer, [x]))):
             network.run(data.points.tensors, others)
     elif data.order == 1:
         directions = len(data.targets[network.layers[0].weight]) - 1
@@ -120,27 +122,41 @@ def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) ->
 
 
 def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
-    weights = data.derivative_weights[layer.weight]
-    x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
-    if not torch.isfinite(x).all():
-        raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
-    z = _stacked(data.targets[layer.weight], weights)
-    count = xs[0].numel() // xs[0].shape[-1]
-    moment = second_moment(x, count)
-    target = ridge_target(network.matrix(layer).numpy(), moment, cross_moment(z, x, count), knobs.ridge)
+    moment, target, noise = _aim(network, layer, xs, data, knobs)
     sensitivity = data.sensitivities[layer.weight]
     if layer.weight in knobs.structured:
         tol = delta * _relative_level(target, moment, sensitivity)
         return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
     floor = max(knobs.floor, _LEAST_FLOOR)
     if knobs.shrinkage:
-        floor = max(floor, knobs.shrinkage * sampling_noise(with_column(xs[0], layer, True), len(xs[0])))
-    sensitivity, moment = regularised(sensitivity, knobs.mu), regularised(moment, floor)
+        floor = max(floor, knobs.shrinkage * noise())
+    moment = regularised(moment, floor)
     if layer.weight in knobs.factored:
-        return as_product(target, moment, sensitivity, delta, knobs.dead_zone, knobs.prior)
-    rows = factorise(sensitivity)
+        return as_product(target, moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone, knobs.prior)
+    rows = data.factor_of_rows(layer.weight, knobs.mu)
     columns = factorise_towards(moment, target, rows, knobs.variance)
     return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
+
+
+def _aim(
+    network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs
+) -> tuple[np.ndarray, np.ndarray, Callable[[], float]]:
+    """The moment of a layer's inputs, the matrix that it should have, and how to find the moment's sampling noise."""
+    weights, zs, w = data.derivative_weights[layer.weight], data.targets[layer.weight], network.matrix(layer).numpy()
+    bias, broken = layer.bias is not None, f"half compressed, the network gives nan or inf at {layer.weight}"
+    if len(xs) == 1 and sees_many_rows(xs[0], zs[0]):
+        moment, cross = moments_in_blocks(xs[0], zs[0], bias)
+        if not np.isfinite(moment).all():
+            raise NetworkError(broken)
+        target = ridge_target(w, moment, cross, knobs.ridge)
+        return moment, target, lambda: noise_of_samples(xs[0], bias, moment)
+    x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
+    if not torch.isfinite(x).all():
+        raise NetworkError(broken)
+    count = xs[0].numel() // xs[0].shape[-1]
+    moment = second_moment(x, count)
+    target = ridge_target(w, moment, cross_moment(_stacked(zs, weights), x, count), knobs.ridge)
+    return moment, target, lambda: sampling_noise(with_column(xs[0], layer, True), len(xs[0]))
 
 
 def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) -> float:

@@ -247,6 +247,7 @@ class Way:
     firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
     near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
     few: bool = False  # fewer samples than the widest layer needs
+    rows: bool = False  # some layer sees several rows of a sample
     dense: bool = True  # without dense layers the water level and the dead zone alone change a pass, and few are enough
     slim: bool = False  # living neurons count beside bytes
     structured: frozenset[str] = frozenset()  # layers that the engine may code
@@ -300,6 +301,11 @@ def search(
     if not found.holding() or not found.holding()[0].knobs.structured:  # whose steps are landed on already
         found.scatter(way.dense)
         found.refine()
+    return chosen(found, prefer)
+
+
+def chosen(found: Search, prefer: Preference) -> Trial | None:
+    """Of the trials that hold, the smallest, or one of the smallest that is preferred."""
     held = found.holding()
     small = (trial for trial in held if trial.parts and trial.cost <= DEARER * held[0].cost)
     preferred = (trial for trial in small if prefer(trial.parts))

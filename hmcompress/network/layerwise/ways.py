@@ -1,12 +1,14 @@
 """The search over passes, in each of the ways that may find the smallest file."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of
+from hmcompress.network.layerwise.brief import brief_search
+from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of, is_brief
 from hmcompress.network.layerwise.propagate import Parts, run_pass
 from hmcompress.network.layerwise.search import START, Way, search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
@@ -30,6 +32,13 @@ def trials_by_passes(
     times, forward = 1 if kernel is None else _KERNEL, forward_cost_of(problem, data)
     budget = budget_of(problem, work, settings.effort, times, forward)
     ways = _ways(subject, settings, kernel is not None, work)
+    look: Callable[..., Trial | None] = search
+
+    def beyond(parts: Parts) -> float:
+        return subject.guard.error(parts) / subject.guard.tol
+
+    if kernel is None and is_brief(problem, budget, settings.effort) and not ways[0].structured:
+        ways, look = [_briefly(subject, ways[0])], partial(brief_search, guard=beyond)
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
@@ -40,7 +49,7 @@ def trials_by_passes(
 
     for k, way in enumerate(ways):
         run, worth = partial(run_pass, problem.network, data), _WORTH * min((t.cost for t in found), default=math.inf)
-        trial = search(run, measured, settings.tol, budget, partial(tick, k), way, worth=worth, prefer=prefer)
+        trial = look(run, measured, settings.tol, budget, partial(tick, k), way, worth=worth, prefer=prefer)
         tick(k, budget)
         found += [] if trial is None else [trial]
     return found
@@ -71,7 +80,17 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
 
 def _first_level(subject: Subject) -> float:
     """Water level over tolerance with which many other weights, of which none makes up for another, come near it."""
-    count = sum(subject.tensors[name].numel() for name in subject.data.other_metrics)
+    return _level_of(sum(subject.tensors[name].numel() for name in subject.data.other_metrics))
+
+
+def _briefly(subject: Subject, way: Way) -> Way:
+    """The same way where passes are dear, from the first level for all weights."""
+    layers = sum(math.prod(subject.problem.network.shape(layer)) for layer in subject.problem.network.layers)
+    count = layers + sum(subject.tensors[name].numel() for name in subject.data.other_metrics)
+    return replace(way, level=_level_of(count), rows=any(z.ndim > 2 for z, *_ in subject.data.targets.values()))
+
+
+def _level_of(count: int) -> float:
     return START if count < _MANY else min(START, _ABOVE * math.sqrt(12 / count))
 
 

@@ -13,8 +13,9 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import FUNCTIONS, Activation
 from hmcompress.network.model.network import DenseLayer, Network, in_double, joined, own_tensors, replaced
 
-_PROBED, _FEWEST = 128, 4  # samples, where their numbers are few and where they are many
-_ENTRIES = 1 << 19  # of a layer's outputs that are looked at, about
+_PROBED, _FEWEST = 128, 2  # samples, where their numbers are few and where they are many
+_ENTRIES = 1 << 18  # of a layer's outputs that are looked at, about
+_WRITTEN = 1e7  # numbers that the network writes meanwhile, about
 _LARGEST = 30_000_000  # numbers of a network that is copied for this
 _GLANCED = 256  # entries that are compared before all others
 _SAME = 1e-6  # share of the largest entry up to which results are the same: some modules compute in float32
@@ -86,7 +87,8 @@ def probed(network: Network, points: Points) -> tuple[Network, Points, Run]:
     network, points = in_double(network), points.to(torch.float64)
     few = run_with(network, points.take(slice(0, _FEWEST)))
     each = max((z.numel() for z in few.outputs.values()), default=1) // _FEWEST
-    points = points.take(slice(0, min(max(_ENTRIES // max(each, 1), _FEWEST), _PROBED)))
+    count = min(_ENTRIES / max(each, 1), _WRITTEN / max(network.written, 1.0), _PROBED)
+    points = points.take(slice(0, max(int(count), _FEWEST)))
     return network, points, run_with(network, points)
 
 

@@ -50,6 +50,7 @@ class Network:
     widths: tuple[int, ...] | None = None  # coordinates of each input, where known
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
     repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
+    written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
 
     @property
     def built_in(self) -> bool:
