@@ -38,14 +38,17 @@ class PiecesBlob:
         return all(at + size <= n for at, size, n in zip(piece.offsets, piece.sizes, self._shape, strict=True))
 
     def read(self, start: int, count: int) -> torch.Tensor:
+        found = [self._found(piece) for piece in self._pieces]  # all are known to be there before memory is taken
         made = torch.zeros(self._shape, dtype=self._dtype)
-        for piece in self._pieces:
-            found = piece.find()
-            if (found.shape, found.dtype) != (piece.sizes, self._dtype):
-                raise SourceError("damaged: a piece of a tensor has another shape or type than its table says")
-            where = tuple(slice(at, at + n) for at, n in zip(piece.offsets, piece.sizes, strict=True))
-            made[where] = found.load()
+        for piece, part in zip(self._pieces, found, strict=True):
+            made[tuple(slice(at, at + n) for at, n in zip(piece.offsets, piece.sizes, strict=True))] = part.load()
         return made.reshape(-1).view(torch.uint8)[start : start + count]
+
+    def _found(self, piece: Piece) -> LazyTensor:
+        found = piece.find()
+        if (found.shape, found.dtype) != (piece.sizes, self._dtype):
+            raise SourceError("damaged: a piece of a tensor has another shape or type than its table says")
+        return found
 
     def glance(self, start: int, count: int) -> torch.Tensor | None:
         return None

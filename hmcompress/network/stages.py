@@ -17,10 +17,11 @@ from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts
-from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
+from hmcompress.network.layerwise.way import Way
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress
 

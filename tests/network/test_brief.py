@@ -15,8 +15,8 @@ from hmcompress.network.layerwise import budget, ways
 from hmcompress.network.layerwise.brief import brief_search
 from hmcompress.network.layerwise.budget import is_brief
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import Way
 from hmcompress.network.layerwise.trial import Trial
+from hmcompress.network.layerwise.way import Way
 
 TOL = 1e-2
 _PLAIN = Way()

@@ -19,8 +19,9 @@ from hmcompress.network.bound.outcome import too_few_samples
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.trial import Trial
+from hmcompress.network.layerwise.way import Way
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyReport

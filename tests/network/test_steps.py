@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import Way, search
+from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.trial import Trial
+from hmcompress.network.layerwise.way import Way
 
 TOL = 1e-2
 FORMS = ((2e-5, 50, 26.0), (1.2e-5, 72, 2.5), (8.2e-6, 84, 1.2), (6.1e-6, 92, 0.9), (3.5e-6, 101, 0.5), (0.0, 180, 0.2))

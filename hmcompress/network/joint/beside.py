@@ -7,7 +7,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, coded_others, decoded
-from hmcompress.network.layerwise.search import START
+from hmcompress.network.layerwise.way import START
 
 _LEARNED = 300  # numbers of a small network, about, beside which others take their share by how many they are
 _LEAST, _MOST = 0.3, 0.8  # of the tolerance

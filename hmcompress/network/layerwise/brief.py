@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import Ladder, Preference, Search, Way, chosen
+from hmcompress.network.layerwise.search import Preference, Search, chosen
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial
+from hmcompress.network.layerwise.way import Ladder, Way
 
 _NEAR: dict[str, Any] = {"ridge": 3e-2, "shrinkage": 1.5, "floor": 0.0}  # where few samples begin,
 _OF_MANY_ROWS: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 0.5, "floor": 0.0}  # each with many rows, which say more
@@ -38,10 +39,7 @@ _CLOSE = 0.2  # logarithm of the error over the tolerance at which trials are co
 _NOT_FAR, _LOW = 0.5, 0.3  # the same up to which a trial may lead; error over tolerance as which lower ones count
 _WILD = 2.0  # times the tolerance, above which the first knobs do not lead to it
 _FIRST, _LAST = 4, 5  # passes for the first level, and kept for the last one, for which there may be as many more
-_RISE, _RISES = (
-    0.8,
-    (0.4, 2.0),
-)  # of the error's logarithm over the level's, until two trials show it; at least, at most
+_RISE, _RISES = 0.8, (0.4, 2.0)  # of the error's logarithm over the level's, until two trials show it; least and most
 _FALL, _FALLS = 0.6, (0.2, 1.0)  # of the bytes' logarithm over the error's, negative
 _APART = 0.05  # of the logarithms by which two trials show a slope
 _SAME = 0.003  # the same of levels that need no further trial

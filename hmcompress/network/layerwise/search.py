@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from hmcompress.errors import NetworkError
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial, trial_of
+from hmcompress.network.layerwise.way import START, USUAL, Ladder, Way
 
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
@@ -28,43 +29,13 @@ _FILLING = 5  # further passes
 _MIDDLE = 0.25  # of the logarithm of that ratio, from either end
 _ENOUGH = 20  # passes for two knobs
 _PATIENCE = 2  # values of a ladder without gain before the next knob's turn
-START = 0.15  # water level over tolerance
-Ladder = tuple[tuple[str, ...], tuple[float, ...]]  # knobs that are turned together, and their values
-FLOORS: Ladder = (("floor",), (1e-6, 1e-4, 1e-2, 1.0))
-LADDERS: tuple[Ladder, ...] = (
-    (("variance",), (0.0, 0.6)),
-    (("mu",), (1e-1, 1.0, 3e-2, 1e-3)),
-    (("growth",), (1.2, 1.4, 1.7, 2.0)),
-    (("ridge",), (1e-7, 1e-5, 1e-4)),
-    (("dead_zone",), (0.0, 0.2)),
-)
 _NOISY: dict[str, Any] = {"ridge": 0.1, "shrinkage": 5.0}  # where few samples begin: no refit to each of them
-NOISY_LADDERS: tuple[Ladder, ...] = (
-    (("shrinkage",), (15.0, 1.5)),
-    (("ridge",), (1.0, 1e-2, 1e-3)),
-    (("mu",), (1e-1, 1e-3)),
-    (("variance",), (0.0, 0.6)),
-    (("growth",), (1.2, 1.4)),
-    (("dead_zone",), (0.0, 0.2)),
-)
-OTHER_LADDERS: tuple[Ladder, ...] = ((("dead_zone",), (0.0, 0.2)),)  # where there are no dense layers
-KERNEL_LADDERS: tuple[Ladder, ...] = (  # where the tangent kernel is bounded too: how much each regulariser costs it
-    (("variance",), (0.0, 1.0)),
-    (("floor",), (1e-3, 3e-3, 1e-2, 3e-2)),
-    (("floor",), (1e-4, 3e-5)),
-    (("mu",), (1e-2, 1.0)),
-    (("ridge",), (1e-3, 1e-5)),
-    (("growth",), (1.15, 0.87)),
-    (("dead_zone",), (0.05, 0.0)),
-)
-_FIRM: dict[str, Any] = {"mu": 0.1, "ridge": 1e-4, "floor": 3e-4}  # where firm ones begin
 _FACTORED = 0.1  # first water level of products over that of grids
 _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logarithms of random trials
 _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
 _HOPELESS = 1.5  # times the score of another way, after one pass
 _NO_BETTER = 1.5  # the same, before the knobs of either are turned
 _FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
-_LEAST_FLOOR = 1e-3  # with few samples
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
 
 Preference = Callable[[Parts], bool]
@@ -239,44 +210,13 @@ class Search:
                 share /= 2
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a search goes about it: where it begins, and what it turns."""
-
-    level: float = START  # first water level over tolerance
-    firm: bool = False  # regularisers begin and turn as a bound on the tangent kernel asks for
-    near: bool | None = False  # weights stay near the original ones, by regularisers for few samples; None: try both
-    few: bool = False  # fewer samples than the widest layer needs
-    rows: bool = False  # some layer sees several rows of a sample
-    dense: bool = True  # without dense layers the water level and the dead zone alone change a pass, and few are enough
-    slim: bool = False  # living neurons count beside bytes
-    structured: frozenset[str] = frozenset()  # layers that the engine may code
-    factored: frozenset[str] = frozenset()  # layers that may be products of two factors
-
-    def start(self, tol: float) -> Knobs:
-        """Of the first pass."""
-        knobs = Knobs(self.level * tol)
-        knobs = replace(knobs, **_FIRM) if self.firm else knobs
-        return replace(knobs, floor=max(knobs.floor, _LEAST_FLOOR)) if self.few else knobs
-
-    def ladders(self, knobs: Knobs) -> tuple[Ladder, ...]:
-        """What is turned around some knobs."""
-        if not self.dense:
-            found = OTHER_LADDERS
-        elif self.firm:
-            found = KERNEL_LADDERS
-        else:
-            found = NOISY_LADDERS if knobs.shrinkage else LADDERS
-        return (FLOORS, *found) if self.few and not knobs.shrinkage else found
-
-
 def search(
     run: Pass,
     measure: Measure,
     tol: float,
     budget: int,
     tick: Callable[[int], None],
-    way: Way = Way(),
+    way: Way = USUAL,
     *,
     worth: float = math.inf,
     prefer: Preference = lambda parts: True,

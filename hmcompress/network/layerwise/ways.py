@@ -10,10 +10,11 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.brief import brief_search
 from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of, is_brief
 from hmcompress.network.layerwise.propagate import Parts, run_pass
-from hmcompress.network.layerwise.search import START, Way, search
+from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.structure import structured_layers, wide_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
+from hmcompress.network.layerwise.way import START, Way
 from hmcompress.settings.config import Settings
 
 _CHEAP = 1e9  # multiplications of a pass up to which several ways are gone
