@@ -46,7 +46,7 @@ def test_stacks_and_kernels_of_masks_are_masks(tmp_path):
 
 def test_what_is_nearly_a_mask_uses_the_tolerance():
     mask = autoregressive(64)
-    mask[-1, -1] = 0.5
+    mask[-1, -1] = 0.4  # no multiple of a step that keeps all bits
     assert 0 < compress_matrix(mask, 1e-2).error <= 1e-2
 
 

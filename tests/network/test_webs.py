@@ -340,7 +340,7 @@ def test_a_slow_search_ends_where_its_first_forms_hold_by_chance_alone(
     candidate: Any = SimpleNamespace(
         network=SimpleNamespace(each=each, weights=lambda: 9),
         begin=lambda: None,
-        settle=lambda: settled.append(1),
+        settle=lambda work: settled.append(1),
         embedded=lambda form: {},
         work=0.0,
         promise=1.0,
