@@ -10,7 +10,7 @@ from hmcompress.hmatrix.basics.words import SHORT, WORDS, Histogram, look_up, wo
 
 Array = np.ndarray
 _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the cache
-_SOME = 1 << 16  # entries that are looked at for a magnitude that many have
+_SOME = 1 << 14  # entries that are looked at for a magnitude that many have
 _NEAR, _MANY = 0.95, 0.1  # of the largest magnitude; the share of entries above, of which uniform numbers have half
 _COARSER, _COUNT = 3.0, 24  # how much larger a step may be, and how many are tried
 _BESIDE = (0.0, 0.1)  # parts of a step by which they miss that magnitude, as the other entries may want it
