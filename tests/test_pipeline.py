@@ -358,3 +358,11 @@ def test_an_empty_output_is_no_default(tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
         hmcompress.compress(tmp_path / "m.pt", "")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize("shapes", [{"w": (0,)}, {"w": (0, 3), "b": (0,)}])
+def test_a_model_of_empty_tensors_comes_back(tmp_path, shapes):
+    torch.save({name: torch.empty(shape) for name, shape in shapes.items()}, tmp_path / "m.pt")
+    hmcompress.compress(tmp_path / "m.pt", tmp_path / "m.hmc.safetensors", tol=1e-2)
+    found = hmcompress.load_state_dict(tmp_path / "m.hmc.safetensors")
+    assert {name: tuple(t.shape) for name, t in found.items()} == shapes

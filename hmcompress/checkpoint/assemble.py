@@ -51,7 +51,7 @@ def opened_content(kind: str, content: Any, files: tuple[Path, ...], notes: Note
     tensors = {name: leaf.tensor if isinstance(leaf, NumpyArray) else leaf for name, leaf in flat.leaves.items()}
     if not tensors:
         raise SourceError(_no_tensors(notes.lines()))
-    if not any(tensor.numel for tensor in tensors.values()):
+    if len(tensors) > 1 and all(tensor.shape == (0,) for tensor in tensors.values()):
         raise SourceError("holds empty tensors only; of DeepSpeed's ZeRO-3, join them first with its zero_to_fp32.py")
     return Opened(kind, tensors, files, flat.nest, notes, content=content)
 

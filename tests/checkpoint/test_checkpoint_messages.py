@@ -159,7 +159,7 @@ def test_compiled_archives_are_named(tmp_path):
 
 def test_weights_that_deepspeed_has_spread_name_its_tool(tmp_path):
     for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
-        torch.save({"module": {"w": torch.empty(0)}}, tmp_path / name)
+        torch.save({"module": {"w": torch.empty(0), "b": torch.empty(0)}}, tmp_path / name)
     assert "zero_to_fp32.py" in message(tmp_path)
     assert "zero_to_fp32.py" in message(tmp_path / "mp_rank_00_model_states.pt")
 

@@ -102,7 +102,8 @@ def _checked(network: Network, points: Points, settings: CalibrationSettings) ->
     if settings.derivatives and not points.tensors[-1].is_floating_point():
         raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
-    network = replace(network, written=forward_size(network, points).numbers)
+    if not network.built_in:  # few numbers for each neuron, and counting takes a second
+        network = replace(network, written=forward_size(network, points).numbers)
     _check_rows(network, points.take(slice(0, _COUNTED)))
     if settings.derivatives:
         check_derivatives(network, points, settings.derivatives)

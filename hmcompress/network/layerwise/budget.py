@@ -14,7 +14,7 @@ _MOST = {"fast": 20, "default": 100, "max": 200}  # passes, by effort
 
 def budget_of(problem: Problem, work: int, effort: str, times: int = 1, forward: float = 0.0) -> int:
     """Passes, each of so many multiplications, and of so many in the time that the network itself runs."""
-    most = times * _MOST[effort] // (1 + problem.order)
+    most = _most(problem, effort, times)
     stacks = problem.network.kind in ("mlp", "deeponet") and not problem.network.others
     allowed = min((_STACK_WORK if stacks else _WORK) / max(work, 1), _WORK / max(forward, 1.0))
     return int(min(max(allowed, _FEWEST[effort]), most))
@@ -25,9 +25,9 @@ def is_brief(problem: Problem, budget: int, effort: str) -> bool:
     return budget < min(_BRIEF, _most(problem, effort))
 
 
-def _most(problem: Problem, effort: str) -> int:
+def _most(problem: Problem, effort: str, times: int = 1) -> int:
     """Passes at most: one with tangents runs the network for each layer."""
-    return _MOST[effort] // (1 + problem.order)
+    return times * _MOST[effort] // (1 + problem.order)
 
 
 def cost_of(problem: Problem, data: Original) -> int:

@@ -19,10 +19,8 @@ from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
 _LOOK = 1e-2  # tolerance at which structure is looked for
-_CORNER, _NOISE = (
-    1024,
-    0.6,
-)  # rows and columns that are looked at first, and the share of noise's bytes that rules it out
+_CORNER = 1024  # rows and columns that are looked at first
+_NOISE = 0.6  # share of the bytes of noise that rules structure out
 
 
 class Coded(ABC):

@@ -47,9 +47,7 @@ class Original:
     engine: Engine = field(default_factory=Engine)
     size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
-    _factors: dict[str, tuple[float, Factor]] = field(
-        default_factory=dict
-    )  # the last of each layer, which passes share
+    _factors: dict[str, tuple[float, Factor]] = field(default_factory=dict)  # the last of each layer, for all passes
 
     def factor_of_rows(self, name: str, mu: float) -> Factor:
         """Of a layer's sensitivities with a share `mu` of their mean diagonal."""

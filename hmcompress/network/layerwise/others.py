@@ -16,7 +16,7 @@ _STEP = 1e-3  # relative Frobenius size of the perturbation
 _ROWS = 256
 _FEW_ROWS = 16
 _UNUSED = 1e-12
-_SHOWN = 5  # patterns in a message
+_SHOWN = 5  # names and patterns in a message
 _LEAST_VARIANCE = 1e-300
 
 
@@ -42,10 +42,10 @@ def perturbed_sensitivities(
     none = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
     unused = [name for name in none if tensors[name].ndim > 1]
     if unused:
-        more = " ..." * (len(unused) > 5)
+        more = " ..." * (len(unused) > _SHOWN)
         options = " ".join(f"--exclude '{pattern}'" for pattern in _patterns(unused, set(tensors) - set(none)))
         raise NetworkError(
-            f"the network never uses {', '.join(unused[:5])}{more}: keep what is no part of it lossless with "
+            f"the network never uses {', '.join(unused[:_SHOWN])}{more}: keep what is no part of it lossless with "
             f"{options} (or exclude: in the YAML), or is it another network?"
         )
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
