@@ -3,7 +3,8 @@
 -u_xx - u_yy = f on the unit square, u = 0 on its boundary. The operator W (1024 x 1024, u = W f) is the least-squares
 fit of 4096 white forcings and their solutions, measured with noise. The points are listed in a random order, so rows
 and columns of W are shuffled, as they are for a point cloud: any structure must be found, it does not lie in the
-order. poisson_points.safetensors holds their coordinates in that order.
+order. poisson_points.safetensors holds their coordinates in that order, poisson_forcings.safetensors the random field
+that forcings are drawn from.
 
 Training time: a few seconds on one core.
 """
@@ -15,6 +16,7 @@ from training import HERE, fit_operator, relative_l2, save_reference, save_weigh
 
 SIDE = 32
 PAIRS = 4096
+KEPT = 60  # modes of the random field that is stored
 NOISE = 3.2e-6  # standard deviation of the measured u, whose own rms is 2.1e-3
 MODES = torch.arange(1, SIDE + 1, dtype=torch.float64)
 
@@ -37,10 +39,17 @@ def solution_operator(modes: Tensor) -> Tensor:
     return (modes / eigenvalues) @ modes.T * (2 / (SIDE + 1)) ** 2
 
 
-def smooth_forcing(modes: Tensor, samples: int) -> Tensor:
-    """Random smooth right-hand sides (samples, 1024): coefficients decay beyond wave number 3."""
+def forcing_field(modes: Tensor) -> Tensor:
+    """Factor L (1024 points, 1024 modes) of random smooth right-hand sides L z: they decay beyond wave number 3."""
     wave = (MODES[:, None] ** 2 + MODES**2).reshape(-1)
-    return torch.randn(samples, SIDE**2, dtype=torch.float64) / (1 + wave / 9) ** 3 @ modes.T
+    return modes / (1 + wave / 9) ** 3
+
+
+def save_forcings(factor: Tensor) -> None:
+    """Write the random field's mean and the largest columns of its factor, of which the rest is 0.4 %."""
+    largest = factor.norm(dim=0).argsort(descending=True)[:KEPT]
+    field = {"mean": torch.zeros(SIDE**2), "factor": factor[:, largest].half().contiguous()}
+    save_file(field, HERE / "poisson_forcings.safetensors")
 
 
 def main() -> None:
@@ -52,7 +61,9 @@ def main() -> None:
     solution = forcing @ exact.T
     weight = fit_operator(forcing, solution + NOISE * torch.randn_like(solution))
     save_weights({"weight": weight}, "poisson")
-    x = smooth_forcing(modes, samples=64).float()
+    field = forcing_field(modes)
+    save_forcings(field)
+    x = (torch.randn(48, SIDE**2, dtype=torch.float64) @ field.T).float()
     y = x.double() @ exact.T
     save_file({"points": points.float()}, HERE / "poisson_points.safetensors")
     reference = save_reference("poisson", x, y)

@@ -83,6 +83,16 @@ def test_deeponet_in_deepxde_layout_integrates() -> None:
     assert relative_l2(branch @ trunk.T + state["b"], reference["y"]) < 1e-2
 
 
+@pytest.mark.parametrize(("name", "file", "x"), [("deeponet", "functions", "branch"), ("poisson", "forcings", "x")])
+def test_inputs_of_operators_are_drawn_from_the_field_that_is_stored(name: str, file: str, x: str) -> None:
+    field, given = load_file(SAMPLES / f"{name}_{file}.safetensors"), exact(name)[x].double()
+    factor = field["factor"].double()
+    assert not field["mean"].any() and factor.shape[0] == given.shape[1]
+    z = torch.linalg.lstsq(factor, given.T).solution
+    assert relative_l2(factor @ z, given.T) < 1e-2
+    assert 0.8 < z[:10].pow(2).mean().sqrt() < 1.2
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_of_each_sample_are_valid_and_find_their_files(name: str) -> None:
     settings = load_settings(ROOT / "configs" / f"{name}.yaml")

@@ -133,11 +133,20 @@ Network = Annotated[
 
 
 class Gaussian(Frozen):
-    """Inputs drawn from N(mean, cov), both read from one file."""
+    """Inputs drawn from N(mean, cov), both read from one file; cov may be given by a factor L, cov = L L^T."""
 
     file: str
     mean: str = "mean"
     cov: str = "cov"
+    factor: str | None = None  # name of L (d, r): a random field of d points needs few columns, cov would be d x d
+    shape: tuple[Count, ...] | None = None  # of one sample, where the network takes no vector: [1, 64, 64]
+    points: Patterns = ()  # names of further inputs: all rows if `cartesian`, else a random row for each sample
+
+    @model_validator(mode="after")
+    def _one_of_cov_and_factor(self) -> "Gaussian":
+        if self.factor is not None and "cov" in self.model_fields_set:
+            raise ValueError("gaussian takes one of cov, factor")
+        return self
 
 
 class _Calibration(Frozen):

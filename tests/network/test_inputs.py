@@ -21,10 +21,10 @@ def source(calibration: dict, cartesian: bool = False) -> Source:
     return Source(settings, cartesian, torch.float64)
 
 
-def plain(settings: dict) -> Source:
+def plain(settings: dict, cartesian: bool = False) -> Source:
     loaded = load_settings(None, {"metric": "outputs", "network": {"linear": {}}, "calibration": settings})
     assert loaded.calibration is not None
-    return Source(loaded.calibration, False, torch.float64)
+    return Source(loaded.calibration, cartesian, torch.float64)
 
 
 def test_folds_of_a_box_share_no_point() -> None:
@@ -59,6 +59,30 @@ def test_gaussian_has_its_covariance(tmp_path: Path) -> None:
     assert x.mean(0).tolist() == pytest.approx([3, -1], abs=0.05)
 
 
+def test_a_factor_stands_for_a_covariance(tmp_path: Path) -> None:
+    factor = np.array([[1.0, 0.0], [2.0, 0.5], [-1.0, 1.0]])
+    np.savez(tmp_path / "g.npz", mean=np.array([[0.0], [3.0], [0.0]]), L=factor)
+    given = {"file": str(tmp_path / "g.npz"), "factor": "L"}
+    x = plain({"gaussian": given, "samples": 40000}).calibration().tensors[0]
+    assert x.shape == (40000, 3) and torch.linalg.matrix_rank(x - x.mean(0), rtol=1e-9) == 2
+    assert np.allclose(np.cov(x.numpy().T), factor @ factor.T, atol=0.1)
+    shaped = plain({"gaussian": {**given, "shape": [1, 3]}, "samples": 40000}).calibration().tensors[0]
+    assert torch.equal(shaped, x[:, None])
+
+
+@pytest.mark.parametrize("cartesian", [True, False])
+def test_random_functions_meet_given_points(tmp_path: Path, cartesian: bool) -> None:
+    points = np.linspace(0, 1, 7)[:, None]
+    np.savez(tmp_path / "g.npz", mean=np.zeros(2), cov=np.eye(2), trunk=points)
+    given = {"gaussian": {"file": str(tmp_path / "g.npz"), "points": "trunk"}, "samples": 500}
+    drawn = plain(given, cartesian).calibration()
+    assert drawn.joint != cartesian and len(drawn) == 500
+    if cartesian:
+        assert np.array_equal(drawn.tensors[1].numpy(), points)
+    else:
+        assert drawn.tensors[1].shape == (500, 1) and len(drawn.tensors[1].unique()) == 7
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "npz", "npy", "csv"])
 def test_files_give_disjoint_rows(tmp_path: Path, suffix: str) -> None:
     x, path = np.arange(80, dtype=np.float64).reshape(40, 2), tmp_path / f"x.{suffix}"
@@ -81,6 +105,8 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_text("no archive")
     np.savez(tmp_path / "nan.npz", x=np.array([[np.nan]]))
     np.savez(tmp_path / "bad.npz", mean=np.zeros(2), cov=-np.eye(2))
+    np.savez(tmp_path / "factor.npz", mean=np.zeros(2), L=np.ones((3, 1)), cov=np.eye(2))
+    factor = {"file": str(tmp_path / "factor.npz"), "factor": "L"}
     np.savez(tmp_path / "text.npz", x=np.array(["a", "b"]))
     np.savez(tmp_path / "single.npz", x=np.float64(3))
     np.savez(tmp_path / "unequal.npz", x=np.zeros((40, 2)), t=np.zeros((30, 1)))
@@ -97,6 +123,9 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
         ({"inputs": str(tmp_path / "nan.npz")}, "nan or inf"),
         ({"inputs": str(tmp_path / "x.txt")}, "there is no file"),
         ({"gaussian": {"file": str(tmp_path / "bad.npz")}}, "no covariance"),
+        ({"gaussian": factor}, r"mean has 2 entries, so L must be 2 x r, got \(3, 1\)"),
+        ({"gaussian": {"file": factor["file"], "shape": [3]}}, r"mean has 2 entries, shape \[3\] does not hold them"),
+        ({"gaussian": {"file": factor["file"], "points": "trunk"}}, "factor.npz has no trunk, it has mean, L, cov"),
         ({"inputs": str(tmp_path / "empty.npy")}, "empty.npy cannot be read"),
         ({"inputs": str(tmp_path / "empty.npz")}, "empty.npz cannot be read"),
         ({"inputs": str(tmp_path / "cut.npz")}, "cut.npz cannot be read"),

@@ -27,7 +27,7 @@ from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint import nearest_plane as nearest_plane_module
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
-from hmcompress.network.joint.features import leading
+from hmcompress.network.joint.features import independent, leading
 from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.nearest_plane import nearest_plane
@@ -234,6 +234,19 @@ def test_columns_that_carry_the_outputs_are_chosen() -> None:
     y = x[:, [2]] - 0.5 * x[:, [9]] + 0.1 * x[:, [4]] + 3
     assert leading(x, y, 3).nonzero()[:, 0].tolist() == [2, 4, 9]
     assert leading(x, y, 12).all()
+
+
+def test_inputs_that_follow_from_others_are_not_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator).double() @ torch.randn(3, 9, generator=generator).double()
+    x[:, 4] = 1e-6 * torch.randn(400, generator=generator)  # small, but nothing tells it
+    x[:, 8] = 2.0
+    chosen = independent(x)
+    assert chosen.sum() == 4 and chosen[4] and not chosen[8]
+    left = x - x.mean(0) - (x - x.mean(0))[:, chosen] @ torch.linalg.lstsq((x - x.mean(0))[:, chosen], x - x.mean(0))[0]
+    assert left.norm() < 1e-9 * x.norm()
+    assert independent(x[:40]).all()  # few samples
+    assert independent(x[:, :0]).shape == (0,) and independent(x[:, :3]).all()
 
 
 def test_a_small_network_reads_few_fourier_features() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_networks import outputs_settings, saved, stack
 
 import hmcompress.network.joint.learned as learned
@@ -29,6 +30,7 @@ from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts, tensors_of
 from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.subject import Subject
+from hmcompress.settings.config import load_settings
 from hmcompress.work.progress import silent
 
 SIZES = [2, 48, 48, 1]
@@ -71,6 +73,14 @@ def test_steps_by_conjugate_gradients_learn_the_function(problem: Problem) -> No
     last = descend(network, data, 25, 50, damping=1e-2)
     assert last < 0.1 * first and last**0.5 < 2e-2
     assert last == pytest.approx(network.error(data), rel=1e-2)
+
+
+def test_conjugate_gradients_leave_weights_that_are_not_free(problem: Problem) -> None:
+    network, data = learner(problem)
+    network.layers[1].drop_columns(torch.arange(12) < 4)
+    before = network.error(data)
+    assert descend(network, data, 10, 30, level=1e-6) < 0.5 * before
+    assert not network.layers[1].matrix[:, :4].any() and network.layers[1].matrix[:, 4:].all()
 
 
 def test_a_price_makes_weights_smaller(problem: Problem) -> None:
@@ -117,6 +127,35 @@ def test_a_wider_network_begins_with_what_a_narrow_one_has_learned(
     monkeypatch.setattr(widening, "_WHISPER", 0.0)
     silent_ones, _ = learner(problem, 12)
     torch.testing.assert_close(widened(narrow, silent_ones).outputs(data), narrow.outputs(data))
+
+
+def branch_and_trunk(**changes: Any) -> Problem:
+    part = {"activation": "tanh"}
+    stacks = {f"{name}.{k}": t for name in ("branch", "trunk") for k, t in stack([2, 24, 24, 16]).items()}
+    network = {name: part | {"layers": f"{name}.*"} for name in ("branch", "trunk")}
+    network["cartesian"] = changes.pop("cartesian", False)
+    settings = {"metric": "outputs", "tol": 1e-2, "network": {"deeponet": network}, "calibration": changes}
+    return pose(load_settings(None, settings), stacks)
+
+
+def test_further_products_are_hardly_heard(tmp_path: Path) -> None:
+    """Of a branch and a trunk: no weight reads them, so one of the two whispers."""
+    torch.manual_seed(0)
+    save_file({"branch": torch.rand(400, 2), "trunk": torch.rand(400, 2)}, tmp_path / "pairs.safetensors")
+    posed = branch_and_trunk(inputs=str(tmp_path / "pairs.safetensors"))
+    narrow, data = learner(posed, 4)
+    minimise(narrow, data, 20, damping=1.0)
+    wide = widened(narrow, learner(posed, 12)[0])
+    assert narrow.error(data) < 1e-4 and wide.error(data) < 1e-2
+
+
+def test_a_random_field_gives_a_branch_further_functions_to_learn_from(tmp_path: Path) -> None:
+    field = {"mean": torch.zeros(2), "factor": torch.eye(2), "trunk": torch.rand(30, 2)}
+    save_file(field, tmp_path / "field.safetensors")
+    gaussian = {"file": str(tmp_path / "field.safetensors"), "factor": "factor", "points": "trunk"}
+    posed = branch_and_trunk(gaussian=gaussian, samples=64, held_out=64, cartesian=True)
+    data, _ = learning_data(posed, chains_in(posed), 1024)
+    assert len(data.inputs[0].unique(dim=0)) == 1024 and len(data.inputs[1].unique(dim=0)) == 30
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hmcompress.network.layerwise.propagate import Knobs
-from hmcompress.network.layerwise.search import search
+from hmcompress.network.layerwise.search import Search, search
 from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.way import Way
 
@@ -89,3 +89,15 @@ def test_a_form_that_never_changes_does_not_hold_the_search_up(error: float) -> 
     trial, tried = found(one)
     assert (trial.nbytes == 40) == (error < 1) and trial.error <= TOL
     assert sum(bool(knobs.structured) for knobs in tried) <= 20
+
+
+def test_random_trials_around_a_lucky_one_come_down_to_what_holds() -> None:
+    """Errors of loose tolerances jump: the trial that leads may be the only one of its level that holds."""
+
+    def run(knobs: Knobs) -> dict[str, Any]:
+        return {"w": Coded(1000, 0.66) if knobs.delta == 0.1 else Coded(int(900 / knobs.delta**0.02), 40 * knobs.delta)}
+
+    search = Search(run, lambda parts: parts["w"].error, 1.0, 90, lambda done: None)
+    search.trial(Knobs(0.1))
+    search.scatter()
+    assert len(search.holding()) > 1

@@ -251,6 +251,8 @@ WRONG = [
     ("network: {mlp: {activation: tanh}, linear: {}}", "network takes one of mlp, deeponet, linear, factory"),
     ("network: {deeponet: {branch: {activation: relu}}}", "'trunk' is missing in network.deeponet"),
     ("network: {torchscript: false}", "network.torchscript must be true"),
+    ("calibration: {gaussian: {file: a.npz, cov: C, factor: L}}", "gaussian takes one of cov, factor"),
+    ("calibration: {gaussian: {file: a.npz, shape: [0]}}", "gaussian.shape[1] must be at least 1, got 0"),
     ("calibration: {samples: 9}", "calibration needs one of domain, gaussian, inputs"),
     ("calibration: {domain: {x: [1, 0]}}", "domain of x must be [low, high] with low < high, got [1, 0]"),
     ("calibration: {domain: {x: [0]}}", "calibration.domain.x has too few values"),

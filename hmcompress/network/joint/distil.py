@@ -11,7 +11,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
-from hmcompress.network.joint.features import features_read, leading
+from hmcompress.network.joint.features import features_read, independent, leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.stack import SmallStack
@@ -49,10 +49,9 @@ def learning_data(problem: Problem, chains: Learned, count: int = LEARNED_ROWS) 
 
     Calibration points, and more of the same distribution where the source has no end.
     """
-    parts = [problem.calibration.points.pairs(max(count, len(problem.calibration.points)))]
-    if problem.calibration.points.joint and len(parts[0]) < count:
-        more = problem.source.more(count - len(parts[0]))
-        parts += [] if more is None else [more]
+    own = problem.calibration.points
+    more = problem.source.more(count - len(own)) if len(own) < count else None
+    parts = [own.pairs(len(own) if more else max(count, len(own))), *([more.pairs(len(more))] if more else [])]
     points = Points(tuple(torch.cat(ts) for ts in zip(*(p.tensors for p in parts), strict=True)))
     return with_outputs(problem, chains, points)
 
@@ -120,17 +119,21 @@ def fresh(
         for k, m in enumerate(widths[i]):
             layer = chain.layers[k]
             x = small.forward(data.inputs[i])[1]
-            read = (
-                None
-                if k or everything
-                else leading(x[:: data.points], data.outputs, features_read(chains, i, widths[i][0]))
-            )
+            read = None if k else _read(chains, i, x[:: data.points], data, None if everything else widths[i][0])
             heads = chain.heads if k == len(chain.layers) - 1 else ()
             small.layers.append(random_layer(chains.network, (layer, *heads), x, m, generator, read))
         stacks.append(small)
     if data.mix is not None or data.stencil is not None:
         scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
     return SmallStacks(stacks, scale, chains.shift, chains.product)
+
+
+def _read(chains: Chains, i: int, x: Tensor, data: Data, hidden: int | None) -> Tensor:
+    """Mask of the inputs x (N, n) that a chain's first layer reads: all features, or those that a layer of so many
+    neurons needs; of plain inputs those from which the others do not follow."""
+    if not chains.parts[i].features:
+        return independent(x)
+    return leading(x, data.outputs, x.shape[1] if hidden is None else features_read(chains, i, hidden))
 
 
 def widths_of(chains: Chains, hidden: int) -> Widths:

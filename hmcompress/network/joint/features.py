@@ -1,12 +1,15 @@
 """Which Fourier features a small network reads: each costs a column of weights, and a few carry most functions."""
 
 import torch
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from hmcompress.network.joint.chains import Chains
 
 _FOR_EACH = 3  # features for each neuron of a hidden layer
 _ROWS = 2048
+_FOLLOWS = 1e-4  # share of an input's deviation that others may leave where it follows from them
+_TOLD = 16  # samples for each such input, below which little says that they do
 _SPENT = 1e-6  # share of a column's square that others must leave for it to be chosen
 
 
@@ -31,4 +34,21 @@ def leading(x: Tensor, y: Tensor, count: int) -> Tensor:
         chosen[best] = True
         q = x[:, best] / left[best].clamp_min(1e-300).sqrt()
         x, y = x - torch.outer(q, q @ x), y - torch.outer(q, q @ y)
+    return chosen
+
+
+def independent(x: Tensor) -> Tensor:
+    """Mask (n,) of columns of x (N, n) from which the others follow linearly, as neighbouring values of a smooth
+    function do (pivoted Cholesky of their correlations). All of them, where few samples say so: what is
+    fitted to these would depend on differences of neighbours."""
+    everything = torch.ones(x.shape[1], dtype=torch.bool)
+    if not x.numel():
+        return everything
+    x = x[:_ROWS].double() - x[:_ROWS].double().mean(0)
+    x = x / x.norm(dim=0).clamp_min(1e-300)
+    _, pivots, rank, _ = dpstrf((x.T @ x).numpy(), tol=_FOLLOWS**2)
+    if _TOLD * rank > len(torch.unique(x, dim=0)):
+        return everything
+    chosen = ~everything
+    chosen[torch.from_numpy(pivots[:rank] - 1).long()] = True
     return chosen

@@ -1,7 +1,8 @@
 """Damped Gauss-Newton steps for networks with too many weights for J^T J: conjugate gradients, preconditioned by the
-Kronecker factors of each layer (Martens & Grosse 2015), in single precision. All weights free."""
+Kronecker factors of each layer (Martens & Grosse 2015), in single precision. Weights that are not free stay."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from hmcompress.network.joint.differentiated import Linearised, Weights
 from hmcompress.network.joint.least_squares import Price
 from hmcompress.network.joint.linearised import Single, in_single
-from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.small import Data, Layer, SmallNetwork
 
 _TRIES = 6
 _MORE = 4.0  # times the damping at the first failure, and that times as much at each further one
@@ -21,13 +22,14 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class _Preconditioner:
-    """(A x G + c)^-1 for each layer."""
+    """(A x G + c)^-1 for each layer, among the free weights."""
 
     parts: list[tuple[Tensor, Tensor, Tensor]]  # eigenvectors of G and A, products of eigenvalues
+    free: Weights  # ones and zeros
 
     @classmethod
-    def of(cls, sent: list[Tensor], inputs: list[Tensor]) -> "_Preconditioner":
-        return cls([cls._part(g.T @ g, x) for g, x in zip(sent, inputs, strict=True)])
+    def of(cls, sent: list[Tensor], inputs: list[Tensor], free: Weights) -> "_Preconditioner":
+        return cls([cls._part(g.T @ g, x) for g, x in zip(sent, inputs, strict=True)], free)
 
     @staticmethod
     def _part(outer: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,8 +38,8 @@ class _Preconditioner:
         return ug.float(), ua.float(), (g.clamp_min(0)[:, None] * a.clamp_min(0)).float()
 
     def __call__(self, v: Weights, shift: Weights) -> Weights:
-        parts = zip(v, shift, self.parts, strict=True)
-        return [ug @ ((ug.T @ w @ ua) / (size + float(s.mean()))) @ ua.T for w, s, (ug, ua, size) in parts]
+        parts = zip(v, shift, self.parts, self.free, strict=True)
+        return [f * (ug @ ((ug.T @ w @ ua) / (size + float(s.mean()))) @ ua.T) for w, s, (ug, ua, size), f in parts]
 
 
 def descend(
@@ -77,13 +79,14 @@ class _Descent:
         residual = self.network.wanted - point.outputs
         signs = torch.where(torch.rand(residual.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
         sent = point.sensitivities(signs * self.weight**0.5)
-        solver = _Preconditioner.of(sent, point.inputs)
+        free = [layer.live.float() for layer in layers]
+        solver = _Preconditioner.of(sent, point.inputs, free)
         diagonal = [(g**2).T @ x**2 for g, x in zip(sent, point.inputs, strict=True)]
-        price, before = Price.of(layers, self.level), [layer.matrix for layer in layers]
+        price, before = _price_of_all(layers, self.level), [layer.matrix for layer in layers]
         error = self.weight * float(residual.pow(2).sum())
         curvature = self._split(price.curvature(self._joined(before)), before)
         gradient = [self.weight * g for g in point.backward(residual)]
-        gradient = [g - c * w for g, c, w in zip(gradient, curvature, before, strict=True)]
+        gradient = [f * (g - c * w) for f, g, c, w in zip(free, gradient, curvature, before, strict=True)]
         target = error + price.value(self._joined(before))
         for k in range(_TRIES):
             shift = [self.damping * d + c + _TINY for d, c in zip(diagonal, curvature, strict=True)]
@@ -111,7 +114,7 @@ class _Descent:
 
         def normal(v: Weights) -> Weights:
             image = point.backward(self.weight * point.forward(v))
-            return [i + s * d for i, s, d in zip(image, shift, v, strict=True)]
+            return [f * (i + s * d) for f, i, s, d in zip(solver.free, image, shift, v, strict=True)]
 
         x = start or [torch.zeros_like(g) for g in gradient]
         r = [g - i for g, i in zip(gradient, normal(x), strict=True)] if start else gradient
@@ -142,6 +145,17 @@ class _Descent:
     def _split(values: Tensor, like: Weights) -> Weights:
         parts = values.split([w.numel() for w in like])
         return [p.reshape(w.shape) for p, w in zip(parts, like, strict=True)]
+
+
+def _price_of_all(layers: Sequence[Layer], level: float) -> Price:
+    """With a size for the others too, which are zero and cost nothing."""
+    price = Price.of(layers, level)
+    sizes = [torch.ones_like(layer.matrix) for layer in layers]
+    begin = 0
+    for layer, size in zip(layers, sizes, strict=True):
+        size.masked_scatter_(layer.live, price.sizes[begin:])
+        begin += int(layer.live.sum())
+    return replace(price, sizes=torch.cat([size.reshape(-1) for size in sizes]))
 
 
 def _dot(a: Weights, b: Weights) -> float:

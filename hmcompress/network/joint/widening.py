@@ -7,6 +7,7 @@ from torch import Tensor
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.origin import Origin, fresh, inner_weights
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork
+from hmcompress.network.joint.stacks import SmallStacks
 
 _HIDDEN = (4, 5, 6, 8, 10, 12, 15, 19, 24)  # neurons of a hidden layer
 _WEIGHTS = 400  # of the narrow network, about
@@ -29,6 +30,9 @@ def widened(narrow: SmallNetwork, wide: SmallNetwork) -> SmallNetwork:
     """A wider network with random weights, changed in place: some of its neurons are those of the narrow one."""
     for layer, own in zip(wide.layers, narrow.layers, strict=True):
         _take_over(layer, own)
+    if isinstance(wide, SmallStacks) and wide.product:
+        last, own = wide.stacks[0].layers[-1], narrow.layers[len(wide.stacks[0].layers) - 1]
+        last.matrix[len(own.matrix) :] *= _WHISPER  # what a further product adds, which nothing reads by a weight
     return wide
 
 

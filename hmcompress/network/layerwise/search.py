@@ -36,6 +36,7 @@ _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
 _HOPELESS = 1.5  # times the score of another way, after one pass
 _NO_BETTER = 1.5  # the same, before the knobs of either are turned
 _FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
+_FAILURES, _LOWER = 8, 0.04  # random trials in a row that do not hold, after which each takes the level down so much
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
 
 Preference = Callable[[Parts], bool]
@@ -179,22 +180,21 @@ class Search:
     def scatter(self, dense: bool = True) -> None:
         """Random trials around the best: the error is not monotone in any knob, and each draw may be lucky."""
         rng = np.random.default_rng(len(self.trials))
-        spread = _SPREAD if dense else _SPREAD_OTHERS
+        spread, failed = _SPREAD if dense else _SPREAD_OTHERS, 0
         while self.left() > 0:
             base = self.leading()
             draws: dict[str, Any] = {
                 name: getattr(base.knobs, name) * math.exp(s * rng.standard_normal()) for name, s in spread.items()
             }
-            draws["delta"] *= math.exp(self._gap(base))
+            draws["delta"] *= math.exp(self._gap(base) - _LOWER * max(failed - _FAILURES, 0))
             zone = min(max(base.knobs.dead_zone + 0.04 * rng.standard_normal(), 0.0), 0.4)
-            if not dense:
-                self.trial(replace(base.knobs, dead_zone=zone, **draws))
-                continue
-            share = min(max(base.knobs.variance + 0.1 * rng.standard_normal(), 0.0), 1.0)
-            growth = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
-            if base.knobs.shrinkage:
+            if dense:
+                draws["variance"] = min(max(base.knobs.variance + 0.1 * rng.standard_normal(), 0.0), 1.0)
+                draws["growth"] = base.knobs.growth * math.exp(0.05 * rng.standard_normal())
+            if dense and base.knobs.shrinkage:
                 draws["shrinkage"] = base.knobs.shrinkage * math.exp(_SPREAD_SHRINKAGE * rng.standard_normal())
-            self.trial(replace(base.knobs, dead_zone=zone, growth=growth, variance=share, **draws))
+            trial = self.trial(replace(base.knobs, dead_zone=zone, **draws))
+            failed = 0 if trial.error <= LIMIT * self.tol else failed + 1
 
     def refine(self) -> None:
         """Where the best trial leaves tolerance unused, or none holds, go on with the water level alone."""

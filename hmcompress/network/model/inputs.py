@@ -1,5 +1,6 @@
 """Where a network's inputs come from: boxes, Gaussians, files; calibration and held-out points are disjoint."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from hmcompress.network.model.network import Inputs
 from hmcompress.settings.problem_settings import (
     CalibrationSettings,
     DomainCalibration,
+    Gaussian,
     GaussianCalibration,
     InputsCalibration,
 )
@@ -42,11 +44,14 @@ class Points:
         return Points((self.tensors[0][rows], *self.tensors[1:]), False)
 
     def pairs(self, count: int) -> "Points":
-        """`count` samples with one row of each input: where inputs are not joint, they are combined at random."""
+        """`count` samples with one row of each input: where inputs are not joint, they are combined at random, each
+        sample of the first once where there are as many."""
         if self.joint:
             return self.take(slice(0, count))
         generator = torch.Generator().manual_seed(0)
-        return Points(tuple(t[torch.randint(len(t), (count,), generator=generator)] for t in self.tensors), True)
+        rows = [torch.randint(len(t), (count,), generator=generator) for t in self.tensors]
+        rows[0] = torch.arange(count) if count <= len(self) else rows[0]
+        return Points(tuple(t[r] for t, r in zip(self.tensors, rows, strict=True)), True)
 
     def to(self, dtype: torch.dtype) -> "Points":
         return Points(tuple(_in_precision(t, dtype) for t in self.tensors), self.joint)
@@ -109,8 +114,7 @@ class Source:
             return self._points([_box(self.settings, fold, count, wider)])
         assert self._data is not None
         if isinstance(self.settings, GaussianCalibration):
-            mean, root = self._data
-            return self._points([_gaussian(mean, root, self.settings.seed + _FRESH * fold, count, wider)])
+            return self._points(_random(self._data, self.settings, fold, count, wider, self._joint))
         return self._points(_rows(self._data, self.settings, fold, count, self._joint))
 
     def _points(self, arrays: Iterable[np.ndarray]) -> Points:
@@ -130,9 +134,15 @@ def _box(settings: DomainCalibration, fold: int, count: int, wider: float) -> np
     return middle + half * (2 * unit - 1)
 
 
-def _gaussian(mean: np.ndarray, root: np.ndarray, seed: int, count: int, wider: float) -> np.ndarray:
-    normal = np.random.default_rng(seed).standard_normal((count, len(mean)))
-    return mean + wider * normal @ root.T
+def _random(
+    arrays: list[np.ndarray], settings: GaussianCalibration, fold: int, count: int, wider: float, joint: bool
+) -> list[np.ndarray]:
+    """Draws from the Gaussian, and rows of the further inputs, one a draw unless every draw meets all of them."""
+    mean, root, *further = arrays
+    random = np.random.default_rng(settings.seed + _FRESH * fold)
+    drawn = mean + wider * random.standard_normal((count, root.shape[1])) @ root.T
+    rows = [points[random.integers(len(points), size=count)] if joint else points for points in further]
+    return [drawn.reshape(count, *(settings.gaussian.shape or mean.shape)), *rows]
 
 
 def _rows(
@@ -166,18 +176,33 @@ def is_there(settings: CalibrationSettings) -> bool:
 
 def _arrays(settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
     if isinstance(settings, GaussianCalibration):
-        given = settings.gaussian
-        arrays = read_arrays(given.file, "calibration: gaussian: ")
-        mean, cov = (_named(arrays, name, given.file) for name in (given.mean, given.cov))
-        return [mean.astype(np.float64).reshape(-1), _root(cov.astype(np.float64), mean.size, given.file)]
+        return _moments(settings.gaussian, read_arrays(settings.gaussian.file, "calibration: gaussian: "))
     assert isinstance(settings, InputsCalibration)
     return inputs_of(read_arrays(settings.inputs, "calibration: inputs: "), arguments, settings.inputs)
+
+
+def _moments(given: Gaussian, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Mean (d,), a square root of the covariance (d, r), then the further inputs."""
+    mean = _named(arrays, given.mean, given.file).astype(np.float64).reshape(-1)
+    if given.shape and math.prod(given.shape) != mean.size:
+        raise NetworkError(f"{given.file}: mean has {mean.size} entries, shape {list(given.shape)} does not hold them")
+    spread = _named(arrays, given.factor or given.cov, given.file).astype(np.float64)
+    root = _factor(spread, mean.size, given) if given.factor else _root(spread, mean.size, given.file)
+    return [mean, root, *(_named(arrays, name, given.file) for name in given.points)]
 
 
 def _named(arrays: dict[str, np.ndarray], name: str, file: str) -> np.ndarray:
     if name not in arrays:
         raise NetworkError(f"{file} has no {name}, it has {', '.join(list(arrays)[:6])}")
     return arrays[name]
+
+
+def _factor(factor: np.ndarray, size: int, given: Gaussian) -> np.ndarray:
+    if factor.ndim != 2 or len(factor) != size:
+        raise NetworkError(
+            f"{given.file}: mean has {size} entries, so {given.factor} must be {size} x r, got {factor.shape}"
+        )
+    return factor
 
 
 def _root(cov: np.ndarray, size: int, file: str) -> np.ndarray:
