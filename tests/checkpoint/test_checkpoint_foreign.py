@@ -178,6 +178,32 @@ def test_numpy_values_of_old_and_new_releases_are_read(tmp_path, old_path, proto
     assert_same(restored(path), saved | {"big": np.arange(3, dtype=np.int32)})
 
 
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, from which text and data could not be told apart."""
+
+    def save_bytes(self, data):
+        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.dispatch = {**pickle._Pickler.dispatch, bytes: _Python2Pickler.save_bytes}
+
+
+@pytest.mark.parametrize("data", [b"\xdf\x99\x20\x68", b"\xc3\xa9\xc3\xa9", b"abcd", b"\xff\xfe\x80\x3f"])
+def test_numbers_of_python_2_are_read_whatever_text_their_bytes_are(tmp_path, data):
+    saved = {
+        "array": np.frombuffer(3 * data, np.float32),
+        "scalar": np.frombuffer(data, np.float32)[0],
+        "date": datetime.date(1900, 3, 31),
+        "moment": datetime.datetime(1900, 12, 10, 16, 20, 55, 0xC3A9),  # in bytes, UTF-8
+        "w": W,
+    }
+    path = tmp_path / "model.pkl"
+    with path.open("wb") as file:
+        _Python2Pickler(file, 2).dump(saved)
+    assert_same(restored(path), saved | {"date": str(saved["date"]), "moment": str(saved["moment"])})
+
+
 def _without_frames(data):
     out = data[:2]
     assert data[2:3] == pickle.FRAME
