@@ -215,6 +215,13 @@ def _ndarray_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_
     return array_of(bytes(data) if isinstance(data, bytearray) else data, dtype, shape, order == "F")
 
 
+def _jax_array(_: Any = None, __: Any = None, state: Any = None, *___: Any) -> ArrayInPickle:
+    """An array of jax is pickled as what makes an empty numpy array, arguments to it, and the state of the full one."""
+    array = ArrayInPickle()
+    array.set_pickled_state(state)
+    return array
+
+
 def _not_carried(what: str) -> Any:
     return lambda *_, **__: LeftBehind(what)
 
@@ -279,4 +286,5 @@ _TABLE: dict[str, Any] = {
     "numpy._core.multiarray._reconstruct": ArrayInPickle,
     "numpy._core.multiarray.scalar": scalar_of,
     "numpy._core.numeric._frombuffer": _ndarray_from_buffer,
+    "jax._src.array._reconstruct_array": _jax_array,
 }
