@@ -28,7 +28,7 @@ from hmcompress.layers import select
 from hmcompress.report.comparisons import CompareReport
 from hmcompress.report.records import Report
 from hmcompress.report.verdicts import VerifyReport
-from hmcompress.settings.config import Settings, load_settings
+from hmcompress.settings.config import Settings, check_files, load_settings
 from hmcompress.settings.rules import check_patterns, dropped, with_quick_patterns
 from hmcompress.work.memory import peak_rss_bytes
 from hmcompress.work.parallel import Later
@@ -203,6 +203,7 @@ def _opened(source: str | os.PathLike, settings: Settings) -> tuple[Checkpoint, 
         raise SourceError(f"{source} is compressed already: decompress it first, or name the original")
     checkpoint = open_checkpoint(source)
     check_patterns(checkpoint.names, settings)
+    check_files(settings)
     left = without(checkpoint, dropped(checkpoint.names, settings))
     return left, with_quick_patterns(settings, checkpoint.names)
 
