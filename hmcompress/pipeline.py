@@ -233,7 +233,9 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
     def size(tol: float) -> int:
         return write_file(None, checkpoint, settings.model_copy(update={"tol": tol}), False, progress)[1]
 
-    weights = sum(elements(checkpoint.entries[name].shape) for name in select(checkpoint.entries, settings))
+    weights = sum(
+        elements(checkpoint.entries[name].shape) for name in select(checkpoint.entries, settings, checkpoint.ties)
+    )
     tol = tolerance_for_ratio(size, checkpoint.source_bytes, settings.target_ratio, weights)
     return settings.model_copy(update={"tol": tol})
 

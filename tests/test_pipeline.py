@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hmcompress
+from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import FormatError, OutputError, SettingsError, SourceError
+from hmcompress.network.owned import kept
 from hmcompress.pipeline import default_output
 from hmcompress.settings.config import load_settings
 
@@ -88,6 +90,17 @@ def test_tied_weights_are_stored_once_and_tied_again(checkpoint, compressed, sou
         sum(layer.name.endswith(("head.weight", "embed.weight")) for layer in hmcompress.read_report(compressed).layers)
         == 1
     )
+
+
+def test_a_tied_weight_that_is_excluded_by_its_other_name_comes_back_bit_for_bit(checkpoint, source, tmp_path):
+    names = [f"model_state_dict.{name}.weight" for name in ("embed", "head")]
+    state = checkpoint["model_state_dict"]
+    for name in names:
+        file = tmp_path / f"{name}.hmc.safetensors"
+        hmcompress.compress(source, file, tol=1e-1, exclude=name)
+        back = hmcompress.load_state_dict(file)
+        assert all(torch.equal(back[n], state["embed.weight"]) for n in names)
+        assert names[0] in kept(open_checkpoint(source), load_settings(None, {"exclude": name}))  # of outputs
 
 
 def test_plain_values_come_back_in_the_same_nest(checkpoint, compressed, tmp_path):
