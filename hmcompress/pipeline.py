@@ -40,7 +40,8 @@ SUFFIX = ".hmc.safetensors"
 _WEIGHTS_ALONE = (
     "the tolerance bounds the weights; the network is kept for load_model and export: metric outputs bounds it"
 )
-_SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
+_SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json", ".model"}
+_SOURCE_SUFFIXES |= {".pkl", ".pickle", ".npz", ".pt2", ".zip", ".gz", ".tgz", ".nemo", ".mdlus"}
 
 report = read_report  # the command's name; the package has a room of the same name
 

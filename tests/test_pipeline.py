@@ -288,6 +288,12 @@ def test_bare_tensor_and_module_are_sources_too(tmp_path):
         ("model.pth.tar", "model.hmc.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.hmc.safetensors"),
         ("weights", "weights.hmc.safetensors"),
+        ("model.v1.pkl", "model.v1.hmc.safetensors"),
+        ("program.pt2", "program.hmc.safetensors"),
+        ("agent.zip", "agent.hmc.safetensors"),
+        ("model.tar.gz", "model.hmc.safetensors"),
+        ("model.nemo", "model.hmc.safetensors"),
+        ("x.npz", "x.hmc.safetensors"),
     ],
 )
 def test_default_output_lies_beside_the_source(tmp_path, name, expected):
