@@ -30,6 +30,7 @@ from hmcompress.report.records import Report
 from hmcompress.report.verdicts import VerifyReport
 from hmcompress.settings.config import Settings, check_files, load_settings
 from hmcompress.settings.rules import check_patterns, dropped, with_quick_patterns
+from hmcompress.texts import check_name
 from hmcompress.work.memory import peak_rss_bytes
 from hmcompress.work.parallel import Later
 from hmcompress.work.progress import Progress, silent
@@ -136,6 +137,7 @@ def verify(
     Raises FormatError for a damaged file, SourceError, NetworkError.
     """
     load_settings(None, {"tol": tol})
+    check_name(file if against is None else against, SourceError)
     compressed = CompressedFile.open(file)
     settings = network_settings(compressed, against, tol, network, inputs)
     layers = tuple(check_layers(compressed, against, None if settings else tol, progress))
@@ -200,6 +202,7 @@ def _has_device(name: str) -> bool:
 
 def _opened(source: str | os.PathLike, settings: Settings) -> tuple[Checkpoint, Settings]:
     """The checkpoint without what `drop` names, and the settings without patterns that are slow to match again."""
+    check_name(source, SourceError)
     if is_compressed(source):
         raise SourceError(f"{source} is compressed already: decompress it first, or name the original")
     checkpoint = open_checkpoint(source)

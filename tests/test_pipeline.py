@@ -323,6 +323,20 @@ def test_mistakes_are_told_before_any_work(source, compressed, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.hmc.safetensors"]
 
 
+def test_what_is_no_name_of_a_file_is_told(checkpoint, source, compressed, tmp_path):
+    with source.open("rb") as file:
+        for other in (file, checkpoint, None, b"model.pt"):
+            with pytest.raises(
+                SourceError, match=f"name of a file is expected, not a {type(other).__name__}; torch.save"
+            ):
+                hmcompress.compress(other, tmp_path / "f")
+            with pytest.raises(FormatError, match="name of a file is expected, not a"):
+                hmcompress.load_state_dict(other)
+            if other is not None:
+                with pytest.raises(SourceError, match="name of a file is expected, not a"):
+                    hmcompress.verify(compressed, other)
+
+
 def test_progress_counts_every_byte_once(source, tmp_path):
     calls = []
     hmcompress.compress(source, tmp_path / "f", tol=1e-2, progress=lambda *call: calls.append(call))
