@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import SettingsError
+from hmcompress.geometry import View
 from hmcompress.settings.config import LayerRule, Settings
 from hmcompress.settings.patterns import matches
-from hmcompress.settings.rules import rule_for
+from hmcompress.settings.rules import rule_of
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 REAL_PARTS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
@@ -107,38 +108,50 @@ def _names_optimizer(part: str) -> bool:
     return "optimizer" in part or _OPTIMIZER.fullmatch(part) is not None or part in _BUFFERS
 
 
-def select(tensors: Mapping[str, TensorLike], settings: Settings) -> dict[str, LayerRule]:
+def select(
+    tensors: Mapping[str, TensorLike], settings: Settings, ties: Mapping[str, View] | None = None
+) -> dict[str, LayerRule]:
     """The layers among `tensors`, in order, each with the rule that gives its tol and norm.
 
-    Optimizer state, small matrices, long vectors and complex tensors are layers only where a rule or `include` names
-    them. Raises SettingsError for a grid that does not fit.
+    ties: other names of them, or of parts; the strictest of what is said of any name holds. Optimizer state, small
+    matrices, long vectors and complex tensors are layers only where a rule or `include` names them. Raises
+    SettingsError for a grid that does not fit.
     """
-    rules = {name: rule_for(name, settings) for name in tensors}
-    chosen = {name: rules[name] for name, tensor in tensors.items() if _is_layer(name, tensor, rules[name], settings)}
+    names = all_names(tensors, ties or {})
+    rules = {name: rule_of(names[name], settings) for name in tensors}
+    chosen = {n: rules[n] for n, tensor in tensors.items() if _is_layer(names[n], tensor, rules[n], settings)}
     for name, rule in chosen.items():
-        if rule.grid is not None:
-            _check_grid(name, real_layout(tensors[name].shape, tensors[name].dtype), rule.grid, settings)
+        _check_grid(name, real_layout(tensors[name].shape, tensors[name].dtype), rule, settings)
     return chosen
 
 
-def _check_grid(name: str, matrix: Layout, grid: tuple[int, int], settings: Settings) -> None:
+def all_names(tensors: Iterable[str], ties: Mapping[str, View]) -> dict[str, list[str]]:
+    """Of each tensor its own name and those of its ties."""
+    names = {name: [name] for name in tensors}
+    for name, tie in ties.items():
+        names[tie.base].append(name)
+    return names
+
+
+def _check_grid(name: str, matrix: Layout, rule: LayerRule, settings: Settings) -> None:
     """Raise SettingsError, which says where, for a grid that fits neither rows nor columns."""
-    if math.prod(grid) in (matrix.rows, matrix.cols):
+    grid = rule.grid
+    if grid is None or math.prod(grid) in (matrix.rows, matrix.cols):
         return
-    i = next(i for i, rule in enumerate(settings.layers) if matches(rule.match, name))
+    i = [other.match for other in settings.layers].index(rule.match)
     where = settings.where("layers", i, "grid")
     size = f"{matrix.rows} x {matrix.cols}"
     raise SettingsError(f"{where}: grid {grid[0]} x {grid[1]} has {math.prod(grid)} points, {name} is {size}")
 
 
-def _is_layer(name: str, tensor: TensorLike, rule: LayerRule, settings: Settings) -> bool:
+def _is_layer(names: Sequence[str], tensor: TensorLike, rule: LayerRule, settings: Settings) -> bool:
     if rule.keep:
         return False
-    if is_dense(tensor.shape, tensor.dtype) and not is_optimizer_state(name):
+    if is_dense(tensor.shape, tensor.dtype) and not is_optimizer_state(names[0]):
         return True
     size, shape = math.prod(tensor.shape), tensor.shape
     possible = tensor.dtype in CODABLE and (len(shape) >= 2 or size >= LEAST_VECTOR) and size > 0
-    return possible and _is_named(name, settings)
+    return possible and any(_is_named(name, settings) for name in names)
 
 
 def _is_named(name: str, settings: Settings) -> bool:

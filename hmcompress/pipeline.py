@@ -28,8 +28,9 @@ from hmcompress.layers import select
 from hmcompress.report.comparisons import CompareReport
 from hmcompress.report.records import Report
 from hmcompress.report.verdicts import VerifyReport
-from hmcompress.settings.config import Settings, load_settings
+from hmcompress.settings.config import Settings, check_files, load_settings
 from hmcompress.settings.rules import check_patterns, dropped, with_quick_patterns
+from hmcompress.texts import check_name
 from hmcompress.work.memory import peak_rss_bytes
 from hmcompress.work.parallel import Later
 from hmcompress.work.progress import Progress, silent
@@ -40,7 +41,8 @@ SUFFIX = ".hmc.safetensors"
 _WEIGHTS_ALONE = (
     "the tolerance bounds the weights; the network is kept for load_model and export: metric outputs bounds it"
 )
-_SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json"}
+_SOURCE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar", ".jit", ".safetensors", ".index", ".json", ".model"}
+_SOURCE_SUFFIXES |= {".pkl", ".pickle", ".npz", ".pt2", ".zip", ".gz", ".tgz", ".nemo", ".mdlus"}
 
 report = read_report  # the command's name; the package has a room of the same name
 
@@ -135,6 +137,7 @@ def verify(
     Raises FormatError for a damaged file, SourceError, NetworkError.
     """
     load_settings(None, {"tol": tol})
+    check_name(file if against is None else against, SourceError)
     compressed = CompressedFile.open(file)
     settings = network_settings(compressed, against, tol, network, inputs)
     layers = tuple(check_layers(compressed, against, None if settings else tol, progress))
@@ -199,10 +202,12 @@ def _has_device(name: str) -> bool:
 
 def _opened(source: str | os.PathLike, settings: Settings) -> tuple[Checkpoint, Settings]:
     """The checkpoint without what `drop` names, and the settings without patterns that are slow to match again."""
+    check_name(source, SourceError)
     if is_compressed(source):
         raise SourceError(f"{source} is compressed already: decompress it first, or name the original")
     checkpoint = open_checkpoint(source)
     check_patterns(checkpoint.names, settings)
+    check_files(settings)
     left = without(checkpoint, dropped(checkpoint.names, settings))
     return left, with_quick_patterns(settings, checkpoint.names)
 
@@ -232,7 +237,9 @@ def _with_tolerance(checkpoint: Checkpoint, settings: Settings, progress: Progre
     def size(tol: float) -> int:
         return write_file(None, checkpoint, settings.model_copy(update={"tol": tol}), False, progress)[1]
 
-    weights = sum(elements(checkpoint.entries[name].shape) for name in select(checkpoint.entries, settings))
+    weights = sum(
+        elements(checkpoint.entries[name].shape) for name in select(checkpoint.entries, settings, checkpoint.ties)
+    )
     tol = tolerance_for_ratio(size, checkpoint.source_bytes, settings.target_ratio, weights)
     return settings.model_copy(update={"tol": tol})
 

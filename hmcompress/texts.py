@@ -1,4 +1,14 @@
-"""Text from files that nobody vouches for."""
+"""Text from files that nobody vouches for, and names of files."""
+
+import os
+
+from hmcompress.errors import HMCompressError
+
+
+def check_name(path: object, error: type[HMCompressError]) -> None:
+    """Raise `error` for what is no name of a file, as an open one or a state dict."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise error(f"the name of a file is expected, not a {type(path).__name__}; torch.save writes one")
 
 
 def excerpt(text: str, limit: int = 200) -> str:

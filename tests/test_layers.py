@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from hmcompress.errors import SettingsError
+from hmcompress.geometry import View
 from hmcompress.layers import Layout, from_matrices, is_dense, layout, select, to_matrices
 from hmcompress.settings.config import load_settings
 
@@ -127,3 +129,44 @@ def test_exclude_and_include():
     tensors = {name: Tensor((64, 64)) for name in "abc"}
     assert list(chosen(tensors, exclude=["b"])) == ["a", "c"]
     assert list(chosen(tensors, include=["b"])) == ["b"]
+
+
+def rule_of_tied(**options):
+    """The rule of `embed`, which is `head` too, beside a layer `other`."""
+    tensors = {"embed": Tensor((64, 32)), "other": Tensor((64, 32))}
+    return select(tensors, load_settings(None, options), {"head": View.whole("embed", (64, 32))}).get("embed")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude": "head"},
+        {"exclude": "embed"},
+        {"include": ["embed", "other"], "exclude": "head"},
+        {"layers": [{"match": "head", "keep": True}]},
+        {"layers": [{"match": "embed", "tol": 0.1}, {"match": "head", "keep": True}]},
+        {"include": "other"},
+    ],
+)
+def test_a_tensor_that_is_kept_under_one_of_its_names_is_kept(options):
+    assert rule_of_tied(**options) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "tol"),
+    [
+        ({"layers": [{"match": "head", "tol": 1e-5}]}, 1e-5),
+        ({"layers": [{"match": "embed", "tol": 0.1}, {"match": "head", "tol": 0.01}]}, 0.01),
+        ({"layers": [{"match": "embed", "tol": 0.01}, {"match": "head", "tol": 0.1}]}, 0.01),
+        ({"layers": [{"match": "embed", "tol": 0.1}, {"match": "*", "tol": 0.01}]}, 0.01),
+        ({"layers": [{"match": "embed", "tol": 0.1}]}, 0.1),  # nothing is said of the other name
+        ({"include": "head"}, 1e-3),
+    ],
+)
+def test_of_several_names_the_strictest_of_what_is_said_holds(options, tol):
+    assert rule_of_tied(**options).tol == tol
+
+
+def test_a_grid_that_a_tied_name_brings_is_checked():
+    with pytest.raises(SettingsError, match="grid 3 x 5 has 15 points, embed is 64 x 32"):
+        rule_of_tied(layers=[{"match": "head", "grid": [3, 5]}])

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hmcompress
+from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import FormatError, OutputError, SettingsError, SourceError
+from hmcompress.network.owned import kept
 from hmcompress.pipeline import default_output
 from hmcompress.settings.config import load_settings
 
@@ -88,6 +90,17 @@ def test_tied_weights_are_stored_once_and_tied_again(checkpoint, compressed, sou
         sum(layer.name.endswith(("head.weight", "embed.weight")) for layer in hmcompress.read_report(compressed).layers)
         == 1
     )
+
+
+def test_a_tied_weight_that_is_excluded_by_its_other_name_comes_back_bit_for_bit(checkpoint, source, tmp_path):
+    names = [f"model_state_dict.{name}.weight" for name in ("embed", "head")]
+    state = checkpoint["model_state_dict"]
+    for name in names:
+        file = tmp_path / f"{name}.hmc.safetensors"
+        hmcompress.compress(source, file, tol=1e-1, exclude=name)
+        back = hmcompress.load_state_dict(file)
+        assert all(torch.equal(back[n], state["embed.weight"]) for n in names)
+        assert names[0] in kept(open_checkpoint(source), load_settings(None, {"exclude": name}))  # of outputs
 
 
 def test_plain_values_come_back_in_the_same_nest(checkpoint, compressed, tmp_path):
@@ -275,6 +288,12 @@ def test_bare_tensor_and_module_are_sources_too(tmp_path):
         ("model.pth.tar", "model.hmc.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.hmc.safetensors"),
         ("weights", "weights.hmc.safetensors"),
+        ("model.v1.pkl", "model.v1.hmc.safetensors"),
+        ("program.pt2", "program.hmc.safetensors"),
+        ("agent.zip", "agent.hmc.safetensors"),
+        ("model.tar.gz", "model.hmc.safetensors"),
+        ("model.nemo", "model.hmc.safetensors"),
+        ("x.npz", "x.hmc.safetensors"),
     ],
 )
 def test_default_output_lies_beside_the_source(tmp_path, name, expected):
@@ -302,6 +321,20 @@ def test_mistakes_are_told_before_any_work(source, compressed, tmp_path):
     with pytest.raises(FormatError, match="not a compressed"):
         hmcompress.load_state_dict(source)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.hmc.safetensors"]
+
+
+def test_what_is_no_name_of_a_file_is_told(checkpoint, source, compressed, tmp_path):
+    with source.open("rb") as file:
+        for other in (file, checkpoint, None, b"model.pt"):
+            with pytest.raises(
+                SourceError, match=f"name of a file is expected, not a {type(other).__name__}; torch.save"
+            ):
+                hmcompress.compress(other, tmp_path / "f")
+            with pytest.raises(FormatError, match="name of a file is expected, not a"):
+                hmcompress.load_state_dict(other)
+            if other is not None:
+                with pytest.raises(SourceError, match="name of a file is expected, not a"):
+                    hmcompress.verify(compressed, other)
 
 
 def test_progress_counts_every_byte_once(source, tmp_path):

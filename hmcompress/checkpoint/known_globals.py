@@ -11,7 +11,7 @@ from hmcompress.checkpoint.calls import check_key, traced_module
 from hmcompress.checkpoint.composed import quantized, sparse
 from hmcompress.checkpoint.lazy import CARRIED_DTYPES, LazyTensor, TypedStorage, checked_shape, view_of
 from hmcompress.checkpoint.limits import MAX_NAME
-from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, scalar_of
+from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle, array_of, old_data, scalar_of
 from hmcompress.checkpoint.standins import Constructor, Converted, Global, LeftBehind, NumpyArray, StandIn
 from hmcompress.element_types import dtype_name
 from hmcompress.errors import SourceError
@@ -200,9 +200,11 @@ def _path(*parts: Any) -> Converted:
     return Converted(text.replace("//", "/"), "a path, kept as text")
 
 
-def _moment(kind: type) -> Any:
+def _moment(kind: type, nbytes: int = 0) -> Any:
+    """A moment that is pickled as so many bytes."""
+
     def build(*arguments: Any) -> Converted:
-        plain = [a.encode("latin-1") if isinstance(a, str) else a for a in arguments]
+        plain = [old_data(a, nbytes) for a in arguments]
         plain = [a for a in plain if isinstance(a, (int, bytes))]
         return Converted(str(kind(*plain)), f"a datetime.{kind.__name__}, kept as text")
 
@@ -211,6 +213,13 @@ def _moment(kind: type) -> Any:
 
 def _ndarray_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> Any:
     return array_of(bytes(data) if isinstance(data, bytearray) else data, dtype, shape, order == "F")
+
+
+def _jax_array(_: Any = None, __: Any = None, state: Any = None, *___: Any) -> ArrayInPickle:
+    """An array of jax is pickled as what makes an empty numpy array, arguments to it, and the state of the full one."""
+    array = ArrayInPickle()
+    array.set_pickled_state(state)
+    return array
 
 
 def _not_carried(what: str) -> Any:
@@ -268,13 +277,14 @@ _TABLE: dict[str, Any] = {
     "pathlib.WindowsPath": _path,
     "pathlib.PurePosixPath": _path,
     "pathlib._local.PosixPath": _path,
-    "datetime.datetime": _moment(datetime.datetime),
-    "datetime.date": _moment(datetime.date),
-    "datetime.time": _moment(datetime.time),
+    "datetime.datetime": _moment(datetime.datetime, 10),
+    "datetime.date": _moment(datetime.date, 4),
+    "datetime.time": _moment(datetime.time, 6),
     "datetime.timedelta": _moment(datetime.timedelta),
     "numpy.dtype": DtypeInPickle,
     "numpy.ndarray": ArrayInPickle,
     "numpy._core.multiarray._reconstruct": ArrayInPickle,
     "numpy._core.multiarray.scalar": scalar_of,
     "numpy._core.numeric._frombuffer": _ndarray_from_buffer,
+    "jax._src.array._reconstruct_array": _jax_array,
 }

@@ -110,8 +110,7 @@ class Machine:
 
     def counted(self, form: str) -> bytes:
         """Bytes after their count; a negative or absurd count reads as truncated."""
-        count = self.number(form)
-        if count < 0:
+        if (count := self.number(form)) < 0:
             raise ValueError("negative count")
         return self._stream.read(count)
 

@@ -43,6 +43,13 @@ class DtypeInPickle:
     def big_endian(self) -> bool:
         return self.order == ">"
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number, or of a text of so many characters; 0 of anything else."""
+        if self.code in TORCH_DTYPES:
+            return TORCH_DTYPES[self.code].itemsize
+        return 4 * int(self.code[1:] or 0) if self.code[0] == "U" else 0
+
     def concrete(self) -> np.dtype:
         """The dtype of a plain number. Raises SourceError for all others."""
         if self.code not in TORCH_DTYPES:
@@ -71,8 +78,7 @@ def array_of(data: object, dtype: object, shape: object, fortran: bool = False) 
         return LeftBehind("a numpy array of a foreign type")
     if isinstance(data, list):
         return Converted(data, "a numpy array of objects, kept as a flat list")
-    if isinstance(data, str):  # pickled by Python 2
-        data = data.encode("latin-1", "strict")
+    data = old_data(data, prod(sizes) * dtype.itemsize)
     if not isinstance(data, (bytes, bytearray)):
         raise SourceError("damaged: a numpy array without data")
     if dtype.code in TORCH_DTYPES:
@@ -82,9 +88,16 @@ def array_of(data: object, dtype: object, shape: object, fortran: bool = False) 
     return LeftBehind(f"a numpy array of type {dtype}")
 
 
+def old_data(data: object, nbytes: int) -> object:
+    """Data that Python 2 pickled as a string: the machine makes text of UTF-8, others of any byte."""
+    if not isinstance(data, str):
+        return data
+    return data.encode("latin-1" if len(data) == nbytes else "utf-8")
+
+
 def numbers(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...], fortran: bool) -> LazyTensor:
     """The tensor over an array's bytes. Raises SourceError where they are not as many as the shape says."""
-    if len(data) != prod(shape) * TORCH_DTYPES[dtype.code].itemsize:
+    if len(data) != prod(shape) * dtype.itemsize:
         raise SourceError("damaged: a numpy array's data does not fit its shape")
     return numbers_at(MemoryBlob(data), 0, dtype, shape, fortran)
 
@@ -99,7 +112,7 @@ def numbers_at(blob: Blob, start: int, dtype: DtypeInPickle, shape: tuple[int, .
 
 
 def _text_array(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int, ...]) -> Any:
-    width = 4 * int(dtype.code[1:])
+    width = dtype.itemsize
     if width == 0 or len(data) != prod(shape) * width:
         raise SourceError("damaged: a numpy array's data does not fit its shape")
     order = "utf-32-be" if dtype.big_endian else "utf-32-le"
@@ -109,8 +122,9 @@ def _text_array(data: bytes | bytearray, dtype: DtypeInPickle, shape: tuple[int,
 
 def scalar_of(dtype: object, data: object = b"") -> Any:
     """A numpy number; anything else left behind."""
-    if isinstance(data, str):
-        data = data.encode("latin-1")
-    if not isinstance(dtype, DtypeInPickle) or dtype.code not in TORCH_DTYPES or not isinstance(data, bytes):
+    if not isinstance(dtype, DtypeInPickle) or dtype.code not in TORCH_DTYPES:
+        return LeftBehind("a numpy scalar that is no number")
+    data = old_data(data, dtype.itemsize)
+    if not isinstance(data, bytes):
         return LeftBehind("a numpy scalar that is no number")
     return np.frombuffer(data, dtype.concrete(), 1)[0].astype(dtype.concrete().newbyteorder("="))

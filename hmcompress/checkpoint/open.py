@@ -26,7 +26,7 @@ from hmcompress.checkpoint.torch_package import is_package, open_torch_package
 from hmcompress.checkpoint.torchscript import open_torchscript
 from hmcompress.checkpoint.wrapped import OpenBlob, is_tar, models_in_zip, open_models, open_tar
 from hmcompress.errors import SourceError
-from hmcompress.texts import excerpt
+from hmcompress.texts import check_name, excerpt
 
 _HEAD = 4096
 _ARCHIVES_IN_ARCHIVES = 2
@@ -49,6 +49,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     zip and tar files around these, and folders: shards or their index file, torch.distributed.checkpoint. Raises
     SourceError, one line, where it cannot be read.
     """
+    check_name(path, SourceError)
     if not os.fspath(path):
         raise SourceError("the name of the model is empty: name a file or a folder")
     source = Path(path)

@@ -98,7 +98,7 @@ def _score(name: str, matrices: Sequence[Matrix], tol: float, method: str, run: 
 
 
 def _scores(checkpoint: Checkpoint, tols: Sequence[float], settings: Settings, progress: Progress) -> list[Score]:
-    rules = select(checkpoint.entries, settings)
+    rules = select(checkpoint.entries, settings, checkpoint.ties)
     entries = [checkpoint.entries[name] for name in rules]
     if not entries:
         raise SourceError(

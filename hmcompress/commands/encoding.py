@@ -37,13 +37,13 @@ def encode_weights(
 
     near_end: called, maybe often, when the last ones may be begun.
     """
-    rules = select(checkpoint.entries, settings)
+    rules = select(checkpoint.entries, settings, checkpoint.ties)
     return _encode(checkpoint, rules, (), settings, progress, near_end)
 
 
 def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
     """A line about large complex tensors that no rule names: they could be layers."""
-    rules = select(checkpoint.entries, settings)
+    rules = select(checkpoint.entries, settings, checkpoint.ties)
     kept = [e for e in checkpoint.entries.values() if e.dtype in REAL_PARTS and e.name not in rules]
     nbytes = sum(e.nbytes for e in kept)
     if nbytes < _MANY_COMPLEX * checkpoint.source_bytes:

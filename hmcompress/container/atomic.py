@@ -28,7 +28,8 @@ def check_output(path: str | os.PathLike, force: bool, sources: Iterable[str | o
     """
     name, path = os.fspath(path), Path(path)
     if path.is_dir() or name.endswith(_SEPARATORS):
-        raise OutputError(f"{name} is a folder: name a file")
+        shown = name or "''"
+        raise OutputError(f"{shown} is a folder: name a file")
     if name == "-":  # what many tools take for standard output
         raise OutputError("- is no file name here: nothing is written to standard output, name a file")
     folder = place_of(path).parent

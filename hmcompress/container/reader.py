@@ -26,6 +26,7 @@ from hmcompress.container.records import LayerRow
 from hmcompress.container.squeeze import unpack_json
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
+from hmcompress.texts import check_name
 
 # What a decoder may raise on bytes that no encoder wrote.
 _DECODING = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError, BufferError)
@@ -59,6 +60,7 @@ class CompressedFile:
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
         """Open a file. Raises FormatError that names the file, and the damaged layers where the digest differs."""
+        check_name(path, FormatError)
         path = Path(path)
         with named(path):
             data = _map(path)

@@ -27,6 +27,7 @@ from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
+from hmcompress.hmatrix.product import tensor_of
 from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payload
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
@@ -71,8 +72,9 @@ def compress_matrix(
     Raises SettingsError for arguments that make no sense. Where no lossy form is smaller, or no step meets the
     tolerance in the stored dtype, the matrix is stored without loss.
     """
-    w = torch.as_tensor(w).detach().cpu()
+    w = tensor_of(w).detach()
     _check(w, tol, norm, effort)
+    w = w.cpu()
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
@@ -128,12 +130,13 @@ def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> 
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
-    if w.ndim != 2 or not w.is_floating_point() or w.element_size() < 2:
+    odd = "" if w.layout == torch.strided and not w.is_meta else f", {w.layout} on {w.device}"
+    if w.ndim != 2 or not w.is_floating_point() or w.element_size() < 2 or odd:
         raise SettingsError(
-            f"compress_matrix takes a matrix (m, n) of 16 to 64 bit floats, got {tuple(w.shape)} of {w.dtype}"
+            f"compress_matrix takes a matrix (m, n) of 16 to 64 bit floats, got {tuple(w.shape)} of {w.dtype}{odd}"
         )
-    if not 0 < tol < 1:
-        raise SettingsError(f"tol is {tol}: it must lie between 0 and 1")
+    if not hasattr(tol, "__float__") or not 0 < tol < 1:
+        raise SettingsError(f"tol is {tol!r}: it must lie between 0 and 1")
     if norm not in NORMS:
         raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
     if effort not in EFFORTS:

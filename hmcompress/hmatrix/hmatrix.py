@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.basics.bodies import Body
 from hmcompress.hmatrix.codecs import decode_payload
+from hmcompress.hmatrix.product import Product, multiply
 
 _LARGE = 1 << 22  # entries
 
@@ -30,6 +33,7 @@ class HMatrix:
     error: float = float("nan")
     max_abs_error: float = float("nan")
     transposed: bool = False
+    __array_ufunc__: ClassVar[None] = None  # numpy leaves array @ matrix to the matrix
 
     @classmethod
     def from_payload(cls, payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype) -> "HMatrix":
@@ -92,9 +96,18 @@ class HMatrix:
         """The transpose; shares the payload."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
 
-    def __matmul__(self, x: Tensor) -> Tensor:
-        """Multiply by a vector (n,) or matrix (n, k); the result is (m,) or (m, k), in x's dtype."""
-        if x.shape[0] != self.shape[1]:
-            raise ValueError(f"cannot multiply {self.shape} by {tuple(x.shape)}: {self.shape[1]} rows expected")
-        columns = x.reshape(x.shape[0], -1)
-        return self.body.matmul(columns).to(x.dtype).reshape(self.shape[0], *x.shape[1:])
+    def __matmul__(self, x: Product) -> Product:
+        """Multiply by x, a tensor or an array: (n,), (n, k) or a batch (..., n, k), as a dense matrix would be.
+
+        The result is (m,), (m, k) or (..., m, k), in x's dtype, or the matrix's where x holds no fractions. Raises
+        ValueError where the shapes do not fit.
+        """
+        if not isinstance(x, (Tensor, np.ndarray)):
+            return NotImplemented
+        return multiply(self.body, self.shape, self.dtype, x)
+
+    def __rmatmul__(self, x: Product) -> Product:
+        """Multiply x from the left: (m,), (k, m) or a batch (..., k, m)."""
+        if not isinstance(x, (Tensor, np.ndarray)):
+            return NotImplemented
+        return self.T @ x if x.ndim < 2 else (self.T @ x.swapaxes(-1, -2)).swapaxes(-1, -2)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.layers import is_optimizer_state
+from hmcompress.layers import all_names, is_optimizer_state
 from hmcompress.network.layerwise.gradients import WIDEST
 from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.settings.config import Settings
-from hmcompress.settings.rules import rule_for
+from hmcompress.settings.rules import rule_of
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -23,8 +23,9 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
-    """Tensors that a rule keeps lossless."""
-    return {name for name in checkpoint.names if rule_for(name, settings).keep}  # patterns were checked before `drop`
+    """Tensors that a rule keeps lossless, under any of their names."""
+    names = all_names(checkpoint.entries, checkpoint.ties) | {name: [name] for name in checkpoint.ties}
+    return {name for name in names if rule_of(names[name], settings).keep}  # patterns were checked before `drop`
 
 
 def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:

@@ -15,6 +15,7 @@ from hmcompress.settings.problem_settings import (
     BuiltinNetwork,
     CalibrationSettings,
     Count,
+    FactoryNetwork,
     Frozen,
     Network,
     Ntk,
@@ -157,7 +158,25 @@ def _of_a_network(settings: Settings, given: Mapping[str, Any]) -> Settings:
     """The settings, unless the caller names inputs of no network: they were meant for something."""
     if "calibration" in given and settings.network is None:
         raise SettingsError("inputs are those of a network: name it too, with --network or network: in the YAML")
+    if isinstance(settings.network, FactoryNetwork) and ":" not in settings.network.factory:
+        where, name = settings.where("network", "factory"), settings.network.factory
+        raise SettingsError(f"{where}: factory {name}: give package.module:function or path/to/file.py:function")
     return settings
+
+
+def check_files(settings: Settings) -> None:
+    """Raise SettingsError that names the line of a file which the outputs metric needs and does not find."""
+    placed = settings.to_json() if settings.metric == "outputs" else {}
+    for location in _FILES:
+        name, where = _at(placed, location), settings.where(*location)
+        if isinstance(name, str) and where != location[0] and not Path(name).is_file():
+            raise SettingsError(f"{where}: {'.'.join(map(str, location))}: there is no file {name}")
+
+
+def _at(data: Any, location: Location) -> Any:
+    for key in location:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
 
 
 def merged_calibration(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,8 +59,6 @@ def read_yaml(path: str | os.PathLike[str]) -> LocatedYaml:
         raise SettingsError(f"{path}: {_TOO_MUCH}") from error
     finally:
         walk.loader.dispose()
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path}: settings are written as 'key: value' lines, found a {_kind(data)}")
     return LocatedYaml(path, data, walk.lines)
 
 
@@ -103,10 +101,13 @@ class _Walk:
         self.lines: dict[Location, int] = {}
         self._nodes = 0
 
-    def document(self) -> Any:
+    def document(self) -> dict[str, Any]:
         """The data of the only document in the text."""
         node = self.loader.get_single_node()
-        return {} if node is None else self.build(node, ())
+        data = {} if node is None else self.build(node, ())
+        if node is not None and not isinstance(data, dict):
+            raise SettingsError(f"{self._at(node)}: settings are written as 'key: value' lines, found a {_kind(data)}")
+        return data
 
     def build(self, node: yaml.Node, location: Location) -> Any:
         self._nodes += 1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from hmcompress.settings.settings_errors import KEY_PREFIX, nearest
 
@@ -28,7 +28,15 @@ Number = Annotated[float, BeforeValidator(no_bool)]
 Tolerance = Annotated[Number, AfterValidator(_relative)]
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
-Interval = tuple[Number, Number]
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return value
+
+
+Interval = Annotated[tuple[Number, Number], AfterValidator(_rising)]
 
 
 def _one_or_many(value: Any) -> Any:
@@ -166,13 +174,6 @@ class DomainCalibration(_Calibration):
     """Scrambled Sobol points in a box; the order of the names is the order of the network's inputs."""
 
     domain: Annotated[dict[str, Interval], BeforeValidator(_named), Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _intervals_are_not_empty(self) -> "DomainCalibration":
-        for name, (low, high) in self.domain.items():
-            if not low < high:
-                raise ValueError(f"domain of {name} must be [low, high] with low < high, got [{low:g}, {high:g}]")
-        return self
 
 
 class GaussianCalibration(_Calibration):

@@ -50,6 +50,17 @@ def rule_for(name: str, settings: Settings) -> LayerRule:
     return rule.model_copy(update={"tol": rule.tol or settings.tol, "norm": rule.norm or settings.norm})
 
 
+def rule_of(names: Sequence[str], settings: Settings) -> LayerRule:
+    """What holds for a tensor with several names, its own first: the strictest of what is said of any of them."""
+    said = [rule_for(name, settings) for name in names if _is_said(name, settings)]
+    return min(said or [rule_for(names[0], settings)], key=lambda rule: (not rule.keep, rule.tol))
+
+
+def _is_said(name: str, settings: Settings) -> bool:
+    patterns = (*(rule.match for rule in settings.layers), *settings.include, *settings.exclude)
+    return any(matches(pattern, name) for pattern in patterns)
+
+
 def _check(pattern: str, names: Sequence[str], where: str) -> None:
     try:
         found = any(matches(pattern, name) for name in names)

@@ -6,7 +6,6 @@ import datetime
 import decimal
 import enum
 import pathlib
-import pickle
 import sys
 import types
 
@@ -151,52 +150,6 @@ def test_standard_library_values_become_plain(tmp_path, protocol):
     assert "args, args.nested: an object of class argparse.Namespace, kept as a dict of its attributes" in (
         open_checkpoint(path).left_behind
     )
-
-
-@pytest.mark.parametrize("old_path", [False, True], ids=["numpy._core", "numpy.core"])
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_numpy_values_of_old_and_new_releases_are_read(tmp_path, old_path, protocol):
-    saved = {
-        "array": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "big": np.arange(3, dtype=">i4"),
-        "empty": np.zeros((0, 3)),
-        "scalar": np.float64(0.25),
-        "flag": np.bool_(True),
-        "w": W,
-    }
-    data = pickle.dumps(saved, protocol=protocol)
-    if old_path:
-        data = data.replace(b"cnumpy._core.", b"cnumpy.core.").replace(
-            b"\x8c\x16numpy._core.mul", b"\x8c\x15numpy.core.mul"
-        )
-        data = data.replace(b"\x8c\x13numpy._core.numeric", b"\x8c\x12numpy.core.numeric")
-        data = data if protocol == 2 else _without_frames(data)
-        assert b"_core" not in data
-    path = tmp_path / "model.pt"
-    path.write_bytes(data)
-    assert_same(restored(path), saved | {"big": np.arange(3, dtype=np.int32)})
-
-
-def _without_frames(data):
-    out = data[:2]
-    assert data[2:3] == pickle.FRAME
-    return out + data[11:]
-
-
-def test_numpy_values_without_numbers_are_kept_or_said(tmp_path):
-    saved = {
-        "names": np.array(["ab", "c"]),
-        "objects": np.array([1, "x"], dtype=object),
-        "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
-        "dtype": np.dtype("float32"),
-        "w": W,
-    }
-    path = tmp_path / "model.pt"
-    torch.save(saved, path)
-    checkpoint = open_checkpoint(path)
-    assert_same(restored(checkpoint), {"names": ["ab", "c"], "objects": [1, "x"], "dates": None, "dtype": None, "w": W})
-    assert len(checkpoint.left_behind) == 4
 
 
 def test_a_long_list_of_foreign_objects_is_one_line(tmp_path, foreign):

@@ -203,6 +203,6 @@ def test_standard_output_and_empty_names_are_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match=r"nothing is written to standard output, name a file$"):
         check_output("-", force=True)
-    with pytest.raises(OutputError, match=r"is a folder: name a file$"):
+    with pytest.raises(OutputError, match=r"^'' is a folder: name a file$"):
         check_output("", force=True)
     assert check_output("./-", force=False)  # a file of that name can be had

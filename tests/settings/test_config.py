@@ -8,7 +8,7 @@ import torch
 
 from hmcompress.errors import SettingsError
 from hmcompress.layers import select
-from hmcompress.settings.config import LayerRule, Settings, load_settings
+from hmcompress.settings.config import LayerRule, Settings, check_files, load_settings
 from hmcompress.settings.patterns import is_quick, matches
 from hmcompress.settings.problem_settings import (
     DomainCalibration,
@@ -254,7 +254,9 @@ WRONG = [
     ("calibration: {gaussian: {file: a.npz, cov: C, factor: L}}", "gaussian takes one of cov, factor"),
     ("calibration: {gaussian: {file: a.npz, shape: [0]}}", "gaussian.shape[1] must be at least 1, got 0"),
     ("calibration: {samples: 9}", "calibration needs one of domain, gaussian, inputs"),
-    ("calibration: {domain: {x: [1, 0]}}", "domain of x must be [low, high] with low < high, got [1, 0]"),
+    ("calibration: {domain: {x: [1, 0]}}", "domain.x must be [low, high] with low < high, got [1, 0]"),
+    ("calibration:\n  domain:\n    x: [0, 1]\n    t: [1, 1]", "line 4: calibration.domain.t must be [low, high]"),
+    ("network:\n  factory: net", "line 2: factory net: give package.module:function or path/to/file.py:function"),
     ("calibration: {domain: {x: [0]}}", "calibration.domain.x has too few values"),
     ("calibration: {domain: {x: [0, 1, 2]}}", "calibration.domain.x has the wrong number of values"),
     ("calibration: {domain: {x: [a, 1]}}", "calibration.domain.x[1] must be a number, got 'a'"),
@@ -278,8 +280,8 @@ WRONG = [
     ("tol: [1", "line 1: not valid YAML"),
     ("tol: 1\n  norm: fro", "line 2: not valid YAML"),
     ("\ttol: 1", "line 1: not valid YAML"),
-    ("- tol", "settings are written as 'key: value' lines, found a list"),
-    ("just text", "settings are written as 'key: value' lines, found a text"),
+    ("\n- tol", "line 2: settings are written as 'key: value' lines, found a list"),
+    ("just text", "line 1: settings are written as 'key: value' lines, found a text"),
     ("tol: !!python/object/apply:os.system ['true']", "line 1: the tag tag:yaml.org,2002:python/object/"),
     ("layers: &a [*a]", "line 1: nested too deep"),
     ("device: 2024-99-99", "line 1: 2024-99-99 is no value: month must be in 1..12"),
@@ -309,6 +311,25 @@ def test_a_mistake_is_told_in_one_line_with_its_place(yaml, text, expected):
 
 def test_a_wrong_override_is_told_without_a_file(yaml):
     assert message(yaml("tol: 0.1"), tol=3.0) == ("tol must be a relative error between 0 and 1, such as 1e-3, got 3.0")
+
+
+def test_a_factory_without_a_function_is_told_as_an_option_too():
+    with pytest.raises(SettingsError, match=r"^network: factory net: give package\.module:function"):
+        load_settings(None, {"network": {"factory": "net"}})
+
+
+def test_a_file_that_outputs_need_is_told_with_its_line_before_any_work(yaml):
+    head = "metric: outputs\nnetwork: {linear: {}}\n"
+    for text, place in (
+        ("calibration: {inputs: no.npz}", "line 3: calibration.inputs: there is no file "),
+        ("calibration:\n  gaussian: {file: no.npz}", "line 4: calibration.gaussian.file: there is no file "),
+        ("calibration: {domain: {x: [0, 1]}}\nreference: no.npz", "line 4: reference: there is no file "),
+    ):
+        settings = load_settings(yaml(head + text))
+        with pytest.raises(SettingsError, match=place):
+            check_files(settings)
+    check_files(load_settings(yaml("reference: no.npz")))  # the weights metric reads none
+    check_files(load_settings(yaml(head + "calibration: {inputs: no.npz}"), {"calibration": {"inputs": "x.npz"}}))
 
 
 def test_missing_folder_binary_and_large_files_are_told(tmp_path):

@@ -9,7 +9,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem, pose
-from hmcompress.network.model.inputs import is_there
+from hmcompress.network.model.inputs import file_of
 from hmcompress.report.records import NetworkRecord
 from hmcompress.report.verdicts import VerifyNetwork
 from hmcompress.settings.config import Settings
@@ -19,8 +19,9 @@ def recheck(
     settings: Settings, original: Mapping[str, Tensor], decoded: Mapping[str, Tensor], source: Path | None = None
 ) -> VerifyNetwork:
     """Recompute the bounds of a network from its original and decoded tensors. Raises NetworkError."""
-    if settings.calibration is not None and not is_there(settings.calibration):
-        raise NetworkError("the file that the held-out points come from is not here: give it as --inputs FILE")
+    file = file_of(settings.calibration)
+    if file is not None and not Path(file).is_file():
+        raise NetworkError(f"{file}: the file that the held-out points come from is not here: give it as --inputs FILE")
     problem = pose(settings, original, source)
     error = max(problem.errors(problem.held_out, decoded))
     growth = growth_of_layers(problem, decoded)

@@ -295,7 +295,6 @@ def _different(origin: Origin) -> list[int]:
 def _narrowest(problem: Problem, origin: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     points = problem.calibration.points.pairs(LIMIT_ROWS)
-    each = _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
-    wanted = each * rate_limit_bytes(problem.network, points, tol)
-    enough = (hidden for hidden in _HIDDEN if inner_weights(origin, hidden) >= wanted)
-    return next(enough, _HIDDEN[-1])
+    wanted = rate_limit_bytes(problem.network, points, tol)
+    wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
+    return next((hidden for hidden in _HIDDEN if inner_weights(origin, hidden) >= wanted), _HIDDEN[-1])

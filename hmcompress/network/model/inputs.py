@@ -169,9 +169,15 @@ def _part(array: np.ndarray, settings: CalibrationSettings, fold: int, count: in
 
 def is_there(settings: CalibrationSettings) -> bool:
     """Whether the file that points come from, if any, can be found."""
-    if isinstance(settings, DomainCalibration):
-        return True
-    return Path(settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs).is_file()
+    file = file_of(settings)
+    return file is None or Path(file).is_file()
+
+
+def file_of(settings: CalibrationSettings | None) -> str | None:
+    """The file that points come from, if any."""
+    if settings is None or isinstance(settings, DomainCalibration):
+        return None
+    return settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs
 
 
 def _arrays(settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
