@@ -129,7 +129,8 @@ def all_names(tensors: Iterable[str], ties: Mapping[str, View]) -> dict[str, lis
     """Of each tensor its own name and those of its ties."""
     names = {name: [name] for name in tensors}
     for name, tie in ties.items():
-        names[tie.base].append(name)
+        if tie.base in names:
+            names[tie.base].append(name)
     return names
 
 
