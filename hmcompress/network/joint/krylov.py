@@ -1,6 +1,7 @@
 """Damped Gauss-Newton steps for networks with too many weights for J^T J: conjugate gradients, preconditioned by the
 Kronecker factors of each layer (Martens & Grosse 2015), in single precision. Weights that are not free stay."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ _MORE = 4.0  # times the damping at the first failure, and that times as much at
 _LEAST_DAMPING = 1e-7  # single precision carries no more
 _MOMENTUM = 0.95  # of the last step: where the next one's conjugate gradients begin (Martens 2010)
 _RESIDUAL = 1e-4  # of squares, at which conjugate gradients end
+_STANDS, _WHILE = 0.8, 8  # share of the squared error that many steps before, above which it hardly falls
 _TINY = 1e-12
 
 
@@ -51,18 +53,21 @@ def descend(
     level: float = 0.0,
     damping: float = 1.0,
     goal: float = 0.0,
+    far: float = math.inf,
 ) -> float:
     """At most so many steps of so many products each, in place; level: of a price on the weights; goal: squared
-    error at which that ends. Returns the squared error on the data. Raises NetworkError where it does not run so."""
-    single, error = in_single(network, data), float("inf")
+    error at which that ends; far: one above which it also ends where it hardly falls. Returns the squared error on the
+    data. Raises NetworkError where it does not run so."""
+    single, errors = in_single(network, data), [math.inf]
     descent = _Descent(single, data.weight, level, damping)
     for _ in range(steps):
         error, moved = descent.step(products)
-        if not moved or error <= goal:
+        errors.append(error)
+        if not moved or error <= goal or error > max(far, _STANDS * min(errors[:-_WHILE], default=math.inf)):
             break
     for layer, own in zip(network.layers, single.layers, strict=True):
         layer.matrix = own.matrix.double()
-    return error
+    return errors[-1]
 
 
 @dataclass

@@ -34,6 +34,7 @@ _WEIGHTS_PER_BYTE = (3.5, 2.0)  # of the linearised rate, at first; of a web, wh
 _POWER = (2.0, 1.2)  # of the weights, by which errors fall, about; of a web
 _AIMED = 0.9  # error over the tolerance that is aimed at
 _LEAST_GROWTH, _MOST_GROWTH = 1.3, 2.5  # of the weights, from one width to the next
+_LARGER = 1.1  # times the error of the width before, with which no further one is tried
 _FAR = 1.6  # times the weights of the widest, of which it is not tried any more
 MIDDLE_ROWS, _LEAST_ROWS = 16384, 0.5  # samples, and how many for each weight at least
 _WORK = {"default": 4e8, "max": 4e9}  # weights times samples at most, by effort
@@ -81,16 +82,18 @@ def middle_network(
 
 
 def _of_growing_width(learner: "_Learner") -> Middle | None:
-    """Each width is told by the error that the one before has left."""
+    """Each width is told by the error that the one before has left, unless that was larger than its own before."""
     per_byte = _WEIGHTS_PER_BYTE[isinstance(learner.origin, Web)]
     weights, wanted = _weights(learner.origin), per_byte * _rate(learner.problem, learner.tol)
     most = max(weights.values(), default=0)
     if wanted > _FAR * most:
         return None
+    before = math.inf
     while (hidden := next((h for h, w in weights.items() if w >= min(wanted, most)), None)) is not None:
         found = learner.learned(hidden)
-        if found is not None or weights[hidden] == most or math.isinf(learner.error):
+        if found is not None or weights[hidden] == most or learner.error > _LARGER * before:
             return found
+        before = learner.error
         needed = weights[hidden] * (learner.error / _AIMED) ** (1 / _POWER[isinstance(learner.origin, Web)])
         if needed > _FAR * most:
             return None
@@ -124,10 +127,12 @@ class _Learner:
         narrow = self.last or narrow_learned(self.origin, data, self.scale, hidden, self.tol)
         small = self.last = widened(narrow, small)
         for k, (rows, steps, damping) in enumerate(_FIRST):
-            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal)
+            hopeless = _HOPELESS[isinstance(small, SmallWeb)][k]
+            far = (hopeless * self.tol) ** 2
+            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal, far=far)
             self.tick((k + 1) / 4)
             self.error = error**0.5 / self.tol
-            if self.error > _HOPELESS[isinstance(small, SmallWeb)][k]:
+            if self.error > hopeless:
                 return None
         found, self.error = _holding(self.problem, small, data, self.tol)
         return found
