@@ -73,6 +73,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
     total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
     names = (*network.others, *(layer.weight for layer in network.layers))
     seen = points if order else points_of_passes(network, points)
+    perturbed = perturbed_samples(size, len(network.others))
     return Original(
         points=seen,
         order=order,
@@ -80,7 +81,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         sensitivities={name: share * g for name, g in total.items()},
         derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
-        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, _perturbed(network, size)),
+        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, perturbed),
         other_metrics=gradient_metrics(network, points, tensors, scale, seed, most),
         dtypes={name: tensors[name].dtype for name in names},
         engine=Engine(effort),
@@ -89,8 +90,9 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
     )
 
 
-def _perturbed(network: Network, size: ForwardSize) -> int:
-    return size.samples(_PERTURBED_NUMBERS / max(len(network.others), 1), _FEWEST)
+def perturbed_samples(size: ForwardSize, weights: int) -> int:
+    """How many samples are looked at for each of so many weights."""
+    return size.samples(_PERTURBED_NUMBERS / max(weights, 1), _FEWEST)
 
 
 def _tried(network: Network, size: ForwardSize) -> int:
