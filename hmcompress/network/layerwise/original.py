@@ -73,7 +73,6 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
     total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
     names = (*network.others, *(layer.weight for layer in network.layers))
     seen = points if order else points_of_passes(network, points)
-    perturbed = perturbed_samples(size, len(network.others))
     return Original(
         points=seen,
         order=order,
@@ -81,13 +80,17 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         sensitivities={name: share * g for name, g in total.items()},
         derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
-        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, perturbed),
-        other_metrics=gradient_metrics(network, points, tensors, scale, seed, most),
+        other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, _perturbed(network, size)),
+        other_metrics=gradient_metrics(network, points, tensors, scale, seed, most, size.numbers),
         dtypes={name: tensors[name].dtype for name in names},
         engine=Engine(effort),
         without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
         size=size,
     )
+
+
+def _perturbed(network: Network, size: ForwardSize) -> int:
+    return perturbed_samples(size, len(network.others))
 
 
 def perturbed_samples(size: ForwardSize, weights: int) -> int:
