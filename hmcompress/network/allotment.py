@@ -36,7 +36,7 @@ class Allotment:
     @classmethod
     def even(cls, subject: Subject, alike: Mapping[str, str]) -> "Allotment":
         """The same for all dense weights, and a finer one for the small and the vectors, which take little."""
-        weights = _weights(subject)
+        weights = weights_of(subject)
         sizes = {name: 1.0 if is_dense(w.shape, w.dtype) else _FINER for name, w in weights.items()}
         shares = {name: _share(subject, name, w, name in alike) for name, w in weights.items()}
         return cls(weights, sizes, shares)
@@ -104,7 +104,8 @@ def _moved(w: Tensor, tol: float, generator: torch.Generator) -> Tensor:
     return noise.mul_(tol * float(w.norm()) / math.sqrt(max(w.numel(), 1))).add_(w)
 
 
-def _weights(subject: Subject) -> dict[str, Tensor]:
+def weights_of(subject: Subject) -> dict[str, Tensor]:
+    """All of a network's, by name, in the order of the checkpoint."""
     network = subject.problem.network
     own = {name for layer in network.layers for name in (layer.weight, layer.bias)} | {*network.others}
     return {name: t for name, t in subject.tensors.items() if name in own}

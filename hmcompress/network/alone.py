@@ -15,7 +15,8 @@ from torch import Tensor
 from hmcompress.container import EncodedLayer
 from hmcompress.container.payload import decode_layer
 from hmcompress.errors import NetworkError
-from hmcompress.network.allotment import Allotment, allotments, like_noise
+from hmcompress.network.allotment import Allotment, allotments, like_noise, weights_of
+from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import LIMIT
 
@@ -82,6 +83,8 @@ def smaller_alone(subject: Subject, metric: WeightsMetric, bounds: Callable[[], 
 
 def _promising(subject: Subject, metric: WeightsMetric, most: int) -> Allotment | None:
     """The allotment that seems to take the fewest bytes, at a level about which noise has the size that is bounded."""
+    if _searched(subject):
+        return None
     tol, guard = subject.guard.tol, subject.guard
     held_out = subject.measure_of_tensors(tol, None)
     even = Allotment.even(subject, metric.alike)
@@ -95,6 +98,13 @@ def _promising(subject: Subject, metric: WeightsMetric, most: int) -> Allotment 
     found = [(a, _noise_level(a, error)) for a in allotments(subject, metric.alike)]
     best, level = min(found, key=lambda pair: pair[0].promise(pair[1]))
     return best.at(level) if best.promise(level) < _PROMISING * most else None
+
+
+def _searched(subject: Subject) -> bool:
+    """Whether most numbers are of layers with structure, for which passes have asked the engine at many levels."""
+    structured = structured_layers(subject.problem, subject.tensors, subject.data.engine)
+    weights = weights_of(subject)
+    return 2 * sum(weights[name].numel() for name in structured) > sum(w.numel() for w in weights.values())
 
 
 def _noise_level(allotment: Allotment, error: MeasureOf) -> float:

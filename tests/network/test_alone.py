@@ -134,6 +134,17 @@ def test_weights_whose_rounding_breaks_the_network_are_left_to_passes(tmp_path: 
     assert found is not None and found.error <= 1 and found.nbytes < most
 
 
+def test_layers_with_structure_which_passes_ask_the_engine_for_are_not_coded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, settings = copies(tmp_path)
+    subject, metric = subject_of(checkpoint, settings), Each(checkpoint, settings)
+    names = frozenset(name for name in checkpoint.names if name.endswith("weight"))
+    monkeypatch.setattr(alone, "structured_layers", lambda *given: names)
+    monkeypatch.setattr(alone, "like_noise", lambda *given: pytest.fail("it is looked at"))
+    assert alone.smaller_alone(subject, metric, lambda: subject.measure_of_tensors(TOL, None), 1 << 20) is None
+
+
 def test_what_breaks_the_bound_on_guard_points_is_not_taken(tmp_path: Path) -> None:
     checkpoint, settings = copies(tmp_path)
     subject, metric = subject_of(checkpoint, settings), Each(checkpoint, settings)
