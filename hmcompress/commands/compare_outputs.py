@@ -14,6 +14,7 @@ from hmcompress.baselines import PEERS, Matrix, Peer, run_peer
 from hmcompress.baselines.knobs import Knob, NetworkErrorOf, NetworkPart
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.commands.compare import check_tolerances
+from hmcompress.commands.encoding import Each
 from hmcompress.layers import to_matrices
 from hmcompress.network.bound.problem import pose
 from hmcompress.network.driver import compress_network, load_tensors
@@ -64,7 +65,8 @@ def compare_outputs(
         return max(problem.errors(problem.held_out, replaced))
 
     def ours(tol: float, tell: Progress) -> Ours:
-        result = compress_network(checkpoint, settings.model_copy(update={"tol": tol}), tell)
+        aim = settings.model_copy(update={"tol": tol})
+        result = compress_network(checkpoint, aim, tell, Each(checkpoint, aim))
         layers = {layer.row.tensors[0]: layer for layer in result.layers}
         return Ours(
             {name: len(layer.payload) for name, layer in layers.items()},
@@ -179,9 +181,16 @@ def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:
 def _ours(contest: Contest, tol: float, ours: Ours) -> Found:
     """What ours leaves out of its metric is kept as it is."""
     parts = contest.parts(joined=True)
-    nbytes = [ours.part_bytes.get(part.weight, part.source_bytes) for part in parts]
+    nbytes = [_our_bytes(ours.part_bytes, part) for part in parts]
     errors = [ours.part_errors.get(part.weight, 0.0) for part in parts]
     return _found("hmatrix", tol, parts, nbytes, errors, ours.error)
+
+
+def _our_bytes(part_bytes: Mapping[str, int], part: NetworkPart) -> int:
+    """Those of the weight, and of a bias that is coded by itself."""
+    if part.weight not in part_bytes:
+        return part.source_bytes
+    return part_bytes[part.weight] + (part_bytes.get(part.bias, 0) if part.bias is not None else 0)
 
 
 def _lossless(contest: Contest, tol: float) -> Found:

@@ -4,7 +4,8 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,17 +16,18 @@ from hmcompress.commands.likes import find_bases
 from hmcompress.commands.standing import Like, Standing, matrix_of, stacked, standing
 from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pack_tensor
 from hmcompress.hmatrix import HMatrix, compress_matrix, keep_matrix
-from hmcompress.layers import REAL_PARTS, real_layout, select, to_matrices
+from hmcompress.layers import REAL_PARTS, is_dense, is_optimizer_state, real_layout, select, to_matrices
 from hmcompress.settings.config import LayerRule, Settings
 from hmcompress.work.memory import peak_rss_bytes
 from hmcompress.work.parallel import in_order, nothing
-from hmcompress.work.progress import Progress
+from hmcompress.work.progress import Progress, silent
 from hmcompress.work.tasks import Task
 
 EncodedPart = EncodedLayer | PackedTensor
 Coded = HMatrix | Standing
 _MANY_COMPLEX = 0.1  # of the source's bytes
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of one of many layers
+_ANY = 1e-3  # a tolerance
 _FIRST = 256  # numbers, of which one tells that most tensors are no masks
 _STANDING_TAKES = 4  # times the memory of a layer by itself
 
@@ -39,6 +41,37 @@ def encode_weights(
     """
     rules = select(checkpoint.entries, settings, checkpoint.ties)
     return _encode(checkpoint, rules, (), settings, progress, near_end)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Tensors by themselves, for networks whose outputs are bounded: each to an error of its own."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+
+    @cached_property
+    def alike(self) -> dict[str, str]:
+        """Dense layers that may stand on another one, where their tolerances are the same, and on which."""
+        entries = self.checkpoint.entries
+        dense = (e for e in entries.values() if is_dense(e.shape, e.dtype) and not is_optimizer_state(e.name))
+        return find_bases(entries, {e.name: _rule(_ANY) for e in dense})
+
+    def code(self, tolerances: Mapping[str, float]) -> tuple[EncodedLayer, ...]:
+        """Those that have a relative Frobenius error, for a file whose layers these are."""
+        entries = self.checkpoint.entries
+        rules = {name: _rule(tolerances[name]) for name in entries if name in tolerances}
+        parts = _encode(self.checkpoint, rules, entries.keys() - rules, _thorough(self.settings), silent, nothing)
+        return tuple(replace(part, row=replace(part.row, tol=None)) for part in parts if isinstance(part, EncodedLayer))
+
+
+def _rule(tol: float) -> LayerRule:
+    return LayerRule(match="*", tol=tol, norm="fro")
+
+
+def _thorough(settings: Settings) -> Settings:
+    """At effort default at least: coding is the least part of what a network takes."""
+    return settings.model_copy(update={"effort": "default"}) if settings.effort == "fast" else settings
 
 
 def kept_complex(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
-from hmcompress.container import EncodedLayer
 from hmcompress.errors import BoundError
+from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, smaller_alone
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
     fresh_points,
@@ -44,8 +44,12 @@ _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a who
 
 
 @told_of_recomputation()
-def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progress = silent) -> NetworkResult:
+def compress_network(
+    checkpoint: Checkpoint, settings: Settings, progress: Progress = silent, metric: WeightsMetric | None = None
+) -> NetworkResult:
     """Compress a network's layers so that its error on held-out points is at most settings.tol.
+
+    metric: what codes weights by themselves; where it is given, the smaller result stays.
 
     Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
     """
@@ -56,8 +60,11 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     network = owned(problem.network, checkpoint, kept(checkpoint, settings))
     problem = replace(problem, network=with_stacks(network, problem.calibration.points))
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
-        trial = _guarded(Subject.of(problem, tensors, settings.tol, settings.effort, progress), settings)
-    layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
+        subject = Subject.of(problem, tensors, settings.tol, settings.effort, progress)
+        trial = _guarded(subject, settings)
+        layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
+        if metric is not None and settings.slim != "prefer":
+            layers, stored = _smaller(subject, settings, metric, layers, stored)
     record = measure(problem, settings, stored)
     if not record.error <= settings.tol:
         raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
@@ -65,7 +72,7 @@ def compress_network(checkpoint: Checkpoint, settings: Settings, progress: Progr
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     notes = _told(too_few_samples(record), *sizes, *blank)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
-    return NetworkResult(in_checkpoint_order(layers, checkpoint.names), record, notes, said)
+    return NetworkResult(layers, record, notes, said)
 
 
 def _told(*lines: str | None) -> tuple[str, ...]:
@@ -98,7 +105,7 @@ def _guarded(subject: Subject, settings: Settings) -> Trial:
 def _search(subject: Subject, settings: Settings, small: SmallNetworks) -> list[Trial]:
     """What the joint stage finds, and the search over passes, which is left out where it cannot win."""
     problem, data, tol = subject.problem, subject.data, settings.tol
-    kernel = None if settings.ntk_bound is None else TangentBound.of(problem, settings.ntk_bound)
+    kernel = _kernel(subject, settings)
     measured = subject.measure(tol, kernel)
     joint = small.smallest(settings, measured)
     run = partial(run_pass, problem.network, data)
@@ -114,10 +121,14 @@ def _search(subject: Subject, settings: Settings, small: SmallNetworks) -> list[
     return found
 
 
+def _kernel(subject: Subject, settings: Settings) -> TangentBound | None:
+    return None if settings.ntk_bound is None else TangentBound.of(subject.problem, settings.ntk_bound)
+
+
 def _encode(
     problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], seconds: float
-) -> tuple[dict[str, EncodedLayer], dict[str, Tensor]]:
-    """Payloads by weight, and the decoded tensors that the file will give back."""
+) -> tuple[Layers, Mapping[str, Tensor]]:
+    """The coded layers, in the checkpoint's order, and the decoded tensors that the file will give back."""
     layers, matrices, network = {}, {}, problem.network.as_coded(trial.parts)
     share = seconds / max(len(trial.parts), 1)
     for layer in network.layers:
@@ -128,4 +139,16 @@ def _encode(
         if w.ndim == 1:
             payload = min(payload, lossless(w).data, key=len)
         layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
-    return layers, tensors_of(network, matrices)
+    return in_checkpoint_order(layers, tuple(tensors)), tensors_of(network, matrices)
+
+
+def _smaller(
+    subject: Subject, settings: Settings, metric: WeightsMetric, layers: Layers, stored: Mapping[str, Tensor]
+) -> tuple[Layers, Mapping[str, Tensor]]:
+    """These layers, or the weights by themselves where that is smaller; and what they decode to."""
+
+    def bounds() -> MeasureOf:
+        return subject.measure_of_tensors(settings.tol, _kernel(subject, settings))
+
+    alone = smaller_alone(subject, metric, bounds, sum(len(layer.payload) for layer in layers))
+    return (layers, stored) if alone is None else (alone.layers, alone.tensors)

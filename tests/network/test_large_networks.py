@@ -72,6 +72,19 @@ def test_modes_of_a_spectral_weight_have_metrics_of_their_own_and_a_smaller_erro
     assert ours < 0.8 * whole and ours < 0.5 * engine
 
 
+def test_outputs_of_few_samples_are_projected_several_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One projection of each sample leaves out most of what its many outputs are sensitive to."""
+    problem, state = posed("operator", fields(), tmp_path)
+    points = problem.calibration.points.take(slice(0, 8))
+    few = replace(problem, calibration=problem.reference(points, "few"))
+    assert gradients._rounds(problem.network, points, 1e4) == 64
+    assert gradients._rounds(problem.network, points, 1e7) == 3  # each takes long
+    assert gradients._rounds(problem.network, points, 0.0) == 1
+    often = error_at(problem, prepare(few, state, "fast"), 12_000)
+    monkeypatch.setattr(gradients, "_rounds", lambda *given: 1)
+    assert often < 0.95 * error_at(problem, prepare(few, state, "fast"), 12_000)
+
+
 def test_columns_of_a_part_are_those_of_its_mode(tmp_path: Path) -> None:
     """Other modes of a weight keep the gradient of one away from its moments."""
     w = torch.randn(16, 16, 3, 2, dtype=torch.cfloat)

@@ -82,3 +82,21 @@ def test_a_forward_that_a_module_was_given_is_given_back() -> None:
     with pytest.raises(ZeroDivisionError), in_place_of(network, lambda layer, x: 1 / 0):  # type: ignore[arg-type]
         network.module(X)
     assert isinstance(network.module, nn.Module) and torch.equal(network.run((X,)), before)
+
+
+def test_layers_of_a_transformer_whose_forward_does_without_their_calls_are_called() -> None:
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True).eval()
+    layers = (DenseLayer("linear1", "linear1.weight", None), DenseLayer("linear2", "linear2.weight", None))
+    network = Network(block, layers, {}, "factory", torch.float32)
+    seen: list[str] = []
+
+    def noted(layer: DenseLayer, x: Tensor) -> Tensor:
+        seen.append(layer.path)
+        return nn.functional.linear(x, network.linear(layer).weight, network.linear(layer).bias)
+
+    x = torch.rand(3, 5, 8)
+    before = network.run((x,))
+    with in_place_of(network, noted):
+        after = network.run((x,))
+    assert seen == ["linear1", "linear2"] and torch.allclose(after, before, atol=1e-5)

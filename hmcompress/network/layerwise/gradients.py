@@ -27,6 +27,9 @@ from hmcompress.network.model.places import tensors_of_module
 
 _ROWS = 1024  # samples
 _GRADIENTS = 128  # of as many groups of samples
+_PROJECTED = 512  # gradients, of fewer samples
+_WRITTEN, _MULTIPLIED = 3e8, 3e11  # numbers that these write at most, and multiplications
+_TRIED = 2  # samples that tell how many outputs there are
 WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
 _LOADING, _VARIANCE = 1e-2, 0.3
 _HALF_A_TIME = 0.5
@@ -64,18 +67,25 @@ class ModesMetric:
 
 
 def gradient_metrics(
-    network: Network, points: Points, tensors: Mapping[str, Tensor], scale: Scale, seed: int, most: int = _ROWS
+    network: Network,
+    points: Points,
+    tensors: Mapping[str, Tensor],
+    scale: Scale,
+    seed: int,
+    most: int = _ROWS,
+    written: float = 0.0,
 ) -> dict[str, list[Metric]]:
     """Of each other weight, one for each of its matrices; not of long ones, nor where no gradient arrives.
 
-    most: samples that are looked at.
+    most: samples that are looked at. written: numbers that a forward pass writes for one, where they are known.
     """
     names = [name for name in network.others if _modes(tensors[name])]
     few = points.take(slice(0, min(_ROWS, most)))
+    rounds = _rounds(network, points, written)
     try:
-        sums = _summed(network, few, names, scale, seed)
+        sums = _summed(network, few, names, scale, seed, rounds)
     except NetworkError:  # some operations have no gradients by their statistics
-        sums = _summed(network, few, [name for name in names if tensors[name].ndim > 1], scale, seed)
+        sums = _summed(network, few, [name for name in names if tensors[name].ndim > 1], scale, seed, rounds)
     share = len(points) / len(few)
     return {
         name: [m.metric(w, share) for m, w in zip(moments, to_matrices(tensors[name]).double().numpy(), strict=True)]
@@ -84,15 +94,24 @@ def gradient_metrics(
     }
 
 
+def _rounds(network: Network, points: Points, written: float) -> int:
+    """Projections of each sample's outputs: several where there are few samples, and that takes little."""
+    if len(points) >= _GRADIENTS or not written:
+        return 1
+    each = max(written / _WRITTEN, work_of_others(network) / _MULTIPLIED, 1 / _PROJECTED)
+    outputs = network.run(points.take(slice(0, _TRIED)).tensors).shape[1]
+    return max(min(int(1 / (len(points) * each)), outputs), 1)
+
+
 def _summed(
-    network: Network, points: Points, names: list[str], scale: Scale, seed: int
+    network: Network, points: Points, names: list[str], scale: Scale, seed: int, rounds: int
 ) -> dict[str, list["_Moments | _ModeMoments"]]:
     sums: dict[str, list[_Moments | _ModeMoments]] = {}
     with Formulas(0):
-        for gradients in _gradients(network, points, names, scale, seed):
+        for gradients in _gradients(network, points, names, scale, seed, rounds):
             for name, g in gradients.items():
                 slices = to_matrices(g).double().numpy()
-                moments = sums.setdefault(name, [_moments(g, matrix) for matrix in slices])
+                moments = sums.setdefault(name, [_moments(g, matrix, rounds) for matrix in slices])
                 for moment, matrix in zip(moments, slices, strict=True):
                     moment.add(matrix)
     return sums
@@ -101,9 +120,10 @@ def _summed(
 class _Moments:
     """Sums over gradients of one matrix (m, n)."""
 
-    def __init__(self, m: int, n: int, vector: bool = False) -> None:
+    def __init__(self, m: int, n: int, rounds: int, vector: bool = False) -> None:
         self.rows, self.columns, self._vector = np.zeros((m, m)), np.zeros((n, n)), vector
         self.seen_rows = self.seen_columns = 0  # lines that a gradient reached
+        self._share = 1 / rounds  # of a line that each projection has seen: those of one sample are the same sample
 
     def add(self, g: np.ndarray) -> None:
         self.rows += g @ g.T
@@ -117,17 +137,17 @@ class _Moments:
 
     def metric(self, w: np.ndarray, share: float) -> WholeMetric:
         """Both moments with a share of their mean diagonals: there are few gradients."""
-        rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self.seen_rows)))
+        rows = factorise(regularised(share * self.rows, _loading(len(self.rows), self._share * self.seen_rows)))
         columns = self.columns / max(np.trace(self.columns), _TINY)
-        moment = regularised(columns, _loading(len(columns), self.seen_columns))
+        moment = regularised(columns, _loading(len(columns), self._share * self.seen_columns))
         return WholeMetric(rows, factorise_towards(moment, w, rows, _VARIANCE), self._vector)
 
 
 class _ModeMoments:
     """The same of each mode of a kernel by itself. places: (modes, k) columns of each."""
 
-    def __init__(self, m: int, places: np.ndarray) -> None:
-        self._places, self._modes = places, [_Moments(m, len(columns)) for columns in places]
+    def __init__(self, m: int, places: np.ndarray, rounds: int) -> None:
+        self._places, self._modes = places, [_Moments(m, len(columns), rounds) for columns in places]
 
     def add(self, g: np.ndarray) -> None:
         for columns, mode in zip(self._places, self._modes, strict=True):
@@ -146,15 +166,15 @@ class _ModeMoments:
         return ModesMetric(tuple(parts))
 
 
-def _moments(w: Tensor, matrix: np.ndarray) -> _Moments | _ModeMoments:
+def _moments(w: Tensor, matrix: np.ndarray, rounds: int = 1) -> _Moments | _ModeMoments:
     modes = _modes(w)
     if modes == 1:
-        return _Moments(matrix.shape[0], matrix.shape[1], vector=w.ndim == 1)
+        return _Moments(matrix.shape[0], matrix.shape[1], rounds, vector=w.ndim == 1)
     places = np.arange(matrix.shape[1]).reshape(-1, modes, 2 if w.is_complex() else 1)
-    return _ModeMoments(len(matrix), places.transpose(1, 0, 2).reshape(modes, -1))
+    return _ModeMoments(len(matrix), places.transpose(1, 0, 2).reshape(modes, -1), rounds)
 
 
-def _loading(lines: int, seen: int) -> float:
+def _loading(lines: int, seen: float) -> float:
     """At least as if each line had been seen half a time more: a rare token's row may count elsewhere."""
     return max(_LOADING, _HALF_A_TIME * lines / max(seen, 1))
 
@@ -182,7 +202,7 @@ def _modes(w: Tensor) -> int:
 
 
 def _gradients(
-    network: Network, points: Points, names: list[str], scale: Scale, seed: int
+    network: Network, points: Points, names: list[str], scale: Scale, seed: int, rounds: int
 ) -> Iterator[dict[str, Tensor]]:
     """Gradients of random projections of the scaled outputs, a few samples at a time."""
     generator = torch.Generator().manual_seed(seed)
@@ -192,9 +212,13 @@ def _gradients(
             (y,) = scale([network.call(points.take(slice(begin, begin + step)).tensors)])
             if not y.requires_grad:
                 return
-            signs = 2.0 * torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) - 1
-            found = torch.autograd.grad((y * signs).sum(), list(weights.values()), allow_unused=True)
-            yield {name: g for name, g in zip(weights, found, strict=True) if g is not None}
+            for k in range(rounds):
+                signs = 2.0 * torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) - 1
+                value = (y * signs).sum() * rounds**-0.5
+                found = torch.autograd.grad(
+                    value, list(weights.values()), retain_graph=k + 1 < rounds, allow_unused=True
+                )
+                yield {name: g for name, g in zip(weights, found, strict=True) if g is not None}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Points that no trial is chosen by: the smallest of many owes a part of its small error to the held-out ones."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,11 +33,15 @@ class Guard:
 
     def error(self, parts: Parts) -> float:
         """As on the held-out points, and what so few leave open; 0 where nothing can be said, inf where it breaks."""
+        return 0.0 if self.points is None else self.error_of(decoded(self.problem.network, self.data, parts))
+
+    def error_of(self, tensors: Mapping[str, Tensor]) -> float:
+        """The same with some tensors replaced."""
         if self.points is None:
             return 0.0
         network, kind = self.problem.network, self.problem.settings.tolerance
         try:
-            y = evaluate(network, self.points.points, self.problem.order, decoded(network, self.data, parts))
+            y = evaluate(network, self.points.points, self.problem.order, tensors)
         except NetworkError:
             return math.inf
         errors = block_errors(kind, self.points.blocks, y)

@@ -81,7 +81,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
         other_sensitivities=perturbed_sensitivities(network, points, tensors, kind, _perturbed(network, size)),
-        other_metrics=gradient_metrics(network, points, tensors, scale, seed, most),
+        other_metrics=gradient_metrics(network, points, tensors, scale, seed, most, size.numbers),
         dtypes={name: tensors[name].dtype for name in names},
         engine=Engine(effort),
         without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
@@ -90,7 +90,12 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
 
 
 def _perturbed(network: Network, size: ForwardSize) -> int:
-    return size.samples(_PERTURBED_NUMBERS / max(len(network.others), 1), _FEWEST)
+    return perturbed_samples(size, len(network.others))
+
+
+def perturbed_samples(size: ForwardSize, weights: int) -> int:
+    """How many samples are looked at for each of so many weights."""
+    return size.samples(_PERTURBED_NUMBERS / max(weights, 1), _FEWEST)
 
 
 def _tried(network: Network, size: ForwardSize) -> int:

@@ -30,15 +30,7 @@ def perturbed_sensitivities(
     Raises NetworkError for weights that the outputs do not depend on; of vectors, as statistics of inputs that nothing
     normalises, it is 0.
     """
-    points = points.take(slice(0, min(_ROWS, most)))
-    reference = evaluate(network, points, 0)
-    generator = torch.Generator().manual_seed(0)
-    found = {}
-    for name in network.others:
-        w = tensors[name].to(torch.complex128 if tensors[name].is_complex() else torch.float64)
-        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
-        moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
-        found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
+    found = perturbed_errors(network, points, tensors, network.others, kind, most)
     none = [name for name, s in found.items() if s < _UNUSED and bool(tensors[name].any())]
     unused = [name for name in none if tensors[name].ndim > 1]
     if unused:
@@ -49,6 +41,22 @@ def perturbed_sensitivities(
             f"{options} (or exclude: in the YAML), or is it another network?"
         )
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
+
+
+def perturbed_errors(
+    network: Network, points: Points, tensors: Mapping[str, Tensor], names: Iterable[str], kind: str, most: int = _ROWS
+) -> dict[str, float]:
+    """The same of weights by their names, whether or not the outputs depend on them."""
+    points = points.take(slice(0, min(_ROWS, most)))
+    reference = evaluate(network, points, 0)
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name in names:
+        w = tensors[name].to(torch.complex128 if tensors[name].is_complex() else torch.float64)
+        noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
+        found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
+    return found
 
 
 def _patterns(unused: Sequence[str], used: Collection[str]) -> list[str]:

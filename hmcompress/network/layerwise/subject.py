@@ -1,7 +1,7 @@
 """A network that is being compressed, with all that every stage of the search needs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,9 +41,13 @@ class Subject:
 
     def measure(self, tol: float, kernel: TangentBound | None) -> Measure:
         """The error in units of tol; where the kernel is bounded too, whichever is further from its bound."""
+        measured = self.measure_of_tensors(tol, kernel)
+        return lambda parts: measured(self.decoded(parts))
 
-        def measured(parts: Parts) -> float:
-            held = self.decoded(parts)
+    def measure_of_tensors(self, tol: float, kernel: TangentBound | None) -> Callable[[Mapping[str, Tensor]], float]:
+        """The same of the tensors that replace the network's."""
+
+        def measured(held: Mapping[str, Tensor]) -> float:
             try:
                 error = max(self.problem.errors(self.problem.held_out, narrowed(self.problem.network, held)))
                 return error if kernel is None else max(error, tol * kernel.error(held) / kernel.tol)
