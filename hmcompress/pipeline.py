@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
-from hmcompress.commands.encoding import Each, EncodedPart, encode_rest, encode_weights, kept_complex
+from hmcompress.commands.encoding import Each, EncodedPart, encode_rest, encode_ruled, encode_weights, kept_complex
 from hmcompress.commands.reporting import Tally, mostly_kept, read_report, stored_record
 from hmcompress.commands.restoring import decompress, load_checkpoint, load_state_dict
 from hmcompress.commands.target import tolerance_for_ratio
@@ -114,7 +114,8 @@ def _coded(
         return parts, Tally(notes=kept_complex(checkpoint, settings), said=said)
     from hmcompress.network import compress_network
 
-    result = compress_network(checkpoint, settings, progress, Each(checkpoint, settings))
+    ruled = encode_ruled(checkpoint, settings)
+    result = compress_network(checkpoint, settings, progress, Each(checkpoint, settings), ruled)
     rest = encode_rest(checkpoint, result.tensors, settings, progress, near_end)
     return chain(result.layers, rest), Tally(result.record, result.notes, result.said)
 

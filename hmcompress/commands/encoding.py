@@ -18,6 +18,7 @@ from hmcompress.container import EncodedLayer, LayerRow, PackedTensor, join, pac
 from hmcompress.hmatrix import HMatrix, compress_matrix, keep_matrix
 from hmcompress.layers import REAL_PARTS, is_dense, is_optimizer_state, real_layout, select, to_matrices
 from hmcompress.settings.config import LayerRule, Settings
+from hmcompress.settings.rules import has_own_tolerance
 from hmcompress.work.memory import peak_rss_bytes
 from hmcompress.work.parallel import in_order, nothing
 from hmcompress.work.progress import Progress, silent
@@ -63,6 +64,13 @@ class Each:
         rules = {name: _rule(tolerances[name]) for name in entries if name in tolerances}
         parts = _encode(self.checkpoint, rules, entries.keys() - rules, _thorough(self.settings), silent, nothing)
         return tuple(replace(part, row=replace(part.row, tol=None)) for part in parts if isinstance(part, EncodedLayer))
+
+
+def encode_ruled(checkpoint: Checkpoint, settings: Settings) -> tuple[EncodedLayer, ...]:
+    """Tensors to which a rule gives a tolerance of their own, by themselves: the outputs' is that of all others."""
+    rules = select(checkpoint.entries, settings, checkpoint.ties)
+    own = {name: rule for name, rule in rules.items() if has_own_tolerance(rule, settings)}
+    return tuple(encode_layer(n, checkpoint.entries[n].load(), rule, settings.effort) for n, rule in own.items())
 
 
 def _rule(tol: float) -> LayerRule:

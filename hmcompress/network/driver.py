@@ -1,7 +1,7 @@
 """The outputs metric from end to end: a checkpoint and settings in, coded layers and the network's record out."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from functools import partial
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.errors import BoundError
-from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, smaller_alone
+from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_layers, smaller_alone
+from hmcompress.network.beside import within
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
     fresh_points,
-    measure,
     read_as,
     slim_sizes,
     too_few_samples,
@@ -45,34 +45,58 @@ _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a who
 
 @told_of_recomputation()
 def compress_network(
-    checkpoint: Checkpoint, settings: Settings, progress: Progress = silent, metric: WeightsMetric | None = None
+    checkpoint: Checkpoint,
+    settings: Settings,
+    progress: Progress = silent,
+    metric: WeightsMetric | None = None,
+    ruled: Layers = (),
 ) -> NetworkResult:
     """Compress a network's layers so that its error on held-out points is at most settings.tol.
 
-    metric: what codes weights by themselves; where it is given, the smaller result stays.
+    metric: what codes weights by themselves; where it is given, the smaller result stays. ruled: layers that are coded
+    already, to tolerances of their own, for which the others leave room.
 
     Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
     """
-    start = time.perf_counter()
     keep_freed_memory()
-    tensors = load_tensors(checkpoint)
-    problem = pose(settings, tensors, checkpoint.path)
-    network = owned(problem.network, checkpoint, kept(checkpoint, settings))
-    problem = replace(problem, network=with_stacks(network, problem.calibration.points))
+    tensors, fixed = load_tensors(checkpoint), decoded_layers(ruled)
+    posed, keep = pose(settings, tensors, checkpoint.path), kept(checkpoint, settings)
+    problem = _owning(posed, checkpoint, keep)
+    rest = _owning(posed, checkpoint, keep | fixed.keys()) if fixed else problem
+    coded = partial(_coded, rest, tensors, progress, metric)
+    as_they_are = {x.bias: tensors[x.bias] for x in problem.network.layers if x.weight in fixed and x.bias is not None}
+    layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
+    record, blank = with_changed_inputs(problem, record, stored)
+    sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
+    notes = _told(too_few_samples(record), *sizes, *blank)
+    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
+    return NetworkResult((*layers, *ruled), record, notes, said)
+
+
+def _owning(problem: Problem, checkpoint: Checkpoint, keep: Set[str]) -> Problem:
+    """With those weights to be coded that are not to be kept."""
+    network = owned(problem.network, checkpoint, keep)
+    return replace(problem, network=with_stacks(network, problem.calibration.points))
+
+
+def _coded(
+    problem: Problem,
+    tensors: Mapping[str, Tensor],
+    progress: Progress,
+    metric: WeightsMetric | None,
+    settings: Settings,
+) -> tuple[Layers, Mapping[str, Tensor]]:
+    """The smallest layers whose outputs keep the tolerance, and what they decode to."""
+    if not problem.network.layers and not problem.network.others:
+        return (), {}
+    start = time.perf_counter()
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
         subject = Subject.of(problem, tensors, settings.tol, settings.effort, progress)
         trial = _guarded(subject, settings)
         layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
         if metric is not None and settings.slim != "prefer":
-            layers, stored = _smaller(subject, settings, metric, layers, stored)
-    record = measure(problem, settings, stored)
-    if not record.error <= settings.tol:
-        raise BoundError(f"the decoded network's error is {record.error:.3g}, above tol {settings.tol:g}")
-    record, blank = with_changed_inputs(problem, record, stored)
-    sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    notes = _told(too_few_samples(record), *sizes, *blank)
-    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
-    return NetworkResult(layers, record, notes, said)
+            return _smaller(subject, settings, metric, layers, stored)
+    return layers, stored
 
 
 def _told(*lines: str | None) -> tuple[str, ...]:

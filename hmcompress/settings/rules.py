@@ -56,6 +56,11 @@ def rule_of(names: Sequence[str], settings: Settings) -> LayerRule:
     return min(said or [rule_for(names[0], settings)], key=lambda rule: (not rule.keep, rule.tol))
 
 
+def has_own_tolerance(rule: LayerRule, settings: Settings) -> bool:
+    """Whether a rule in the settings, which `rule` was completed from, gives a tolerance."""
+    return any(given.match == rule.match and given.tol is not None for given in settings.layers)
+
+
 def _is_said(name: str, settings: Settings) -> bool:
     patterns = (*(rule.match for rule in settings.layers), *settings.include, *settings.exclude)
     return any(matches(pattern, name) for pattern in patterns)

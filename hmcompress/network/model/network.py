@@ -239,16 +239,13 @@ def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], T
 
 @contextmanager
 def in_place_of(network: Network, forward: Callable[[DenseLayer, Tensor], Tensor]) -> Iterator[None]:
-    """Call `forward(layer, input)` in place of each dense layer, whose own product is not taken.
-
-    Modules of torch that do without their layers' calls make them where a hook, even one that does nothing, would see.
-    """
+    """Call `forward(layer, input)` in place of each dense layer, whose own product is not taken."""
     modules = {network.linear(layer): layer for layer in network.layers}
     before = {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}
     try:
         for module, layer in modules.items():
             vars(module)["forward"] = partial(forward, layer)  # hides that of its class
-        with replaced(network, lambda layer, x, z: None):
+        with replaced(network, lambda layer, x, z: None):  # torch's encoders call layers only where hooks see it
             yield
     finally:
         for module in modules:

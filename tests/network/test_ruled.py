@@ -1,0 +1,87 @@
+"""Rules with a tolerance of their own beside a bound on the outputs: both hold."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_networks import outputs_settings, saved, stack
+
+import hmcompress
+from hmcompress.checkpoint import Checkpoint
+from hmcompress.commands.encoding import encode_ruled
+from hmcompress.errors import BoundError
+from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.alone import decoded_layers
+from hmcompress.settings.config import Settings
+
+SIZES = [2, 32, 32, 1]
+YAML = """
+metric: outputs
+effort: fast
+tol: 1.0e-2
+network: {mlp: {activation: tanh}}
+calibration: {domain: {x: [-1, 1], t: [0, 1]}, samples: 512, held_out: 512}
+layers:
+  - {match: "net.2.weight", tol: 3.0e-3}
+"""
+
+
+def ruled(folder: Path, *rules: dict[str, Any], **changes: Any) -> tuple[Checkpoint, Settings]:
+    return saved(folder, stack(SIZES)), outputs_settings(layers=list(rules), **changes)
+
+
+def compressed(checkpoint: Checkpoint, settings: Settings) -> NetworkResult:
+    return compress_network(checkpoint, settings, ruled=encode_ruled(checkpoint, settings))
+
+
+@pytest.mark.parametrize("kernel", ["off", {"tol": 0.1}])
+def test_a_layer_keeps_its_own_tolerance_and_the_network_its_bound(tmp_path: Path, kernel: Any) -> None:
+    result = compressed(*ruled(tmp_path, {"match": "net.2.weight", "tol": 3e-3}, ntk=kernel))
+    rows = {layer.row.name: layer.row for layer in result.layers}
+    assert rows["net.2.weight"].tol == 3e-3 and 0.9 * 3e-3 < rows["net.2.weight"].error <= 3e-3
+    assert rows["net.0.weight"].tol is None
+    assert result.record.error <= 1e-2
+    assert result.record.ntk is None or result.record.ntk.error <= 0.1
+
+
+def test_what_the_rule_takes_is_left_by_the_others(tmp_path: Path) -> None:
+    checkpoint, settings = ruled(tmp_path, {"match": "net.2.weight", "tol": 8e-3}, ntk="off")
+    coded = encode_ruled(checkpoint, settings)
+    result = compressed(checkpoint, settings)
+    assert [layer.row.name for layer in coded] == ["net.2.weight"]
+    assert result.layers[-1].payload == coded[0].payload
+    w, decoded = stack(SIZES)["net.2.weight"], decoded_layers(coded)["net.2.weight"]
+    assert float((w - decoded).norm() / w.norm()) <= 8e-3 and result.record.error <= 1e-2
+
+
+def test_tolerances_that_break_the_bound_are_told(tmp_path: Path) -> None:
+    with pytest.raises(BoundError, match=r"layers: with the tolerances that rules give them, .* give them smaller ones"):
+        compressed(*ruled(tmp_path, {"match": "net.*.weight", "tol": 0.3}, ntk="off"))
+
+
+def test_every_layer_may_have_its_own(tmp_path: Path) -> None:
+    result = compressed(*ruled(tmp_path, {"match": "*.weight", "tol": 1e-3}, ntk="off"))
+    rows = {layer.row.name: layer.row for layer in result.layers}
+    assert len(rows) == 3 and all(row.tol == 1e-3 and row.error <= 1e-3 for row in rows.values())
+    assert result.record.error <= 1e-2
+
+
+def test_kept_layers_and_rules_without_a_tolerance_are_as_before(tmp_path: Path) -> None:
+    checkpoint, settings = ruled(tmp_path, {"match": "net.2.*", "keep": True}, {"match": "net.4.*", "norm": "max"})
+    assert encode_ruled(checkpoint, settings) == ()
+
+
+def test_verify_checks_both(tmp_path: Path) -> None:
+    saved(tmp_path, stack(SIZES))
+    (tmp_path / "c.yaml").write_text(YAML)
+    file = tmp_path / "model.hmc.safetensors"
+    report = hmcompress.compress(tmp_path / "model.pt", file, config=tmp_path / "c.yaml")
+    assert {layer.name: layer.tol for layer in report.layers}["net.2.weight"] == 3e-3
+    found = hmcompress.verify(file, tmp_path / "model.pt")
+    assert found.passed and found.network is not None
+    back, source = hmcompress.load_state_dict(file), stack(SIZES)
+    assert list(back) == list(source)
+    w = source["net.2.weight"]
+    assert float((back["net.2.weight"] - w).norm() / w.norm()) <= 3e-3
+    torch.testing.assert_close(back["net.2.bias"], source["net.2.bias"])
