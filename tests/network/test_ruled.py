@@ -56,7 +56,7 @@ def test_what_the_rule_takes_is_left_by_the_others(tmp_path: Path) -> None:
 
 
 def test_tolerances_that_break_the_bound_are_told(tmp_path: Path) -> None:
-    with pytest.raises(BoundError, match="with the tolerances that rules give them, .* give them smaller ones"):
+    with pytest.raises(BoundError, match=r"with the tolerances that rules give them, .* give them smaller ones"):
         compressed(*ruled(tmp_path, {"match": "net.*.weight", "tol": 0.3}, ntk="off"))
 
 
