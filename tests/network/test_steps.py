@@ -101,3 +101,18 @@ def test_random_trials_around_a_lucky_one_come_down_to_what_holds() -> None:
     search.trial(Knobs(0.1))
     search.scatter()
     assert len(search.holding()) > 1
+
+
+def test_a_form_far_off_between_two_does_not_hide_what_lies_beside_it() -> None:
+    levels = [(0.00042, 259, 0.94), (0.00075, 177, 1.75), (0.0015, 135, 6.3), (0.003, 126, 2.3)]
+
+    def run(knobs: Knobs) -> dict[str, Any]:
+        if 0.0018 < knobs.delta < 0.0026:
+            return {"w": Coded(134, 0.84)}
+        return {"w": Coded(*next(form[1:] for form in reversed(levels) if knobs.delta > 0.99 * form[0]))}
+
+    search = Search(run, lambda parts: parts["w"].error, 1.0, 20, lambda done: None)
+    for level, *_ in levels:
+        search.trial(Knobs(level))
+    search.fill(Knobs(1.0), 5)
+    assert search.holding()[0].nbytes == 134

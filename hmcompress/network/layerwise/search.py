@@ -133,13 +133,16 @@ class Search:
 
     def fill(self, knobs: Knobs, passes: int) -> None:
         """Look in the widest gaps of water levels above the coarsest that holds: errors of few numbers jump, and one
-        between two that nearly hold may hold, at fewer bytes."""
+        next to one that nearly holds may hold, at fewer bytes."""
         for _ in range(min(passes, self.left())):
             cheapest = min((t.cost for t in self.holding()), default=math.inf)
             alike = [t for t in self.trials.values() if replace(t.knobs, delta=knobs.delta) == knobs]
-            near = [t for t in alike if t.error < _NEARLY * self.tol and t.cost <= cheapest]
-            levels = sorted(t.knobs.delta for t in near)
-            gaps = [(b / a, math.sqrt(a * b)) for a, b in pairwise(levels)]
+            by_level = sorted((t for t in alike if t.cost <= cheapest), key=lambda t: t.knobs.delta)
+            gaps = [
+                (b.knobs.delta / a.knobs.delta, math.sqrt(a.knobs.delta * b.knobs.delta))
+                for a, b in pairwise(by_level)
+                if min(a.error, b.error) < _NEARLY * self.tol
+            ]
             widest = max(gaps, default=(1.0, 0.0))
             if widest[0] < _SAME_STEP:
                 return
