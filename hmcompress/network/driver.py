@@ -11,7 +11,6 @@ from torch import Tensor
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.errors import BoundError
 from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_layers, smaller_alone
-from hmcompress.network.beside import within
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
     fresh_points,
@@ -32,6 +31,7 @@ from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
+from hmcompress.network.ruled import within
 from hmcompress.network.stages import SmallNetworks
 from hmcompress.settings.config import Settings
 from hmcompress.work.parallel import keep_freed_memory

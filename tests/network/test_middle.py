@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from small_networks import outputs_settings, saved, stack
 
+import hmcompress.network.joint.krylov as krylov
 import hmcompress.network.joint.learned as learned
 import hmcompress.network.joint.middle as middle
 import hmcompress.network.joint.widening as widening
@@ -81,6 +82,37 @@ def test_conjugate_gradients_leave_weights_that_are_not_free(problem: Problem) -
     before = network.error(data)
     assert descend(network, data, 10, 30, level=1e-6) < 0.5 * before
     assert not network.layers[1].matrix[:, :4].any() and network.layers[1].matrix[:, 4:].all()
+
+
+@pytest.mark.parametrize(("far", "steps"), [(0.5, 9), (2.0, 20)])
+def test_steps_end_where_a_large_error_hardly_falls(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, far: float, steps: int
+) -> None:
+    taken: list[int] = []
+
+    def step(self: Any, products: int) -> tuple[float, bool]:
+        taken.append(products)
+        return 1.0, True
+
+    monkeypatch.setattr(krylov._Descent, "step", step)
+    network, data = learner(problem)
+    descend(network, data, 20, 1, far=far)
+    assert len(taken) == steps
+
+
+def test_no_wider_network_is_tried_after_one_that_learned_less(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def worse(learner: middle._Learner, hidden: int) -> None:
+        tried.append(hidden)
+        learner.error = 1.2 ** len(tried)
+
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    monkeypatch.setattr(middle._Learner, "learned", worse)
+    assert middle.middle_network(problem, chains_in(problem), 1e-2, "default", lambda share: None) is None
+    assert tried == [12, 16]
 
 
 def test_a_price_makes_weights_smaller(problem: Problem) -> None:

@@ -80,6 +80,11 @@ def test_verify_checks_both(tmp_path: Path) -> None:
     assert {layer.name: layer.tol for layer in report.layers}["net.2.weight"] == 3e-3
     found = hmcompress.verify(file, tmp_path / "model.pt")
     assert found.passed and found.network is not None
+    assert {layer.name: layer.tol for layer in found.layers}["net.2.weight"] == 3e-3
+    other = stack(SIZES)
+    other["net.2.weight"] *= 1.01
+    saved(tmp_path, other)
+    assert hmcompress.verify(file, tmp_path / "model.pt").offending == ("net.2.weight",)
     back, source = hmcompress.load_state_dict(file), stack(SIZES)
     assert list(back) == list(source)
     w = source["net.2.weight"]
