@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import TensorEntry
+from hmcompress.hmatrix.basics.surroundings import in_one_thread
 from hmcompress.layers import FLOATS, real_layout
 from hmcompress.settings.config import LayerRule
 
@@ -54,6 +55,7 @@ def similar(matrices: Tensor) -> list[int]:
     return [*choose(saved_bits(some)).tolist(), *alone[_MOST:]]
 
 
+@in_one_thread
 def saved_bits(some: Array) -> Array:
     """Bits a weight that each layer saves by each other one, (k, k), for some weights of each, (k, n)."""
     x = np.nan_to_num(some, nan=0.0, posinf=0.0, neginf=0.0)

@@ -44,9 +44,12 @@ def in_order(
     apart: in processes of their own where that is safe and worth it; results then are copies. For work that is mostly
     Python. near_end: called, maybe often, when all that is left may be begun at once.
     """
+    tasks = list(tasks)
+    if not tasks:  # to look for libraries with threads takes milliseconds
+        return near_end()
     keep_freed_memory()
     with one_thread(), threadpool_limits(1):
-        yield from _in_order(list(tasks), workers(jobs), apart, near_end)
+        yield from _in_order(tasks, workers(jobs), apart, near_end)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 import hmcompress
@@ -63,6 +64,18 @@ def test_layers_of_noise_stand_alone(tmp_path):
     checkpoint = open_checkpoint(saved({f"{i}.weight": noise(80, 64, seed=i) for i in range(9)}, tmp_path / "m.pt"))
     rules = {name: LayerRule(match="*", tol=1e-2, norm="fro") for name in checkpoint.entries}
     assert find_bases(checkpoint.entries, rules) == {}
+
+
+def test_layers_are_compared_in_one_thread(monkeypatch):
+    seen = []
+
+    def look(a, value):
+        seen.extend(library["num_threads"] for library in threadpool_info())
+
+    monkeypatch.setattr(np, "fill_diagonal", look)
+    with threadpool_limits(2):
+        saved_bits(noise(3, 400).double().numpy())
+    assert seen and set(seen) == {1}
 
 
 @pytest.mark.parametrize("number", [0.0, float("nan"), float("inf")])
