@@ -34,32 +34,41 @@ LONG = 1 << 17  # integers from which decoding speed counts: pcodec is twenty ti
 _QUICK_MAY_COST = 1.005
 _PATTERN = 0.25  # bytes for each integer that is not zero: what takes less has a pattern that range coding misses
 
+_THRIFT_STEPS = 256
+
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
 # How a pool is coded, its first byte.
-ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS = range(9)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS, THRIFTY = range(10)
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
+_BY_CLASSES = tuple(bytes([kind]) for kind in (ANS, PCODEC, THRIFTY))  # what is of no class of its own is not coded
 _NOT_IN_SPARSE = tuple(bytes([kind]) for kind in (SPARSE, SPARSE_BY_COLUMNS, DIAGONALS))  # each once: no end of memory
 
 
 def encode_pool(
-    q: np.ndarray, e: np.ndarray, effort: str = "default", x: Values = None, width: int | None = None
+    q: np.ndarray,
+    e: np.ndarray,
+    effort: str = "default",
+    x: Values = None,
+    width: int | None = None,
+    thrift: float = 0.0,
 ) -> bytes:
     """Encode integers q (n,) of classes e (n,) or a single class. Where e <= ZERO_CLASS, q must be 0.
 
     x (n,): the values before rounding, in steps; they show the shape at low rates better than integers do. width: the
     row length, where the integers are one matrix; a general coder may then find repetitions along rows or columns.
+    thrift: by which x was rounded.
     """
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
     if is_sparse(q) and e.max(initial=ZERO_CLASS) > ZERO_CLASS:
-        return _smallest_sparse(q, e, x, width)
+        return _smallest_sparse(q, e, x, width, thrift)
     groups = groups_of(e, q.size)
     if not groups:
         return bytes([EMPTY])
     if effort == "fast":
         return bytes([PCODEC]) + encode_quickly(gather(q, e, groups))
     quick = effort == "default" and width is not None and q.size >= LONG
-    best = _smallest(q, e, x, groups, quick)
+    best = _smallest(q, e, x, groups, quick, thrift)
     if width is not None and q.size > FEW and not quick:
         best = _shorter(best, BY_ROWS, encode_noise(q))  # its bins fit mixtures, which no shape does
     if _has_many_zeros(q, e):
@@ -96,7 +105,7 @@ def _decode_diagonals(data: bytes | memoryview, count: int, width: int) -> np.nd
     return restored(rest.reshape(-1, width), way).reshape(-1)
 
 
-def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: Values, width: int | None) -> bytes:
+def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: Values, width: int | None, thrift: float) -> bytes:
     """By the places of what is not zero; range coded where these have no pattern; few integers by general coders."""
     found = [bytes([SPARSE]) + _encode_sparse(q, e)]
     for (sparse, general), rows in zip(_SPARSE_KINDS, orders(q, width), strict=False):
@@ -105,7 +114,7 @@ def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: Values, width: int | None)
             found.append(bytes([sparse]) + _encode_sparse(flat, _by_columns(e, width)))
         found += [bytes([general]) + encode_ints(flat, "max")] if q.size <= FEW else []
     if min(map(len, found)) > _PATTERN * np.count_nonzero(q):
-        found.append(_smallest(q, e, x, groups_of(e, q.size), False))
+        found.append(_smallest(q, e, x, groups_of(e, q.size), False, thrift))
     return min(found, key=len)
 
 
@@ -155,14 +164,15 @@ def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
     return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
 
 
-def _smallest(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group], quick: bool) -> bytes:
+def _smallest(q: np.ndarray, e: np.ndarray, x: Values, groups: list[Group], quick: bool, thrift: float) -> bytes:
     """Range coded by the best shape; where `quick`, by pcodec if that costs little more or may be taken to."""
     fast = bytes([BY_ROWS]) + encode_noise(q) if quick else None
     if fast is not None and e.size == 1:
         return fast
     shapes = candidate_shapes(q, e, x, groups)
     q = gather(q, e, groups)
-    best = min((bytes([ANS]) + encode_ranged(q, groups, shape) for shape in shapes), key=len)
+    head = bytes([THRIFTY, round(thrift * _THRIFT_STEPS)]) if thrift else bytes([ANS])
+    best = min((head + encode_ranged(q, groups, shape, thrift=thrift) for shape in shapes), key=len)
     return fast if fast is not None and len(fast) <= _QUICK_MAY_COST * len(best) else best
 
 
@@ -186,6 +196,9 @@ def decode_pool(
         return scatter(decode_ints(body, sum(n for _, n in groups), None), e, groups, count)
     if kind == ANS and groups:
         return scatter(decode_ranged(body, groups, narrow=narrow), e, groups, count)
+    if kind == THRIFTY and groups and len(body):
+        thrift = body[0] / _THRIFT_STEPS
+        return scatter(decode_ranged(body[1:], groups, narrow=narrow, thrift=thrift), e, groups, count)
     if kind in (BY_ROWS, BY_COLUMNS) and width:
         values = decode_ints(body, count, None, narrow)
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
@@ -213,7 +226,7 @@ def decode_pool_runs(
         cuts = np.searchsorted(places, ends)[:-1]
         at = np.split(places - np.repeat(ends - sizes, np.diff(cuts, prepend=0, append=len(places))), cuts)
         return list(zip(at, np.split(q, cuts), strict=True))
-    silent = classes <= ZERO_CLASS if data[:1] in (bytes([ANS]), bytes([PCODEC])) else np.zeros(len(classes), np.bool_)
+    silent = classes <= ZERO_CLASS if data[:1] in _BY_CLASSES else np.zeros(len(classes), np.bool_)
     some = np.where(silent, 0, sizes)
     q = decode_pool(data, np.repeat(classes, some), int(some.sum()), width)
     none = np.zeros(0, np.int64)

@@ -15,6 +15,7 @@ from hmcompress.coding.ladder import EVEN, Ladder
 from hmcompress.coding.lossless import pcodec_decode, pcodec_encode
 from hmcompress.coding.shape import Shape, read_shape, write_shape
 from hmcompress.coding.streams import decode_ints, encode_ints
+from hmcompress.coding.thrift import moved
 
 _SPLIT = 4  # high parts keep a standard deviation of 16 to 32
 _LARGEST = 2048  # high parts beyond are escaped
@@ -48,8 +49,8 @@ class Tables:
         return list(zip(self.low.tolist(), self.largest.tolist(), parts, strict=True))
 
 
-def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Tables:
-    """The tables of groups that share a shape; ladder: see there."""
+def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN, thrift: float = 0.0) -> Tables:
+    """The tables of groups that share a shape; ladder, thrift: see there."""
     scales = scales_of(groups)
     low = np.clip(np.array([e for e, _ in groups]) // CLASSES_PER_OCTAVE - _SPLIT, 0, ladder.most_low_bits)
     tops = [ladder.rung(shape.support * scale) for scale in scales.tolist()]
@@ -57,14 +58,19 @@ def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> Ta
     sizes = 2 * largest + 2  # one edge more than there are intervals
     ends = np.cumsum(sizes)
     numbers = np.arange(ends[-1]) - np.repeat(ends - sizes + largest, sizes)
-    edges = ladder.positions(numbers * np.repeat(2.0**low, sizes) - 0.5) / np.repeat(scales, sizes)
+    edges = ladder.positions(numbers * np.repeat(2.0**low, sizes) - 0.5)
+    if thrift:
+        edges += np.sign(edges) * np.repeat(np.where(low == 0, moved(scales, thrift), 0), sizes)
+    edges /= np.repeat(scales, sizes)
     return Tables(low, largest, np.delete(shape.probabilities(edges), ends[:-1] - 1))
 
 
-def encode_ranged(q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN) -> bytes:
+def encode_ranged(
+    q: np.ndarray, groups: list[Group], shape: Shape, ladder: Ladder = EVEN, thrift: float = 0.0
+) -> bytes:
     """q: the integers of all groups, one group after the other; they are left as they are."""
     coder, runs, escapes, end = AnsCoder(), list[bytes](), list[np.ndarray](), len(q)
-    tables = class_tables(groups, shape, ladder).groups()
+    tables = class_tables(groups, shape, ladder, thrift).groups()
     for (_, size), (low, largest, p) in zip(reversed(groups), reversed(tables), strict=True):
         # A stack: the decoder meets the classes in ascending order.
         values, end = q[end - size : end], end - size
@@ -115,12 +121,12 @@ def _cut(high: np.ndarray, largest: int) -> np.ndarray:
 
 
 def decode_ranged(
-    data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN, narrow: bool = False
+    data: bytes | memoryview, groups: list[Group], ladder: Ladder = EVEN, narrow: bool = False, thrift: float = 0.0
 ) -> np.ndarray:
     """The integers of all groups, one group after the other; narrow: as int16 if all fit. Raises FormatError."""
     stream = Reader(data)
     shape = read_shape(stream)
-    tables = class_tables(groups, shape, ladder).groups()
+    tables = class_tables(groups, shape, ladder, thrift).groups()
     raw_lows = [
         _decode_lows(stream.section(), low, size) if low and size >= _RAW_LOW_BITS else None
         for (low, _, _), (_, size) in zip(tables, groups, strict=True)

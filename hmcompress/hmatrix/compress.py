@@ -35,6 +35,7 @@ from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
 from hmcompress.hmatrix.tune_sinusoids import tune_sinusoids
+from hmcompress.hmatrix.tune_thrift import with_thrift
 
 Array = np.ndarray
 _PLAIN = Candidate(PLAIN_LEAF)
@@ -233,7 +234,7 @@ def _tuned(request: Request, worth: list[Candidate], step: float) -> dict[Candid
         for matrix in filter(None, tuned.values()):
             matrix.forget_if_large()
         tuned[candidate] = tune(request, candidate, step)
-    return tuned
+    return with_thrift(request, tuned)
 
 
 def _lattice_or_lists(request: Request) -> HMatrix | None:

@@ -22,14 +22,14 @@ from hmcompress.hmatrix.request import Candidate, Request
 from hmcompress.hmatrix.tree import tree
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split
-from hmcompress.hmatrix.tree.encode import Drafts, encode_leaves, prepare
+from hmcompress.hmatrix.tree.encode import Drafts, PreparedLeaf, encode_leaves, prepare
 from hmcompress.hmatrix.tree.parts import CodedLeaf, CodedRemainder
 
 Array = np.ndarray
 WholeCoder = interpolated.Interpolator | trellis.TrellisQuantizer  # of the matrix as a whole, without a tree
 _AIM = 0.998  # of the tolerance: what the search for the step aims at
 _LIKELY = 1.0  # standard deviations by which the first error of plain quantisation may miss its mean
-_ENOUGH = 0.99  # of the tolerance: an error above is close enough
+ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
 _PATTERN, _FINER_STEPS = 64, 2  # entries a byte from which integers follow a pattern; steps tried
@@ -51,25 +51,25 @@ def tune(request: Request, candidate: Candidate, step: float) -> HMatrix | None:
     if _may_round(request) and _only_rounds(candidate.plan):
         return _tune_rounded(request, candidate, None if is_plain else _drafts(request, candidate, step), start)
     drafts = _drafts(request, candidate, step)
-    step = _search(request, partial(_error, request, drafts, candidate), start, _ENOUGH)
-    return _largest(request, partial(_payload, request, drafts, candidate), step)
+    step = search_step(request, partial(error_at, request, drafts, candidate), start, ENOUGH)
+    return largest_within(request, partial(payload_at, request, drafts, candidate), step)
 
 
 def _tune_rounded(request: Request, candidate: Candidate, known: Drafts | None, start: float) -> HMatrix | None:
     """As tune, where every entry is rounded by itself: the error at a step is known without coding anything.
 
-    known: see _payload. start: the first step that is tried.
+    known: see payload_at. start: the first step that is tried.
     """
     rounder = Rounder(request.w)
     error = partial(_rounding_error, request, rounder)
-    step = _search(request, error, start, _ENOUGH)
+    step = search_step(request, error, start, ENOUGH)
     step = next((coarser for coarser in rounder.coarser_steps(step) if error(coarser) <= request.tol), step)
     found = _rounded(request, candidate, rounder, step) if step and _is_quick(request, candidate) else None
     if found is not None:
         return found
     del rounder  # and the integers that it keeps
-    payload = partial(_payload, request, known, candidate)
-    best = _largest(request, payload, step)
+    payload = partial(payload_at, request, known, candidate)
+    best = largest_within(request, payload, step)
     if best is None or best.nbytes * _PATTERN > request.w.numel():
         return best
     finer = finer_steps(step, _FINER_STEPS, 1)  # where rounding breaks a pattern is a matter of chance
@@ -77,10 +77,14 @@ def _tune_rounded(request: Request, candidate: Candidate, known: Drafts | None, 
 
 
 def _drafts(request: Request, candidate: Candidate, step: float) -> Drafts:
+    return Drafts(prepared_leaves(request, candidate, step), request.effort != "fast")
+
+
+def prepared_leaves(request: Request, candidate: Candidate, step: float) -> list[PreparedLeaf]:
     leaves = prepare(candidate.ordered(request.values), candidate.plan, step)
     if request.w.dtype in SHORT and candidate.is_plain:
         leaves = [replace(leaves[0], short=request.w)]
-    return Drafts(leaves, request.effort != "fast")
+    return leaves
 
 
 def _may_round(request: Request) -> bool:
@@ -135,8 +139,10 @@ def _equal(a: Array, b: Array) -> bool:
 def tune_trellis(request: Request, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
     quantizer = trellis.TrellisQuantizer(request.values, request.w.dtype)
-    step = _search(request, partial(_error_of, request, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)
-    return _largest(request, partial(_payload_of, TRELLIS, quantizer), step)
+    step = search_step(
+        request, partial(_error_of, request, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS
+    )
+    return largest_within(request, partial(_payload_of, TRELLIS, quantizer), step)
 
 
 def tune_interpolated(request: Request, step: float, size: int, sparse: bool = False) -> HMatrix | None:
@@ -147,10 +153,10 @@ def tune_interpolated(request: Request, step: float, size: int, sparse: bool = F
     coder = interpolated.interpolator(request.values, request.w.dtype, step, size)
     if coder is None or (sparse and not coder.is_sparse):
         return None
-    enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else _ENOUGH
-    step = _search(request, partial(_error_of, request, coder), step, enough)
+    enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else ENOUGH
+    step = search_step(request, partial(_error_of, request, coder), step, enough)
     payload = partial(_payload_of, INTERPOLATED, coder)
-    best = _largest(request, payload, step)
+    best = largest_within(request, payload, step)
     return None if best is None else _shorter(request, payload, coder.finer_steps(step), best)
 
 
@@ -175,7 +181,7 @@ def _payload_of(codec: int, coder: WholeCoder, step: float) -> bytes | None:
     return None if body is None else bytes([codec]) + body
 
 
-def _largest(request: Request, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:
+def largest_within(request: Request, payload: Callable[[float], bytes | None], step: float) -> HMatrix | None:
     """The matrix at `step`, or at the largest step a little below that keeps the tolerance, or None."""
     for _ in range(_RETRIES):
         step = float(np.float32(step))
@@ -189,7 +195,7 @@ def _largest(request: Request, payload: Callable[[float], bytes | None], step: f
     return None
 
 
-def _payload(request: Request, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
+def payload_at(request: Request, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
     """known: the leaves that hold factors; without any, all is made and let go again: it may take much memory."""
     data = _smaller_payload(request, known or _drafts(request, candidate, step), candidate, step)
     if known is None:
@@ -225,7 +231,7 @@ def _encoded(leaves: list[CodedLeaf], candidate: Candidate, step: float, effort:
     return bytes([TREE]) + tree.encode(candidate.plan, leaves, step, candidate.rows, candidate.columns, effort, general)
 
 
-def _search(request: Request, error: Callable[[float], float], step: float, enough: float) -> float:
+def search_step(request: Request, error: Callable[[float], float], step: float, enough: float) -> float:
     """The best step found, or 0. The error grows with the step, but at low rates not smoothly."""
     low, high, best = 0.0, math.inf, 0.0  # low keeps the bound, high breaks it
     lowest, before, now = step * _LOWEST, (0.0, 0.0), (0.0, 0.0)
@@ -253,7 +259,7 @@ def _stands_still(before: tuple[float, float], now: tuple[float, float]) -> bool
     return now[0] < before[0] and abs(now[1] - before[1]) <= _SAME * now[1]
 
 
-def _error(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> float:
+def error_at(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> float:
     parts = [leaf.decode() for leaf in encode_leaves(drafts.at(step), request.options, final=False)]
     shape = (request.w.shape[0], request.w.shape[1])
     wide = request.w.dtype == torch.float64

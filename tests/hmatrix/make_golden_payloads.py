@@ -67,6 +67,9 @@ def matrices() -> dict[str, HMatrix]:
             torch.sin(torch.outer(torch.arange(64), 2.7 ** -torch.linspace(0, 4, 40)) + 1), 1e-3
         ),
         "sinusoids_by_rows": compress_matrix(torch.cos(torch.outer(2.7 ** -torch.linspace(0, 4, 40), x * 95)), 1e-2),
+        "thrift": compress_matrix(
+            noise * torch.exp(torch.randn(48, 1, generator=own) + torch.randn(64, generator=own)), 0.1
+        ),
         "group_codes_of_scales": compress_matrix(codes.mul(scales[..., None]).reshape(32, 256), 1e-4),
     }
 

@@ -14,7 +14,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
 from hmcompress.hmatrix.basics import measure
 from hmcompress.hmatrix.request import Request
-from hmcompress.hmatrix.tune import _search
+from hmcompress.hmatrix.tune import search_step
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 NORMS = ("fro", "spectral", "max")
@@ -131,7 +131,7 @@ def test_few_trials_find_the_step_whatever_low_rank_leaves_out_at_any_step(left_
         return 1e-3 * math.hypot(left_out, step)
 
     request = Request(torch.ones(2, 2), 1e-3, "fro", "default", 1.0)
-    step = _search(request, error, 0.05, 0.99)
+    step = search_step(request, error, 0.05, 0.99)
     assert 0.99e-3 <= error(step) <= 1e-3 and len(tried) <= 8
 
 

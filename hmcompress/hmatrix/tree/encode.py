@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.sample import FromTable, InSteps
-from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of
+from hmcompress.coding.thrift import shrunk
+from hmcompress.hmatrix.basics.scales import Scales, fit_scales, fit_scales_of, rank_one_scales
 from hmcompress.hmatrix.basics.words import WORDS, floats_of, words_of
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Block, Copy, Leaf, Plan, Split
@@ -92,7 +94,7 @@ class Draft:
     """A leaf (m, n) whose remainder, if it has one, is rounded but has no scales yet.
 
     q: integers; x: the values before rounding, or once more the integers; both (m, n) in the leaf's basis. values: x in
-    less memory, for whoever reads few of them.
+    less memory, for whoever reads few of them. thrift: by which they were rounded, as far as the coder is to know.
     """
 
     factors: CodedFactors | None
@@ -100,13 +102,29 @@ class Draft:
     q: Array | None = None
     x: Array | None = None
     values: Array | InSteps | FromTable | None = None
+    thrift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """How entries are rounded to the smaller of two integers: see hmcompress.coding.thrift.
+
+    modelled: whether scales are those of the entries, and the coder knows of the borders between integers; else they
+    are those of the entries less what borders are moved, which suits lines of few large ones.
+    """
+
+    amount: float = 0.0
+    modelled: bool = True
+
+
+NO_THRIFT = Thrift()
 
 
 class Drafts:
     """The leaves of a plan, rounded at one step after another; of a small matrix, the last ones are kept."""
 
-    def __init__(self, prepared: list[PreparedLeaf], smooth: bool) -> None:
-        self._prepared, self._smooth = prepared, smooth
+    def __init__(self, prepared: list[PreparedLeaf], smooth: bool, thrift: Thrift = NO_THRIFT) -> None:
+        self._prepared, self._smooth, self._thrift = prepared, smooth, thrift
         self._kept: tuple[float, list[Draft]] | None = None
 
     def __len__(self) -> int:
@@ -116,7 +134,7 @@ class Drafts:
         if self._kept is not None and self._kept[0] == step:
             return self._kept[1]
         self._kept = None
-        found = [_draft(p, step, self._smooth) for p in self._prepared]
+        found = [_draft(p, step, self._smooth, self._thrift) for p in self._prepared]
         if sum(p.block.size for p in self._prepared) <= _KEPT:
             self._kept = step, found
         return found
@@ -132,7 +150,7 @@ def _some(part: CodedPart | None) -> tuple[CodedPart, ...]:
     return () if part is None else (part,)
 
 
-def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
+def _draft(prepared: PreparedLeaf, step: float, smooth: bool, thrift: Thrift) -> Draft:
     leaf = prepared.leaf
     block = prepared.block if leaf == PLAIN_LEAF else prepared.block.astype(np.float64)
     rest, factors = block / block.dtype.type(step), None
@@ -143,12 +161,20 @@ def _draft(prepared: PreparedLeaf, step: float, smooth: bool) -> Draft:
         return Draft(factors, leaf.basis)
     basis = BASES[leaf.basis]
     x = basis.spread(np.rint(rest) if basis.difference else rest)
-    q = x if basis.difference else np.rint(x)
+    amount = 0.0 if basis.difference else thrift.amount
+    near = _shrunk(x, amount) if amount else x
+    q = near if basis.difference else np.rint(near)
     with np.errstate(invalid="ignore"):  # integers beyond 64 bits become others, and their error tells
         integers = q.astype(_narrowest(max(q.max(), -q.min())))
-    x = x.astype(np.float32, copy=False)  # scales need no more
-    values = prepared.in_steps(step) if leaf == PLAIN_LEAF else x
-    return Draft(factors, leaf.basis, integers, x, values)
+    known = thrift.modelled or not amount
+    x = (x if known else near).astype(np.float32, copy=False)  # scales need no more
+    values = prepared.in_steps(step) if leaf == PLAIN_LEAF and known else x
+    return Draft(factors, leaf.basis, integers, x, values, amount if known else 0.0)
+
+
+def _shrunk(x: Array, thrift: float) -> Array:
+    rows, columns = rank_one_scales(np.square(x))
+    return shrunk(x, rows[:, None] * columns, thrift)
 
 
 def _narrowest(largest: float) -> type[np.signedinteger]:
@@ -186,13 +212,14 @@ def _remainder(draft: Draft, scales: Iterator[Scales], options: Options) -> Code
     q, x, basis = draft.q, draft.x, draft.basis
     if q is None or x is None:
         return None
+    coded = partial(CodedRemainder, basis=basis, values=draft.values, thrift=draft.thrift)
     found = next(scales)
     if found.block < MAX_CLASS and not q.any():  # under a scale each of these zeros would cost its share of a bit
-        return CodedRemainder(q, Scales(ZERO_CLASS), basis, draft.values)
+        return coded(q, Scales(ZERO_CLASS))
     silent = found.classes(q.shape) <= ZERO_CLASS
     if not silent.any():
-        return CodedRemainder(q, found, basis, draft.values)
+        return coded(q, found)
     silent = np.broadcast_to(silent, q.size).reshape(q.shape)
     if (options.every or BASES[basis].difference) and (q[silent] != 0).any():
-        return CodedRemainder(q, Scales(max(found.block, ZERO_CLASS + 1)), basis, draft.values)
-    return CodedRemainder(np.where(silent, 0, q), found, basis, draft.values)
+        return coded(q, Scales(max(found.block, ZERO_CLASS + 1)))
+    return coded(np.where(silent, 0, q), found)

@@ -89,7 +89,8 @@ class CodedRemainder:
     q: Array
     scales: Scales
     basis: int = PLAIN
-    values: Array | InSteps | FromTable | None = None  # before rounding, in steps; the writer's alone
+    values: Array | InSteps | FromTable | None = None  # before rounding, in steps; the writer's alone, as is the next
+    thrift: float = 0.0  # by which they were rounded
 
     def decode(self) -> Remainder:
         return Remainder(self.q, self.basis)

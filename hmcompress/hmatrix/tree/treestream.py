@@ -211,7 +211,7 @@ def _write_remainders(parts: list[CodedRemainder], out: Writer, effort: str, gen
     e = _join_classes([p.scales.classes(p.q.shape) for p in parts], q)  # of large layers these arrays are most memory
     values = Joined([p.q if p.values is None else p.values for p in parts])
     width = parts[0].q.shape[1] if general and len(parts) == 1 else None
-    out.raw(encode_pool(_join(q), e, effort, values, width))
+    out.raw(encode_pool(_join(q), e, effort, values, width, max(p.thrift for p in parts)))
 
 
 def _read_remainders(outlines: list[_Outline], data: Reader) -> list[CodedRemainder]:
