@@ -11,6 +11,7 @@ import torch
 from hmcompress.coding.classes import ZERO_CLASS, class_of
 from hmcompress.coding.general import general_promises
 from hmcompress.coding.pool import LONG
+from hmcompress.coding.thrift import THRIFT
 from hmcompress.hmatrix.basics.measure import reference, relative_error
 from hmcompress.hmatrix.basics.rounding import Rounder, finer_steps
 from hmcompress.hmatrix.basics.scales import Scales
@@ -33,6 +34,7 @@ ENOUGH = 0.99  # of the tolerance: an error above is close enough
 _ENOUGH_FOR_TRELLIS = 0.996
 _ENOUGH_FOR_SPARSE = 0.95  # a larger step gains no more than chance does
 _PATTERN, _FINER_STEPS = 64, 2  # entries a byte from which integers follow a pattern; steps tried
+_CLOSE = 1.15  # times a size that thrift may make up for
 _TRIALS = 14
 _RETRIES = 6
 _SMALL = 1 << 14  # entries up to which payloads are compared, not prices
@@ -157,7 +159,15 @@ def tune_interpolated(request: Request, step: float, size: int, sparse: bool = F
     step = search_step(request, partial(_error_of, request, coder), step, enough)
     payload = partial(_payload_of, INTERPOLATED, coder)
     best = largest_within(request, payload, step)
-    return None if best is None else _shorter(request, payload, coder.finer_steps(step), best)
+    if best is None:
+        return None
+    best = _shorter(request, payload, coder.finer_steps(step), best)
+    if best.nbytes > _CLOSE * size or not request.suits_thrift(best.nbytes):
+        return best
+    coder = replace(coder, thrift=THRIFT)
+    step = search_step(request, partial(_error_of, request, coder), step, enough)
+    thrifty = largest_within(request, partial(_payload_of, INTERPOLATED, coder), step)
+    return thrifty if thrifty is not None and thrifty.nbytes < best.nbytes else best
 
 
 def _shorter(request: Request, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:

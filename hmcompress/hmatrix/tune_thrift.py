@@ -9,8 +9,6 @@ from hmcompress.hmatrix.tree.encode import Drafts, Thrift
 from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.hmatrix.tune import ENOUGH, error_at, largest_within, payload_at, prepared_leaves, search_step
 
-_LOW_RATE = 3.4  # bits an entry, above which thrift saves less than half a per cent of them
-_LARGE = 1 << 23  # entries, of which several copies are made
 _FINER = 0.97  # of the step of nearest integers: what thrift begins with
 Tuned = dict[Candidate, HMatrix | None]
 
@@ -20,15 +18,9 @@ def with_thrift(request: Request, tuned: Tuned) -> Tuned:
     sizes = {candidate: matrix.nbytes for candidate, matrix in tuned.items() if matrix is not None}
     best = min(sizes, key=sizes.__getitem__, default=None)
     known = None if best is None else tuned[best]
-    if best is None or known is None or not _may_pay(request, known):
+    if best is None or known is None or not request.suits_thrift(known.nbytes):
         return tuned
     return tuned | {best: min([known, *_thrifty(request, best, known)], key=lambda matrix: matrix.nbytes)}
-
-
-def _may_pay(request: Request, known: HMatrix) -> bool:
-    """Whether rates are low and only the sum of squares counts: thrift makes the largest error larger."""
-    low = 8 * known.nbytes < _LOW_RATE * request.w.numel() and request.w.numel() <= _LARGE
-    return low and request.effort != "fast" and request.norm == "fro"
 
 
 def _thrifty(request: Request, candidate: Candidate, known: HMatrix) -> list[HMatrix]:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+from hmcompress.hmatrix.request import Request, first_step
 from hmcompress.hmatrix.tree.encode import Thrift
+from hmcompress.hmatrix.tune import tune_interpolated
 
 
 def scaled(m: int, n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -91,3 +93,14 @@ def test_nothing_is_tried_at_high_rates(without):
 def test_noise_of_large_norm_max_keeps_half_a_step():
     w = scaled(64, 80)
     assert (compress_matrix(w, 0.1, "max").to_dense() - w).abs().max() <= 0.1 * w.abs().max()
+
+
+def test_what_prediction_leaves_takes_fewer_bytes(monkeypatch):
+    field = torch.randn(192, 192, generator=torch.Generator().manual_seed(6)).cumsum(0).cumsum(1)
+    request = Request(field, 0.1, "fro", "default", float(field.norm()))
+    found = tune_interpolated(request, first_step(request), field.nbytes)
+    monkeypatch.setattr(Request, "suits_thrift", lambda *_: False)
+    nearest = tune_interpolated(request, first_step(request), field.nbytes)
+    assert found is not None and nearest is not None
+    assert found.nbytes < 0.95 * nearest.nbytes
+    assert measure_error(field, found.to_dense())[0] <= 0.1

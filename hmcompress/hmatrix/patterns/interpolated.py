@@ -12,6 +12,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import MAX_CLASS, ZERO_CLASS, class_of
 from hmcompress.coding.pool import decode_pool_runs, encode_pool
 from hmcompress.coding.side import decode_side, encode_side
+from hmcompress.coding.thrift import shrunk
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.basics.rounding import finer_steps
@@ -39,6 +40,7 @@ class Interpolator:
     scheme: Scheme
     finer: int
     is_sparse: bool = False  # whether nearly all entries follow from their neighbours
+    thrift: float = 0.0  # by which what is left is rounded
 
     def decoded(self, step: float) -> Tensor:
         """The matrix that a decoder would return."""
@@ -67,7 +69,10 @@ class Interpolator:
 
         def take(band: Band, prediction: Array) -> Array:
             fine = _step(band, self.finer)
-            q = np.rint((band.view(a)[band.points] - prediction) / fine)
+            rest = (band.view(a)[band.points] - prediction) / fine
+            if self.thrift:
+                rest = shrunk(rest, np.sqrt(np.mean(np.square(rest))), self.thrift)
+            q = np.rint(rest)
             silent = class_of(math.sqrt(float(np.mean(q * q)))) <= ZERO_CLASS
             integers.append(np.zeros_like(q) if silent else q)
             return prediction + integers[-1] * fine
