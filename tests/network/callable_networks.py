@@ -1,6 +1,7 @@
 """Networks that call, share and mix what others do not; each a factory of its own."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,31 @@ class Force(_Dense):
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_leaf else x
             return -torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+class ByName(_Dense):
+    """Layers are called by the name of their argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net:
+            x = layer(input=x)
+        return x
+
+
+class Named:
+    """A tensor and the names of its columns, as libraries for differential equations hand it to layers."""
+
+    def __init__(self, values: Tensor, names: str) -> None:
+        self.values, self.names = values, names
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return function(*(a.values if isinstance(a, cls) else a for a in args), **kwargs or {})
+
+
+class NamedColumns(_Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(Named(x, "xt"))
 
 
 class PerEdge(nn.Module):
@@ -115,6 +141,14 @@ mixed = partial(_seeded, Mixed)
 attention = partial(_seeded, Attention)
 convolution = partial(_seeded, Convolution)
 wide = partial(_seeded, Wide)
+
+
+def by_name() -> nn.Module:
+    return _seeded(ByName)
+
+
+def named_columns() -> nn.Module:
+    return _seeded(NamedColumns)
 
 
 def lazy() -> nn.Module:

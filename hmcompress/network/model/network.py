@@ -15,6 +15,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
+from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
 
 Inputs = tuple[Tensor, ...]
@@ -226,10 +227,10 @@ def _tensors(outputs: object) -> Iterator[Tensor]:
 def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
     """Call `forward(layer, input, output)` at each dense layer; what it returns replaces the layer's output."""
 
-    def hook(layer: DenseLayer) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
-        return lambda module, args, output: forward(layer, args[0], output)
+    def hook(layer: DenseLayer) -> Callable[..., Tensor | None]:
+        return lambda module, args, named, output: forward(layer, entering(args, named), output)
 
-    handles = [network.linear(layer).register_forward_hook(hook(layer)) for layer in network.layers]
+    handles = [network.linear(x).register_forward_hook(hook(x), with_kwargs=True) for x in network.layers]
     try:
         yield
     finally:
@@ -244,7 +245,7 @@ def in_place_of(network: Network, forward: Callable[[DenseLayer, Tensor], Tensor
     before = {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}
     try:
         for module, layer in modules.items():
-            vars(module)["forward"] = partial(forward, layer)  # hides that of its class
+            vars(module)["forward"] = called_with(partial(forward, layer))  # hides that of its class
         with replaced(network, lambda layer, x, z: None):  # torch's encoders call layers only where hooks see it
             yield
     finally:
