@@ -44,6 +44,24 @@ class ByName(_Dense):
         return x
 
 
+class Shelved(nn.Module):
+    """Weights stand in a dict and a list as well, and are read from there alone, as liquid networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given, self.states = {}, []
+        for name, shape in (("into", (2, 24)), ("mix", (24, 24)), ("out", (24, 1))):
+            self.given[name] = nn.Parameter(torch.randn(shape) / shape[0] ** 0.5)
+            self.register_parameter(name, self.given[name])
+        for k in range(2):
+            self.register_buffer(f"shift{k}", torch.randn(24))
+            self.states.append(self.get_buffer(f"shift{k}"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x @ self.given["into"] + self.states[0])
+        return torch.tanh(x @ self.given["mix"] + self.states[1]) @ self.given["out"]
+
+
 class Named:
     """A tensor and the names of its columns, as libraries for differential equations hand it to layers."""
 
@@ -145,6 +163,10 @@ wide = partial(_seeded, Wide)
 
 def by_name() -> nn.Module:
     return _seeded(ByName)
+
+
+def shelved() -> nn.Module:
+    return _seeded(Shelved)
 
 
 def named_columns() -> nn.Module:

@@ -34,7 +34,7 @@ def points(width: int = 2) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (512, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide", "by_name", "named_columns"])
+@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide", "by_name", "named_columns", "shelved"])
 def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
     module = getattr(callable_networks, name)()
     torch.save(module.state_dict(), tmp_path / "model.pt")
