@@ -44,6 +44,24 @@ class ByName(_Dense):
         return x
 
 
+class Offset(_Dense):
+    """Energies that lie far from zero, as those of atoms by themselves do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1000 + self.net(x)
+
+
+class TimeFirst(nn.Module):
+    """What it takes for time is the axis of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.out = nn.GRU(2, 24), nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.net(x)[0])
+
+
 class Shelved(nn.Module):
     """Weights stand in a dict and a list as well, and are read from there alone, as liquid networks do."""
 
@@ -163,6 +181,14 @@ wide = partial(_seeded, Wide)
 
 def by_name() -> nn.Module:
     return _seeded(ByName)
+
+
+def offset() -> nn.Module:
+    return _seeded(Offset)
+
+
+def time_first() -> nn.Module:
+    return _seeded(TimeFirst)
 
 
 def shelved() -> nn.Module:
