@@ -63,7 +63,7 @@ class TimeFirst(nn.Module):
 
 
 class Shelved(nn.Module):
-    """Weights stand in a dict and a list as well, and are read from there alone, as liquid networks do."""
+    """Weights stand in a dict, a list and a tuple as well, and are read from there alone, as liquid networks do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,11 +73,11 @@ class Shelved(nn.Module):
             self.register_parameter(name, self.given[name])
         for k in range(2):
             self.register_buffer(f"shift{k}", torch.randn(24))
-            self.states.append(self.get_buffer(f"shift{k}"))
+            self.states.append({"shift": (self.get_buffer(f"shift{k}"), k)})
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(x @ self.given["into"] + self.states[0])
-        return torch.tanh(x @ self.given["mix"] + self.states[1]) @ self.given["out"]
+        x = torch.tanh(x @ self.given["into"] + self.states[0]["shift"][0])
+        return torch.tanh(x @ self.given["mix"] + self.states[1]["shift"][0]) @ self.given["out"]
 
 
 class Named:

@@ -55,7 +55,7 @@ def adopt(
     dense = {name for layer in layers for name in (layer.weight, layer.bias)}
     masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
     others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
-    shelves = tuple(shelves_in(module, {t: place for place, t in reversed(own_tensors(module).items())}))
+    shelves = tuple(shelves_in(module, set(own_tensors(module).values())))
     stacks = _stacks(module, layers)
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=stacks, shelves=shelves)
 

@@ -152,12 +152,16 @@ class Network:
         try:
             if not state:
                 return self.module(*inputs)
-            with shelved(self.module, self.shelves, state):
+            with shelved(self.module, self.shelves, self._others(state)):
                 return functional_call(self.module, dict(state), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
             raise failure(error, inputs) from error
+
+    def _others(self, state: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+        """What takes the place of each of the module's tensors, where it is needed."""
+        return {t: state[place] for place, t in _held(self.module) if place in state} if self.shelves else {}
 
     def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Of each floating tensor that the module returns."""
@@ -194,10 +198,11 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     def converted(t: Tensor) -> Tensor:
         return t.to(dtype) if t.is_floating_point() else t.to(dtype.to_complex()) if t.is_complex() else t
 
+    before = own_tensors(module)
     module._apply(converted)
-    own = own_tensors(module)
+    after = own_tensors(module)
     for shelf in network.shelves:  # buffers are other ones now
-        shelf.holder(module)[shelf.key] = own[shelf.place]
+        shelf.put(module, {t: after[place] for place, t in before.items()})
     return replace(network, module=module, dtype=dtype)
 
 
