@@ -12,7 +12,6 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
-from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem, reference_error
 from hmcompress.network.model.modules import Activation, Stack
 from hmcompress.network.model.network import Network
@@ -42,8 +41,7 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
     if settings.ntk_bound is not None:
         record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
     if problem.network.built_in:
-        points = problem.calibration.points.pairs(LIMIT_ROWS)
-        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
+        record = replace(record, rate_limit_bytes=problem.rate_limit.nbytes(settings.tol))
     if settings.reference is not None:
         before = reference_error(problem, settings.reference, {})
         after = reference_error(problem, settings.reference, decoded)
