@@ -14,7 +14,9 @@ from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_l
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
     fresh_points,
+    nearly_constant,
     read_as,
+    samples_together,
     slim_sizes,
     too_few_samples,
     with_changed_inputs,
@@ -68,7 +70,8 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    notes = _told(too_few_samples(record), *sizes, *blank)
+    shared = nearly_constant(problem, settings), samples_together(problem, settings)
+    notes = _told(too_few_samples(record), *shared, *sizes, *blank)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
     return NetworkResult((*layers, *ruled), record, notes, said)
 

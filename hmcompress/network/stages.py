@@ -100,7 +100,8 @@ class SmallNetworks:
     def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
-        problem = replace(problem, network=problem.network.with_repeated()) if isinstance(origin, Web) else problem
+        if isinstance(origin, Web) and problem.network.repeated:
+            problem = replace(problem, network=problem.network.with_repeated())
         return smallest_joint(problem, origin, settings.tol, settings.effort, measured, tick, slim)
 
     def _middle(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:

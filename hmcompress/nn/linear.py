@@ -99,15 +99,15 @@ class HLinear(nn.Module):
             near, right, left = (held[name] if name in held else getattr(self, name) for name in names)
             yield near, right, left
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        if x.shape[-1] != self.in_features:
-            raise RuntimeError(f"{x.shape[-1]} inputs for a layer of {self.in_features}")
-        if x.dim() != 2:
-            return self.forward(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
-        if not torch.compiler.is_compiling() and x.shape[0] > self._chunk and x.device.type == "cpu":
-            return self._by_parts(x)
-        return self._run(x).flatten(1)
+        if input.shape[-1] != self.in_features:
+            raise RuntimeError(f"{input.shape[-1]} inputs for a layer of {self.in_features}")
+        if input.dim() != 2:
+            return self.forward(input.reshape(-1, self.in_features)).reshape(*input.shape[:-1], self.out_features)
+        if not torch.compiler.is_compiling() and input.shape[0] > self._chunk and input.device.type == "cpu":
+            return self._by_parts(input)
+        return self._run(input).flatten(1)
 
     def _by_parts(self, x: Tensor) -> Tensor:
         """The same as _run, some samples at a time."""
@@ -215,9 +215,9 @@ class LowRankLinear(nn.Module):
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return functional.linear(functional.linear(x, self.right.t()), self.left.t(), self.bias)
+        return functional.linear(functional.linear(input, self.right.t()), self.left.t(), self.bias)
 
     def to_dense(self) -> Tensor:
         """The weight (out_features, in_features), expanded; differentiable."""

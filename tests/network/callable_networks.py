@@ -1,6 +1,7 @@
 """Networks that call, share and mix what others do not; each a factory of its own."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,67 @@ class Force(_Dense):
         with torch.enable_grad():
             x = x.requires_grad_() if x.is_leaf else x
             return -torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+class ByName(_Dense):
+    """Layers are called by the name of their argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net:
+            x = layer(input=x)
+        return x
+
+
+class Offset(_Dense):
+    """Energies that lie far from zero, as those of atoms by themselves do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1000 + self.net(x)
+
+
+class TimeFirst(nn.Module):
+    """What it takes for time is the axis of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.out = nn.GRU(2, 24), nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.net(x)[0])
+
+
+class Shelved(nn.Module):
+    """Weights stand in a dict, a list and a tuple as well, and are read from there alone, as liquid networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given, self.states = {}, []
+        for name, shape in (("into", (2, 24)), ("mix", (24, 24)), ("out", (24, 1))):
+            self.given[name] = nn.Parameter(torch.randn(shape) / shape[0] ** 0.5)
+            self.register_parameter(name, self.given[name])
+        for k in range(2):
+            self.register_buffer(f"shift{k}", torch.randn(24))
+            self.states.append({"shift": (self.get_buffer(f"shift{k}"), k)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x @ self.given["into"] + self.states[0]["shift"][0])
+        return torch.tanh(x @ self.given["mix"] + self.states[1]["shift"][0]) @ self.given["out"]
+
+
+class Named:
+    """A tensor and the names of its columns, as libraries for differential equations hand it to layers."""
+
+    def __init__(self, values: Tensor, names: str) -> None:
+        self.values, self.names = values, names
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return function(*(a.values if isinstance(a, cls) else a for a in args), **kwargs or {})
+
+
+class NamedColumns(_Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(Named(x, "xt"))
 
 
 class PerEdge(nn.Module):
@@ -115,6 +177,26 @@ mixed = partial(_seeded, Mixed)
 attention = partial(_seeded, Attention)
 convolution = partial(_seeded, Convolution)
 wide = partial(_seeded, Wide)
+
+
+def by_name() -> nn.Module:
+    return _seeded(ByName)
+
+
+def offset() -> nn.Module:
+    return _seeded(Offset)
+
+
+def time_first() -> nn.Module:
+    return _seeded(TimeFirst)
+
+
+def shelved() -> nn.Module:
+    return _seeded(Shelved)
+
+
+def named_columns() -> nn.Module:
+    return _seeded(NamedColumns)
 
 
 def lazy() -> nn.Module:

@@ -161,6 +161,17 @@ def test_patterns_take_in_no_weight_that_is_used() -> None:
     ]
 
 
+def test_ignored_layers_may_have_a_bound_of_their_own(tmp_path: Path) -> None:
+    """The other remedy: the weights from which a constrained layer was made, say."""
+    torch.manual_seed(0)
+    checkpoint, factory = saved(tmp_path, build_idle().state_dict()), {"factory": f"{HELPERS}:build_idle"}
+    with pytest.raises(NetworkError, match=r"bound it by a rule with a tol of its own \(layers:\)"):
+        compress_network(checkpoint, settings(factory))
+    ruled = settings(factory, layers=[{"match": "idle.*", "tol": 0.1}])
+    report = hmcompress.compress(tmp_path / "model.pt", settings=ruled)
+    assert next(layer for layer in report.layers if layer.name == "idle.weight").error <= 0.1
+
+
 def test_layers_that_are_excluded_may_be_ignored(tmp_path: Path) -> None:
     """The remedy that the message names: the discriminator beside a generator, say."""
     settings_without = outputs_settings(network={"factory": f"{HELPERS}:build_idle"}, exclude=["idle.*"])

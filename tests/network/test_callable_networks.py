@@ -34,7 +34,7 @@ def points(width: int = 2) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (512, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide"])
+@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide", "by_name", "named_columns", "shelved"])
 def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
     module = getattr(callable_networks, name)()
     torch.save(module.state_dict(), tmp_path / "model.pt")
@@ -44,6 +44,18 @@ def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
     error = float((fresh(torch.from_numpy(points())).detach() - expected).norm() / expected.norm())
     assert 0 < error < 1.1 * report.tol
     assert sum(layer.stored_bytes for layer in report.layers) < sum(layer.source_bytes for layer in report.layers) / 2
+
+
+def test_outputs_that_are_nearly_the_same_for_all_samples_are_told(tmp_path: Path) -> None:
+    """A constant would hold such a bound, and that is what is left of the network."""
+    notes = compressed("offset", points(), tmp_path).notes
+    assert any("differ from their mean over the samples by" in note for note in notes)
+    assert not any("differ" in note for note in compressed("mixed", points(), tmp_path).notes)
+
+
+def test_samples_that_depend_on_those_beside_them_are_told(tmp_path: Path) -> None:
+    notes = compressed("time_first", points().reshape(64, 8, 2), tmp_path, samples=48, held_out=16).notes
+    assert any("with the samples beside it: is the first axis of the inputs" in note for note in notes)
 
 
 def test_tied_weights_are_replaced_at_all_their_places(tmp_path: Path) -> None:

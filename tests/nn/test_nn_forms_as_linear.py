@@ -55,6 +55,11 @@ def test_values_are_those_of_the_dense_layer(form, shape, mode):
         torch.testing.assert_close(form(x), y)  # and nothing was overwritten
 
 
+def test_its_argument_has_the_name_of_a_dense_layers(form):
+    x = torch.randn(3, N, dtype=torch.float64)
+    torch.testing.assert_close(form(input=x), dense(form)(input=x))
+
+
 def test_inputs_without_contiguous_memory(form):
     x = torch.randn(N, 6, dtype=torch.float64).T
     torch.testing.assert_close(form(x), dense(form)(x))

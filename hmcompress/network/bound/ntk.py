@@ -14,7 +14,6 @@ from torch import Tensor
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, joined, own_tensors, replaced
 
-LIMIT_ROWS = 1024
 _RATE = 0.2
 
 
@@ -93,16 +92,26 @@ def _of_layer(x: Tensor, g: Tensor, bias: bool, rows: int) -> Tensor:
     return kernel + summed @ summed.T if bias else kernel
 
 
-def rate_limit_bytes(network: Network, points: Points, tol: float) -> float:
-    """Bytes that the function itself needs at a relative error of tol, by its linearisation.
+@dataclass(frozen=True)
+class RateLimit:
+    """What the function itself needs, by its linearisation, whatever the tolerance.
 
     Reverse water-filling on the spectrum of J J^T / rows, J the Jacobian of the outputs by the weights of each layer in
     units of their root mean square: sum of 0.5 log2(eigenvalue / level) over those above the level.
     """
-    scales = {layer.weight: float(network.matrix(layer).pow(2).mean().sqrt()) for layer in network.layers}
-    values = tangent_kernel(network, points, None, scales).spectrum().clamp_min(0) / len(points)
-    outputs = network.paired().run(points.tensors).double()
-    return water_filling_bits(values, float(tol**2 * outputs.pow(2).mean())) / 8
+
+    variances: Tensor  # (rows,), largest first
+    square: Tensor  # of an output, in the mean
+
+    @classmethod
+    def of(cls, network: Network, points: Points) -> "RateLimit":
+        scales = {layer.weight: float(network.matrix(layer).pow(2).mean().sqrt()) for layer in network.layers}
+        values = tangent_kernel(network, points, None, scales).spectrum().clamp_min(0) / len(points)
+        return cls(values, network.paired().run(points.tensors).double().pow(2).mean())
+
+    def nbytes(self, tol: float) -> float:
+        """At a relative error of tol."""
+        return water_filling_bits(self.variances, float(tol**2 * self.square)) / 8
 
 
 def water_filling_bits(variances: Tensor, distortion: float) -> float:

@@ -9,10 +9,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.bound.error import Reference
+from hmcompress.network.bound.error import Reference, block_errors, evaluate
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
-from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem, reference_error
 from hmcompress.network.model.modules import Activation, Stack
 from hmcompress.network.model.network import Network
@@ -21,6 +20,7 @@ from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.report.verdicts import VerifyNetwork
 from hmcompress.settings.config import Settings
 
+_FEW = 4  # samples by themselves
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -41,8 +41,7 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
     if settings.ntk_bound is not None:
         record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
     if problem.network.built_in:
-        points = problem.calibration.points.pairs(LIMIT_ROWS)
-        record = replace(record, rate_limit_bytes=rate_limit_bytes(problem.network, points, settings.tol))
+        record = replace(record, rate_limit_bytes=problem.rate_limit.nbytes(settings.tol))
     if settings.reference is not None:
         before = reference_error(problem, settings.reference, {})
         after = reference_error(problem, settings.reference, decoded)
@@ -80,6 +79,34 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     return (
         f"held-out error {record.error:.3g} is {ratio:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
+    )
+
+
+def nearly_constant(problem: Problem, settings: Settings) -> str | None:
+    """One line where outputs that are the same for all samples would hold the bound."""
+    y = problem.held_out.blocks[0]
+    error = block_errors(problem.settings.tolerance, [y], [y.mean(0).expand_as(y)])[0]
+    if problem.order or settings.ntk_bound is not None or error > settings.tol:
+        return None
+    return (
+        f"the outputs differ from their mean over the samples by {error:.2g} of their size, which the tolerance "
+        "allows: give a factory whose module takes off what all samples share, or a smaller tolerance"
+    )
+
+
+def samples_together(problem: Problem, settings: Settings) -> str | None:
+    """One line where a sample's outputs depend on the samples that are run beside it."""
+    y, middle = problem.held_out.blocks[0], len(problem.held_out.points) // 2  # of a sequence either end may not tell
+    if problem.network.built_in or middle < _FEW:
+        return None
+    few = slice(middle, middle + _FEW)
+    alone = evaluate(problem.network, problem.held_out.points.take(few), 0)[0]
+    error = block_errors("l2", [y[few]], [alone])[0] if alone.shape == y[few].shape else math.inf
+    if error <= settings.tol:
+        return None
+    return (
+        f"a sample's outputs differ by {error:.2g} with the samples beside it: is the first axis of the inputs that of "
+        "the samples (batch_first)? The bound is that of batches as they were run"
     )
 
 

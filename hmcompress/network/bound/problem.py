@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate, network_error, reference
+from hmcompress.network.bound.ntk import RateLimit
 from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
 from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
@@ -19,6 +21,7 @@ from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
 
+_LIMIT_ROWS = 1024
 _REPEATED, _FEWEST = 64, 8  # samples that are run twice, at most and at least
 _WRITTEN = 1e8  # numbers that a network writes meanwhile, about
 _COUNTED = 61  # samples whose rows are counted: few outputs are as many
@@ -39,6 +42,11 @@ class Problem:
     @property
     def order(self) -> int:
         return self.settings.derivatives
+
+    @cached_property
+    def rate_limit(self) -> RateLimit:
+        """On the first calibration points; with attention and many neurons it takes as long as a few passes."""
+        return RateLimit.of(self.network, self.calibration.points.pairs(_LIMIT_ROWS))
 
     def errors(self, ref: Reference, tensors: Mapping[str, Tensor]) -> list[float]:
         """Errors of the outputs and of each derivative on some points with some tensors replaced."""

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import stacks_in
 from hmcompress.network.joint.distil import in_places, learning_data
@@ -84,7 +83,7 @@ def middle_network(
 def _of_growing_width(learner: "_Learner") -> Middle | None:
     """Each width is told by the error that the one before has left, unless that was larger than its own before."""
     per_byte = _WEIGHTS_PER_BYTE[isinstance(learner.origin, Web)]
-    weights, wanted = _weights(learner.origin), per_byte * _rate(learner.problem, learner.tol)
+    weights, wanted = _weights(learner.origin), per_byte * learner.problem.rate_limit.nbytes(learner.tol)
     most = max(weights.values(), default=0)
     if wanted > _FAR * most:
         return None
@@ -157,10 +156,6 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> t
         if held > (_HOPELESS[isinstance(small, SmallWeb)][-1] if k + 1 < _ROUNDS else _NEARLY):
             break
     return None, math.inf if held > _BY_HEART * learned else held
-
-
-def _rate(problem: Problem, tol: float) -> float:
-    return rate_limit_bytes(problem.network, problem.calibration.points.pairs(LIMIT_ROWS), tol)
 
 
 def _weights(origin: Origin) -> dict[int, int]:

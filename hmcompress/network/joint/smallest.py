@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hmcompress.network.bound.error import block_errors
-from hmcompress.network.bound.ntk import LIMIT_ROWS, rate_limit_bytes
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import LEARNED_ROWS, learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
@@ -294,7 +293,6 @@ def _different(origin: Origin) -> list[int]:
 
 def _narrowest(problem: Problem, origin: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
-    points = problem.calibration.points.pairs(LIMIT_ROWS)
-    wanted = rate_limit_bytes(problem.network, points, tol)
+    wanted = problem.rate_limit.nbytes(tol)
     wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
     return next((hidden for hidden in _HIDDEN if inner_weights(origin, hidden) >= wanted), _HIDDEN[-1])

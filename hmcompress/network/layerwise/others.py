@@ -38,7 +38,8 @@ def perturbed_sensitivities(
         options = " ".join(f"--exclude '{pattern}'" for pattern in _patterns(unused, set(tensors) - set(none)))
         raise NetworkError(
             f"the network never uses {', '.join(unused[:_SHOWN])}{more}: keep what is no part of it lossless with "
-            f"{options} (or exclude: in the YAML), or is it another network?"
+            f"{options} (or exclude: in the YAML), bound it by a rule with a tol of its own (layers:), or is it "
+            "another network, or one that reads copies of them?"
         )
     return {name: 0.0 if name in none else max(s, _UNUSED) for name, s in found.items()}
 

@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
-from hmcompress.network.model.network import DenseLayer, Network
+from hmcompress.network.model.network import DenseLayer, Network, own_tensors
 from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
+from hmcompress.network.model.shelves import shelves_in
 from hmcompress.network.model.wrappers import bare
 from hmcompress.settings.problem_settings import FactoryNetwork, TorchScriptNetwork
 
@@ -54,7 +55,9 @@ def adopt(
     dense = {name for layer in layers for name in (layer.weight, layer.bias)}
     masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
     others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
-    return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=_stacks(module, layers))
+    shelves = tuple(shelves_in(module, set(own_tensors(module).values())))
+    stacks = _stacks(module, layers)
+    return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=stacks, shelves=shelves)
 
 
 def _places(

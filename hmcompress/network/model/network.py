@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import cast
@@ -15,7 +15,10 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
+from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
+from hmcompress.network.model.outputs import flatten, tensors_in
+from hmcompress.network.model.shelves import Shelf, shelved
 
 Inputs = tuple[Tensor, ...]
 _NO_GRADIENT = "does not require grad"  # what torch says where gradients are taken that are not kept
@@ -50,6 +53,7 @@ class Network:
     widths: tuple[int, ...] | None = None  # coordinates of each input, where known
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
     repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
+    shelves: tuple[Shelf, ...] = ()  # where the module keeps some of its tensors as well
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
 
     @property
@@ -148,16 +152,21 @@ class Network:
         try:
             if not state:
                 return self.module(*inputs)
-            return functional_call(self.module, dict(state), inputs, tie_weights=False)
+            with shelved(self.module, self.shelves, self._others(state)):
+                return functional_call(self.module, dict(state), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
             raise failure(error, inputs) from error
 
+    def _others(self, state: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+        """What takes the place of each of the module's tensors, where it is needed."""
+        return {t: state[place] for place, t in _held(self.module) if place in state} if self.shelves else {}
+
     def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Of each floating tensor that the module returns."""
         with torch.set_grad_enabled(self.own_gradients):
-            return [tuple(t.shape) for t in _tensors(self._outputs(inputs, {}))]
+            return [tuple(t.shape) for t in tensors_in(self._outputs(inputs, {}))]
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -189,47 +198,22 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     def converted(t: Tensor) -> Tensor:
         return t.to(dtype) if t.is_floating_point() else t.to(dtype.to_complex()) if t.is_complex() else t
 
-    return replace(network, module=module._apply(converted), dtype=dtype)
-
-
-def flatten(outputs: object) -> Tensor:
-    """The floating tensors in a module's outputs as one real matrix (samples, everything else)."""
-    parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in _tensors(outputs)]
-    if not parts:
-        raise NetworkError(
-            f"the network returns a {type(outputs).__name__} without a floating tensor, so no output error can be "
-            "bounded: give a factory whose module returns what matters of it"
-        )
-    if len({len(part) for part in parts}) > 1:
-        return torch.cat([part.reshape(1, -1) for part in parts], 1)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _tensors(outputs: object) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        if outputs.is_complex():
-            yield torch.view_as_real(outputs.resolve_conj())
-        elif outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from _tensors(value)
-    elif is_dataclass(outputs) and not isinstance(outputs, type):
-        for field in fields(outputs):
-            yield from _tensors(getattr(outputs, field.name))
+    before = own_tensors(module)
+    module._apply(converted)
+    after = own_tensors(module)
+    for shelf in network.shelves:  # buffers are other ones now
+        shelf.put(module, {t: after[place] for place, t in before.items()})
+    return replace(network, module=module, dtype=dtype)
 
 
 @contextmanager
 def replaced(network: Network, forward: Callable[[DenseLayer, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
     """Call `forward(layer, input, output)` at each dense layer; what it returns replaces the layer's output."""
 
-    def hook(layer: DenseLayer) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
-        return lambda module, args, output: forward(layer, args[0], output)
+    def hook(layer: DenseLayer) -> Callable[..., Tensor | None]:
+        return lambda module, args, named, output: forward(layer, entering(args, named), output)
 
-    handles = [network.linear(layer).register_forward_hook(hook(layer)) for layer in network.layers]
+    handles = [network.linear(x).register_forward_hook(hook(x), with_kwargs=True) for x in network.layers]
     try:
         yield
     finally:
@@ -244,7 +228,7 @@ def in_place_of(network: Network, forward: Callable[[DenseLayer, Tensor], Tensor
     before = {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}
     try:
         for module, layer in modules.items():
-            vars(module)["forward"] = partial(forward, layer)  # hides that of its class
+            vars(module)["forward"] = called_with(partial(forward, layer))  # hides that of its class
         with replaced(network, lambda layer, x, z: None):  # torch's encoders call layers only where hooks see it
             yield
     finally:
