@@ -7,7 +7,7 @@ import torch
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
-from hmcompress.hmatrix.grids import compact, product, weighted
+from hmcompress.hmatrix.grids import compact, positions, product, weighted
 from hmcompress.hmatrix.patterns import copied, interpolated, lattice, listed, short_floats, sinusoids, tiles, trellis
 from hmcompress.hmatrix.tree import tree
 
@@ -15,7 +15,7 @@ Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 
 EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED, COPIED = range(12)
 BASED = 12  # less another layer, which no matrix knows: the container decodes it
-SINUSOIDS = 13
+SINUSOIDS, POSITIONS = 13, 14
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 
@@ -62,6 +62,7 @@ CODECS: dict[int, Decoder] = {
     LISTED: _decode_listed,
     COPIED: _decode_copied,
     SINUSOIDS: sinusoids.decode,
+    POSITIONS: positions.decode,
 }
 
 

@@ -35,6 +35,7 @@ from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
 from hmcompress.hmatrix.tune_sinusoids import tune_sinusoids
+from hmcompress.hmatrix.tune_symmetric import tune_symmetric
 from hmcompress.hmatrix.tune_thrift import with_thrift
 
 Array = np.ndarray
@@ -79,7 +80,7 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    return _any(request, grid, kernel)
+    return tune_symmetric(request, lambda inner: _any(inner, grid, kernel)) or _any(request, grid, kernel)
 
 
 def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:

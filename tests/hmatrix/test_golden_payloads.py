@@ -37,7 +37,7 @@ def test_every_codec_of_a_matrix_has_a_golden_payload() -> None:
         10,
         11,
         13,
-    }  # 2 and 5: see tests/network
+    }  # 2, 5, 7 and 14: see tests/network
 
 
 def test_every_kind_of_pool_has_a_golden_payload(monkeypatch: pytest.MonkeyPatch) -> None:

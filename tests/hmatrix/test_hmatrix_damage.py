@@ -121,7 +121,7 @@ def test_every_truncation_is_noticed_or_harmless(name):
 def test_random_bytes_are_no_payload():
     random = np.random.default_rng(0)
     h = source("zeros")
-    for codec in range(14):
+    for codec in range(15):
         for _ in range(40):
             decode(bytes([codec]) + random.integers(0, 256, random.integers(0, 80)).astype(np.uint8).tobytes(), h)
 

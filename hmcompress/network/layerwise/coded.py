@@ -12,8 +12,8 @@ from torch import Tensor
 from hmcompress.container import join
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.hmatrix.basics import exact
-from hmcompress.hmatrix.codecs import COMPACT, EXACT, PRODUCT, WEIGHTED
-from hmcompress.hmatrix.grids import compact, product, weighted
+from hmcompress.hmatrix.codecs import COMPACT, EXACT, POSITIONS, PRODUCT, WEIGHTED
+from hmcompress.hmatrix.grids import compact, positions, product, weighted
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
@@ -86,6 +86,24 @@ class Product(Coded):
 
     def without_rows(self, dead: np.ndarray) -> Coded:
         return Product(self.left.without_rows(dead), self.right)
+
+
+@dataclass(frozen=True)
+class Positioned(Coded):
+    """Functions of the positions (m, numbers) of points times a core, on grids."""
+
+    form: positions.Form
+    positions: Grid
+    square: Grid  # (1, count), of the bases
+    core: Grid
+
+    def dense(self) -> Tensor:
+        where, square, core = (grid.to_dense() for grid in (self.positions, self.square, self.core))
+        left, right = self.form.factors(where, square[0], core)
+        return torch.from_numpy(left @ right.T)
+
+    def payload(self, thorough: bool) -> bytes:
+        return bytes([POSITIONS]) + positions.encode(self.form, self.positions, self.square, self.core, thorough)
 
 
 @dataclass(frozen=True)

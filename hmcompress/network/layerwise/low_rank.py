@@ -26,7 +26,7 @@ def as_product(
     """
     rows = factorise(sensitivity)
     aimed = rows.lower.T @ w[rows.order]
-    metric = moment + prior * np.trace(moment) / max(float(np.sum(aimed**2)), 1e-300) * (aimed.T @ aimed)
+    metric = with_prior(moment, aimed, prior)
     directions, sizes = _singular(aimed @ np.linalg.cholesky(metric))
     least = _KEPT * delta * ((w.shape[0] + w.shape[1]) / 12) ** 0.5
     rank = max(int((sizes > least).sum()), 1)
@@ -40,6 +40,11 @@ def as_product(
     gram += _LOADING * np.trace(gram) / max(len(gram), 1) * np.eye(len(gram))
     left = cho_solve(cho_factor(gram), seen @ w.T).T if len(v) else np.zeros((len(w), 0))
     return Product(quantise(left, factorise(gram), rows, delta, dead_zone) if len(v) else _none(len(w)), right)
+
+
+def with_prior(moment: np.ndarray, w: np.ndarray, prior: float) -> np.ndarray:
+    """The moment (n, n) with a share of its mean diagonal where w (m, n) is large."""
+    return moment + prior * np.trace(moment) / max(float(np.sum(w**2)), 1e-300) * (w.T @ w)
 
 
 def _singular(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from hmcompress.network.layerwise.moments import (
     with_column,
 )
 from hmcompress.network.layerwise.original import Original
+from hmcompress.network.layerwise.positions import as_positions
 from hmcompress.network.model.ended import until_all_are_seen
 from hmcompress.network.model.network import DenseLayer, Network, in_place_of
 from hmcompress.network.model.tangents import layer_jets, run_with_tangents, split_dual
@@ -52,6 +53,7 @@ class Knobs:
     variance: float = 0.3  # its share in the order of the columns, against what they explain
     structured: frozenset[str] = frozenset()  # layers that the engine codes
     factored: frozenset[str] = frozenset()  # layers that are coded as a product of two factors
+    located: frozenset[str] = frozenset()  # of those: as operators between points, where they are found
     prior: float = 0.1  # of those: how much inputs are assumed to lie where the weights are large
 
 
@@ -132,7 +134,9 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
         floor = max(floor, knobs.shrinkage * noise())
     moment = regularised(moment, floor)
     if layer.weight in knobs.factored:
-        return as_product(target, moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone, knobs.prior)
+        level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone, knobs.prior
+        found = as_positions(target, *level) if layer.weight in knobs.located else None
+        return found or as_product(target, *level)
     rows = data.factor_of_rows(layer.weight, knobs.mu)
     columns = factorise_towards(moment, target, rows, knobs.variance)
     return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))

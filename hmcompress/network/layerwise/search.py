@@ -256,15 +256,17 @@ def chosen(found: Search, prefer: Preference) -> Trial | None:
 
 
 def _other_forms(found: Search, way: Way, prefer: Preference) -> None:
-    """Layers as products of two factors, and coded by the engine."""
+    """Layers as products of two factors, coded by the engine, and as operators between points."""
     start = way.start(found.tol)
+    factored = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
     if way.factored:
-        knobs = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
-        found.settle(knobs, 4, 0.05)
+        found.settle(factored, 4, 0.05)
     if way.structured:
         knobs = replace(start, structured=way.structured)
         found.land(knobs, _LANDING, prefer)
         found.fill(knobs, _FILLING)
+    if way.located:  # last, since no structured form is looked for above the cheapest that holds
+        found.settle(replace(factored, located=way.located), 4, 0.05)
 
 
 def _first(found: Search, way: Way, passes: int) -> Trial:

@@ -1,13 +1,17 @@
-"""Weights that the engine of the weights metric or a product of two factors may code instead of the passes."""
+"""Weights that the engine of the weights metric, a product of two factors or points may code instead of the passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 from torch import Tensor
 
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.coded import Engine
+from hmcompress.network.layerwise.original import Original
+from hmcompress.network.layerwise.points import find_points
 
 _LEAST_SIDE = 64  # of a square matrix in which structure is looked for
+_OUTPUTS, _FEW_OUTPUTS = 256, 32  # samples of a layer's outputs that are looked at; fewer tell nothing
 _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 
 
@@ -20,6 +24,19 @@ def structured_layers(problem: Problem, tensors: Mapping[str, Tensor], engine: E
 def wide_layers(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """Layers that may be products of two factors."""
     return frozenset(n for n in _matrices(problem, tensors) if min(tensors[n].shape) >= _LEAST_SIDE)
+
+
+def located_layers(names: Iterable[str], data: Original) -> frozenset[str]:
+    """Layers, of some, whose outputs are smooth functions of where points lie that few coordinates tell."""
+    return frozenset(name for name in names if _is_located(data.targets[name][0]))
+
+
+def _is_located(outputs: Tensor) -> bool:
+    rows = outputs.detach().reshape(-1, outputs.shape[-1])[:_OUTPUTS].double().numpy()
+    if len(rows) < _FEW_OUTPUTS or not rows.any():
+        return False
+    _, sizes, leading = np.linalg.svd(rows, full_matrices=False)
+    return find_points(leading.T, sizes) is not None
 
 
 def _matrices(problem: Problem, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -50,6 +50,7 @@ class Way:
     slim: bool = False  # living neurons count beside bytes
     structured: frozenset[str] = frozenset()  # layers that the engine may code
     factored: frozenset[str] = frozenset()  # layers that may be products of two factors
+    located: frozenset[str] = frozenset()  # of those: layers that may be operators between points in no order
 
     def start(self, tol: float) -> Knobs:
         """Of the first pass."""

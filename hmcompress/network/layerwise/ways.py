@@ -11,7 +11,7 @@ from hmcompress.network.layerwise.brief import brief_search
 from hmcompress.network.layerwise.budget import budget_of, cost_of, forward_cost_of, is_brief
 from hmcompress.network.layerwise.propagate import Parts, run_pass
 from hmcompress.network.layerwise.search import search
-from hmcompress.network.layerwise.structure import structured_layers, wide_layers
+from hmcompress.network.layerwise.structure import located_layers, structured_layers, wide_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
 from hmcompress.network.layerwise.way import START, Way
@@ -71,6 +71,7 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
         slim=settings.slim == "prefer",
         structured=structured,
         factored=factored,
+        located=located_layers(factored & subject.data.targets.keys(), subject.data),
     )
     if kernel:
         return [replace(plain, firm=True)]
