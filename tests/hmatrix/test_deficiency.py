@@ -79,3 +79,11 @@ def test_noise_has_no_low_rank(shape):
 def test_degenerate_matrices_do_no_harm(a):
     with np.errstate(invalid="ignore"):
         assert deficient_ranks(a[None])[0] in (0, 1)
+
+
+def test_singular_values_that_fall_slowly_are_followed_as_far_as_they_pay():
+    rng, k = np.random.default_rng(0), np.arange(1, 385)
+    left, right = (np.linalg.qr(rng.standard_normal((384, 384)))[0] for _ in range(2))
+    w = torch.from_numpy((left / k**1.5) @ right.T).float()
+    sizes = {tol: compress_matrix(w, tol).nbytes for tol in (1.5e-2, 9e-3)}  # rank 60, and 85 where 64 do not suffice
+    assert sizes[9e-3] < 2 * sizes[1.5e-2]

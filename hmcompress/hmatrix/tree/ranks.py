@@ -14,6 +14,7 @@ COARSE = (0, 2)  # steps of the factors, as powers of two
 _SMOOTH, _FADING = 0.8, 4.0  # what smooth columns save, as a share, halved every so many: later ones are hardly smooth
 _SPARE = 4
 _CHEAP, _GUESSED_HIGH = 48, 1.1  # a side up to which all singular values take little time; a factor
+_CLEARLY, _SHARE = 0.9, 0.5  # of other prices; of the shorter side: ranks that are asked for at most
 _LOW_RATE = 0.75  # bits an entry below which a block is so smooth that columns may cost next to nothing
 
 
@@ -29,14 +30,26 @@ def worthwhile_ranks(stack: Array, squares: Array, best: Array, smooth: Array) -
     some = np.flatnonzero((deficient > 0) | _hopeful(stack, squares, best, smooth))
     if len(some):
         part = stack if len(some) == len(stack) else stack[some]
-        values = singular_values(part, int(deficient.max()) + _SPARE)
-        prices = _cheapest(values, squares[some], m, n, smooth[:, some])
+        values, prices = _priced(part, squares[some], smooth[:, some], best[some], int(deficient.max()) + _SPARE)
         found = np.argmin(prices, axis=1) + 1
         promising = np.take_along_axis(prices, found[:, None] - 1, 1)[:, 0] < best[some]
         low = best[some] < _LOW_RATE * m * n
         most = np.maximum(2 * found, deficient[some]) + _SPARE
         ranks[some] = np.where(low, values.shape[1], np.where(promising, np.minimum(most, values.shape[1]), 0))
     return ranks
+
+
+def _priced(stack: Array, squares: Array, smooth: Array, best: Array, rank: int) -> tuple[Array, Array]:
+    """Singular values (b, ranks) and prices of as many of them, more where the last one of some still pays clearly."""
+    _, m, n = stack.shape
+    while True:
+        values = singular_values(stack, rank)
+        prices = _cheapest(values, squares, m, n, smooth)
+        last = prices[:, -1]
+        falling = (last <= prices.min(axis=1)) & (last < _CLEARLY * best)
+        rank = 2 * values.shape[1]
+        if not falling.any() or rank > _SHARE * min(m, n):
+            return values, prices
 
 
 def _hopeful(stack: Array, squares: Array, best: Array, smooth: Array) -> Array:
