@@ -51,6 +51,13 @@ class Offset(_Dense):
         return 1000 + self.net(x)
 
 
+class Nodes(_Dense):
+    """A row for each of a sample's five nodes, as networks of graphs return them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x[:, None] * torch.arange(1, 6, dtype=x.dtype)[:, None] / 5).flatten(0, 1))
+
+
 class TimeFirst(nn.Module):
     """What it takes for time is the axis of the samples."""
 
@@ -185,6 +192,10 @@ def by_name() -> nn.Module:
 
 def offset() -> nn.Module:
     return _seeded(Offset)
+
+
+def nodes() -> nn.Module:
+    return _seeded(Nodes)
 
 
 def time_first() -> nn.Module:

@@ -56,6 +56,7 @@ def test_outputs_that_are_nearly_the_same_for_all_samples_are_told(tmp_path: Pat
 def test_samples_that_depend_on_those_beside_them_are_told(tmp_path: Path) -> None:
     notes = compressed("time_first", points().reshape(64, 8, 2), tmp_path, samples=48, held_out=16).notes
     assert any("with the samples beside it: is the first axis of the inputs" in note for note in notes)
+    assert not any("beside" in note for note in compressed("nodes", points(), tmp_path).notes)
 
 
 def test_tied_weights_are_replaced_at_all_their_places(tmp_path: Path) -> None:

@@ -96,12 +96,17 @@ def nearly_constant(problem: Problem, settings: Settings) -> str | None:
 
 def samples_together(problem: Problem, settings: Settings) -> str | None:
     """One line where a sample's outputs depend on the samples that are run beside it."""
-    y, middle = problem.held_out.blocks[0], len(problem.held_out.points) // 2  # of a sequence either end may not tell
-    if problem.network.built_in or middle < _FEW:
+    points, y = problem.held_out.points, problem.held_out.blocks[0]
+    rows, left = divmod(len(y), len(points))  # of a sample, as of the nodes of a graph
+    middle = len(points) // 2  # either end of a sequence may not tell
+    if problem.network.built_in or middle < _FEW or left:
         return None
-    few = slice(middle, middle + _FEW)
-    alone = evaluate(problem.network, problem.held_out.points.take(few), 0)[0]
-    error = block_errors("l2", [y[few]], [alone])[0] if alone.shape == y[few].shape else math.inf
+    among = y[middle * rows : (middle + _FEW) * rows]
+    try:
+        alone = evaluate(problem.network, points.take(slice(middle, middle + _FEW)), 0)[0]
+    except NetworkError:  # of so few samples
+        return None
+    error = block_errors("l2", [among], [alone])[0] if alone.shape == among.shape else 0.0
     if error <= settings.tol:
         return None
     return (
