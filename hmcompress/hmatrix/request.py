@@ -20,7 +20,7 @@ from hmcompress.hmatrix.tree.order import Natural, Order
 from hmcompress.hmatrix.tree.parts import CodedLeaf
 
 Array = np.ndarray
-_LOW_RATE = 3.4  # bits an entry, above which thrift saves less than half a per cent of them
+_NOTHING, _LOW_RATE = 0.02, 3.4  # bits an entry: thrift saves few bytes below, less than half a per cent above
 _LARGE = 1 << 23  # entries, of which thrift makes several copies
 _FINEST = 2.0**-54  # of the tolerances that rounding can keep
 
@@ -69,9 +69,9 @@ class Request:
         return self.tol >= _FINEST
 
     def suits_thrift(self, nbytes: int) -> bool:
-        """Whether a form of so many bytes has low rates and only the sum of squares counts: thrift makes the largest
-        error larger."""
-        low = 8 * nbytes < _LOW_RATE * self.w.numel() and self.w.numel() <= _LARGE
+        """Whether a form of so many bytes has low rates, though more than next to nothing, and only the sum of squares
+        counts: thrift makes the largest error larger."""
+        low = _NOTHING < 8 * nbytes / self.w.numel() < _LOW_RATE and self.w.numel() <= _LARGE
         return low and self.effort != "fast" and self.norm == "fro"
 
     @property

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from small_networks import forward, outputs_settings, saved, stack
+from small_networks import forward, outputs_settings, stack
 
 import hmcompress
-from hmcompress.network import compress_network, pose
+from hmcompress.network import pose
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.ntk import tangent_kernel, training_curves, water_filling_bits
 
@@ -76,7 +76,7 @@ def test_water_filling_matches_closed_forms() -> None:
     assert water_filling_bits(two, 5.0) == 0
 
 
-def test_the_rate_limit_is_found_once(tmp_path, monkeypatch):
+def test_the_rate_limit_is_found_once(monkeypatch):
     """Joint stage, middle way and report ask for it; with attention it takes as long as a few passes."""
     found = []
 
@@ -85,9 +85,9 @@ def test_the_rate_limit_is_found_once(tmp_path, monkeypatch):
         return found[-1]
 
     monkeypatch.setattr("hmcompress.network.bound.ntk.tangent_kernel", counted)
-    settings = outputs_settings(ntk=False, effort="default", tol=0.1)
-    result = compress_network(saved(tmp_path, stack([2, 16, 16, 1])), settings)
-    assert result.record.rate_limit_bytes is not None and len(found) == 1
+    problem = pose(outputs_settings(), stack([2, 16, 16, 1]))
+    assert problem.rate_limit.nbytes(0.1) < problem.rate_limit.nbytes(0.01)
+    assert len(found) == 1
 
 
 def test_a_network_whose_weights_are_all_tied_has_no_rate_limit(tmp_path):
