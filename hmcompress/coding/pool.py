@@ -57,7 +57,7 @@ def encode_pool(
 
     x (n,): the values before rounding, in steps; they show the shape at low rates better than integers do. width: the
     row length, where the integers are one matrix; a general coder may then find repetitions along rows or columns.
-    thrift: by which x was rounded.
+    thrift: by which x was rounded, in whole 256ths.
     """
     q, e = np.asarray(q).reshape(-1), np.asarray(e, np.int16).reshape(-1)
     if is_sparse(q) and e.max(initial=ZERO_CLASS) > ZERO_CLASS:

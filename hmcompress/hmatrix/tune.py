@@ -83,6 +83,7 @@ def _drafts(request: Request, candidate: Candidate, step: float) -> Drafts:
 
 
 def prepared_leaves(request: Request, candidate: Candidate, step: float) -> list[PreparedLeaf]:
+    """The leaves of the candidate's plan, with what they are coded from at about this step."""
     leaves = prepare(candidate.ordered(request.values), candidate.plan, step)
     if request.w.dtype in SHORT and candidate.is_plain:
         leaves = [replace(leaves[0], short=request.w)]
@@ -141,10 +142,7 @@ def _equal(a: Array, b: Array) -> bool:
 def tune_trellis(request: Request, step: float) -> HMatrix | None:
     """As tune, along a trellis; `step` is the one that plain quantisation would need."""
     quantizer = trellis.TrellisQuantizer(request.values, request.w.dtype)
-    step = search_step(
-        request, partial(_error_of, request, quantizer), step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS
-    )
-    return largest_within(request, partial(_payload_of, TRELLIS, quantizer), step)
+    return _whole(request, TRELLIS, quantizer, step / trellis.FINER * _AIM, _ENOUGH_FOR_TRELLIS)[1]
 
 
 def tune_interpolated(request: Request, step: float, size: int, sparse: bool = False) -> HMatrix | None:
@@ -156,18 +154,20 @@ def tune_interpolated(request: Request, step: float, size: int, sparse: bool = F
     if coder is None or (sparse and not coder.is_sparse):
         return None
     enough = _ENOUGH_FOR_SPARSE if coder.is_sparse else ENOUGH
-    step = search_step(request, partial(_error_of, request, coder), step, enough)
-    payload = partial(_payload_of, INTERPOLATED, coder)
-    best = largest_within(request, payload, step)
+    step, best = _whole(request, INTERPOLATED, coder, step, enough)
     if best is None:
         return None
-    best = _shorter(request, payload, coder.finer_steps(step), best)
+    best = _shorter(request, partial(_payload_of, INTERPOLATED, coder), coder.finer_steps(step), best)
     if best.nbytes > _CLOSE * size or not request.suits_thrift(best.nbytes):
         return best
-    coder = replace(coder, thrift=THRIFT)
-    step = search_step(request, partial(_error_of, request, coder), step, enough)
-    thrifty = largest_within(request, partial(_payload_of, INTERPOLATED, coder), step)
+    thrifty = _whole(request, INTERPOLATED, replace(coder, thrift=THRIFT), step, enough)[1]
     return thrifty if thrifty is not None and thrifty.nbytes < best.nbytes else best
+
+
+def _whole(request: Request, codec: int, coder: WholeCoder, step: float, enough: float) -> tuple[float, HMatrix | None]:
+    """The step that the search from `step` ends at, and the matrix there."""
+    step = search_step(request, partial(_error_of, request, coder), step, enough)
+    return step, largest_within(request, partial(_payload_of, codec, coder), step)
 
 
 def _shorter(request: Request, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
@@ -206,7 +206,10 @@ def largest_within(request: Request, payload: Callable[[float], bytes | None], s
 
 
 def payload_at(request: Request, known: Drafts | None, candidate: Candidate, step: float) -> bytes:
-    """known: the leaves that hold factors; without any, all is made and let go again: it may take much memory."""
+    """The candidate's payload at this step.
+
+    known: the leaves that hold factors; without any, all is made and let go again: it may take much memory.
+    """
     data = _smaller_payload(request, known or _drafts(request, candidate, step), candidate, step)
     if known is None:
         request.forget()
@@ -270,6 +273,7 @@ def _stands_still(before: tuple[float, float], now: tuple[float, float]) -> bool
 
 
 def error_at(request: Request, drafts: Drafts, candidate: Candidate, step: float) -> float:
+    """The relative error of the leaves as they are rounded at this step."""
     parts = [leaf.decode() for leaf in encode_leaves(drafts.at(step), request.options, final=False)]
     shape = (request.w.shape[0], request.w.shape[1])
     wide = request.w.dtype == torch.float64
