@@ -23,18 +23,16 @@ def round_trip(tmp_path, tensors, **settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 @pytest.mark.parametrize("tol", [1e-1, 1e-2])
 def test_masks_come_back_bit_for_bit(tmp_path, tol, dtype):
-    masks = {f"m{n}": autoregressive(n).to(dtype) for n in (16, 64, 200)} | {
-        "low": torch.ones(64, 64, dtype=dtype).tril()
-    }
+    masks = {"16": autoregressive(16).to(dtype), "50": autoregressive(50).to(dtype), "low": torch.ones(40, 40).tril()}
     report, found = round_trip(tmp_path, masks, tol=tol)
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
-    assert [layer.error for layer in report.layers] == [0, 0, 0, 0]
+    assert [layer.error for layer in report.layers] == [0, 0, 0]
 
 
 def test_a_mask_takes_few_bytes(tmp_path):
-    mask = autoregressive(512)
-    report, _ = round_trip(tmp_path, {"mask": mask}, tol=1e-2)
-    assert report.layers[0].stored_bytes < mask.numel() / 8 / 10
+    mask = autoregressive(256)
+    report, found = round_trip(tmp_path, {"mask": mask}, tol=1e-2)
+    assert torch.equal(found["mask"], mask) and report.layers[0].stored_bytes < mask.numel() / 8 / 10
 
 
 def test_stacks_and_kernels_of_masks_are_masks(tmp_path):

@@ -1,5 +1,6 @@
 """Claims about convolutions: kernels that are alike cost less than noise, however they lie; noise costs no search."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +31,7 @@ def request(w: torch.Tensor, tol: float = 1e-2, norm: str = "fro", effort: str =
     return Request(w, tol, norm, effort, reference(w, norm))
 
 
-@pytest.mark.parametrize("norm", ["fro", "max"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "norm"), [*((dtype, "fro") for dtype in DTYPES), (torch.float32, "max")], ids=str)
 def test_error_is_below_tol_and_kernels_that_are_alike_cost_less(dtype, norm):
     w = smooth_kernels().to(dtype)
     plain, h = (compress_matrix(w, 3e-2, norm, kernel=k) for k in (1, KERNEL))
@@ -45,9 +45,12 @@ def test_error_is_below_tol_and_kernels_that_are_alike_cost_less(dtype, norm):
 @pytest.mark.parametrize("kernel", [1, 3, 9, KERNEL, KERNEL * 20])
 def test_kernels_of_any_size_never_cost_more_than_none(kernel, effort):
     w = smooth_kernels()
-    assert (
-        compress_matrix(w, 1e-2, effort=effort, kernel=kernel).nbytes <= compress_matrix(w, 1e-2, effort=effort).nbytes
-    )
+    assert compress_matrix(w, 1e-2, effort=effort, kernel=kernel).nbytes <= bytes_without_kernels(effort)
+
+
+@functools.cache
+def bytes_without_kernels(effort):
+    return compress_matrix(smooth_kernels(), 1e-2, effort=effort).nbytes
 
 
 def test_of_a_large_convolution_some_channels_tell():

@@ -61,11 +61,20 @@ def subject_of(checkpoint: Checkpoint, settings: Settings) -> Subject:
 def weights_metric_bytes(folder: Path, settings: Settings) -> int:
     """Of the file that the weights metric makes at one tolerance for all layers with which the outputs just hold."""
     problem = pose(settings, hmcompress.load_state_dict(_compressed(folder, 1e-6)), None)
+    levels, least, most = (
+        np.geomspace(1e-3, 1e-1, 32),
+        0,
+        32,
+    )  # the first holds, and what is looser than the last does not
     held = []
-    for level in np.geomspace(1e-3, 1e-1, 25):
-        file = _compressed(folder, float(level))
+    while most - least > 1:
+        level = (least + most) // 2
+        file = _compressed(folder, float(levels[level]))
         if max(problem.errors(problem.held_out, hmcompress.load_state_dict(file))) <= settings.tol:
             held.append(file.stat().st_size)
+            least = level
+        else:
+            most = level
     return min(held)
 
 

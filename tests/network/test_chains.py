@@ -55,10 +55,10 @@ NEURONS = ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Mixt
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9, "max": 5e9})
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 2e9, "max": 2e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 1)
     monkeypatch.setattr(form_search, "_LEAST", 2)
-    monkeypatch.setattr(budget, "_MOST", {"fast": 14, "default": 14})
+    monkeypatch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
 
 
 def module_of(name: str) -> nn.Module:
@@ -139,7 +139,7 @@ def test_jacobian_of_derivatives_is_the_derivative() -> None:
 
 @pytest.mark.parametrize("name", ["Plain", "Condition"])
 def test_few_neurons_keep_derivatives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint_module, "_WORK", {"default": 3e10})
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 1e10})
     settings = settings_of(name, tol=3e-2, calibration={"derivatives": 1})
     result = compress_network(saved(tmp_path, module_of(name).state_dict()), settings)
     assert by_joint(result)
@@ -259,8 +259,8 @@ def by_joint(result: NetworkResult) -> bool:
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_few_neurons_take_the_chains_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "Modes":  # four outputs are four times the work
-        monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10})
+    if name in ("Heads", "Modes", "Two"):  # several outputs or stacks are more work
+        monkeypatch.setattr(joint_module, "_WORK", {"default": 5e9})
     module, settings = module_of(name), settings_of(name, tol=2e-2)
     result = compress_network(saved(tmp_path, module.state_dict()), settings)
     assert by_joint(result) and 0.1 * 2e-2 < result.record.error <= 2e-2

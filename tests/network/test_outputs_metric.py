@@ -137,7 +137,7 @@ def test_kernel_is_bounded_by_default_for_built_in_networks(tmp_path: Path) -> N
 
 
 def test_operator_is_coded_by_the_engine(tmp_path: Path) -> None:
-    n = 128
+    n = 96
     x = (torch.arange(n) + 0.5) / n
     weight = torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x))
     forcings = torch.randn(64, n, generator=torch.Generator().manual_seed(0)).cumsum(1)

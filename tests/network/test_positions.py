@@ -182,7 +182,7 @@ def shuffled(tmp_path_factory):
     torch.save({"weight": torch.from_numpy(w).float()}, folder / "operator.pt")
     out = folder / "operator.hmc.safetensors"
     inputs = {"gaussian": {"file": str(folder / "field.npz"), "factor": "factor"}, "samples": 512, "held_out": 512}
-    options = {"calibration": inputs, "metric": "outputs", "network": {"linear": {}}, "ntk": "off"}
+    options = {"calibration": inputs, "metric": "outputs", "network": {"linear": {}}, "ntk": "off", "effort": "fast"}
     return out, hmcompress.compress(folder / "operator.pt", out, tol=1e-2, **options)
 
 

@@ -33,7 +33,7 @@ def test_the_form_is_that_of_the_decoded_matrix(has_bias):
 
 def test_a_form_is_found_in_less_memory_than_the_dense_matrix_takes(monkeypatch):
     monkeypatch.setattr(HMatrix, "from_payload", lambda *_: pytest.fail("expanded"))
-    n = 4096
+    n = 3072
     data = Interpolator(green(n, n), torch.float32, SCHEMES[0], 1).encode(2.0**-9)
     tracemalloc.start()
     stored = read(bytes([INTERPOLATED]) + data, (n, n), torch.float32, False)
