@@ -182,6 +182,7 @@ def pinn(tmp_path_factory):
         "network": {"mlp": {"activation": "tanh"}},
         "calibration": {"domain": {"x": [-1, 1], "t": [0, 1]}, "samples": 256, "held_out": 256},
         "ntk": "off",
+        "effort": "fast",
     }
 
 

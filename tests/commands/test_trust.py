@@ -68,7 +68,9 @@ def test_verify_runs_foreign_code_on_request_only(elsewhere, monkeypatch):
     layers = torch.nn.Sequential(torch.nn.Linear(2, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1))
     torch.save(layers.state_dict(), "model.pt")
     box = {"domain": {"x": [0, 1], "y": [0, 1]}, "samples": 64, "held_out": 64}
-    hmcompress.compress("model.pt", metric="outputs", network={"factory": spec}, calibration=box, tol=0.1)
+    hmcompress.compress(
+        "model.pt", metric="outputs", network={"factory": spec}, calibration=box, tol=0.1, effort="fast"
+    )
     (elsewhere / "ran").unlink()
     with pytest.raises(SettingsError, match="names code to run"):
         hmcompress.verify("model.hmc.safetensors", "model.pt")
