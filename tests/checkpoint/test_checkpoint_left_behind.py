@@ -36,6 +36,29 @@ def test_tensors_among_the_attributes_of_a_module_are_named(tmp_path, zipped):
     assert not any("alias" in line or "shared" in line for line in checkpoint.left_behind)
 
 
+class Chosen(nn.Module):
+    """As programs keep one model for each class: in a plain dict, which torch does not look into."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(2, 2)
+        self.models = {0: nn.Linear(3, 2), (1, 2): [Attributed()]}
+        self.models[0].owner = [self, self.classifier]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_modules_in_plain_containers_of_a_module_are_kept(tmp_path, zipped):
+    path = tmp_path / "model.pt"
+    module = Chosen()
+    torch.save(module, path, _use_new_zipfile_serialization=zipped)
+    checkpoint = open_checkpoint(path)
+    tensors = tensors_of(checkpoint)
+    own = {"classifier.weight", "classifier.bias", "models.0.weight", "models.0.bias"}
+    assert set(tensors) == own | {"models.1.0.inner.weight", "models.1.0.inner.bias"}
+    assert torch.equal(tensors["models.0.weight"], module.models[0].weight)
+    assert any(line.startswith("models.0, models.1.0: a module in a plain") for line in checkpoint.left_behind)
+
+
 def test_arrays_among_the_attributes_of_a_module_are_named(tmp_path):
     module = nn.Linear(2, 2)
     module.mean = torch.ones(3).numpy()
