@@ -1,7 +1,7 @@
 """Pickled modules: their parameters and buffers under the names that state_dict would give."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -172,6 +172,25 @@ def _loose(value: Any) -> str | None:
     if isinstance(_unwrapped(value), (LazyTensor, SparseTensor)):
         return "a tensor among the attributes of a module, which is not part of its state dict"
     return None
+
+
+def holds_tensors(value: Any, budget: Budget) -> bool:
+    """Whether there is a tensor or a module in a container or foreign object, a few levels deep."""
+    seen: set[int] = set()
+    level = {id(value): value}
+    for _ in range(_LOOSE_DEPTH):
+        if any(_loose(item) or module_slots(item) is not None for item in level.values()):
+            return True
+        seen.update(level)
+        level = {id(item): item for item in _all_inside(level.values(), budget) if id(item) not in seen}
+    return False
+
+
+def _all_inside(values: Iterable[Any], budget: Budget) -> Iterator[Any]:
+    for value in values:
+        for _, item in _inside(value):
+            budget.spend()
+            yield item
 
 
 def _inside(value: Any) -> Iterable[tuple[Any, Any]]:
