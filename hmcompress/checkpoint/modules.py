@@ -1,6 +1,6 @@
 """Pickled modules: their parameters and buffers under the names that state_dict would give."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -201,7 +201,7 @@ def _inside(value: Any) -> Iterable[tuple[Any, Any]]:
         return chain(enumerate(value.arguments), states, enumerate(value.items), value.entries.items())
     if isinstance(value, dict):
         return value.items()
-    return enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return enumerate(value) if isinstance(value, (list, tuple, deque)) else ()
 
 
 def _named(slots: dict) -> list[tuple[str, Any]]:

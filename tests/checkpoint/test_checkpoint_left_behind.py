@@ -2,6 +2,7 @@
 
 import sys
 import types
+from collections import deque
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ class Chosen(nn.Module):
     def __init__(self):
         super().__init__()
         self.classifier = nn.Linear(2, 2)
-        self.models = {0: nn.Linear(3, 2), (1, 2): [Attributed()]}
+        self.models = {0: nn.Linear(3, 2), (1, 2): deque([Attributed()])}
         self.models[0].owner = [self, self.classifier]
 
 
