@@ -1,7 +1,8 @@
 """Pickled modules: their parameters and buffers under the names that state_dict would give."""
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from hmcompress.checkpoint.lazy import LazyTensor
@@ -23,6 +24,7 @@ from hmcompress.errors import SourceError
 _MARKS = ("_parameters", "_buffers", "_modules")
 _TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of parts
 _CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript
+_HIDDEN = "a module in a plain attribute or container, in no state dict; its parameters and buffers are kept as named"
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 
 
@@ -45,6 +47,7 @@ def module_state(module: StandIn, budget: Budget) -> tuple[OrderedDict[str, Any]
     """The state dict of a pickled nn.Module, not plain yet, and (name, why) of each tensor that is not part of it."""
     walk = _Walk(budget)
     walk.collect(module, "", 0)
+    walk.collect_hidden()
     return walk.state, walk.skipped + walk.loose()
 
 
@@ -55,6 +58,7 @@ class _Walk:
         self._budget = budget
         self._seen: set[int] = set()  # modules, and objects in their attributes, which they often share
         self._loose: dict[tuple[str, str], Any] = {}
+        self._hidden: list[tuple[str, StandIn]] = []  # modules in plain containers, which torch does not know of
         self.state: OrderedDict[str, Any] = OrderedDict()
         self.skipped: list[tuple[str, str]] = []
 
@@ -76,6 +80,16 @@ class _Walk:
         for name, data in _compiled(slots).items():
             self._script(data, f"{prefix}{name}.")
 
+    def collect_hidden(self) -> None:
+        """Add the modules that attributes alone hold: no state_dict has them, but the file has their weights."""
+        for place, module in self._hidden:  # which grows on the way
+            self._budget.spend(len(place))
+            before = len(self.state)
+            if id(module) not in self._seen:
+                self.collect(module, f"{place}.", 0)
+            if len(self.state) > before:
+                self._skip(place, _HIDDEN)
+
     def _script(self, data: bytes, prefix: str) -> None:
         """Add the tensors of a child that is TorchScript and was pickled as an archive in bytes."""
         try:
@@ -91,6 +105,8 @@ class _Walk:
             self._budget.spend(len(prefix))
             if isinstance(hidden, set) and name in hidden and name in slots["_buffers"]:
                 self._skip(prefix + name, "a non-persistent buffer, which is not part of the state dict")
+            elif prefix + name in self.state:
+                self._skip(prefix + name, "another tensor of the same name")
             elif isinstance(_unwrapped(tensor), _TENSORS):
                 self.state[prefix + name] = tensor
             else:
@@ -106,16 +122,18 @@ class _Walk:
         for name, value in slots.items():
             self._budget.spend()
             if name not in opened:
-                self._attribute(value, f"{prefix}{name}", 0)
+                self._attribute(value, f"{prefix}{name}")
 
-    def _attribute(self, value: Any, place: str, depth: int) -> None:
+    def _attribute(self, value: Any, place: str, keys: tuple = ()) -> None:
         """Say which tensors lie in an attribute: no part of the state dict, but part of what was saved."""
         if why := _loose(value):
             self._loose[place, why] = value
-        elif depth < _LOOSE_DEPTH and id(value) not in self._seen and module_slots(value) is None:
+        elif module_slots(value) is not None:
+            self._hidden.append((".".join([place, *map(str, keys)]), value))
+        elif len(keys) < _LOOSE_DEPTH and id(value) not in self._seen:
             self._seen.add(id(value))
-            for item in _inside(value):
-                self._attribute(item, place, depth + 1)
+            for number, (key, item) in enumerate(_inside(value)):
+                self._attribute(item, place, (*keys, key if isinstance(key, (str, int)) else number))
 
     def _skip(self, place: str, why: str) -> None:
         self.skipped.append((place, why))
@@ -156,13 +174,34 @@ def _loose(value: Any) -> str | None:
     return None
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    """The items of a container, or what a foreign object was made of."""
+def holds_tensors(value: Any, budget: Budget) -> bool:
+    """Whether there is a tensor or a module in a container or foreign object, a few levels deep."""
+    seen: set[int] = set()
+    level = {id(value): value}
+    for _ in range(_LOOSE_DEPTH):
+        if any(_loose(item) or module_slots(item) is not None for item in level.values()):
+            return True
+        seen.update(level)
+        level = {id(item): item for item in _all_inside(level.values(), budget) if id(item) not in seen}
+    return False
+
+
+def _all_inside(values: Iterable[Any], budget: Budget) -> Iterator[Any]:
+    for value in values:
+        for _, item in _inside(value):
+            budget.spend()
+            yield item
+
+
+def _inside(value: Any) -> Iterable[tuple[Any, Any]]:
+    """The items of a container, or what a foreign object was made of, with their keys, numbers or names."""
     if isinstance(value, StandIn):
-        return (*value.arguments, *value.states, *value.items, *value.entries.values())
+        attributes = value.attributes()
+        states = attributes.items() if attributes else enumerate(value.states)
+        return chain(enumerate(value.arguments), states, enumerate(value.items), value.entries.items())
     if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, (list, tuple)) else ()
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple, deque)) else ()
 
 
 def _named(slots: dict) -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 
 from hmcompress.checkpoint.lazy import LazyTensor, TypedStorage
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_INLINE_BYTES, Budget
-from hmcompress.checkpoint.modules import module_slots, module_state
+from hmcompress.checkpoint.modules import holds_tensors, module_slots, module_state
 from hmcompress.checkpoint.numpy_values import ArrayInPickle, DtypeInPickle
 from hmcompress.checkpoint.omegaconf import NOTE, config_content, is_config, is_config_value
 from hmcompress.checkpoint.optimizers import with_numbered_state
@@ -83,6 +83,7 @@ class Plainer:
 
     def __init__(self, pickle_bytes: int, notes: Notes) -> None:
         self._budget = Budget(pickle_bytes)
+        self._looks = Budget(4 * pickle_bytes)  # objects in objects are looked into again
         self._open: set[int] = set()
         self._visits: Counter[int] = Counter()
         self.notes = notes
@@ -175,6 +176,9 @@ class Plainer:
         if self._visits[id(value)] > _MAX_VISITS:
             return self._left(place, f"an object of class {name} that is kept elsewhere already")
         content, form = _content(value)
+        parts = _parts(value)
+        if any(holds_tensors(part, self._looks) for part in list(parts.values())[1:]):
+            content, form = parts, f"a dict of its {' and '.join(parts)}"
         if form is None:
             return self._left(place, f"an object of class {name}")
         self.notes.add(place, f"an object of class {name}, kept as {form}")
@@ -194,10 +198,27 @@ def _content(value: StandIn) -> tuple[Any, str | None]:
         return attributes, "a dict of its attributes"
     if attributes is None:
         return value.states[-1], "its plain state"
-    values = [a for a in value.arguments if not isinstance(a, (Global, Constructor))]
+    values = _values(value)
     if len(values) == 1:
         return values[0], "its plain value"
     return (tuple(values), "a tuple of its values") if values else (None, None)
+
+
+def _values(value: StandIn) -> list[Any]:
+    return [a for a in value.arguments if not isinstance(a, (Global, Constructor))]
+
+
+def _parts(value: StandIn) -> dict[str, Any]:
+    """All that a foreign object holds, by what it is; the usual form of one is the first of them alone."""
+    state = value.states[-1] if value.attributes() is None else None
+    parts = {
+        "entries": value.entries,
+        "items": value.items,
+        "attributes": value.attributes(),
+        "state": state,
+        "values": _values(value),
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def _plain_key(key: Any) -> Any:

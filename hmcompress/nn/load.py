@@ -13,6 +13,7 @@ from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.basics.surroundings import undisturbed
 from hmcompress.network.model.build import build_network
+from hmcompress.network.model.hidden import hidden_places
 from hmcompress.network.model.network import Network
 from hmcompress.network.model.places import match, tensors_of_module
 from hmcompress.nn.choose import Stopwatch
@@ -131,6 +132,8 @@ class _Filler:
         self, compressed: CompressedFile, module: nn.Module, places: Mapping[str, str], forms: LayerForms
     ) -> None:
         self._compressed, self.module, self._places, self._forms = compressed, module, places, forms
+        shapes = {name: tuple(shape) for name, (_, shape) in compressed.geometry().items() if name not in places}
+        self._hidden = hidden_places(module, shapes)
 
     def fill(self, progress: Progress) -> tuple[LoadedLayer, ...]:
         layers = []
@@ -189,6 +192,9 @@ class _Filler:
         for name in self._compressed.with_views(tensors):
             if name in self._places:
                 _fill(self.module, self._places[name], self._compressed.tie(name, tensors), assigned)
+            elif name in self._hidden:
+                with torch.no_grad():
+                    self._hidden[name].copy_(self._compressed.tie(name, tensors))
 
 
 def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.Parameter]) -> None:

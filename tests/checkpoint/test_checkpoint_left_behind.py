@@ -2,6 +2,7 @@
 
 import sys
 import types
+from collections import deque
 
 import pytest
 import torch
@@ -34,6 +35,64 @@ def test_tensors_among_the_attributes_of_a_module_are_named(tmp_path, zipped):
     assert set(tensors_of(checkpoint)) == {"net.inner.weight", "net.inner.bias"}
     assert f"net.table, net.inner.scales: {LOOSE}" in checkpoint.left_behind
     assert not any("alias" in line or "shared" in line for line in checkpoint.left_behind)
+
+
+class Chosen(nn.Module):
+    """As programs keep one model for each class: in a plain dict, which torch does not look into."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(2, 2)
+        self.models = {0: nn.Linear(3, 2), (1, 2): deque([Attributed()])}
+        self.models[0].owner = [self, self.classifier]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_modules_in_plain_containers_of_a_module_are_kept(tmp_path, zipped):
+    path = tmp_path / "model.pt"
+    module = Chosen()
+    torch.save(module, path, _use_new_zipfile_serialization=zipped)
+    checkpoint = open_checkpoint(path)
+    tensors = tensors_of(checkpoint)
+    own = {"classifier.weight", "classifier.bias", "models.0.weight", "models.0.bias"}
+    assert set(tensors) == own | {"models.1.0.inner.weight", "models.1.0.inner.bias"}
+    assert torch.equal(tensors["models.0.weight"], module.models[0].weight)
+    assert any(line.startswith("models.0, models.1.0: a module in a plain") for line in checkpoint.left_behind)
+
+
+class Entries(dict):
+    """A dict with an attribute."""
+
+
+class Items(list):
+    """A list with an attribute."""
+
+
+class Rebuilt:
+    """An object that is called with a tensor, and then gets a state."""
+
+    def __init__(self, weight=None):
+        self.weight = weight
+
+    def __reduce__(self):
+        return Rebuilt, (self.weight,), {"step": 1}
+
+
+def test_tensors_in_every_part_of_an_object_are_kept(tmp_path):
+    """What of an object was kept was its entries, its items or its attributes, and the other parts went in silence."""
+    entries, items = Entries(a=torch.ones(2)), Items([torch.ones(3)])
+    entries.b = items.b = torch.ones(4)
+    plain = Entries(a=torch.ones(2))
+    plain.step = 1
+    path = tmp_path / "model.pt"
+    torch.save({"entries": entries, "items": items, "rebuilt": Rebuilt(torch.ones(5)), "plain": plain}, path)
+    checkpoint = open_checkpoint(path)
+    kept = ["entries.entries.a", "entries.attributes.b", "items.items.0", "items.attributes.b", "rebuilt.values.0"]
+    assert list(checkpoint.names) == [*kept, "plain.a"]
+    assert (
+        "rebuilt: an object of class test_checkpoint_left_behind.Rebuilt, kept as a dict of its attributes and values"
+        in (checkpoint.left_behind)
+    )
 
 
 def test_arrays_among_the_attributes_of_a_module_are_named(tmp_path):

@@ -264,3 +264,25 @@ def test_a_tensor_that_is_not_there_is_answered_with_one_that_is(network: dict[s
     state = stack([2, 16, 1]) | {name: torch.ones(()) for name in more}
     with pytest.raises(NetworkError, match=f": {meant}"):
         build_network(settings(network), state)
+
+
+class Shelved(torch.nn.Module):
+    """Layers in a plain dict in a list, which torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.nn.Linear(4, 1)
+        self.models = [{"first": torch.nn.Linear(2, 4)}]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.models[0]["first"](x)))
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_modules_in_plain_containers_get_the_weights_of_the_checkpoint(prefix: str) -> None:
+    """Else the bound would be on a network that nobody saved."""
+    saved_one, made = Shelved(), Shelved()
+    hidden = {f"models.0.first.{name}": t for name, t in saved_one.models[0]["first"].state_dict().items()}
+    tensors = {prefix + name: t for name, t in {**saved_one.state_dict(), **hidden}.items()}
+    x = torch.rand(5, 2)
+    assert torch.equal(adopt(made, tensors, {}, "factory", "it").run((x,)), saved_one(x))

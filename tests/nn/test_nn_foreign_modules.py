@@ -118,3 +118,21 @@ def test_a_form_without_memory_is_filled_from_a_state_dict():
     empty.load_state_dict(h.state_dict())
     x = torch.randn(100, N, dtype=torch.float64)
     assert torch.equal(empty(x), h(x))
+
+
+class Shelved(nn.Module):
+    """A layer in a plain list, which torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.models = nn.Linear(16, 1), [nn.Linear(16, 16)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.models[0](x))
+
+
+def test_layers_in_plain_containers_are_filled(tmp_path):
+    module, made, x = Shelved(), Shelved(), torch.rand(3, 16)
+    torch.save(module, tmp_path / "model.pt")
+    hmcompress.compress(tmp_path / "model.pt", tmp_path / "model.hmc.safetensors", tol=1e-3)
+    assert relative(hmcompress.load_model(tmp_path / "model.hmc.safetensors", made)(x), module(x)) < 1e-2

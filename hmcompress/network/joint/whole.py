@@ -22,6 +22,7 @@ from hmcompress.network.model.network import in_double
 
 _CHUNK, _SAMPLES = 64, 20  # rows of a Jacobian at once, and samples: each row is found for all of them
 _PRODUCTS = 2_000_000  # numbers times samples squared: of few numbers, more samples take hardly longer than these
+_WRITTEN = 5e6  # numbers that all rows of a chunk write for all of its samples
 _GATHERED = 2048  # that are multiplied at once
 
 
@@ -84,7 +85,7 @@ class Whole:
         samples, count = min(max(rows // each, 1), samples), int(live.sum())
         found, gathered = torch.zeros(count, count, dtype=torch.float32 if coarse else torch.float64), list[Tensor]()
         gradient = torch.zeros(count).double()
-        at_once = max(_SAMPLES, math.isqrt(_PRODUCTS // max(count, 1)))
+        at_once = samples_at_once(count, self.network.written)
         generator, step = torch.Generator().manual_seed(0), max(min(_CHUNK // each, at_once), 1)
         for begin in range(0, samples, step):
             part = slice(begin, min(begin + step, samples))
@@ -140,6 +141,11 @@ class Whole:
             parts[name] = Slices(tuple(coded[name]), tuple(w.shape), w.dtype)
         kept: Parts = {name: lossless(w) for name, w in self._unread.items()}
         return without_dead_rows(self.network, parts | kept)
+
+
+def samples_at_once(numbers: int, written: float) -> int:
+    """Of which rows of a Jacobian are found together, where a sample's forward pass writes so many numbers."""
+    return max(_SAMPLES, math.isqrt(min(_PRODUCTS // max(numbers, 1), int(_WRITTEN / max(written, 1.0)))))
 
 
 def numbers(problem: Problem, data: Original) -> int:

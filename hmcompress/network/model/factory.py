@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
+from hmcompress.network.model.hidden import hidden_places
 from hmcompress.network.model.network import DenseLayer, Network, own_tensors
 from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
 from hmcompress.network.model.shelves import shelves_in
@@ -45,9 +46,12 @@ def adopt(
     if any(is_lazy(t) for t in own.values()):
         raise NetworkError(f"{what} returns a module with lazy layers: run it once before it is returned")
     names = _places(own, tensors, prefixes, kind, what)
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if name not in names}
     with torch.no_grad():
         for name, place in names.items():
             own[place].copy_(tensors[name])
+        for name, hidden in hidden_places(module, shapes).items():
+            hidden.copy_(tensors[name])
     module = module.eval()
     for parameter in module.parameters():  # archives have no requires_grad_ of their own
         parameter.requires_grad_(False)
