@@ -14,8 +14,8 @@ import numpy as np
 
 from hmcompress.coding.ans import AnsCoder, Bernoulli, Categorical, Uniform, coded_bytes, decoder_of
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.classes import CLASSES_PER_OCTAVE
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves, read_shape, write_shape
+from hmcompress.coding.classes import CLASSES_PER_OCTAVE, scales_of
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, read_shape, write_shape
 from hmcompress.coding.sorting import CHUNK, Sorting, chunks, sort_by_class
 from hmcompress.coding.viterbi import MEMORIES, SUBSETS, Trellis
 from hmcompress.errors import FormatError
@@ -41,13 +41,13 @@ class Model:
 
     def _scale(self, e: int) -> float:
         """Of the integers: they spread less than the numbers, by the error that is left, but for its dither."""
-        scale = float(octaves(e, CLASSES_PER_OCTAVE))
+        scale = float(scales_of(e))
         square = scale * scale  # no power function: its last bit is not the same everywhere
         return float(np.sqrt(max(square - 0.5, 0.375 * square)))
 
     def largest(self, e: int) -> int:
         """The largest high part, in either direction."""
-        return int(min(self.shape.support * float(octaves(e, CLASSES_PER_OCTAVE)) / 4 / 2 ** low_bits(e) + 2, _LARGEST))
+        return int(min(self.shape.support * float(scales_of(e)) / 4 / 2 ** low_bits(e) + 2, _LARGEST))
 
     def subsets(self, e: int) -> Array:
         """(4, 2 * largest + 1): probability of each integer 4 * u + r of a subset r, not normalised."""
@@ -80,7 +80,7 @@ def own_shape(x: Array, e: Array) -> Shape:
     stride = max(1, len(x) // _SAMPLE)
     sample, support = [], 1.0
     for c, start, stop in sorting.segments():
-        s, part = float(octaves(c, CLASSES_PER_OCTAVE)), x[start:stop]
+        s, part = float(scales_of(c)), x[start:stop]
         sample.append(np.abs(part[:: min(stride, len(part))]) / s)
         support = max(support, (float(np.abs(part).max()) + 8) / s)
     shape = fit_shape(np.concatenate(sample))
