@@ -18,7 +18,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.basics.surroundings import in_one_thread, undisturbed
-from hmcompress.hmatrix.candidates import candidates, with_remainders
+from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
@@ -213,12 +213,8 @@ def _untiled(
     worth = _worth(step, request, grid, structure, known)
     tuned = _tuned(request, worth, step)
     if all(matrix is None for matrix in tuned.values()):  # low-rank parts alone may be too coarse at any step
-        filled = [c for c in map(with_remainders, worth) if c not in tuned]
-        tuned |= _tuned(request, [*filled, _PLAIN] if filled else [], step)
+        tuned |= _tuned(request, [_PLAIN], step)
     found = [m for m in tuned.values() if m is not None]
-    untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
-    if untried and found and _plain_guess(request, step) < min(m.nbytes for m in found):
-        found += [m for m in [tune(request, _PLAIN, step)] if m is not None]
     if smooth and along_grid is None:
         along_grid = tune_interpolated(request, step, min((m.nbytes for m in found), default=request.w.nbytes))
     found += [along_grid] if along_grid is not None else []
