@@ -278,7 +278,7 @@ def _worth(
 
 
 def _plain_guess(request: Request, step: float) -> float:
-    """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
+    """Bytes of plain integers, guessed low from the entropy of some."""
     some = some_of(request.w.numel(), _SOME)
     _, counts = np.unique(np.rint(request.values.reshape(-1)[some] / step), return_counts=True)
     return request.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
