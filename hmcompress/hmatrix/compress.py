@@ -8,6 +8,7 @@ matrix of those that are none. Beside it stand short lists of values, 16-bit num
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
+from hmcompress.hmatrix.multiply import tensor_of
 from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
 from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
-from hmcompress.hmatrix.product import tensor_of
 from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payload
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
@@ -80,10 +81,11 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    return tune_symmetric(request, lambda inner: _any(inner, grid, kernel)) or _any(request, grid, kernel)
+    smallest = partial(_smallest_form, grid=grid, kernel=kernel)
+    return tune_symmetric(request, smallest) or smallest(request)
 
 
-def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
+def _smallest_form(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
     """The smallest form, lossy or not; first: the first arrangement in which lines may be copies of others."""
     w = request.w
     if w.numel() == 0 or not math.isfinite(request.size):
@@ -128,7 +130,7 @@ def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> 
         return None
     if best is not None:
         best.forget_if_large()
-    return tune_copies(request, copies, kernel, _any)
+    return tune_copies(request, copies, kernel, _smallest_form)
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
