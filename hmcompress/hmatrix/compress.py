@@ -214,7 +214,9 @@ def _untiled(
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
     worth = _worth(step, request, grid, structure, known)
     tuned = _tuned(request, worth, step)
-    if all(matrix is None for matrix in tuned.values()):  # low-rank parts alone may be too coarse at any step
+    untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
+    least = min((m.nbytes for m in tuned.values() if m is not None), default=math.inf)
+    if untried and _plain_guess(request, step) < least:  # or low-rank parts alone are too coarse at any step
         tuned |= _tuned(request, [_PLAIN], step)
     found = [m for m in tuned.values() if m is not None]
     if smooth and along_grid is None:
@@ -280,7 +282,7 @@ def _worth(
 
 
 def _plain_guess(request: Request, step: float) -> float:
-    """Bytes of plain integers, guessed low from the entropy of some."""
+    """Bytes of plain integers, guessed low from the entropy of some: prices of trees know no mixtures of scales."""
     some = some_of(request.w.numel(), _SOME)
     _, counts = np.unique(np.rint(request.values.reshape(-1)[some] / step), return_counts=True)
     return request.w.numel() / 8 * float(np.sum(counts * np.log2(len(some) / counts))) / len(some)
