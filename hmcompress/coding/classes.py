@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hmcompress.coding.sample import FromTable
-from hmcompress.coding.shape import octaves
+from hmcompress.coding.shape import RESOLUTION, octaves
 from hmcompress.errors import FormatError
 
 CLASSES_PER_OCTAVE = 4
@@ -14,6 +14,7 @@ ZERO_CLASS = -20  # and below: all zero, not coded
 MAX_CLASS = 160
 _CLASSES = MAX_CLASS - ZERO_CLASS + 1
 _CHUNK = 1 << 17  # integers that are sorted at once
+_SCALES = octaves(np.arange(ZERO_CLASS, MAX_CLASS + 1) * (RESOLUTION // CLASSES_PER_OCTAVE))
 Group = tuple[int, int]  # a class and how many integers are of it; in ascending order of class
 
 
@@ -100,6 +101,6 @@ def largest_of(x: np.ndarray | FromTable, e: np.ndarray, groups: list[Group]) ->
     return largest
 
 
-def scales_of(groups: list[Group]) -> np.ndarray:
-    """The standard deviation of each group's integers."""
-    return octaves(np.array([e for e, _ in groups]), CLASSES_PER_OCTAVE)
+def scales_of(classes: np.ndarray | int) -> np.ndarray:
+    """The standard deviations of integers of these classes (n,)."""
+    return _SCALES[classes - ZERO_CLASS]

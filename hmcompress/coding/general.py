@@ -15,7 +15,7 @@ FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general c
 FEWEST = 1 << 11  # integers up to which they are tried at their highest levels
 _SPARSE = 128  # integers a byte: a general coder may then find where the few stand that are not zero
 _SAMPLE, _SHORT = 1 << 16, 1 << 13
-_GLANCE, _NOTHING, _LESS = -10, 0.99, 0.97  # a zstd level; shares of the bytes
+_GLANCE, _LONG_MATCHES, _SHORT_MATCHES = -10, 0.95, 0.97  # a zstd level; shares of the bytes in another order
 _MIDDLE, _SHRINKS = 6, 1.1  # a zstd level; how much less the highest one makes
 
 
@@ -50,20 +50,16 @@ def _repeats(rows: np.ndarray, size: float) -> bool:
     part = rows[: max(1, _SAMPLE // rows.shape[1])].reshape(-1)
     largest = max(part.max(), -part.min())
     part = part.astype(np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else part.dtype)
-    if not (_has_long_matches(part) or _has_short_matches(part[:_SHORT])):
+    if not (_has_matches(part[:_SAMPLE], _GLANCE, _LONG_MATCHES) or _has_matches(part[:_SHORT], 1, _SHORT_MATCHES)):
         return False
     return len(zstd_compress(part, _MIDDLE)) * rows.size < _SHRINKS * size * part.size
 
 
-def _has_long_matches(part: np.ndarray) -> bool:
-    return len(zstd_compress(part, _GLANCE)) < _NOTHING * part.nbytes
+def _has_matches(part: np.ndarray, level: int, share: float) -> bool:
+    """Whether the integers take less than a share, at this level of zstd, of what they take in another order."""
+    return len(zstd_compress(part, level)) < share * len(zstd_compress(part[_another_order(len(part))], level))
 
 
-def _has_short_matches(part: np.ndarray) -> bool:
-    """Whether the integers take less in this order than in another one."""
-    return len(zstd_compress(part, 1)) < _LESS * len(zstd_compress(part[_another_order(len(part))], 1))
-
-
-@lru_cache(8)  # an order of up to 64 kB each
+@lru_cache(8)  # an order of up to 512 kB each
 def _another_order(n: int) -> np.ndarray:
     return np.argsort(golden(n))

@@ -10,13 +10,13 @@ import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.classes import (
-    CLASSES_PER_OCTAVE,
     MAX_CLASS,
     ZERO_CLASS,
     Group,
     class_of,
     gather,
     groups_of,
+    scales_of,
     scatter,
 )
 from hmcompress.coding.diagonals import Way, differences, promising, restored
@@ -25,7 +25,6 @@ from hmcompress.coding.histogram import decode_histogram, smallest_histogram
 from hmcompress.coding.pool_shapes import Values, candidate_shapes
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
 from hmcompress.coding.sample import some_of
-from hmcompress.coding.shape import octaves
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import decode_ints, encode_ints, encode_noise, encode_quickly
 from hmcompress.errors import FormatError
@@ -126,7 +125,7 @@ def _encode_sparse(q: np.ndarray, e: np.ndarray) -> bytes:
     """Places, then the values there under classes that are as much higher as these are larger, all alike."""
     places = np.flatnonzero(q)
     values, own = q[places], e[places] if e.size > 1 else e
-    rms = np.sqrt(np.mean(np.square(values / octaves(own.astype(int), CLASSES_PER_OCTAVE)))) if len(places) else 1.0
+    rms = np.sqrt(np.mean(np.square(values / scales_of(own)))) if len(places) else 1.0
     shift = int(class_of(rms))
     out = Writer().section(encode_places(places, q.size)).sint(shift)
     return out.raw(encode_pool(values, _shifted(own, shift), width=len(values))).getvalue()
@@ -159,8 +158,7 @@ def _shifted(e: np.ndarray, shift: int) -> np.ndarray:
 def _has_many_zeros(q: np.ndarray, e: np.ndarray) -> bool:
     """Whether there are more zeros than a smooth distribution of these scales has, judged by some."""
     some = some_of(q.size, _ZEROS_SAMPLE)
-    scale = octaves((e[some] if e.size > 1 else e).astype(int), CLASSES_PER_OCTAVE)
-    expected = float(np.mean(np.minimum(_PEAK / scale, 1.0)))
+    expected = float(np.mean(np.minimum(_PEAK / scales_of(e[some] if e.size > 1 else e), 1.0)))
     return 1 - int(np.count_nonzero(q[some])) / len(some) > _MANY_ZEROS * expected + _ZEROS_LEAST
 
 

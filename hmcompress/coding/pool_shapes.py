@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hmcompress.coding.classes import CLASSES_PER_OCTAVE, ZERO_CLASS, Group, gather, groups_of, largest_of, scales_of
+from hmcompress.coding.classes import ZERO_CLASS, Group, gather, groups_of, largest_of, scales_of
 from hmcompress.coding.general import FEW, FEWEST
 from hmcompress.coding.ranged import class_tables
 from hmcompress.coding.sample import FromTable, Joined, golden, some_of
-from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape, octaves
+from hmcompress.coding.shape import Shape, built_in_shapes, fit_shape
 
 _SAMPLE = 1 << 16
 _SHAPE_BITS = 512.0  # four times what a shape takes to store: divergences are judged coarsely
@@ -48,7 +48,7 @@ def _own_shape(q: np.ndarray | FromTable, e: np.ndarray, x: Values) -> Shape:
         magnitude = np.abs(np.abs(q[some][coded]) + spread)
     else:
         magnitude = np.abs(x[some][coded])
-    return fit_shape(magnitude / octaves(sample_e[coded], CLASSES_PER_OCTAVE))
+    return fit_shape(magnitude / scales_of(sample_e[coded]))
 
 
 def price_pool(x: np.ndarray, e: np.ndarray) -> float:
@@ -71,7 +71,7 @@ def _support(q: np.ndarray | FromTable, e: np.ndarray, groups: list[Group]) -> f
 
 def _reach(largest: np.ndarray, groups: list[Group]) -> float:
     """The largest magnitude of any group, given that of each (g,), plus one, over the scale of its class."""
-    return max(1.0, float(((largest + 1.0) / scales_of(groups)).max()))
+    return max(1.0, float(((largest + 1.0) / scales_of(np.array([e for e, _ in groups]))).max()))
 
 
 def _with_support(shape: Shape, support: float) -> Shape:

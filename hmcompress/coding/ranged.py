@@ -51,8 +51,9 @@ class Tables:
 
 def class_tables(groups: list[Group], shape: Shape, ladder: Ladder = EVEN, thrift: float = 0.0) -> Tables:
     """The tables of groups that share a shape; ladder, thrift: see there."""
-    scales = scales_of(groups)
-    low = np.clip(np.array([e for e, _ in groups]) // CLASSES_PER_OCTAVE - _SPLIT, 0, ladder.most_low_bits)
+    classes = np.array([e for e, _ in groups])
+    scales = scales_of(classes)
+    low = np.clip(classes // CLASSES_PER_OCTAVE - _SPLIT, 0, ladder.most_low_bits)
     tops = [ladder.rung(shape.support * scale) for scale in scales.tolist()]
     largest = np.minimum(np.maximum(np.array(tops) / 2.0**low, 0) + 2, _LARGEST).astype(np.int64)
     sizes = 2 * largest + 2  # one edge more than there are intervals

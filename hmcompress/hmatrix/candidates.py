@@ -231,11 +231,6 @@ def _clustered(values: Array, step: float, structure: Structure) -> list[tuple[O
     return [(rows, columns)]
 
 
-def with_remainders(candidate: Candidate) -> Candidate:
-    """The same with a remainder on every leaf."""
-    return replace(candidate, plan=_filled(candidate.plan))
-
-
 def _filled(plan: Plan) -> Plan:
     """The same tree with a remainder on every leaf, so that no entry is left to a truncated tail."""
     if isinstance(plan, Leaf):

@@ -8,6 +8,7 @@ matrix of those that are none. Beside it stand short lists of values, 16-bit num
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,16 +19,16 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
 from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
 from hmcompress.hmatrix.basics.surroundings import in_one_thread, undisturbed
-from hmcompress.hmatrix.candidates import candidates, with_remainders
+from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
+from hmcompress.hmatrix.multiply import tensor_of
 from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
 from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
 from hmcompress.hmatrix.patterns.tiles import Tile, find_tile, to_tiles
 from hmcompress.hmatrix.patterns.tiles import encode as encode_tiled
-from hmcompress.hmatrix.product import tensor_of
 from hmcompress.hmatrix.request import Candidate, Request, first_step, zero_payload
 from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
@@ -80,10 +81,11 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    return tune_symmetric(request, lambda inner: _any(inner, grid, kernel)) or _any(request, grid, kernel)
+    smallest = partial(_smallest_form, grid=grid, kernel=kernel)
+    return tune_symmetric(request, smallest) or smallest(request)
 
 
-def _any(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
+def _smallest_form(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
     """The smallest form, lossy or not; first: the first arrangement in which lines may be copies of others."""
     w = request.w
     if w.numel() == 0 or not math.isfinite(request.size):
@@ -128,7 +130,7 @@ def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> 
         return None
     if best is not None:
         best.forget_if_large()
-    return tune_copies(request, copies, kernel, _any)
+    return tune_copies(request, copies, kernel, _smallest_form)
 
 
 def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
@@ -212,13 +214,11 @@ def _untiled(
     known = 8.0 * along_grid.nbytes if along_grid is not None else math.inf
     worth = _worth(step, request, grid, structure, known)
     tuned = _tuned(request, worth, step)
-    if all(matrix is None for matrix in tuned.values()):  # low-rank parts alone may be too coarse at any step
-        filled = [c for c in map(with_remainders, worth) if c not in tuned]
-        tuned |= _tuned(request, [*filled, _PLAIN] if filled else [], step)
-    found = [m for m in tuned.values() if m is not None]
     untried = all(candidate.plan != _PLAIN.plan for candidate in tuned)
-    if untried and found and _plain_guess(request, step) < min(m.nbytes for m in found):
-        found += [m for m in [tune(request, _PLAIN, step)] if m is not None]
+    least = min((m.nbytes for m in tuned.values() if m is not None), default=math.inf)
+    if untried and _plain_guess(request, step) < least:  # or low-rank parts alone are too coarse at any step
+        tuned |= _tuned(request, [_PLAIN], step)
+    found = [m for m in tuned.values() if m is not None]
     if smooth and along_grid is None:
         along_grid = tune_interpolated(request, step, min((m.nbytes for m in found), default=request.w.nbytes))
     found += [along_grid] if along_grid is not None else []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hmcompress.hmatrix.basics.bodies import Body
 from hmcompress.hmatrix.codecs import decode_payload
-from hmcompress.hmatrix.product import Product, multiply
+from hmcompress.hmatrix.multiply import Operand, multiply
 
 _LARGE = 1 << 22  # entries
 
@@ -96,7 +96,7 @@ class HMatrix:
         """The transpose; shares the payload."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
 
-    def __matmul__(self, x: Product) -> Product:
+    def __matmul__(self, x: Operand) -> Operand:
         """Multiply by x, a tensor or an array: (n,), (n, k) or a batch (..., n, k), as a dense matrix would be.
 
         The result is (m,), (m, k) or (..., m, k), in x's dtype, or the matrix's where x holds no fractions. Raises
@@ -106,7 +106,7 @@ class HMatrix:
             return NotImplemented
         return multiply(self.body, self.shape, self.dtype, x)
 
-    def __rmatmul__(self, x: Product) -> Product:
+    def __rmatmul__(self, x: Operand) -> Operand:
         """Multiply x from the left: (m,), (k, m) or a batch (..., k, m)."""
         if not isinstance(x, (Tensor, np.ndarray)):
             return NotImplemented

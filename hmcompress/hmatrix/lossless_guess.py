@@ -7,7 +7,7 @@ from torch import Tensor
 from hmcompress.hmatrix.basics import exact
 
 _SMALL = {2: 1 << 16}  # entries up to which a lossless form is tried always, by the bytes of one
-_SMALLEST = 1 << 12
+_SMALLEST = 1 << 8
 _LOOK = 1 << 15  # entries
 _MANY_ROWS, _SURE = 1 << 20, 0.95  # entries of a band of rows, and a share of what it says that is believed
 _GUESS, _REPEATING = 0.7, 8  # a share; how many times smaller than 16-bit weights a form is that repeat much

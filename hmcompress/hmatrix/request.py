@@ -68,10 +68,14 @@ class Request:
         """Whether float64 tells the multiples of a step apart that keeps the tolerance."""
         return self.tol >= _FINEST
 
+    def rate(self, nbytes: int) -> float:
+        """Bits an entry of a form of so many bytes."""
+        return 8 * nbytes / self.w.numel()
+
     def suits_thrift(self, nbytes: int) -> bool:
         """Whether a form of so many bytes has low rates, though more than next to nothing, and only the sum of squares
         counts: thrift makes the largest error larger."""
-        low = _NOTHING < 8 * nbytes / self.w.numel() < _LOW_RATE and self.w.numel() <= _LARGE
+        low = _NOTHING < self.rate(nbytes) < _LOW_RATE and self.w.numel() <= _LARGE
         return low and self.effort != "fast" and self.norm == "fro"
 
     @property

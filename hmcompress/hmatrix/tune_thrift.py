@@ -10,6 +10,7 @@ from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.hmatrix.tune import ENOUGH, error_at, largest_within, payload_at, prepared_leaves, search_step
 
 _FINER = 0.97  # of the step of nearest integers: what thrift begins with
+_EITHER = 2.8  # bits an entry below which either kind of scales may be the shorter one by more than chance
 Tuned = dict[Candidate, HMatrix | None]
 
 
@@ -20,18 +21,22 @@ def with_thrift(request: Request, tuned: Tuned) -> Tuned:
     known = None if best is None else tuned[best]
     if best is None or known is None or not request.suits_thrift(known.nbytes):
         return tuned
-    return tuned | {best: min([known, *_thrifty(request, best, known)], key=lambda matrix: matrix.nbytes)}
+    thrifty = _thrifty(request, best, known)
+    return tuned | {best: known if thrifty is None or thrifty.nbytes >= known.nbytes else thrifty}
 
 
-def _thrifty(request: Request, candidate: Candidate, known: HMatrix) -> list[HMatrix]:
-    """The same form, its entries rounded to smaller integers at a finer step, under either kind of scales."""
+def _thrifty(request: Request, candidate: Candidate, known: HMatrix) -> HMatrix | None:
+    """The same form, its entries rounded to smaller integers at a finer step; at low rates under either kind of scales,
+    which the integers do not depend on."""
     assert isinstance(known.body, TreeBody)
-    step, found = _FINER * known.body.step, []
+    step = _FINER * known.body.step
     known.forget_if_large()
     leaves = prepared_leaves(request, candidate, step)
-    for modelled in (True, False):  # the integers are the same
-        drafts = Drafts(leaves, True, Thrift(THRIFT, modelled))
-        if modelled:
-            step = search_step(request, partial(error_at, request, drafts, candidate), step, ENOUGH)
-        found.append(largest_within(request, partial(payload_at, request, drafts, candidate), step))
-    return [matrix for matrix in found if matrix is not None]
+    modelled, other = (Drafts(leaves, True, Thrift(THRIFT, kind)) for kind in (True, False))
+    kinds = [modelled, other] if request.rate(known.nbytes) < _EITHER else [modelled]
+
+    def payload(step: float) -> bytes:
+        return min((payload_at(request, drafts, candidate, step) for drafts in kinds), key=len)
+
+    step = search_step(request, partial(error_at, request, modelled, candidate), step, ENOUGH)
+    return largest_within(request, payload, step)

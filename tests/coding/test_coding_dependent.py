@@ -9,13 +9,14 @@ from coding_integers import damaged
 from hmcompress.coding.classes import class_of
 from hmcompress.coding.dependent import (
     DISTORTION,
+    SILENT_CLASS,
+    TOP_CLASS,
     Model,
     decode_dependent,
     encode_dependent,
     own_shape,
     quantize,
 )
-from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
 from hmcompress.coding.viterbi import MEMORIES, Trellis
 from hmcompress.errors import FormatError
 

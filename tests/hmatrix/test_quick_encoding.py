@@ -11,6 +11,7 @@ from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.measure import measure_error
 from hmcompress.hmatrix.basics.price import cost, product_cost
 from hmcompress.hmatrix.basics.rounding import Rounder
+from hmcompress.hmatrix.lossless_guess import lossless_is_larger
 from hmcompress.hmatrix.screen import find_structure
 
 SIDE = 512
@@ -99,6 +100,15 @@ def test_what_some_rows_of_a_large_matrix_say_of_lossless_forms_is_what_all_take
     w = noise(shape=(8192, 2048)).bfloat16()
     assert exact.estimate(w, 1 << 20) == pytest.approx(len(exact.encode(w)), rel=0.01)
     assert exact.estimate(w[:4096], 1 << 20) == 0.0  # not large: the form itself is tried
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (20, 30), (64, 64)])
+def test_a_few_numbers_of_noise_are_not_coded_without_loss(shape, monkeypatch) -> None:
+    """But what repeats may be."""
+    w = noise(shape=shape)
+    monkeypatch.setattr(exact, "encode", lambda *_: pytest.fail("coded without loss"))
+    assert compress_matrix(w, 1e-2).method == "hmatrix"
+    assert not lossless_is_larger(w[:1, :1].expand(shape).contiguous(), w.nbytes // 4)
 
 
 def test_sparse_noise_shows_no_blocks_and_sparse_blocks_do() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hmcompress.coding import general
 from hmcompress.coding.general import repeats
 from hmcompress.coding.lossless import zstd_compress
 from hmcompress.hmatrix import compress_matrix
@@ -45,6 +46,20 @@ def test_what_repeats_takes_no_more_than_its_integers_by_a_dictionary_coder(make
 def test_noise_does_not_repeat(scale):
     q = np.rint(np.random.default_rng(0).standard_normal((300, 500)) * scale).astype(np.int64)
     assert not repeats(q, q.size * (np.log2(scale) + 2.05) / 8)
+
+
+@pytest.mark.parametrize("scale", [2, 20])
+def test_noise_in_rows_of_many_sizes_goes_through_the_quickest_levels_alone(scale, monkeypatch):
+    levels, random = list[int](), np.random.default_rng(0)
+
+    def noted(data, level):
+        levels.append(level)
+        return zstd_compress(data, level)
+
+    monkeypatch.setattr(general, "zstd_compress", noted)
+    sizes = np.exp(0.3 * random.standard_normal((256, 1)) + 0.2 * random.standard_normal(256))
+    q = np.rint(scale * sizes * random.standard_normal((256, 256)))
+    assert not repeats(q.astype(np.int64), q.size) and levels and max(levels) <= 1
 
 
 def test_a_looser_tolerance_costs_hardly_more_where_rounding_breaks_a_pattern():

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error
+from hmcompress.hmatrix import HMatrix, compress_matrix, measure_error, tune_thrift
 from hmcompress.hmatrix.request import Request, first_step
 from hmcompress.hmatrix.tree.encode import Thrift
-from hmcompress.hmatrix.tune import tune_interpolated
+from hmcompress.hmatrix.tune import payload_at, tune_interpolated
 
 
 def scaled(m: int, n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -88,6 +88,19 @@ def test_where_each_entry_counts_or_time_does_nothing_changes(without, how):
 def test_nothing_is_tried_at_high_rates(without):
     w = scaled(64, 80)
     assert compress_matrix(w, 1e-4).payload == without(w, 1e-4).payload
+
+
+@pytest.mark.parametrize(("tol", "kinds"), [(0.25, {True, False}), (0.13, {True})])
+def test_one_kind_of_scales_is_enough_where_rates_are_not_low(tol, kinds, monkeypatch):
+    tried = set[bool]()
+
+    def noted(request, drafts, candidate, step):
+        tried.add(drafts.thrift.modelled)
+        return payload_at(request, drafts, candidate, step)
+
+    monkeypatch.setattr(tune_thrift, "payload_at", noted)
+    compress_matrix(torch.randn(128, 128, generator=torch.Generator().manual_seed(0)), tol)
+    assert tried == kinds
 
 
 def test_what_prediction_leaves_takes_fewer_bytes(monkeypatch):

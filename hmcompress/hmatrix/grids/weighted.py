@@ -6,7 +6,7 @@ the integers column by column, finest first.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -48,17 +48,17 @@ def encode(grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of a grid. `thorough` tries the models of the scales one by one."""
     first = ScaleModel(start=mean_exponent(grid))
     if thorough and grid.q.size > _LARGE:
-        return _encode(grid, _best(partial(_bits, _some_rows(_living(grid))), first))
+        return _encode(grid, best_model(partial(_bits, _some_rows(_living(grid))), first))
     return smallest(partial(_encode, grid), first, thorough)
 
 
-def _best(bits: Callable[[ScaleModel], float], model: ScaleModel) -> ScaleModel:
-    """As `smallest` finds it, by what each would take."""
-    least = bits(model)
+def best_model(cost: Callable[[ScaleModel], float], model: ScaleModel) -> ScaleModel:
+    """The cheapest model found from a first one by turning its choices one by one."""
+    least = cost(model)
     for name, values in CHOICES:
         for value in values:
             other = replace(model, **{name: value if name != "start" else model.start + value})
-            if other != model and (needed := bits(other)) < least:
+            if other != model and (needed := cost(other)) < least:
                 least, model = needed, other
     return model
 
@@ -91,15 +91,11 @@ def _bits(living: Grid, model: ScaleModel) -> float:
 
 
 def smallest(encode: Callable[[ScaleModel], bytes], model: ScaleModel, thorough: bool) -> bytes:
-    """What `encode` makes of a model or, where `thorough`, of the best found by turning its choices one by one."""
-    data = encode(model)
-    for name, values in CHOICES if thorough else ():
-        for value in values:
-            other = replace(model, **{name: value if name != "start" else model.start + value})
-            coded = encode(other)
-            if len(coded) < len(data):
-                data, model = coded, other
-    return data
+    """What `encode` makes of a model or, where `thorough`, of the best one found from it."""
+    if not thorough:
+        return encode(model)
+    coded = cache(encode)
+    return coded(best_model(lambda other: len(coded(other)), model))
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:

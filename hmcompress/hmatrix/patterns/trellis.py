@@ -10,13 +10,14 @@ from torch import Tensor
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.coding.dependent import (
     DISTORTION,
+    SILENT_CLASS,
+    TOP_CLASS,
     Model,
     decode_dependent,
     encode_dependent,
     own_shape,
     quantize,
 )
-from hmcompress.coding.sorting import SILENT_CLASS, TOP_CLASS
 from hmcompress.coding.viterbi import Trellis
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.basics.scales import Scales, fit_scales, read_scales, write_scales

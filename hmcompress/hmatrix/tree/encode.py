@@ -124,7 +124,7 @@ class Drafts:
     """The leaves of a plan, rounded at one step after another; of a small matrix, the last ones are kept."""
 
     def __init__(self, prepared: list[PreparedLeaf], smooth: bool, thrift: Thrift = NO_THRIFT) -> None:
-        self._prepared, self._smooth, self._thrift = prepared, smooth, thrift
+        self._prepared, self._smooth, self.thrift = prepared, smooth, thrift
         self._kept: tuple[float, list[Draft]] | None = None
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ class Drafts:
         if self._kept is not None and self._kept[0] == step:
             return self._kept[1]
         self._kept = None
-        found = [_draft(p, step, self._smooth, self._thrift) for p in self._prepared]
+        found = [_draft(p, step, self._smooth, self.thrift) for p in self._prepared]
         if sum(p.block.size for p in self._prepared) <= _KEPT:
             self._kept = step, found
         return found

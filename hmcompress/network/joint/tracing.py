@@ -13,7 +13,7 @@ from hmcompress.network.joint.small import mixed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Links, Run, links_in, noisy, probed, run_with, same, size_of
 from hmcompress.network.model.modules import FUNCTIONS, Activation
-from hmcompress.network.model.network import DenseLayer, Network, in_double, own_tensors
+from hmcompress.network.model.network import DenseLayer, Network, in_double
 
 _MOST_OTHERS = 4.0  # numbers of other weights for each of the dense layers
 _BATCH = 4096
@@ -36,14 +36,7 @@ class FoundChains(Chains):
 
     def beside(self, tensors: Mapping[str, Tensor]) -> Chains:
         """Of a network in which some other weights are changed; its outputs are to be the original's."""
-        if not tensors:
-            return self
-        network = in_double(self.network)
-        own = own_tensors(network.module)
-        with torch.no_grad():
-            for name, t in tensors.items():
-                own[network.places[name]].copy_(t)
-        return replace(self, network=network)
+        return replace(self, network=in_double(self.network, tensors)) if tensors else self
 
     def outputs(self, points: Points) -> Outputs:
         found = [self._of_batch(part) for part in _batches(points.to(torch.float64))]

@@ -36,7 +36,7 @@ class Web:
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
         """With some other weights changed; its outputs are to be the original's."""
-        return replace(self, network=_changed(self.network, tensors)) if tensors else self
+        return replace(self, network=in_double(self.network, tensors)) if tensors else self
 
     def narrowed(self, counts: tuple[int, ...]) -> dict[str, Tensor]:
         """The vectors that lie along groups, for so many neurons of each."""
@@ -91,12 +91,3 @@ class Web:
             spared = max(self.outside(k) - (FEATURES_FOR_EACH if self.reads_features(k) else 1) * hidden, 0)
             total += rows * (columns - spared + 1)
         return total
-
-
-def _changed(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    network = in_double(network)
-    own = own_tensors(network.module)
-    with torch.no_grad():
-        for name, t in tensors.items():
-            own[network.places[name]].copy_(t)
-    return network

@@ -183,9 +183,14 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield (f"{path}.{name}" if path else name), t
 
 
-def in_double(network: Network) -> Network:
-    """As in_precision, in double precision."""
-    return in_precision(network, torch.float64)
+def in_double(network: Network, tensors: Mapping[str, Tensor] | None = None) -> Network:
+    """As in_precision, in double precision, with some of the checkpoint's tensors changed."""
+    network = in_precision(network, torch.float64)
+    own = own_tensors(network.module)
+    with torch.no_grad():
+        for name, t in (tensors or {}).items():
+            own[network.places[name]].copy_(t)
+    return network
 
 
 def in_precision(network: Network, dtype: torch.dtype) -> Network:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hmcompress.hmatrix.basics.bodies import Body
 
-Product = TypeVar("Product", Tensor, np.ndarray)
+Operand = TypeVar("Operand", Tensor, np.ndarray)
 
 
 def tensor_of(values: Any) -> Tensor:
@@ -20,7 +20,7 @@ def tensor_of(values: Any) -> Tensor:
     return torch.as_tensor(values)
 
 
-def multiply(body: Body, shape: tuple[int, int], dtype: torch.dtype, x: Product) -> Product:
+def multiply(body: Body, shape: tuple[int, int], dtype: torch.dtype, x: Operand) -> Operand:
     """A matrix of `shape` (m, n) times x: (n,), (n, k) or (..., n, k); the result is (m,), (m, k) or (..., m, k).
 
     An array gives an array. The result has x's dtype, that of the matrix where x holds no fractions. Raises ValueError
