@@ -18,7 +18,9 @@ tempfile.TemporaryFile = tempfile.NamedTemporaryFile
 process, opened = psutil.Process, os.open
 memory = types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(peak_wset=process().memory_info().rss))
 psutil.Process = lambda: memory
-threadpoolctl.ThreadpoolController._find_libraries_on_windows = lambda self: None
+for name in dir(threadpoolctl.ThreadpoolController):
+    if name.startswith("_find_libraries_"):
+        setattr(threadpoolctl.ThreadpoolController, name, lambda self: None)
 
 def open_no_folder(path, *args, **options):
     if os.path.isdir(path):

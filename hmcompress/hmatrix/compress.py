@@ -22,6 +22,7 @@ from hmcompress.hmatrix.basics.surroundings import in_one_thread, undisturbed
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
+from hmcompress.hmatrix.largest import smallest_of_any
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
 from hmcompress.hmatrix.multiply import tensor_of
 from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
@@ -36,7 +37,6 @@ from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_copies import tune_copies
 from hmcompress.hmatrix.tune_short import tune_short_floats
 from hmcompress.hmatrix.tune_sinusoids import tune_sinusoids
-from hmcompress.hmatrix.tune_symmetric import tune_symmetric
 from hmcompress.hmatrix.tune_thrift import with_thrift
 
 Array = np.ndarray
@@ -81,8 +81,7 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    smallest = partial(_smallest_form, grid=grid, kernel=kernel)
-    return tune_symmetric(request, smallest) or smallest(request)
+    return smallest_of_any(request, partial(_smallest_form, grid=grid, kernel=kernel))
 
 
 def _smallest_form(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:
