@@ -13,6 +13,7 @@ from hmcompress.errors import BoundError
 from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_layers, smaller_alone
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
+    few_carry_the_error,
     fresh_points,
     nearly_constant,
     read_as,
@@ -72,7 +73,8 @@ def compress_network(
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     shared = nearly_constant(problem, settings), samples_together(problem, settings)
     notes = _told(too_few_samples(record), *shared, *sizes, *blank)
-    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored))
+    few = few_carry_the_error(problem, stored)
+    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)
     return NetworkResult((*layers, *ruled), record, notes, said)
 
 

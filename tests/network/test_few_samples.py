@@ -14,8 +14,8 @@ from torch import Tensor
 import hmcompress
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.layerwise.ways as ways
-from hmcompress.network import NetworkResult, compress_network
-from hmcompress.network.bound.outcome import too_few_samples
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.bound.outcome import few_carry_the_error, too_few_samples
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.layerwise.propagate import Knobs
@@ -168,3 +168,18 @@ def test_points_that_nothing_was_chosen_by_bring_fresh_ones_near_the_bound(
 def test_too_few_samples_are_said_where_the_calibration_points_show_no_error_at_all() -> None:
     record = NetworkRecord(tol=1e-2, error=1e-3, calibration_error=0.0, samples=8, seed=0)
     assert "raise calibration samples above 8" in (too_few_samples(record) or "")
+
+
+@pytest.mark.parametrize(("spread", "told"), [(4.0, True), (0.0, False)])
+def test_few_points_that_carry_the_error_are_told(tmp_path: Path, spread: float, told: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 4)) * np.exp(spread * rng.standard_normal((400, 1)))
+    np.savez(tmp_path / "x.npz", x=x.astype("f"))
+    calibration = {"inputs": str(tmp_path / "x.npz"), "samples": 200, "held_out": 200}
+    weight = torch.from_numpy(rng.standard_normal((3, 4))).float()
+    problem = pose(outputs_settings(network={"linear": {}}, calibration=calibration), {"weight": weight})
+    line = few_carry_the_error(problem, {"weight": 1.001 * weight})
+    assert (line is not None) == told and (
+        not told or "of the squared error lies on 1 of 100 held-out points" in str(line)
+    )
+    assert few_carry_the_error(problem, {"weight": weight}) is None

@@ -21,6 +21,7 @@ from hmcompress.report.verdicts import VerifyNetwork
 from hmcompress.settings.config import Settings
 
 _FEW = 4  # samples by themselves
+_ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -112,6 +113,23 @@ def samples_together(problem: Problem, settings: Settings) -> str | None:
     return (
         f"a sample's outputs differ by {error:.2g} with the samples beside it: is the first axis of the inputs that of "
         "the samples (batch_first)? The bound is that of batches as they were run"
+    )
+
+
+def few_carry_the_error(problem: Problem, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where the error on the held-out points is that of a few of them: others may show a larger one."""
+    points, y = problem.held_out.points, problem.held_out.blocks[0]
+    few = len(points) // _ONE_OF
+    if problem.settings.tolerance != "l2" or few < 1 or len(y) % len(points):
+        return None
+    off = evaluate(problem.network, points, 0, decoded)[0] - y
+    squares = off.reshape(len(points), -1).square().sum(1)
+    share = float(squares.topk(few).values.sum() / squares.sum().clamp_min(1e-300))
+    if share <= _MOST_OF_IT:
+        return None
+    return (
+        f"{share:.0%} of the squared error lies on {few} of {len(points)} held-out points: others like these may show "
+        "a larger one, and more held_out points make the bound surer"
     )
 
 
