@@ -289,7 +289,7 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
         torch.testing.assert_close(y, form.network.outputs(expected) / scale)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Forces", "Aliased", "Towers"])
+@pytest.mark.parametrize("name", ["Residual", "Forces", "Aliased", "Towers"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = name == "Forces"  # which take longer
     monkeypatch.setattr(joint_module, "_WORK", {"default": 8e9 if slopes else 2e9})
