@@ -212,6 +212,7 @@ USAGE = [
     (["compres", "m.pt"], "No such command 'compres'"),
     (["compress"], "Missing argument 'SOURCE'"),
     (["compress", "m.pt", "--tl", "1"], "No such option"),
+    (["compress", "m.pt", "--tl", "1"], "--tl"),
     (["compress", "m.pt", "--tl", "1"], "--tol"),
     (["compress", "m.pt", "--tol", "small"], "'small' is not a valid float"),
     (["compress", "m.pt", "--tol", "0"], "tol must be a relative error between 0 and 1, such as 1e-3, got 0"),

@@ -50,7 +50,7 @@ FOUND = {
     "Heads": ([(2, 16, 16, 3)], ["tanh"]),
 }
 FOLLOWED = sorted(FOUND.keys() - {"Positive", "Heads"})
-NEURONS = ["Condition", "Positive", "Two", "Product", "Mixture", "Modes", "Heads"]
+NEURONS = ["Plain", "Softplus", "Condition", "Positive", "Two", "Product", "Mixture", "Modes", "Heads"]
 
 
 @pytest.fixture(autouse=True)
@@ -137,8 +137,8 @@ def test_jacobian_of_derivatives_is_the_derivative() -> None:
     check_jacobian(network, data)
 
 
-def test_few_neurons_keep_derivatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "Condition"
+@pytest.mark.parametrize("name", ["Plain", "Condition"])
+def test_few_neurons_keep_derivatives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint_module, "_WORK", {"default": 1e10})
     settings = settings_of(name, tol=3e-2, calibration={"derivatives": 1})
     result = compress_network(saved(tmp_path, module_of(name).state_dict()), settings)
