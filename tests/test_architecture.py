@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import hmcompress
 
@@ -57,8 +56,17 @@ def level_of(room: str) -> int:
     return next(i for i, rooms in enumerate(LEVELS) if room in rooms)
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def in_room(*rooms: str) -> list[Path]:
+    return [path for path in MODULES if room_of_file(path) in rooms]
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,18 +79,18 @@ def room_of_file(path: Path) -> str:
     return name_of(path).split("/")[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_every_module_has_a_level(path):
-    assert room_of_file(path) in set().union(*LEVELS, ABOVE_ALL)
+def test_every_module_has_a_level():
+    rooms = set().union(*LEVELS, ABOVE_ALL)
+    assert not [name_of(path) for path in MODULES if room_of_file(path) not in rooms]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_one_way(path):
-    room = room_of_file(path)
-    for module in imports(path):
-        if module.split(".")[0] != "hmcompress" or room_of(module) == room:
-            continue
-        assert level_of(room_of(module)) <= level_of(room), f"{name_of(path)} imports {module}"
+def test_imports_go_one_way():
+    for path in MODULES:
+        room = room_of_file(path)
+        for module in imports(path):
+            if module.split(".")[0] != "hmcompress" or room_of(module) == room:
+                continue
+            assert level_of(room_of(module)) <= level_of(room), f"{name_of(path)} imports {module}"
 
 
 def test_no_rooms_import_each_other():
@@ -96,21 +104,22 @@ def test_no_rooms_import_each_other():
     assert not uses, f"circle among {sorted(uses)}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_the_terminal_stays_at_the_edge(path):
-    for module in imports(path):
-        allowed = FOREIGN.get(module.split(".")[0])
-        assert allowed is None or name_of(path) in allowed, f"{name_of(path)} imports {module}"
+def test_the_terminal_stays_at_the_edge():
+    for path in MODULES:
+        for module in imports(path):
+            allowed = FOREIGN.get(module.split(".")[0])
+            assert allowed is None or name_of(path) in allowed, f"{name_of(path)} imports {module}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) == "hmatrix"], ids=name_of)
-def test_hmatrix_knows_mathematics_only(path):
+def test_hmatrix_knows_mathematics_only():
     standard = {"__future__", "math", "dataclasses", "typing", "collections", "functools", "itertools", "struct",
                 "enum", "abc", "io", "operator", "concurrent", "os", "zlib", "contextlib", "heapq"}  # fmt: skip
-    for module in imports(path):
-        head = module.split(".")[0]
-        own = ".".join(module.split(".")[:2])
-        assert head in standard | {"torch", "numpy", "scipy", "numba"} or own in HMATRIX_MAY_IMPORT, module
+    for path in in_room("hmatrix"):
+        for module in imports(path):
+            head = module.split(".")[0]
+            known = head in standard | {"torch", "numpy", "scipy", "numba"}
+            own = ".".join(module.split(".")[:2])
+            assert known or own in HMATRIX_MAY_IMPORT, f"{name_of(path)} imports {module}"
 
 
 def folder_of(module: str) -> str:
@@ -119,22 +128,21 @@ def folder_of(module: str) -> str:
     return parts[2] if len(parts) > 2 and parts[2] in FOLDERS[parts[1]] else ""
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of_file(p) in FOLDERS], ids=name_of)
-def test_folders_of_a_room_build_on_each_other(path):
-    room = room_of_file(path)
-    own = folder_of(f"hmcompress.{name_of(path).removesuffix('.py').replace('/', '.')}")
-    used = {folder_of(module) for module in imports(path) if room_of(module) == room}
-    assert used <= set(FOLDERS[room][: FOLDERS[room].index(own) + 1])
+def test_folders_of_a_room_build_on_each_other():
+    for path in in_room(*FOLDERS):
+        room = room_of_file(path)
+        own = folder_of(f"hmcompress.{name_of(path).removesuffix('.py').replace('/', '.')}")
+        used = {folder_of(module) for module in imports(path) if room_of(module) == room}
+        assert used <= set(FOLDERS[room][: FOLDERS[room].index(own) + 1]), name_of(path)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_stand_at_the_top_but_for_slow_ones(path):
+def test_imports_stand_at_the_top_but_for_slow_ones():
     """Optional extras and torch on demand go through importlib in one named place."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
-    inside = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)]
-    modules = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in inside}
-    assert modules <= LATE.get(name_of(path), set()), name_of(path)
+    for path in MODULES:
+        functions = [n for n in nodes(path) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+        inside = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)]
+        modules = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in inside}
+        assert modules <= LATE.get(name_of(path), set()), name_of(path)
 
 
 def test_a_model_of_weights_loads_no_slow_import():
@@ -144,19 +152,19 @@ def test_a_model_of_weights_loads_no_slow_import():
     assert not {"scipy.stats", "numba", "hmcompress.network", "hmcompress.nn"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_can_be_read_in_one_sitting(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+def test_files_can_be_read_in_one_sitting():
+    assert not [name_of(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 300]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_error_is_swallowed(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{name_of(path)} line {node.lineno}: bare except"
-            silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
-            broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
-            assert not (silent and broad), f"{name_of(path)} line {node.lineno}"
+def test_no_error_is_swallowed():
+    for path in MODULES:
+        for node in nodes(path):
+            if isinstance(node, ast.ExceptHandler):
+                where = f"{name_of(path)} line {node.lineno}"
+                assert node.type is not None, f"{where}: bare except"
+                silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+                broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+                assert not (silent and broad), where
 
 
 def test_the_public_names_are_frozen():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -117,11 +118,10 @@ def encode_layer(
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
     if _is_mask(matrices):
-        alone = [keep_matrix(w, rule.norm, effort=effort, kernel=kernel) for w in matrices]
+        alone = _each(matrices, partial(keep_matrix, norm=rule.norm, effort=effort, kernel=kernel))
     else:
-        alone = [
-            compress_matrix(w, rule.tol, rule.norm, effort=effort, grid=rule.grid, kernel=kernel) for w in matrices
-        ]
+        coded = partial(compress_matrix, tol=rule.tol, norm=rule.norm, effort=effort, grid=rule.grid, kernel=kernel)
+        alone = _each(matrices, coded)
     lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
     slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
@@ -138,6 +138,18 @@ def encode_layer(
     payload = join([matrix.payload for matrix in slices])
     seconds, peak = time.perf_counter() - start, peak_rss_bytes()
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
+
+
+def _each(matrices: Tensor, coded: Callable[[Tensor], HMatrix]) -> list[HMatrix]:
+    """Every slice coded, those that are the same once: masks of windows are few among many."""
+    if len(matrices) == 1:
+        return [coded(matrices[0])]
+    known: dict[bytes, HMatrix] = {}
+    found = []
+    for w in matrices:
+        digest = blake2b(w.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
+        found.append(known[digest] if digest in known else known.setdefault(digest, coded(w)))
+    return found
 
 
 def _on_others(

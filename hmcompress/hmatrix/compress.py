@@ -81,7 +81,7 @@ def compress_matrix(
     if kernel < 1 or w.shape[1] % kernel:
         raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
     request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
-    return smallest_of_any(request, partial(_smallest_form, grid=grid, kernel=kernel))
+    return request.tiny() or smallest_of_any(request, partial(_smallest_form, grid=grid, kernel=kernel))
 
 
 def _smallest_form(request: Request, grid: tuple[int, int] | None, kernel: int, first: int = ROWS) -> HMatrix:

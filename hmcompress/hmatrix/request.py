@@ -22,6 +22,7 @@ from hmcompress.hmatrix.tree.parts import CodedLeaf
 Array = np.ndarray
 _NOTHING, _LOW_RATE = 0.02, 3.4  # bits an entry: thrift saves few bytes below, less than half a per cent above
 _LARGE = 1 << 23  # entries, of which thrift makes several copies
+_MANY, _SOME, _FEW_VALUES, _TINY = 1 << 10, 1 << 8, 8, 64  # entries, of which some have few values; bytes
 _FINEST = 2.0**-54  # of the tolerances that rounding can keep
 
 
@@ -47,6 +48,14 @@ class Request:
     def exact(self) -> HMatrix:
         """The matrix without loss."""
         return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort)).with_error(0.0, 0.0)
+
+    def tiny(self) -> HMatrix | None:
+        """The matrix without loss where that takes so few bytes that no search pays: masks, constants, averages."""
+        if self.effort == "max" or self.size == 0 or self.w.numel() < _MANY:
+            return None
+        some = self.w.reshape(-1)[:: self.w.numel() // _SOME]
+        found = self.exact() if len(some.unique()) <= _FEW_VALUES else None
+        return found if found is not None and found.nbytes <= _TINY else None
 
     def lattice(self) -> HMatrix | None:
         """The matrix as the lattice that its weights lie on, if they do."""

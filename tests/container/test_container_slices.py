@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hmcompress.commands import encoding
 from hmcompress.commands.encoding import encode_layer
 from hmcompress.container.payload import decode_layer, join, split
 from hmcompress.errors import FormatError
+from hmcompress.hmatrix import compress_matrix
 from hmcompress.settings.config import LayerRule
 
 
@@ -24,6 +26,19 @@ def test_masks_of_shifted_windows_cost_two_bytes_for_each_that_repeats():
     decoded = decode_layer(layer.payload, [tuple(masks.shape)], masks.dtype)[0]
     assert ((decoded - masks).flatten(1).norm(dim=1) <= 1e-3 * masks.flatten(1).norm(dim=1)).all()
     assert len(layer.payload) < 280
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_slices_that_are_the_same_are_coded_once(dtype, monkeypatch):
+    coded = list[torch.Tensor]()
+    monkeypatch.setattr(encoding, "compress_matrix", lambda w, **given: coded.append(w) or compress_matrix(w, **given))
+    one, two = torch.randn(2, 16, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    stack = torch.stack([one, two, one, one, two])
+    layer = encode_layer("w", stack, LayerRule(match="*", tol=1e-2, norm="fro"))
+    assert len(coded) == 2
+    decoded = decode_layer(layer.payload, [tuple(stack.shape)], dtype)[0]
+    assert float((decoded - stack).double().norm() / stack.double().norm()) <= 1e-2
+    assert torch.equal(decoded[0], decoded[2]) and torch.equal(decoded[1], decoded[4])
 
 
 @pytest.mark.parametrize("payloads", [[b"a", b"a", b"bc", b"a", b"bc"], [b"a", b"b"], [b"a"] * 300])

@@ -10,7 +10,7 @@ import torch
 from hmatrix_matrices import compressed, kernel, matrix, noise
 
 from hmcompress.coding.lossless import encode_array, pcodec_encode
-from hmcompress.hmatrix import compress_matrix, measure_error
+from hmcompress.hmatrix import compress, compress_matrix, measure_error
 from hmcompress.hmatrix.request import Candidate, Request, first_step
 from hmcompress.hmatrix.tree.blocks import Leaf
 from hmcompress.hmatrix.tune import tune
@@ -90,6 +90,21 @@ def test_a_looser_tolerance_never_costs_more_where_a_function_of_the_distance_is
     x = np.linspace(0, 10, 192)
     w = torch.from_numpy(of(np.subtract.outer(x, x))).float()
     assert compress_matrix(w, tol).nbytes <= compress_matrix(w, tol / 10).nbytes
+
+
+@pytest.mark.parametrize(
+    "w",
+    [
+        torch.block_diag(torch.full((64, 64), -100.0), torch.zeros(64, 64)),
+        torch.eye(64),
+        torch.full((40, 50), 0.3).half(),
+    ],
+)
+def test_masks_and_constants_take_a_few_bytes_without_loss_and_without_a_search(monkeypatch, w):
+    best = compress_matrix(w, 1e-2, effort="max").nbytes
+    monkeypatch.setattr(compress, "smallest_of_any", lambda *given: pytest.fail("searched"))
+    found = compress_matrix(w, 1e-2)
+    assert found.error == 0 and torch.equal(found.to_dense(), w) and found.nbytes <= min(64, best + 24)
 
 
 @pytest.mark.parametrize("name", ["noise", "toeplitz", "dead neurons", "lstm gates", "smooth head"])

@@ -37,10 +37,20 @@ def test_structure_takes_a_share_of_what_rounding_every_entry_takes(monkeypatch,
     assert found.nbytes < share * compress_matrix(w, tol, "max").nbytes
 
 
-@pytest.mark.parametrize(("norm", "effort"), [("max", "default"), ("fro", "default"), ("max", "fast")])
-def test_noise_other_norms_and_little_effort_cost_no_search(monkeypatch, norm, effort):
+NOISE, SMOOTH = torch.from_numpy(noise(64, 64)).float(), torch.outer(*torch.linspace(1, 2, 64).sin().expand(2, 64))
+
+
+@pytest.mark.parametrize(
+    ("w", "norm", "effort"),
+    [
+        (NOISE, "max", "default"),
+        (SMOOTH, "max", "default"),
+        (walks(64), "fro", "default"),
+        (walks(64), "max", "fast"),
+    ],
+)
+def test_noise_few_bytes_other_norms_and_little_effort_cost_no_search(monkeypatch, w, norm, effort):
     monkeypatch.setattr(largest, "_by_squares", lambda *given: pytest.fail("searched"))
-    w = torch.from_numpy(noise(64, 64)).float() if norm == "max" and effort == "default" else walks(64)
     assert compress_matrix(w, 1e-2, norm, effort=effort).error <= 1e-2
 
 
