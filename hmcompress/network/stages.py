@@ -22,6 +22,7 @@ from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
 from hmcompress.network.layerwise.way import Way
+from hmcompress.network.rounding import lost_in_rounding
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress
 
@@ -38,6 +39,8 @@ class SmallNetworks:
         """Of those that hold by `measured`, where the settings and the network allow any; passes: about how many bytes
         these take."""
         if settings.effort == "fast" or settings.ntk_bound is not None or self.in_vain:
+            return None
+        if lost_in_rounding(self.subject, settings.tol):
             return None
         found = self._smallest(settings, measured, passes)
         self.in_vain = found is None
