@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Set
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -136,10 +136,11 @@ def _search(subject: Subject, settings: Settings, small: SmallNetworks) -> list[
     problem, data, tol = subject.problem, subject.data, settings.tol
     kernel = _kernel(subject, settings)
     measured = subject.measure(tol, kernel)
-    joint = small.smallest(settings, measured)
     run = partial(run_pass, problem.network, data)
+    glanced = cache(partial(glance, run, measured, tol, _GLANCE))
+    joint = small.smallest(settings, measured, glanced)
     found = [] if joint is None else [joint]
-    if joint is None or glance(run, measured, tol, _GLANCE) < _SURE * joint.nbytes:
+    if joint is None or glanced() < _SURE * joint.nbytes:
         found += trials_by_passes(subject, settings, measured, kernel)
     if not found:
         exact = nearest_weights(problem.network, subject.tensors, data.engine, measured, tol)

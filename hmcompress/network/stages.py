@@ -22,6 +22,7 @@ from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
 from hmcompress.network.layerwise.way import Way
+from hmcompress.network.rounding import lost_in_rounding
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress
 
@@ -34,15 +35,18 @@ class SmallNetworks:
     in_vain: bool = False
     middle: Middle | None = None  # that a search before this one has found
 
-    def smallest(self, settings: Settings, measured: Measure) -> Trial | None:
-        """Of those that hold by `measured`, where the settings and the network allow any."""
+    def smallest(self, settings: Settings, measured: Measure, passes: Callable[[], float]) -> Trial | None:
+        """Of those that hold by `measured`, where the settings and the network allow any; passes: about how many bytes
+        these take."""
         if settings.effort == "fast" or settings.ntk_bound is not None or self.in_vain:
             return None
-        found = self._smallest(settings, measured)
+        if lost_in_rounding(self.subject, settings.tol):
+            return None
+        found = self._smallest(settings, measured, passes)
         self.in_vain = found is None
         return found
 
-    def _smallest(self, settings: Settings, measured: Measure) -> Trial | None:
+    def _smallest(self, settings: Settings, measured: Measure, passes: Callable[[], float]) -> Trial | None:
         problem, data, guard = self.subject.problem, self.subject.data, self.subject.guard
         tick, slim = _fitting(self.subject.progress), settings.slim == "prefer"
         origin, found = None, None
@@ -51,7 +55,8 @@ class SmallNetworks:
             if found is not None:
                 break
         if found is None and (origin is None or not problem.network.built_in):
-            found = smallest_whole(problem, data, settings.tol, settings.effort, measured, guard.holds, tick, slim)
+            tol, effort = settings.tol, settings.effort
+            found = smallest_whole(problem, data, tol, effort, measured, guard.holds, tick, passes, slim)
         if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
             found = self._middle(origin, settings, measured)
         return found

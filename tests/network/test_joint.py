@@ -15,6 +15,7 @@ from torch import Tensor
 import hmcompress.network.driver as driver
 import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.origin as origin_module
+import hmcompress.network.joint.quantise as quantise_module
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
@@ -383,6 +384,15 @@ def test_integers_that_move_together_lower_error_and_bits(monkeypatch: pytest.Mo
     assert value(moves.network, moves.grids) < 0.98 * value(found.network, found.grids)
     for layer, grid in zip(moves.network.layers, moves.grids, strict=True):
         np.testing.assert_allclose(layer.matrix.numpy(), grid.to_dense())
+
+
+def test_the_metric_of_each_part_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, data = small()
+    taken = list[float]()
+    metric = quantise_module._metric
+    monkeypatch.setattr(quantise_module, "_metric", lambda *given: taken.append(given[3]) or metric(*given))
+    quantised(Quantised.of(network), data, 1e-6, [LayerKnobs(1e-4, parts=3)], 1e9)
+    assert len(taken) == 3
 
 
 def test_a_rounding_begun_again_keeps_the_layers_before() -> None:

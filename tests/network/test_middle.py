@@ -268,6 +268,21 @@ def test_learning_goes_on_as_long_as_it_may_hold(
     assert len(taken) == rounds
 
 
+@pytest.mark.parametrize(("error", "descents"), [(6.0, 1), (3.0, 2)])
+def test_a_network_far_from_the_tolerance_after_the_first_steps_learns_no_further(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, error: float, descents: int
+) -> None:
+    taken = list[float]()
+
+    def descend(*args: object, far: float, **kwargs: object) -> float:
+        taken.append(far)
+        return (error * 1e-2) ** 2
+
+    monkeypatch.setattr(middle, "descend", descend)
+    assert middle._Learner(problem, chains_in(problem), 1e-2, 1e12, lambda share: None).learned(12) is None
+    assert len(taken) == descents
+
+
 def test_no_wider_network_is_tried_where_samples_are_learned_by_heart(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,16 +12,21 @@ import web_networks
 from small_networks import check_jacobian, outputs_settings, saved, stack
 from torch import nn
 
+import hmcompress.network.bound.ntk as ntk
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.groups as groups_module
 import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.joint.symmetries as symmetries_module
 import hmcompress.network.joint.web as web_module
 import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.model.links as links
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
-from hmcompress.network.bound.ntk import tangent_kernel
+from hmcompress.network.bound.ntk import RateLimit, tangent_kernel
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, learning_data, with_outputs
+from hmcompress.network.joint.groups import groups_in
 from hmcompress.network.joint.ordering import embedded, reordered
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data
@@ -31,6 +36,7 @@ from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import changed, evened, fresh_web, web_of
 from hmcompress.network.layerwise.propagate import tensors_of
 from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.links import probed
 from hmcompress.network.model.network import Network, own_tensors
 
 NETWORKS = Path(web_networks.__file__)
@@ -120,6 +126,34 @@ def test_groups_of_neurons_are_found(name: str) -> None:
     assert web is not None
     groups = [(g.count, *([k for k, axis, _ in g.places if axis == own] for own in (0, 1))) for g in web.groups]
     assert sorted(groups) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Ring", "Towers", "Heads"])
+def test_groups_are_found_from_few_samples_where_a_network_writes_much(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, points, _ = probed(posed(name).network.with_repeated(), posed(name).calibration.points)
+    counts, run = set[int](), links.run_with
+    for module in (groups_module, symmetries_module):
+        monkeypatch.setattr(module, "run_with", lambda n, p, *a, **k: counts.add(len(p)) or run(n, p, *a, **k))
+    usual = groups_in(network, points)
+    assert counts == {16}
+    counts.clear()
+    assert groups_in(replace(network, written=1e7), points) == usual
+    assert counts == {4}
+
+
+def test_the_rate_limit_takes_fewer_rows_where_layers_see_several_rows_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ntk, "_WORK", 1e6)
+    sequence, plain = posed("Ring", calibration={"samples": 600}), posed("Residual", calibration={"samples": 600})
+    assert len(sequence.rate_limit.variances) == 256
+    assert len(plain.rate_limit.variances) == 600
+    monkeypatch.setattr(ntk, "_WORK", 1e11)
+    every = RateLimit.of(sequence.network, sequence.calibration.points.pairs(1024))
+    assert len(every.variances) == 600
+    assert sequence.rate_limit.nbytes(1e-2) == pytest.approx(every.nbytes(1e-2), rel=0.2)
 
 
 @pytest.mark.parametrize("name", SLICED)

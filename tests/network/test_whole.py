@@ -101,7 +101,7 @@ def test_what_nothing_reads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     problem, data = posed("kinds")
     measured = Subject(problem, {}, data, Guard.of(problem, data, 1e-2), silent).measure(1e-2, None)
     trial = whole_quantise.smallest_whole(
-        problem, data, 1e-2, "default", measured, lambda parts: True, lambda share: None
+        problem, data, 1e-2, "default", measured, lambda parts: True, lambda share: None, lambda: math.inf
     )
     assert trial is not None and trial.error <= 1e-2
     assert torch.equal(trial.parts["unread"].dense().float(), whole_networks.kinds().unread)
@@ -111,8 +111,10 @@ def test_what_nothing_reads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("changes", [{"samples": 24, "held_out": 64}, {"derivatives": 1}])
 def test_few_samples_and_derivatives_are_left_to_the_passes(changes: dict) -> None:
     problem, data = posed("kinds", calibration=changes)
-    stage = whole_quantise.smallest_whole(problem, data, 1e-2, "default", lambda parts: 0.0, bool, lambda share: None)
-    assert stage is None
+    trial = whole_quantise.smallest_whole(
+        problem, data, 1e-2, "default", lambda parts: 0.0, bool, lambda share: None, lambda: math.inf
+    )
+    assert trial is None
 
 
 def test_a_network_that_breaks_on_the_way_is_a_trial_that_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +147,29 @@ def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.
     whole = Whole(problem, data)
     assert 10 < whole.work() < 60
     stage = whole_quantise.WholeStage(whole, 1e-2, lambda parts: 0.0)
-    assert not stage.is_slow()
+    assert not stage.is_slow(2.4e11)
     monkeypatch.setattr(whole_quantise, "_MOST_WORK", 10 * len(whole.start))
-    assert stage.is_slow()
+    assert stage.is_slow(2.4e11)
+
+
+def test_a_network_that_writes_much_gets_fewer_trials_or_is_left_to_the_passes() -> None:
+    problem, data = posed("kinds")
+    whole = Whole(problem, data)
+    stage = whole_quantise.WholeStage(whole, 1e-2, lambda parts: 0.0)
+    usual = stage._each()
+    whole.network = replace(whole.network, written=3e4)
+    assert 2 * usual < stage._each()
+    assert not stage.is_slow(2.4e11)
+    whole.network = replace(whole.network, written=1e6)
+    assert stage.is_slow(2.4e11)
+
+
+@pytest.mark.parametrize(("worth", "trials"), [(math.inf, 3), (1.0, 1)])
+def test_what_promises_more_bytes_than_passes_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, worth: float, trials: int
+) -> None:
+    monkeypatch.setattr(whole_quantise, "_MOST", 1)
+    problem, data = posed("kinds")
+    stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 2e-2)
+    stage.search(2.4e11, lambda share: None, worth)
+    assert len(stage.trials) == trials

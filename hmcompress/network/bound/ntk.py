@@ -15,6 +15,7 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, joined, own_tensors, replaced
 
 _RATE = 0.2
+_ROWS, _WORK = 256, 1e11  # of the rate limit, at least; multiplications above which it has fewer than are given
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class RateLimit:
 
     @classmethod
     def of(cls, network: Network, points: Points) -> "RateLimit":
+        """On some points, fewer where products of all numbers of large layers take long."""
+        points = points.take(slice(0, _affordable(network, points)))
         scales = {layer.weight: float(network.matrix(layer).pow(2).mean().sqrt()) for layer in network.layers}
         values = tangent_kernel(network, points, None, scales).spectrum().clamp_min(0) / len(points)
         return cls(values, network.paired().run(points.tensors).double().pow(2).mean())
@@ -112,6 +115,14 @@ class RateLimit:
     def nbytes(self, tol: float) -> float:
         """At a relative error of tol."""
         return water_filling_bits(self.variances, float(tol**2 * self.square)) / 8
+
+
+def _affordable(network: Network, points: Points) -> int:
+    """Rows whose gradients are multiplied in the time: those of layers that see several rows of a sample."""
+    network, two = network.paired(), points.take(slice(0, 2))
+    layers = (layer for layer, x, _ in _layers(network, two, None) if x.numel() > 2 * x.shape[-1])
+    numbers = sum(math.prod(network.shape(layer)) for layer in layers)
+    return max(math.isqrt(int(_WORK / max(numbers, 1))), _ROWS)
 
 
 def water_filling_bits(variances: Tensor, distortion: float) -> float:

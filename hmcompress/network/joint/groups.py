@@ -17,7 +17,9 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Run, noisy, run_with
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 
-_SAMPLES, _SAME = 16, 1e-12  # and share of the largest entry up to which nothing has moved
+_SAMPLES, _FEWEST = 16, 4  # and where the network writes much for each
+_WRITTEN = 1e6  # numbers that it writes in each run, about
+_SAME = 1e-12  # share of the largest entry up to which nothing has moved
 _PARTS = (1, 2, 3, 4, 6)  # of a layer, that feed the same columns
 ROWS, COLUMNS = 0, 1
 Place = tuple[int, int, int]  # a layer, ROWS or COLUMNS, and where the first neuron stands there
@@ -33,7 +35,8 @@ class Group:
 
 def groups_in(network: Network, points: Points) -> tuple[Group, ...]:
     """Groups of neurons that no output reads directly. Raises NetworkError."""
-    points = points.take(slice(0, _SAMPLES))
+    count = min(max(int(_WRITTEN / max(network.written, 1.0)), _FEWEST), _SAMPLES)
+    points = points.take(slice(0, count))
     nodes = _Nodes(network)
     run, slopes = run_with(network, points), takes_slopes(network, points)
     told = [_readers_of_parts(network, points, run, k, slopes) for k in range(len(network.layers))]

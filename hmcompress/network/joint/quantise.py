@@ -77,17 +77,19 @@ def _quantise(network: SmallNetwork, data: Data, level: float, knobs: LayerKnobs
     places = np.argwhere(live.numpy())
     if not len(places):
         return Grid(whole, np.zeros(len(whole), np.int64), np.zeros(whole.shape[1], np.int64))
-    own, _ = eliminated(_metric(network, data, level, knobs.caution), len(places))
+    gram = _metric(network, data, level, knobs.caution)
+    own, _ = eliminated(gram, len(places))
     order, lower = factor(own.numpy())
     pivots = np.empty(len(places))
     pivots[order] = np.diag(lower)
     wanted = np.sqrt(12 * knobs.level) / pivots
     rows, columns = additive_exponents(live.numpy(), wanted, knobs.holding, knobs.power)
-    for part in np.array_split(order[::-1], knobs.parts):
+    for k, part in enumerate(np.array_split(order[::-1], knobs.parts)):
         if len(part):
             chosen = tuple(places[np.sort(part)].T)
             steps = powers(rows[chosen[0]] + columns[chosen[1]])
-            whole[chosen] = _fix(network, data, level, knobs, chosen, steps)
+            gram = _metric(network, data, level, knobs.caution) if k else gram
+            whole[chosen] = _fix(network, data, level, knobs, gram, chosen, steps)
     layer.live = live
     return Grid(whole, rows, columns)
 
@@ -97,16 +99,17 @@ def _fix(
     data: Data,
     level: float,
     knobs: LayerKnobs,
+    gram: Tensor,
     chosen: tuple[np.ndarray, ...],
     steps: np.ndarray,
 ) -> np.ndarray:
-    """Integers of some weights of the first layer, which then are no longer free; all others follow."""
+    """Integers of some weights of the first layer, which then are no longer free; all others follow, in this metric."""
     layer = network.layers[0]
     mask = torch.zeros_like(layer.live)
     mask[chosen] = True
     first = mask[layer.live]
     places = torch.cat([torch.nonzero(first)[:, 0], torch.nonzero(~first)[:, 0]])
-    theta, gram = network.theta(), _metric(network, data, level, knobs.caution)
+    theta = network.theta()
     places = torch.cat([places, torch.arange(len(places), len(theta))])
     own, gain = eliminated(gram[places][:, places], len(steps))
     w, rest = theta[places].split([len(steps), len(theta) - len(steps)])

@@ -14,7 +14,7 @@ from hmcompress.hmatrix.grids.grid import Grid, powers
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.nearest_plane import nearest_plane
 from hmcompress.network.joint.quantise import additive_exponents, eliminated, factor
-from hmcompress.network.joint.whole import Section, Whole, numbers
+from hmcompress.network.joint.whole import Section, Whole, numbers, samples_at_once
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial, trial_of
@@ -34,8 +34,11 @@ _REFITS, _TRIES = 4, 6
 _RECOVERED = 1.1
 _HOLDING = 1.0  # of rows and columns to their mean
 _WORK = {"default": 2.4e11, "max": 2.4e12}  # cubes of the numbers that all trials may take
-_FIXED = 3.5e10  # what a trial takes beside it
+_FIXED = 3.5e10  # what a trial takes beside it, where the network itself takes less
+_NORMALS, _NUMBER = 2.5, 35.0  # Gauss-Newton matrices for each section; cubes in the time of a number that is written
+_LONGEST = 2.5  # times that work, for the fewest trials
 _FEWEST, _MOST = 3, 30  # trials
+_WORTH = 1.4  # times the bytes of passes, above which what the first trials promise is given up
 _MORE, _USED = 2, 0.8  # trials, where the smallest that holds leaves more than this share of the tolerance
 _FAR = 3.0  # logarithm of an error over the tolerance that is none
 _AIM, _CLOSE = 0.96, 0.03
@@ -50,21 +53,22 @@ def smallest_whole(
     measured: Callable[[Parts], float],
     holds: Callable[[Parts], bool],
     tick: Callable[[float], None],
+    passes: Callable[[], float],
     slim: bool = False,
 ) -> Trial | None:
     """The smallest of some quantised forms that holds by `measured`, or None where none does or all took too long.
 
     holds: the same on points that nothing is chosen by; of those that hold there, if any do. tick: told which share of
-    the work is done. slim: neurons count beside bytes.
+    the work is done. passes: about how many bytes these take. slim: neurons count beside bytes.
     """
     if not _is_small(problem, data):
         return None
     try:
         with one_thread():
             stage = WholeStage(Whole(problem, data), tol, measured, slim)
-            if stage.is_slow():
+            if stage.is_slow(_WORK[effort]):
                 return None
-            stage.search(_WORK[effort], tick)
+            stage.search(_WORK[effort], tick, _WORTH * passes())
     except NetworkError:  # it runs without gradients, or in its own precision alone
         return None
     held = sorted((t for t in stage.trials if t.error <= LIMIT * tol), key=lambda t: t.cost)
@@ -181,18 +185,27 @@ class WholeStage:
         means = torch.cat([s.mean().expand(len(s)) for s in squares])
         self._squares = means.clamp_min(1e-12 * float(means.max()))
 
-    def is_slow(self) -> bool:
+    def is_slow(self, work: float) -> bool:
         rows = _ROWS_PER_NUMBER * len(self.whole.start)
-        return self.whole.work() * rows > _MOST_WORK
+        return self.whole.work() * rows > _MOST_WORK or _FEWEST * self._each() > _LONGEST * work
 
-    def search(self, work: float, tick: Callable[[float], None]) -> None:
-        """At each level the caution that comes near the tolerance, as far as the work allows."""
-        most = min(max(round(work / (_FIXED + len(self.whole.start) ** 3)), _FEWEST), _MOST)
+    def _each(self) -> float:
+        """What a trial takes: cubes of the numbers, and rows of Jacobians, which the network writes again for each."""
+        count, written = len(self.whole.start), self.whole.network.written
+        rows = max(_ROWS_PER_NUMBER * count, _LEAST_ROWS) * samples_at_once(count, written)
+        return float(count**3 + max(_FIXED, _NORMALS * len(self.whole.sections) * rows * written * _NUMBER))
+
+    def search(self, work: float, tick: Callable[[float], None], worth: float = math.inf) -> None:
+        """At each level the caution that comes near the tolerance, as far as the work allows, and only as long as the
+        trials promise no more bytes than what they are worth."""
+        most = min(max(round(work / self._each()), _FEWEST), _MOST)
         caution = math.log(_CAUTION * (_FINE / self.tol) ** 0.5)
         known = {level: list[tuple[float, float]]() for level, _ in _LEVELS}
         for level, share in _LEVELS:
             while len(self.trials) < max(share * most, _FEWEST) and not _is_close(known[level]):
                 known[level].append(self._step(level, caution))
+                if min(t.score(self.tol) for t in self.trials) > worth:
+                    return
                 caution = _next(known[level])
                 tick(len(self.trials) / most)
         level = _LEVELS[0][0]  # of most of the trials
