@@ -156,3 +156,24 @@ def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) ->
         before = len(found.forms)
         stage(each / form_search._DEAR)
         assert 0 <= len(found.forms) - before <= 2
+
+
+@pytest.mark.parametrize("stage", ["scatter", "polish"])
+def test_forms_are_begun_again_as_long_as_smaller_ones_are_found(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(form_search, "_IDLE", 5)
+    found = made(5, 60)
+    found.begin()
+    found.settle(1e12)
+    (least, *_), tried = sorted(found.holding(), key=lambda form: form.cost), list[int]()
+
+    def again(*args: object) -> float:
+        tried.append(len(tried))
+        if len(tried) in (4, 7):
+            found.forms.append(replace(least, nbytes=least.nbytes - len(tried)))
+        return least.error
+
+    monkeypatch.setattr(found, "_again", again)
+    getattr(found, stage)(1e15)
+    assert len(tried) == 7 + 5
