@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_ou
 from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
-from hmcompress.network.joint.smallest import _holding
+from hmcompress.network.joint.smallest import JointStage, _holding
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
 
@@ -145,6 +146,16 @@ def test_a_singular_metric_loses_a_form_and_no_more(
     monkeypatch.setattr(form_search, "quantised", singular)
     search.draw(1e12)
     assert not search.forms and search.lost == 3
+
+
+@pytest.mark.parametrize(("outputs", "rows"), [(1, 4096), (2, 4096), (4, 2048), (10, 1024)])
+def test_fewer_samples_are_learned_from_where_each_has_several_outputs(
+    made: Callable[..., FormSearch], outputs: int, rows: int
+) -> None:
+    found = made(4)
+    data = replace(found.data, outputs=found.data.outputs.expand(-1, outputs))
+    stage = SimpleNamespace(data=data)
+    assert JointStage._enough(stage, found.network, 4096) == rows  # type: ignore[arg-type]
 
 
 def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) -> None:
