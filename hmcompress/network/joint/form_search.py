@@ -141,7 +141,7 @@ class FormSearch:
         """
         rng, spread = np.random.default_rng(len(self.forms)), 1.0
         most, work = self.work + _DEAR * work, self.work + work
-        least, idle = self._progress(math.inf, 0)
+        begun = len(self.forms)
         for k in range(_MOST if self.forms else 0):
             distinct = {(form.nbytes, form.error): form for form in self.forms}
             promising = sorted(distinct.values(), key=self._promise)[:_PROMISING]
@@ -152,28 +152,27 @@ class FormSearch:
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
             if (k >= self._fewer(_LEAST) and self.work > work and self.holding()) or self.work > most:
                 return
-            least, idle = self._progress(least, idle)
-            if idle == _IDLE:
+            if self._is_idle(begun):
                 return
 
     def polish(self, work: float) -> None:
         """Begin the smallest form that holds again from its last layers on, which takes little time."""
         rng = np.random.default_rng(len(self.forms))
         most, work, layers = self.work + _DEAR * work, self.work + work, len(self.network.layers)
-        least, idle = self._progress(math.inf, 0)
+        begun = len(self.forms)
         for k in range(_MOST if self.holding() else 0):
             base = min(self.holding(), key=lambda form: (form.cost, form.error))
             self._again(base, max(layers - 2 - k % _LAST, 0), rng)
             if (k >= self._fewer(_POLISHED) and self.work > work) or self.work > most:
                 return
-            least, idle = self._progress(least, idle)
-            if idle == _IDLE:
+            if self._is_idle(begun):
                 return
 
-    def _progress(self, least: float, idle: int) -> tuple[float, int]:
-        """Bytes of the smallest form that holds, and how many have been tried since there is one without finding it."""
-        now = min((form.cost for form in self.holding()), default=math.inf)
-        return now, idle + 1 if now == least < math.inf else 0
+    def _is_idle(self, begun: int) -> bool:
+        """Whether many forms, after the first ones that had begun, came after the smallest that holds."""
+        smallest = min(self.holding(), key=lambda form: form.cost, default=None)
+        found = next((k for k, form in enumerate(self.forms, 1) if form is smallest), len(self.forms))
+        return len(self.forms) - max(found, begun) >= _IDLE
 
     def _fewer(self, forms: int) -> int:
         """Of those that are tried at least: with derivatives or through a module each takes several times as long."""
