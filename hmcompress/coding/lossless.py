@@ -5,6 +5,7 @@ exponents of weights then stand together, apart from the noise of their mantissa
 such of two.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,20 +19,24 @@ _PCODEC_TYPES = {"f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8"}
 _WIDER = {"i1": np.dtype(np.int16), "u1": np.dtype(np.uint16)}  # what carries numbers that pcodec does not take
 _HIGHEST, _FEW = 19, 1 << 20  # a level for up to so many bytes, where repetitions were found
 _CLEAR, _MANY = 4, 1 << 23  # a ratio, from which this level is quick and serves more bytes
+_HOPELESS = 4.0  # times what is known, beside which it gains too little
 _LEVELS = {"fast": (4, 1), "default": (8, 3), "max": (12, 19)}
 
 
-def encode_array(a: np.ndarray, effort: str = "default") -> bytes:
-    """Encode an array of any shape and plain dtype; its shape and dtype are the caller's to keep."""
+def encode_array(a: np.ndarray, effort: str = "default", known: float = math.inf) -> bytes:
+    """Encode an array of any shape and plain dtype; its shape and dtype are the caller's to keep.
+
+    known: bytes of another form, beside which what is hopelessly larger need not be the smallest.
+    """
     flat = np.ascontiguousarray(a).reshape(-1)
     best, shortest = RAW, None
-    for code, data in _candidates(flat, *_LEVELS[effort]):
+    for code, data in _candidates(flat, *_LEVELS[effort], known):
         if len(data) < (flat.nbytes if shortest is None else len(shortest)):
             best, shortest = code, data
     return bytes([best]) + (flat.tobytes() if shortest is None else shortest)
 
 
-def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterator[tuple[int, bytes]]:
+def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int, known: float) -> Iterator[tuple[int, bytes]]:
     if flat.size == 0:
         return
     if _kind(flat.dtype) in _PCODEC_TYPES:
@@ -39,19 +44,19 @@ def _candidates(flat: np.ndarray, pcodec_level: int, zstd_level: int) -> Iterato
     if _kind(flat.dtype) in _WIDER:
         yield WIDE, pcodec_encode(flat.astype(_WIDER[_kind(flat.dtype)]), pcodec_level)
     data = flat.view(np.uint8)
-    yield ZSTD, _dictionary(data, zstd_level)
+    yield ZSTD, _dictionary(data, zstd_level, known)
     if flat.itemsize > 1:
-        yield PLANES, _dictionary(_transposed(data, flat.itemsize), zstd_level)
+        yield PLANES, _dictionary(_transposed(data, flat.itemsize), zstd_level, known)
 
 
 def _kind(dtype: np.dtype) -> str:
     return f"{dtype.kind}{dtype.itemsize}"
 
 
-def _dictionary(data: np.ndarray, level: int) -> bytes:
+def _dictionary(data: np.ndarray, level: int, known: float) -> bytes:
     quick = zstd_compress(data, level)
     most = _MANY if _CLEAR * len(quick) < len(data) else _FEW
-    repeats = level > 1 and 2 * len(quick) < len(data) <= most
+    repeats = level > 1 and 2 * len(quick) < len(data) <= most and len(quick) < _HOPELESS * known
     return min(quick, zstd_compress(data, _HIGHEST), key=len) if repeats else quick
 
 

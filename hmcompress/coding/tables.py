@@ -1,5 +1,7 @@
 """Matrices without loss: row after row or column after column, whichever is shorter."""
 
+import math
+
 import numpy as np
 
 from hmcompress.coding.lossless import decode_array, encode_array, zstd_compress
@@ -11,13 +13,13 @@ _CLEARLY, _NEARLY = 0.995, 1.05  # of the bits: chance does less; more
 _REPEATING = 4  # bits for each byte of a number
 
 
-def encode_table(a: np.ndarray, effort: str = "default") -> bytes:
+def encode_table(a: np.ndarray, effort: str = "default", known: float = math.inf) -> bytes:
     """The smaller form of a (m, n), which need not be contiguous; its first byte says which. Type and shape are the
-    caller's to keep."""
-    by_rows = encode_array(a, effort)
+    caller's to keep. known: as of encode_array."""
+    by_rows = encode_array(a, effort, known)
     if min(a.shape) < 2 or (a.size > 2 * _LOOK and not _columns_may_serve(a)):
         return by_rows
-    by_columns = encode_array(a.T, effort)
+    by_columns = encode_array(a.T, effort, known)
     return min(by_rows, bytes([by_columns[0] | _BY_COLUMNS]) + by_columns[1:], key=len)
 
 

@@ -94,7 +94,7 @@ def _smallest_form(request: Request, grid: tuple[int, int] | None, kernel: int, 
         return best
     if best is not None:
         best.forget()
-    plain = request.exact()
+    plain = request.exact(math.inf if best is None else best.nbytes)
     return best if best is not None and best.nbytes < plain.nbytes else plain
 
 

@@ -45,9 +45,9 @@ class Request:
         """Free w as an array, which may take twice as much memory; it is made again when asked for."""
         self.__dict__.pop("values", None)
 
-    def exact(self) -> HMatrix:
-        """The matrix without loss."""
-        return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort)).with_error(0.0, 0.0)
+    def exact(self, known: float = math.inf) -> HMatrix:
+        """The matrix without loss. known: bytes of another form, which this one is to beat."""
+        return self.matrix(bytes([EXACT]) + exact.encode(self.w, self.effort, known)).with_error(0.0, 0.0)
 
     def tiny(self) -> HMatrix | None:
         """The matrix without loss where that takes so few bytes that no search pays: masks, constants, averages."""

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+import hmcompress.coding.lossless as lossless
 from hmcompress.coding.lossless import PCODEC, PLANES, RAW, ZSTD, decode_array, encode_array, zstd_compress
 from hmcompress.errors import FormatError
 
@@ -109,3 +110,18 @@ def test_many_bytes_that_repeat_far_apart_are_coded_at_the_highest_level():
     words = random.integers(0, 1 << 16, 400).astype(np.uint16)
     a = words[random.integers(0, 40, 4000)[:, None] * 10 + np.arange(10)].repeat(30, 0).reshape(-1)
     assert len(assert_round_trip(a)) <= len(zstd_compress(a.tobytes(), 19)) + 1 < len(zstd_compress(a.tobytes(), 3))
+
+
+def test_what_is_hopelessly_larger_than_another_form_is_not_made_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = list[int]()
+    compress = lossless.zstd_compress
+    monkeypatch.setattr(lossless, "zstd_compress", lambda data, level: levels.append(level) or compress(data, level))
+    a = np.tile(np.random.default_rng(0).integers(0, 9, 4096), 8)
+    smallest = lossless.encode_array(a)
+    assert max(levels) == 19
+    levels.clear()
+    assert lossless.encode_array(a, known=len(smallest) + 1) == smallest
+    assert max(levels) == 19
+    levels.clear()
+    assert np.array_equal(lossless.decode_array(lossless.encode_array(a, known=8), a.dtype, a.size), a)
+    assert max(levels) < 19

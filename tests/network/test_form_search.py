@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_ou
 from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
-from hmcompress.network.joint.smallest import _holding
+from hmcompress.network.joint.smallest import JointStage, _holding
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
 
@@ -147,6 +148,16 @@ def test_a_singular_metric_loses_a_form_and_no_more(
     assert not search.forms and search.lost == 3
 
 
+@pytest.mark.parametrize(("outputs", "rows"), [(1, 4096), (2, 4096), (4, 2048), (10, 1024)])
+def test_fewer_samples_are_learned_from_where_each_has_several_outputs(
+    made: Callable[..., FormSearch], outputs: int, rows: int
+) -> None:
+    found = made(4)
+    data = replace(found.data, outputs=found.data.outputs.expand(-1, outputs))
+    stage = SimpleNamespace(data=data)
+    assert JointStage._enough(stage, found.network, 4096) == rows  # type: ignore[arg-type]
+
+
 def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) -> None:
     """However many are usual: the work bounds them."""
     found = made(5, 60)
@@ -156,3 +167,25 @@ def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) ->
         before = len(found.forms)
         stage(each / form_search._DEAR)
         assert 0 <= len(found.forms) - before <= 2
+
+
+@pytest.mark.parametrize("stage", ["scatter", "polish"])
+def test_forms_are_begun_again_as_long_as_smaller_ones_are_found(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(form_search, "_IDLE", 5)
+    found = made(5, 60)
+    found.begin()
+    found.settle(1e12)
+    (least, *_), tried = sorted(found.holding(), key=lambda form: form.cost), list[int]()
+
+    def again(*args: object) -> float:
+        tried.append(len(tried))
+        smaller = len(tried) if len(tried) in (4, 7) else 0
+        if len(tried) != 9:  # that one is given up
+            found.forms.append(replace(least, nbytes=least.nbytes - smaller))
+        return least.error
+
+    monkeypatch.setattr(found, "_again", again)
+    getattr(found, stage)(1e15)
+    assert len(tried) == 7 + 1 + 5

@@ -1,5 +1,7 @@
 """Codecs `raw` and `lossless`: the matrix bit for bit."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,9 +21,10 @@ _NUMPY = {
 _BANDS = 2  # of rows, which tell about a large matrix
 
 
-def encode(w: Tensor, effort: str = "default") -> bytes:
-    """The smallest lossless form of a (m, n) matrix; its first byte says which."""
-    return tables.encode_table(_words(w), effort)
+def encode(w: Tensor, effort: str = "default", known: float = math.inf) -> bytes:
+    """The smallest lossless form of a (m, n) matrix; its first byte says which. known: bytes of another form, beside
+    which what is hopelessly larger need not be the smallest."""
+    return tables.encode_table(_words(w), effort, known)
 
 
 def glance(w: Tensor) -> float:

@@ -25,6 +25,7 @@ _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the
 _DRAWN = 0.4  # times that level, of the first of few forms
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
+_IDLE = 30  # in a row without a smaller one that holds, after which none is expected
 _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form is begun again; times, at least
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _DEAR = 4.0  # times the work allowed, that the least number of forms may take
@@ -140,6 +141,7 @@ class FormSearch:
         """
         rng, spread = np.random.default_rng(len(self.forms)), 1.0
         most, work = self.work + _DEAR * work, self.work + work
+        begun = len(self.forms)
         for k in range(_MOST if self.forms else 0):
             distinct = {(form.nbytes, form.error): form for form in self.forms}
             promising = sorted(distinct.values(), key=self._promise)[:_PROMISING]
@@ -150,16 +152,27 @@ class FormSearch:
             spread = min(spread * _WIDER, _WIDEST) if known else 1.0
             if (k >= self._fewer(_LEAST) and self.work > work and self.holding()) or self.work > most:
                 return
+            if self._is_idle(begun):
+                return
 
     def polish(self, work: float) -> None:
         """Begin the smallest form that holds again from its last layers on, which takes little time."""
         rng = np.random.default_rng(len(self.forms))
         most, work, layers = self.work + _DEAR * work, self.work + work, len(self.network.layers)
+        begun = len(self.forms)
         for k in range(_MOST if self.holding() else 0):
             base = min(self.holding(), key=lambda form: (form.cost, form.error))
             self._again(base, max(layers - 2 - k % _LAST, 0), rng)
             if (k >= self._fewer(_POLISHED) and self.work > work) or self.work > most:
                 return
+            if self._is_idle(begun):
+                return
+
+    def _is_idle(self, begun: int) -> bool:
+        """Whether many forms, after the first ones that had begun, came after the smallest that holds."""
+        smallest = min(self.holding(), key=lambda form: form.cost, default=None)
+        found = next((k for k, form in enumerate(self.forms, 1) if form is smallest), len(self.forms))
+        return len(self.forms) - max(found, begun) >= _IDLE
 
     def _fewer(self, forms: int) -> int:
         """Of those that are tried at least: with derivatives or through a module each takes several times as long."""

@@ -228,10 +228,10 @@ class JointStage:
         return len(self.data) if fit.wary else self._enough(network, least, each)
 
     def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
-        """Fewer where each says several things, its derivatives among them."""
-        fewer = 1 if self.data.blocks == 1 else 2 * self.data.blocks  # samples around which the function is known
-        if self.data.beyond is not None:  # each sample runs the module, and has several outputs
-            fewer = self.data.outputs.shape[1]
+        """Fewer where each says several things, its derivatives or several outputs among them."""
+        fewer, outputs = 2 * self.data.blocks, self.data.outputs.shape[1]  # samples around which the function is known
+        if self.data.blocks == 1:  # outputs may have weights of their own, but where each sample runs the module
+            fewer = max(outputs // 2, 1) if self.data.beyond is None else outputs
         return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
 
     def _candidates(self, fitting: Sequence[Fit]) -> list[FormSearch]:
