@@ -28,7 +28,7 @@ from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.linearised import StackAt, in_single
+from hmcompress.network.joint.linearised import StacksAt, in_single
 from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
@@ -160,7 +160,7 @@ def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Two", "Product", "Mixture"])
-def test_products_of_several_stacks_are_those_of_their_jacobian(name: str) -> None:
+def test_products_of_stacks_are_those_of_their_jacobian(name: str) -> None:
     small, data, _ = learner(posed(name), 4)
     point, generator = in_single(small, data).linearised(), torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator) for layer in small.layers]
@@ -232,7 +232,7 @@ def test_jacobian_is_the_derivative(name: str) -> None:
 
 def test_products_with_the_jacobian_are_each_others_transpose() -> None:
     network, data, _ = learner(posed("Condition"), 4)
-    point = StackAt.at(network.stacks[0], data.inputs[0], data.mix)
+    point = StacksAt.at(network, data.inputs, data.mix)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()

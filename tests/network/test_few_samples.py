@@ -20,11 +20,15 @@ from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
 from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import search
+from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.way import Way
+from hmcompress.network.layerwise.ways import trials_by_passes
+from hmcompress.network.owned import load_tensors
 from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, Report
 from hmcompress.report.verdicts import VerifyReport
+from hmcompress.work.progress import silent
 
 FOREIGN = Path(__file__).parent / "foreign_networks.py"
 
@@ -80,6 +84,27 @@ def test_few_samples_do_not_tie_the_file_to_them(tmp_path: Path, monkeypatch: py
     assert result.record.error <= 0.1 and other.record.error <= 0.1
     assert layer_bytes(result) < 0.8 * layer_bytes(other)
     assert result.record.calibration_error / result.record.error > other.record.calibration_error / other.record.error
+
+
+def test_firm_regularisers_come_last_so_that_they_end_early_where_the_way_near_the_weights_is_much_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[bool | None, bool, float]] = []
+
+    def noted(*args: Any, **options: Any) -> Trial:
+        way = args[-1]
+        tried.append((way.near, way.firm, options["worth"]))
+        return Trial(Knobs(1.0), {}, 1000 if way.near else 3000, 0.0)
+
+    monkeypatch.setattr(ways, "search", noted)
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).uniform(-1, 1, (96, 2)))
+    source = saved(tmp_path, stack([2, 48, 48, 1]))
+    settings = outputs_settings(calibration={"inputs": str(tmp_path / "x.npy")})
+    problem = pose(settings, load_tensors(source))
+    subject = Subject.of(problem, load_tensors(source), settings.tol, settings.effort, silent)
+    trials_by_passes(subject, settings, lambda parts: 0.0, None)
+    assert [(near, firm) for near, firm, _ in tried] == [(False, False), (True, False), (False, True)]
+    assert tried[-1][2] < 3000
 
 
 class Bytes:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hmcompress.network.joint.differentiated import Linearised, Weights
 from hmcompress.network.joint.least_squares import Price
-from hmcompress.network.joint.linearised import Single, in_single
+from hmcompress.network.joint.linearised import Linearised, Single, Weights, in_single
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork
 
 _TRIES = 6

@@ -1,20 +1,66 @@
-"""Small networks in single precision, and what they become with weights that move a little."""
+"""Small networks in single precision, and products with their Jacobians, which are never written out."""
 
 import copy
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from hmcompress.network.joint.differentiated import Differentiated, Linearised, Weights, rows_of
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork, mixed
 from hmcompress.network.joint.small_web import SmallWeb
-from hmcompress.network.joint.stack import SmallStack, apply, with_slope
+from hmcompress.network.joint.stack import SmallStack, apply
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.model.network import DenseLayer, in_precision, replaced
+
+Weights = list[Tensor]  # a matrix (m, n) or (m, n + 1) for each layer
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """A small network at some weights, whatever becomes of it; J v is the derivative, by u, of what u sends back."""
+
+    inputs: list[Tensor]  # (N, n) of each layer, with a column of ones where there is a bias
+    outputs: Tensor  # (N, k), scaled
+    scaled: Tensor  # the same, with what they were made of
+    weights: list[Tensor]  # that they were made of
+    leaving: list[list[Tensor]]  # of each layer, each time that it is called
+    u: Tensor
+    sent_back: Weights  # by u
+
+    @classmethod
+    def of(cls, y: Tensor, weights: list[Tensor], inputs: list[Tensor], leaving: list[list[Tensor]]) -> Self:
+        """y: scaled outputs that were made of the weights."""
+        with torch.enable_grad():
+            u = torch.zeros_like(y).requires_grad_()
+            sent = torch.autograd.grad(y, weights, u, create_graph=True, materialize_grads=True)
+        return cls(inputs, y.detach(), y, weights, leaving, u, list(sent))
+
+    def forward(self, v: Weights) -> Tensor:
+        """J v, (N, k)."""
+        with torch.enable_grad():
+            along = torch.stack([(g * dw).sum() for g, dw in zip(self.sent_back, v, strict=True)]).sum()
+        return torch.autograd.grad(along, self.u, retain_graph=True)[0]
+
+    def backward(self, u: Tensor) -> Weights:
+        """J^T u."""
+        return self._back(u, self.weights)
+
+    def sensitivities(self, u: Tensor) -> list[Tensor]:
+        """What u sends back to what leaves each layer, (N, m)."""
+        sent = iter(self._back(u, [z for zs in self.leaving for z in zs]))
+        return [torch.cat([rows_of(next(sent)) for _ in zs]) for zs in self.leaving]
+
+    def _back(self, u: Tensor, to: list[Tensor]) -> list[Tensor]:
+        return list(torch.autograd.grad(self.scaled, to, u, retain_graph=True, materialize_grads=True))
+
+
+def rows_of(t: Tensor) -> Tensor:
+    """(N, ..., n) as (N ..., n)."""
+    return t.reshape(-1, t.shape[-1])
 
 
 class Single(ABC):
@@ -39,80 +85,16 @@ def in_single(network: SmallNetwork, data: Data) -> Single:
     if isinstance(network, SmallWeb):
         return SingleWeb.of(network, data)
     assert isinstance(network, SmallStacks)
-    several = len(network.stacks) > 1
-    return SingleStacks.of(network, data) if several else SingleStack.of(network, data)
-
-
-@dataclass
-class SingleStack(Single):
-    stack: SmallStack
-    x: Tensor
-    mix: Tensor  # (k,), or (N, k, m) applied to what the stack gives
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, network: SmallStacks, data: Data) -> "SingleStack":
-        (stack,) = network.clone().stacks
-        mix, wanted = _mix_and_wanted(network, data)
-        return cls(_single_stack(stack), data.inputs[0].float(), mix, wanted)
-
-    @property
-    def layers(self) -> Sequence[Layer]:
-        return self.stack.layers
-
-    def outputs(self) -> Tensor:
-        return _read(self.mix, self.stack.forward(self.x)[1])
-
-    def linearised(self) -> "StackAt":
-        return StackAt.at(self.stack, self.x, self.mix)
-
-
-@dataclass(frozen=True)
-class StackAt(Linearised):
-    weights: list[Tensor]  # without biases
-    inputs: list[Tensor]
-    slopes: list[Tensor | None]
-    outputs: Tensor
-    mix: Tensor
-
-    @classmethod
-    def at(cls, stack: SmallStack, x: Tensor, mix: Tensor) -> "StackAt":
-        inputs, slopes = [], list[Tensor | None]()
-        for k, layer in enumerate(stack.layers):
-            inputs.append(layer.extended(x))
-            x = layer.forward(x)
-            function = stack.functions[k] if k < len(stack.functions) else None
-            x, after = (x, None) if function is None else with_slope(function, x)
-            slopes.append(after)
-        return cls([layer.weight().clone() for layer in stack.layers], inputs, slopes, _read(mix, x), mix)
-
-    def forward(self, v: Weights) -> Tensor:
-        moved: Tensor | None = None
-        for w, x, after, dw in zip(self.weights, self.inputs, self.slopes, v, strict=True):
-            moved = x @ dw.T if moved is None else x @ dw.T + moved @ w.T
-            moved = moved if after is None else moved * after
-        assert moved is not None
-        return _read(self.mix, moved)
-
-    def backward(self, u: Tensor) -> Weights:
-        return [g.T @ x for g, x in zip(self.sensitivities(u), self.inputs, strict=True)]
-
-    def sensitivities(self, u: Tensor) -> list[Tensor]:
-        found, g = [], u * self.mix if self.mix.ndim == 1 else mixed(self.mix.mT, u)
-        for after, w in zip(reversed(self.slopes), reversed(self.weights), strict=True):
-            g = g if after is None else g * after
-            found.append(g)
-            g = g @ w
-        return found[::-1]
+    return SingleStacks.of(network, data)
 
 
 @dataclass
 class SingleStacks(Single):
-    """Several stacks, side by side or multiplied."""
+    """One stack or several, side by side or multiplied."""
 
     small: SmallStacks
     inputs: tuple[Tensor, ...]
-    mix: Tensor  # as of one stack
+    mix: Tensor  # (k,), or (N, k, m) applied to what the stacks give
     wanted: Tensor
 
     @classmethod
@@ -132,8 +114,8 @@ class SingleStacks(Single):
         return StacksAt.at(self.small, self.inputs, self.mix)
 
 
-class StacksAt(Differentiated):
-    """Several stacks at some weights."""
+class StacksAt(Linearised):
+    """Stacks at some weights."""
 
     @classmethod
     def at(cls, small: SmallStacks, xs: Sequence[Tensor], mix: Tensor) -> "StacksAt":
@@ -177,7 +159,7 @@ class SingleWeb(Single):
         return WebAt.at(self.small, self.data)
 
 
-class WebAt(Differentiated):
+class WebAt(Linearised):
     """A web at some weights."""
 
     @classmethod

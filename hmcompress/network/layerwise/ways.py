@@ -59,7 +59,7 @@ def trials_by_passes(
 def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list[Way]:
     """With regularisers that keep the kernel where it is bounded, and otherwise both without and with them, as long as
     passes cost little: what holds the kernel too may be the smaller way. With few samples also near the original
-    weights."""
+    weights, which comes before the firm ones: where it is much smaller, these end after their first passes."""
     problem = subject.problem
     structured = structured_layers(problem, subject.tensors, subject.data.engine)
     factored = wide_layers(problem, subject.tensors) if problem.network.kind == "linear" else structured
@@ -77,7 +77,7 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
         return [replace(plain, firm=True)]
     if problem.order or factored or work > _CHEAP or not dense:
         return [replace(plain, near=None if few else False)]
-    return [plain, replace(plain, firm=True), *([replace(plain, near=True)] if few else [])]
+    return [plain, *([replace(plain, near=True)] if few else []), replace(plain, firm=True)]
 
 
 def _first_level(subject: Subject) -> float:
