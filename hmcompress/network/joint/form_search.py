@@ -240,6 +240,14 @@ class FormSearch:
         """A form's layers in those of the original, which compute what it does."""
         return embedded(self.original, form.moved.network, form.moved.grids)
 
+    def held(self, form: QuantisedForm, measured: Callable[[Parts], float]) -> Trial | None:
+        """A form with its neurons in a good order, if it holds by all that is measured."""
+        if measured(self.embedded(form)) > LIMIT * self.tol:
+            return None
+        trial = self.reordered(form)
+        error = measured(trial.parts)
+        return replace(trial, error=error) if error <= LIMIT * self.tol else None
+
     def reordered(self, form: QuantisedForm) -> Trial:
         """A form with its neurons in whatever order costs the least."""
         return form.trial(reordered(self.original, form.moved.network, form.moved.grids))

@@ -1,17 +1,16 @@
 """The smallest form of a network that has learned the outputs already, where its weights are few enough for it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, form_work
+from hmcompress.network.joint.form_search import FormSearch, form_work
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.middle import MIDDLE_ROWS, Middle
 from hmcompress.network.joint.origin import Origin
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.smallest import JointStage
 from hmcompress.network.layerwise.propagate import Parts
-from hmcompress.network.layerwise.trial import LIMIT, Trial
+from hmcompress.network.layerwise.trial import Trial
 from hmcompress.settings.config import Settings
 
 _ROWS_PER_WEIGHT = 8
@@ -38,21 +37,12 @@ def smallest_learned(
         return None
     search = _pruned(stage, middle.small.clone())
     search.draw(work)
-    trials = (_held(search, form, measured) for form in sorted(search.holding(), key=lambda form: form.cost))
+    trials = (search.held(form, measured) for form in sorted(search.holding(), key=lambda form: form.cost))
     return next((trial for trial in trials if trial is not None), None)
 
 
 def _few(stage: JointStage, network: SmallNetwork) -> Data:
     return stage.data.first(_ROWS_PER_WEIGHT * network.weights())
-
-
-def _held(search: FormSearch, form: QuantisedForm, measured: Callable[[Parts], float]) -> Trial | None:
-    """A form with its neurons in a good order, if it holds by all that is measured."""
-    if measured(search.embedded(form)) > LIMIT * search.tol:
-        return None
-    trial = search.reordered(form)
-    error = measured(trial.parts)
-    return replace(trial, error=error) if error <= LIMIT * search.tol else None
 
 
 def _pruned(stage: JointStage, network: SmallNetwork) -> FormSearch:

@@ -6,7 +6,7 @@ Neurons then have nothing to do with the original's: only the function is bounde
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hmcompress.network.bound.error import block_errors
@@ -83,13 +83,10 @@ def smallest_joint(
     tick(1.0)
     holding = _holding(candidates)
     for begin in range(0, len(holding), _REORDERED):
-        next_ones = holding[begin : begin + _REORDERED]
-        good = (pair for pair in next_ones if measured(pair[1].embedded(pair[0])) <= LIMIT * tol)
-        trials = [candidate.reordered(form) for form, candidate in good]  # a second each
-        for trial in sorted(trials, key=lambda trial: trial.cost):
-            error = measured(trial.parts)
-            if error <= LIMIT * tol:
-                return replace(trial, error=error)
+        next_ones = holding[begin : begin + _REORDERED]  # a second each
+        trials = [candidate.held(form, measured) for form, candidate in next_ones]
+        if found := [trial for trial in trials if trial is not None]:
+            return min(found, key=lambda trial: trial.cost)
     return None
 
 
