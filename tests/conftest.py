@@ -1,4 +1,4 @@
-"""One thread for linear algebra in each test process: tests run side by side, and their matrices are small."""
+"""Tests side by side: one thread for linear algebra in each process, as matrices are small, and files as a whole."""
 
 import os
 from typing import Any

@@ -118,10 +118,10 @@ def encode_layer(
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
     if _is_mask(matrices):
-        alone = _each(matrices, partial(keep_matrix, norm=rule.norm, effort=effort, kernel=kernel))
+        alone = _coded_once(matrices, partial(keep_matrix, norm=rule.norm, effort=effort, kernel=kernel))
     else:
         coded = partial(compress_matrix, tol=rule.tol, norm=rule.norm, effort=effort, grid=rule.grid, kernel=kernel)
-        alone = _each(matrices, coded)
+        alone = _coded_once(matrices, coded)
     lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
     slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
@@ -140,7 +140,7 @@ def encode_layer(
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
 
 
-def _each(matrices: Tensor, coded: Callable[[Tensor], HMatrix]) -> list[HMatrix]:
+def _coded_once(matrices: Tensor, coded: Callable[[Tensor], HMatrix]) -> list[HMatrix]:
     """Every slice coded, those that are the same once: masks of windows are few among many."""
     if len(matrices) == 1:
         return [coded(matrices[0])]

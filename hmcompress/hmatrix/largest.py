@@ -37,9 +37,10 @@ def _by_its_norm(request: Request, smallest: Smallest) -> HMatrix:
 
 
 def _may_serve(request: Request, found: HMatrix) -> bool:
-    """Whether the largest error is bounded, and of a matrix with structure."""
-    few = _FEW_BYTES if request.effort != "max" else 0
-    if request.norm != "max" or request.effort == "fast" or found.error == 0 or found.nbytes <= few:
+    """Whether the largest error is bounded, of a matrix with structure that takes more than a few bytes."""
+    if request.norm != "max" or request.effort == "fast" or found.error == 0:
+        return False
+    if found.nbytes <= _FEW_BYTES and request.effort != "max":
         return False
     structure = find_structure(request.w, first_step(request), request.effort == "max")
     return structure.is_global(request.effort) or structure.has_like_lines()

@@ -19,7 +19,7 @@ def fourier_kernels(n: int = 256) -> np.ndarray:
     return np.hanning(n) * np.concatenate([np.cos(angle), np.sin(angle)])
 
 
-@pytest.mark.parametrize("n", [64, 200, 256])
+@pytest.mark.parametrize("n", [64, 128, 200, 256])
 @pytest.mark.parametrize("tol", [1e-2, 1e-4])
 def test_a_cosine_transform_takes_a_few_bytes_either_way_up(n, tol):
     for a in (cosines(n), cosines(n).T):

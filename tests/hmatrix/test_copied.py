@@ -96,7 +96,7 @@ def compressed(name: str, tol: float, norm: str = "fro", dtype: torch.dtype = to
     return h
 
 
-@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-4])
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("name", KINDS)
 def test_copies_cost_nothing_but_their_places(name, tol):
     entries = KINDS[name][1]
@@ -104,14 +104,8 @@ def test_copies_cost_nothing_but_their_places(name, tol):
     assert compressed(name, tol).nbytes < 1.01 * own.nbytes + 180
 
 
-@pytest.mark.parametrize(
-    ("norm", "dtype"),
-    [
-        *[("fro", dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16)],
-        ("max", torch.float16),
-        ("spectral", torch.bfloat16),
-    ],
-)
+@pytest.mark.parametrize("norm", ["fro", "max", "spectral"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["opposite anywhere", "even and odd", "rotated", "antisymmetric", "quaternions"])
 def test_copies_in_any_dtype_and_norm_take_what_is_no_copy(name, dtype, norm):
     w = torch.from_numpy(noise(*tensor(name).shape, 5)).to(dtype)

@@ -159,7 +159,7 @@ def test_outputs_follow_from_those_of_the_chains(name: str) -> None:
     torch.testing.assert_close(predicted, y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["Two", "Product", "Mixture"])
+@pytest.mark.parametrize("name", ["Plain", "Condition", "Two", "Product", "Mixture"])
 def test_products_of_stacks_are_those_of_their_jacobian(name: str) -> None:
     small, data, _ = learner(posed(name), 4)
     point, generator = in_single(small, data).linearised(), torch.Generator().manual_seed(1)

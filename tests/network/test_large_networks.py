@@ -46,7 +46,7 @@ def fields(count: int = 160) -> np.ndarray:
 def error_at(problem: Problem, data: Original, nbytes: int) -> float:
     """Of the outputs, where the other weights take so many bytes: between two water levels."""
     found = []
-    for level in 2.0 ** np.arange(-18, -7, 2):
+    for level in 2.0 ** np.arange(-18, -8):
         parts = coded_others(data, Knobs(level))
         size = sum(len(part.payload(False)) for part in parts.values())
         found.append((size, problem.errors(problem.held_out, decoded(problem.network, data, parts))[0]))
