@@ -54,7 +54,7 @@ class Request:
         if self.effort == "max" or self.size == 0 or self.w.numel() < _MANY:
             return None
         some = self.w.reshape(-1)[:: self.w.numel() // _SOME]
-        found = self.exact(_TINY) if len(some.unique()) <= _FEW_VALUES else None
+        found = self.exact(2 * _TINY) if len(some.unique()) <= _FEW_VALUES else None
         return found if found is not None and found.nbytes <= _TINY else None
 
     def lattice(self) -> HMatrix | None:
