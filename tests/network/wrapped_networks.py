@@ -1,6 +1,7 @@
 """Networks in what programs put around them: compilation, several devices, recomputation, classes of outputs."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,9 +58,35 @@ class Classed(Plain):
         return Energies(y[:, :1], 3, {"rest": y[:, 1:]})
 
 
-class Normal(Plain):
+class Pair(Plain):
     def forward(self, x: Tensor) -> Any:
-        return torch.distributions.Normal(self.net(x), 1.0)
+        y = self.net(x)
+        return y[:, :1], y[:, 1:].exp()
+
+
+class Normal(Plain):
+    """The same pair, as the parameters of a distribution."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.net(x)
+        return torch.distributions.Normal(y[:, :1], y[:, 1:].exp())
+
+
+class Spaced(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return SimpleNamespace(values=self.net(x), step=3)
+
+
+class Opaque(Plain):
+    """Outputs in a class of which nothing is known."""
+
+    def forward(self, x: Tensor) -> Any:
+        return Answer(self.net(x))
+
+
+class Answer:
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
 
 
 class Recomputed(Plain):

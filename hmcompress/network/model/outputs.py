@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Transform
 
 from hmcompress.errors import NetworkError
 
@@ -14,7 +16,7 @@ def flatten(outputs: object) -> Tensor:
     parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in tensors_in(outputs)]
     if not parts:
         raise NetworkError(
-            f"the network returns a {type(outputs).__name__} without a floating tensor, so no output error can be "
+            f"the network returns {type(outputs).__name__} without a floating tensor, so no output error can be "
             "bounded: give a factory whose module returns what matters of it"
         )
     if len({len(part) for part in parts}) > 1:
@@ -38,3 +40,19 @@ def tensors_in(outputs: object) -> Iterator[Tensor]:
     elif is_dataclass(outputs) and not isinstance(outputs, type):
         for field in fields(outputs):
             yield from tensors_in(getattr(outputs, field.name))
+    elif isinstance(outputs, Distribution):
+        yield from tensors_in(_parameters(outputs))
+    elif isinstance(outputs, SimpleNamespace | Transform):
+        yield from tensors_in({name: value for name, value in vars(outputs).items() if not name.startswith("_")})
+
+
+def _parameters(distribution: Distribution) -> list[object]:
+    """What a distribution was made of: its parameters, and the distributions and transforms that it is built from."""
+    held = vars(distribution)
+    try:
+        named = [held[name] for name in distribution.arg_constraints if name in held]
+    except NotImplementedError:  # a class of the user's own need not name any
+        named = []
+    # With parameters of its own, what is private only repeats them; without, they are all that there is.
+    inner = [value for name, value in held.items() if not (named and name.startswith("_"))]
+    return named + [value for value in inner if isinstance(value, Distribution | Transform | list)]
