@@ -110,6 +110,17 @@ def test_fewer_neurons_live(joint: NetworkResult) -> None:
     assert all(layer.dead_rows >= 16 for layer in joint.record.layers[:-1])
 
 
+@pytest.mark.parametrize("effort", ["default", "max"])
+def test_a_form_of_few_bytes_is_polished_at_effort_max_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: str
+) -> None:
+    begun = []
+    monkeypatch.setattr(joint_module.FormSearch, "polish", lambda self, work: begun.append(work))
+    result = compress_network(saved(tmp_path, stack(SIZES)), joint_settings(tol=0.1, effort=effort))
+    assert by_joint(result) and bool(begun) == (effort == "max")
+    assert layer_bytes(result) <= joint_module._TINY + 16  # a network's bytes are a few more than its form's
+
+
 @pytest.mark.parametrize("worse", ["nothing holds", "larger"])
 def test_the_smaller_of_both_ways_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worse: str) -> None:
     found = stages.smallest_joint

@@ -35,6 +35,7 @@ _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
 _SCATTER, _POLISH = 0.5, 0.3  # shares of the work for that, and for their last layers
+_TINY = 64  # bytes of a form that holds, up to which no more are tried: a file takes several times as much beside them
 _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
@@ -77,6 +78,8 @@ def smallest_joint(
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
+        if effort != "max" and any(form.cost <= _TINY for form in candidate.holding()):
+            break
         candidate.scatter(_SCATTER * stage.work / len(best))
         candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
