@@ -6,7 +6,7 @@ import pytest
 import torch
 import wrapped_networks
 from small_networks import outputs_settings, saved
-from torch import distributions
+from torch import Tensor, distributions
 
 from hmcompress.errors import NetworkError
 from hmcompress.network import NetworkResult, compress_network
@@ -52,6 +52,17 @@ def test_a_distribution_is_bounded_by_its_parameters(tmp_path):
     assert payloads(compressed("Normal", state, tmp_path)) == payloads(compressed("Pair", state, tmp_path))
 
 
+class Lazy(distributions.MultivariateNormal):
+    """A normal distribution as of Gaussian processes: its covariance is kept in a form of its own."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self.loc, self._operator = mean, [covariance]
+
+    @property
+    def variance(self) -> Tensor:
+        return self._operator[0].diagonal(dim1=-2, dim2=-1)
+
+
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 Y = X.exp()
 
@@ -63,6 +74,7 @@ Y = X.exp()
         (distributions.Categorical(logits=X), [X - X.logsumexp(1, keepdim=True)]),
         (distributions.MultivariateNormal(X, Y.diag_embed()), [X, Y.diag_embed()]),
         (distributions.LogNormal(X, Y), [X, Y]),
+        (Lazy(X, Y.diag_embed()), [X, Y]),
         (
             distributions.TransformedDistribution(
                 distributions.Normal(0 * X, 1), [distributions.AffineTransform(X, Y)]
@@ -74,7 +86,7 @@ Y = X.exp()
             [X, Y, Y / Y.sum(1, True)],
         ),
     ],
-    ids=["independent", "categorical", "covariance", "log", "transformed", "mixture"],
+    ids=["independent", "categorical", "covariance", "log", "lazy", "transformed", "mixture"],
 )
 def test_all_parameters_of_a_distribution_are_found(distribution, parameters):
     found = list(tensors_in(distribution))

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution, MultivariateNormal, Transform
 
 from hmcompress.errors import NetworkError
+
+_PARAMETERS_OF_A_NORMAL = 2  # its mean, and its covariance in one form or another
 
 
 def flatten(outputs: object) -> Tensor:
@@ -53,6 +55,8 @@ def _parameters(distribution: Distribution) -> list[object]:
         named = [held[name] for name in distribution.arg_constraints if name in held]
     except NotImplementedError:  # a class of the user's own need not name any
         named = []
+    if isinstance(distribution, MultivariateNormal) and len(named) < _PARAMETERS_OF_A_NORMAL:
+        named.append(distribution.variance)  # a Gaussian process may keep its covariance to itself, as an operator
     # With parameters of its own, what is private only repeats them; without, they are all that there is.
     inner = [value for name, value in held.items() if not (named and name.startswith("_"))]
     return named + [value for value in inner if isinstance(value, Distribution | Transform | list)]
