@@ -100,8 +100,10 @@ def check_network(
             raise SettingsError(f"{compressed.path} has no record of its network's error: give --against SOURCE too")
         return as_stored(record, settings.tol)
     checkpoint = open_checkpoint(against)
-    original = load_tensors(checkpoint)
-    return recheck(settings, original, load_named(compressed, tuple(original), None, progress), checkpoint.path)
+    left_out = set(_dropped(compressed, checkpoint))
+    original = {name: tensor for name, tensor in load_tensors(checkpoint).items() if name not in left_out}
+    stored = [name for name in compressed.names if name in original]  # of what is not, the layers tell
+    return recheck(settings, original, load_named(compressed, stored, None, progress), checkpoint.path)
 
 
 def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:
@@ -143,9 +145,13 @@ def _different(tensors: Mapping[str, Tensor], original: Checkpoint) -> Iterator[
 def _ties(compressed: CompressedFile, original: Checkpoint) -> Iterator[VerifyLayer]:
     """Views that differ from the source's, and tensors of the source that the file should have and has not."""
     views, ties = compressed.index.info.views, original.ties
-    left_out = set(dropped(original.names, Settings.from_json(compressed.index.info.settings)))
-    stored = set(compressed.names)
+    left_out, stored = set(_dropped(compressed, original)), set(compressed.names)
     for name in dict.fromkeys((*compressed.names, *original.names)):
         absent = name not in stored and name not in left_out
         if absent or (name in stored and views.get(name) != ties.get(name)):
             yield VerifyLayer(name, 0.0, math.inf)
+
+
+def _dropped(compressed: CompressedFile, original: Checkpoint) -> tuple[str, ...]:
+    """Tensors of the source that the file was asked to leave out."""
+    return dropped(original.names, Settings.from_json(compressed.index.info.settings))

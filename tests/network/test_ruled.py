@@ -90,3 +90,15 @@ def test_verify_checks_both(tmp_path: Path) -> None:
     w = source["net.2.weight"]
     assert float((back["net.2.weight"] - w).norm() / w.norm()) <= 3e-3
     torch.testing.assert_close(back["net.2.bias"], source["net.2.bias"])
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_a_source_may_have_tensors_that_the_file_has_not(tmp_path: Path, left_out: bool) -> None:
+    more, file = stack(SIZES) | {"decoder.weight": torch.randn(20, 20)}, tmp_path / "model.hmc.safetensors"
+    saved(tmp_path, more if left_out else stack(SIZES))
+    (tmp_path / "c.yaml").write_text(
+        YAML.replace("tanh", "tanh, layers: ['net.*']") + "drop: ['decoder.*']\n" * left_out
+    )
+    hmcompress.compress(tmp_path / "model.pt", file, config=tmp_path / "c.yaml")
+    saved(tmp_path, more)
+    assert hmcompress.verify(file, tmp_path / "model.pt").offending == (() if left_out else ("decoder.weight",))

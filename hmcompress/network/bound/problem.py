@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
+from hmcompress.network.bound.anew import computing_anew
 from hmcompress.network.bound.error import Reference, block_errors, evaluate, network_error, reference
 from hmcompress.network.bound.ntk import RateLimit
 from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
@@ -17,6 +18,7 @@ from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
 from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
+from hmcompress.network.model.kept import before_any_call
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
@@ -81,9 +83,12 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     assert settings.calibration is not None
     supply, order = _supply(network, settings.calibration), settings.calibration.derivatives
     points = supply.calibration()
+    untouched = None if network.built_in else before_any_call(network.module)
     network = _checked(network, points, settings.calibration)
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _repeated(network))), settings)
+    if untouched is not None:
+        network = computing_anew(network, untouched, points.take(slice(0, _FEWEST)).tensors)
     held_out = reference(network, supply.held_out(), order, "held-out")
     problem = Problem(network, supply, calibration, held_out, settings.calibration)
     if settings.reference is not None:

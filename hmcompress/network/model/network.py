@@ -17,6 +17,7 @@ from torch.func import functional_call
 from hmcompress.errors import HMCompressError, NetworkError
 from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
+from hmcompress.network.model.kept import Kept, forget
 from hmcompress.network.model.outputs import flatten, tensors_in
 from hmcompress.network.model.shelves import Shelf, shelved
 
@@ -54,6 +55,7 @@ class Network:
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
     repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
     shelves: tuple[Shelf, ...] = ()  # where the module keeps some of its tensors as well
+    kept: tuple[Kept, ...] = ()  # that the module keeps from one call to the next, and is to forget
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
 
     @property
@@ -149,6 +151,7 @@ class Network:
     def _outputs(self, inputs: Inputs, state: Mapping[str, Tensor]) -> object:
         """What the module itself returns. Raises NetworkError with its own message."""
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
+        forget(self.kept, self.module)
         try:
             if not state:
                 return self.module(*inputs)

@@ -1,0 +1,48 @@
+"""Whether a network computes from the weights that it is given, and not from what it kept of an earlier call."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.model.kept import what_is_kept
+from hmcompress.network.model.network import Inputs, Network, own_tensors
+
+_MOVED = 1e-3  # relative change of each weight
+_SAME = 1e-2  # of the change of the outputs: rounding differs by less
+
+
+def computing_anew(network: Network, untouched: nn.Module, inputs: Inputs) -> Network:
+    """The network, which forgets before each call what its module kept if it ran from that.
+
+    untouched: the module before any call. inputs: of a few samples. Raises NetworkError where forgetting does not help.
+    """
+    kept, moved = tuple(what_is_kept(network.module, untouched)), _moved(network)
+    first = replace(network, module=untouched).run(inputs, moved)
+    if not torch.isfinite(first).all() or _gives(network, inputs, moved, first):
+        return network
+    network = replace(network, kept=kept)
+    if _gives(network, inputs, moved, first):
+        return network
+    raise NetworkError(
+        "the network runs from what it kept of an earlier call, not from the weights that it is given, so no bound can "
+        "be measured: have the factory return a module that computes anew in each call"
+    )
+
+
+def _moved(network: Network) -> dict[str, Tensor]:
+    """All that may be compressed, each number a little changed by a factor of its own: none leaves its range."""
+    generator, own = torch.Generator().manual_seed(0), own_tensors(network.module)
+    dense = (name for layer in network.layers for name in (layer.weight, layer.bias) if name is not None)
+    weights = {name: own[network.places[name]].detach() for name in (*dense, *network.others)}
+    return {
+        name: w * (1 + _MOVED * torch.randn(w.shape, generator=generator, dtype=torch.float64)).to(w.dtype)
+        for name, w in weights.items()
+    }
+
+
+def _gives(network: Network, inputs: Inputs, moved: dict[str, Tensor], first: Tensor) -> bool:
+    """Whether the network with these weights gives what a module gives that has them in its first call."""
+    change = (first - network.run(inputs)).norm()
+    return bool((network.run(inputs, moved) - first).norm() <= _SAME * change)

@@ -1,0 +1,90 @@
+"""Networks that keep what they computed from their weights: in an attribute, in a dict, or where nobody finds it."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Keeping(nn.Module):
+    """exp(K) of a kernel matrix between learned points, computed in the first call alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.points = nn.Parameter(torch.rand(20, 2))
+        self.weights = nn.Parameter(torch.randn(20))
+        self.body = nn.Sequential(nn.Linear(2, 24), nn.Tanh(), nn.Linear(24, 2))
+
+    def factor(self) -> Tensor:
+        return torch.linalg.inv(torch.eye(20) + torch.exp(-5 * torch.cdist(self.points, self.points) ** 2))
+
+    def kept(self) -> Tensor:
+        return self.factor()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(-5 * torch.cdist(self.body(x), self.points) ** 2) @ (self.kept() @ self.weights)[:, None]
+
+
+class InNewAttribute(Keeping):
+    def kept(self) -> Tensor:
+        if not hasattr(self, "_factor"):
+            self._factor = self.factor()
+        return self._factor
+
+
+class InNone(Keeping):
+    def __init__(self) -> None:
+        super().__init__()
+        self._factor: Tensor | None = None
+
+    def kept(self) -> Tensor:
+        if self._factor is None:
+            self._factor = self.factor()
+        return self._factor
+
+
+class InDict(Keeping):
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory: dict[str, Tensor] = {}
+
+    def kept(self) -> Tensor:
+        if "factor" not in self._memory:
+            self._memory["factor"] = self.factor()
+        return self._memory["factor"]
+
+
+class Memory:
+    factor: Tensor | None = None
+
+
+class Elsewhere(Keeping):
+    """In an object of which nothing is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory = Memory()
+
+    def kept(self) -> Tensor:
+        if self._memory.factor is None:
+            self._memory.factor = self.factor()
+        return self._memory.factor
+
+
+def plain() -> nn.Module:
+    return Keeping().eval()
+
+
+def in_new_attribute() -> nn.Module:
+    return InNewAttribute().eval()
+
+
+def in_none() -> nn.Module:
+    return InNone().eval()
+
+
+def in_dict() -> nn.Module:
+    return InDict().eval()
+
+
+def elsewhere() -> nn.Module:
+    return Elsewhere().eval()

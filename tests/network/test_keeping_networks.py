@@ -1,0 +1,55 @@
+"""Networks that keep factors of their weights from one call to the next are measured as if they did not."""
+
+from pathlib import Path
+
+import keeping_networks
+import pytest
+import torch
+from small_networks import outputs_settings, saved
+
+import hmcompress
+from hmcompress.errors import NetworkError
+from hmcompress.network import NetworkResult, compress_network
+
+HELPERS = Path(__file__).parent / "keeping_networks.py"
+
+
+def compressed(name: str, folder: Path) -> NetworkResult:
+    settings = outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration={"samples": 256}, effort="fast")
+    return compress_network(saved(folder, keeping_networks.plain().state_dict()), settings)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
+    return compressed("plain", tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("name", ["in_new_attribute", "in_none", "in_dict"])
+def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: NetworkResult) -> None:
+    result = compressed(name, tmp_path)
+    assert [layer.payload for layer in result.layers] == [layer.payload for layer in plain.layers]
+    assert result.record.error == plain.record.error
+
+
+def test_what_is_kept_out_of_reach_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="runs from what it kept of an earlier call") as told:
+        compressed("elsewhere", tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_the_bound_holds_in_a_first_call_with_the_weights_that_come_back(tmp_path: Path) -> None:
+    module = keeping_networks.in_none()
+    saved(tmp_path, module.state_dict())
+    (tmp_path / "c.yaml").write_text(
+        f"metric: outputs\neffort: fast\ntol: 1.0e-2\nnetwork: {{factory: '{HELPERS}:in_none'}}\nntk: off\n"
+        "calibration: {domain: {x: [-1, 1], t: [0, 1]}, samples: 256, held_out: 256}\n"
+    )
+    hmcompress.compress(tmp_path / "model.pt", tmp_path / "m.hmc.safetensors", config=tmp_path / "c.yaml")
+    again = keeping_networks.in_none()
+    again.load_state_dict(hmcompress.load_state_dict(tmp_path / "m.hmc.safetensors"))
+    x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([2.0, 1.0]) - torch.tensor(
+        [1, 0]
+    )
+    y, z = module(x).detach(), again(x).detach()
+    assert 1e-3 < float((y - z).norm() / y.norm()) <= 1.2e-2  # points of its own
+    assert hmcompress.verify(tmp_path / "m.hmc.safetensors", tmp_path / "model.pt").passed
