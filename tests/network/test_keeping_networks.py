@@ -31,6 +31,21 @@ def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: N
     assert result.record.error == plain.record.error
 
 
+def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, keeping_networks.plain().state_dict())
+    calibration = {"samples": 128, "held_out": 64, "derivatives": 1}
+    found = [
+        compress_network(
+            checkpoint,
+            outputs_settings(
+                network={"factory": f"{HELPERS}:{name}"}, calibration=calibration, ntk={"samples": 16}, effort="fast"
+            ),
+        )
+        for name in ("plain", "in_dict")
+    ]
+    assert [layer.payload for layer in found[0].layers] == [layer.payload for layer in found[1].layers]
+
+
 def test_what_is_kept_out_of_reach_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="runs from what it kept of an earlier call") as told:
         compressed("elsewhere", tmp_path)
