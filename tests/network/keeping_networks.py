@@ -1,5 +1,7 @@
 """Networks that keep what they computed from their weights: in an attribute, in a dict, or where nobody finds it."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -61,9 +63,7 @@ class Memory:
     factor: Tensor | None = None
 
 
-class Elsewhere(Keeping):
-    """In an object of which nothing is known."""
-
+class InObject(Keeping):
     def __init__(self) -> None:
         super().__init__()
         self._memory = Memory()
@@ -72,6 +72,14 @@ class Elsewhere(Keeping):
         if self._memory.factor is None:
             self._memory.factor = self.factor()
         return self._memory.factor
+
+
+class Elsewhere(Keeping):
+    """In no attribute."""
+
+    @cache  # noqa: B019 - that it stays is what is tested
+    def kept(self) -> Tensor:
+        return self.factor()
 
 
 def plain() -> nn.Module:
@@ -88,6 +96,10 @@ def in_none() -> nn.Module:
 
 def in_dict() -> nn.Module:
     return InDict().eval()
+
+
+def in_object() -> nn.Module:
+    return InObject().eval()
 
 
 def elsewhere() -> nn.Module:

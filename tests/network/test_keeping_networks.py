@@ -24,7 +24,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
     return compressed("plain", tmp_path_factory.mktemp("plain"))
 
 
-@pytest.mark.parametrize("name", ["in_new_attribute", "in_none", "in_dict"])
+@pytest.mark.parametrize("name", ["in_new_attribute", "in_none", "in_dict", "in_object"])
 def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: NetworkResult) -> None:
     result = compressed(name, tmp_path)
     assert [layer.payload for layer in result.layers] == [layer.payload for layer in plain.layers]

@@ -40,20 +40,28 @@ def before_any_call(module: nn.Module) -> nn.Module | None:
 
 
 def what_is_kept(module: nn.Module, untouched: nn.Module) -> Iterator[Kept]:
-    """Attributes that came with calls, and those that were None, a number, a text or empty before."""
+    """Attributes that came with calls, and those that held nothing but numbers, texts and None before."""
     before = {path: vars(part) for path, part in untouched.named_modules()}
     for path, part in module.named_modules():
         old = before.get(path, {})
         yield from (Kept(path, name) for name in vars(part) if name not in _USUAL and name not in old)
-        yield from (
-            Kept(path, name, copy.copy(value)) for name, value in old.items() if name not in _USUAL and _is_plain(value)
-        )
+        values = ((name, value) for name, value in old.items() if name not in _USUAL and _is_plain(value))
+        yield from (Kept(path, name, copy.copy(value)) for name, value in values)
 
 
 def forget(kept: Sequence[Kept], module: nn.Module) -> None:
+    """Have a module forget what it kept."""
     for attribute in kept:
         attribute.forget(module)
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str) or value in ({}, [], set())
+    """Whether a value, or all that a container or an object holds, is a number, a text or None."""
+    if isinstance(value, dict | list | set):
+        return all(map(_is_simple, value.values() if isinstance(value, dict) else value))
+    held = [value] if callable(value) or not hasattr(value, "__dict__") else vars(value).values()
+    return all(map(_is_simple, held))
+
+
+def _is_simple(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
