@@ -96,6 +96,12 @@ def test_equal_blocks_are_seen_and_like_ones_are_not() -> None:
     assert not find_structure(noise().numpy(), 0.03).repeats
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (33, 32), (32, 300)])
+def test_a_block_of_a_small_matrix_is_not_taken_for_its_own_copy(shape: tuple[int, int]) -> None:
+    assert not find_structure(noise(shape=shape).numpy(), 0.03).repeats
+    assert find_structure(noise(shape=(16, 16)).repeat(3, 20)[: shape[0], : shape[1]].numpy(), 0.03).repeats
+
+
 def test_what_some_rows_of_a_large_matrix_say_of_lossless_forms_is_what_all_take() -> None:
     w = noise(shape=(8192, 2048)).bfloat16()
     assert exact.estimate(w, 1 << 20) == pytest.approx(len(exact.encode(w)), rel=0.01)
