@@ -111,7 +111,7 @@ def _smallest_sparse(q: np.ndarray, e: np.ndarray, x: Values, width: int | None,
         flat = rows.reshape(-1)
         if sparse == SPARSE_BY_COLUMNS:
             found.append(bytes([sparse]) + _encode_sparse(flat, _by_columns(e, width)))
-        found += [bytes([general]) + encode_ints(flat, "max")] if q.size <= FEW else []
+        found += [bytes([general]) + encode_ints(flat, "max", len(min(found, key=len)))] if q.size <= FEW else []
     if min(map(len, found)) > _PATTERN * np.count_nonzero(q):
         found.append(_smallest(q, e, x, groups_of(e, q.size), False, thrift))
     return min(found, key=len)

@@ -1,5 +1,7 @@
 """Short runs of integers (exponents, ranks, permutations): the smallest of several general coders."""
 
+import math
+
 import numpy as np
 
 from hmcompress.coding.buffer import Reader, Writer
@@ -26,8 +28,11 @@ def encode_noise(q: np.ndarray) -> bytes:
     return bytes([PCODEC * 4 + width]) + pcodec_encode(narrow, _NOISE_LEVEL, noise=True)
 
 
-def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
-    """Encode a flat array of integers; the decoder must know how many there are."""
+def encode_ints(q: np.ndarray, effort: str = "default", size: float = math.inf) -> bytes:
+    """Encode a flat array of integers; the decoder must know how many there are.
+
+    size: bytes that they take otherwise; what is far from that is not coded as thoroughly.
+    """
     q = np.ascontiguousarray(q).reshape(-1)
     width = _narrowest(q)
     narrow = q.astype(_WIDTHS[width])
@@ -41,7 +46,7 @@ def encode_ints(q: np.ndarray, effort: str = "default") -> bytes:
     if effort == "max" and q.size <= 1 << 14:  # of few integers a higher level may make more bytes
         candidates.append((PCODEC, pcodec_encode(narrow.astype(_CODED_AS[width]), _LEVELS["default"][0])))
     if q.size <= 1 << 16 or effort == "max":
-        candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level)))
+        candidates.append((ZSTD, _dictionary(narrow.tobytes(), zstd_level, size)))
     code, body = min(candidates, key=lambda c: len(c[1]))
     return bytes([code * 4 + width]) + body
 
@@ -75,12 +80,15 @@ def _decode_split(data: bytes | memoryview, count: int, dtype: np.dtype) -> np.n
     return q
 
 
-def _dictionary(data: bytes, level: int) -> bytes:
-    """By zstd at this level; many bytes that a quick level does not shrink far take the highest ones too long."""
-    if len(data) <= _MANY:
+def _dictionary(data: bytes, level: int, size: float) -> bytes:
+    """By zstd at this level; many bytes that a quick level does not shrink far take the highest ones too long, and so
+    do zeros of which it makes much more than `size`."""
+    are_many = len(data) > _MANY
+    if not are_many and size == math.inf:
         return zstd_compress(data, level)
     quick = zstd_compress(data, min(level, _QUICK))
-    return zstd_compress(data, level) if level > _QUICK and len(quick) * _FAR < len(data) else quick
+    is_far = len(quick) * _FAR >= len(data) if are_many else len(quick) > _MOST_GAIN * size
+    return quick if level <= _QUICK or is_far else zstd_compress(data, level)
 
 
 def encode_below(q: np.ndarray, size: int) -> bytes | None:

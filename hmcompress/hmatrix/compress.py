@@ -107,7 +107,7 @@ def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: i
         return best
     found = [
         matrix
-        for matrix in (best, _lattice_or_lists(request), _copied(request, kernel, best, first))
+        for matrix in (best, _lattice_or_lists(request, best), _copied(request, kernel, best, first))
         if matrix is not None
     ]
     return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
@@ -237,22 +237,24 @@ def _tuned(request: Request, worth: list[Candidate], step: float) -> dict[Candid
     return with_thrift(request, tuned)
 
 
-def _lattice_or_lists(request: Request) -> HMatrix | None:
+def _lattice_or_lists(request: Request, best: HMatrix | None) -> HMatrix | None:
     """The matrix as values that it takes, of each line where that is clearly shorter: mostly without loss elsewise."""
-    lattice, listed = request.lattice(), _listed(request)
+    lattice, listed = request.lattice(), _listed(request, math.inf if best is None else best.nbytes)
     if lattice is None or listed is None:
         return lattice or listed
     return listed if listed.nbytes < _CLEARLY * lattice.nbytes else lattice
 
 
-def _listed(request: Request) -> HMatrix | None:
-    """The matrix as lists of the values of its rows or columns, if these are few, to the tolerance."""
+def _listed(request: Request, size: float) -> HMatrix | None:
+    """The matrix as lists of values of its rows or columns, where these are few and less than `size` bytes likely."""
     lists = find_lists(request.w) if request.effort != "fast" and request.norm != "spectral" else None
     if lists is None:
         return None
+    places = lists.places(request.effort)
+    if len(places) + lists.least(first_step(request)) > size:
+        return None
     inner = replace(request, w=lists.values, size=reference(lists.values, request.norm))
     rms = inner.size / math.sqrt(inner.w.numel() / request.w.numel()) if request.norm == "fro" else inner.size
-    places = lists.places(request.effort)
     for share in _LIST_SHARES if rms > 0 else ():
         inner = replace(inner, tol=min(share * request.tol * request.size / rms, _MOST_TOL))
         payload = min((m.payload for m in (_smallest(inner, None), inner.exact()) if m is not None), key=len)

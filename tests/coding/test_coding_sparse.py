@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import hmcompress.coding.streams as streams
 from hmcompress.coding.buffer import Writer
 from hmcompress.coding.classes import class_of
+from hmcompress.coding.lossless import zstd_compress
 from hmcompress.coding.pool import decode_pool, encode_pool
 from hmcompress.coding.sparse import decode_places, encode_places, is_sparse
 from hmcompress.coding.streams import encode_ints
@@ -48,6 +50,23 @@ def test_places_without_a_pattern_are_coded_by_whatever_is_smallest():
     q = (random.random(1 << 16) < 0.01).astype(np.int32)
     entropy = -(0.01 * np.log2(0.01) + 0.99 * np.log2(0.99)) * q.size / 8
     assert len(encode_pool(q, np.array([-13]))) < 1.06 * entropy + 40
+
+
+@pytest.mark.parametrize(("repeats", "highest"), [(False, 0), (True, 2)])
+def test_places_without_a_pattern_do_not_take_the_time_of_the_highest_level(monkeypatch, repeats, highest):
+    random = np.random.default_rng(1)
+    q = np.where(random.random((100, 120)) < 0.02, random.integers(-9, 10, (100, 120)), 0)
+    q = np.tile(q[:10, :12], (10, 10)) if repeats else q
+    begun = []
+
+    def compressed(data: bytes, level: int) -> bytes:
+        begun.append((len(data), level))
+        return zstd_compress(data, level)
+
+    monkeypatch.setattr(streams, "zstd_compress", compressed)
+    data = encode_pool(q, class_of(np.sqrt(np.mean(q**2.0)))[None], width=120)
+    assert begun.count((q.size, 19)) == highest  # by rows and by columns
+    assert len(data) < (60 if repeats else 360)
 
 
 def test_noise_is_not_taken_for_sparse():

@@ -10,7 +10,7 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.codecs import LISTED
 from hmcompress.hmatrix.codecs import decode_payload as decode
-from hmcompress.hmatrix.patterns.listed import find_lists, from_lists
+from hmcompress.hmatrix.patterns.listed import Lists, find_lists, from_lists
 
 SHAPE = (128, 512)
 
@@ -67,3 +67,11 @@ def test_lists_that_do_not_fit_are_a_format_error():
             decode(damaged, SHAPE, torch.float32).to_dense()
     with pytest.raises(FormatError):
         decode(payload, (SHAPE[0], SHAPE[1] + 1), torch.float32).to_dense()
+
+
+def test_lists_that_cannot_take_fewer_bytes_are_not_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sparse matrix each line takes few values, but these cost more than what knows that most are zero."""
+    begun, places = [], torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.02
+    monkeypatch.setattr(Lists, "head", lambda self: begun.append(self))
+    assert compress_matrix(torch.from_numpy(noise(*SHAPE)) * places, 1e-2).nbytes < 3200
+    assert not begun
