@@ -37,7 +37,7 @@ def smallest_general(rows: np.ndarray, size: int, thorough: bool) -> bytes | Non
         return encode_ints(rows, "max")
     if rows.size <= FEW:
         return encode_below(rows, size)
-    return encode_ints(rows, "max") if _repeats(rows, size) else None
+    return encode_ints(rows, "max", size) if _repeats(rows, size) else None
 
 
 def repeats(q: np.ndarray, size: float) -> bool:

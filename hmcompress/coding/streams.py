@@ -18,6 +18,7 @@ _LEVELS = {"fast": (4, 3), "default": (8, 19), "max": (12, 19)}
 # Up to so many times the size to beat, the highest level is tried: few inputs gain more by it.
 _PCODEC_GAINS, _ZSTD_GAINS, _MOST_GAIN = 1.005, 1.06, 1.5  # the last one where most are zero
 _MANY, _QUICK, _FAR = 1 << 20, 9, 64  # bytes; a zstd level; a ratio
+_LESS = 1.3  # times what the highest level makes, at most, are the bytes of that level
 _REPEATING = 0.97  # of the bytes' order-zero entropy: zstd has found repetitions
 
 
@@ -87,7 +88,7 @@ def _dictionary(data: bytes, level: int, size: float) -> bytes:
     if not are_many and size == math.inf:
         return zstd_compress(data, level)
     quick = zstd_compress(data, min(level, _QUICK))
-    is_far = len(quick) * _FAR >= len(data) if are_many else len(quick) > _MOST_GAIN * size
+    is_far = len(quick) * _FAR >= len(data) if are_many else len(quick) > _LESS * size
     return quick if level <= _QUICK or is_far else zstd_compress(data, level)
 
 
