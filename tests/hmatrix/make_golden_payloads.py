@@ -39,7 +39,6 @@ def matrices() -> dict[str, HMatrix]:
         "interpolated": compress_matrix(torch.minimum(x[:, None], x) * (1 - torch.maximum(x[:, None], x)), 1e-3),
         "smooth": compress_matrix(smooth, 1e-3),
         "scales": compress_matrix(noise * torch.exp(torch.randn(48, 1, generator=generator) * 2), 1e-2),
-        "multiples": compress_matrix(whole * (torch.rand(40, 1, generator=generator) + 0.01), 1e-5),
         "values": compress_matrix(torch.randn(5, generator=generator)[whole.long().abs() % 5], 1e-3),
         "narrow": compress_matrix(noise.bfloat16().float(), 1e-6),
         "lossless": compress_matrix(noise.half(), 1e-5),
