@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from hmcompress.errors import NetworkError
 from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.middle import Middle, compressed, middle_network
-from hmcompress.network.joint.origin import Origin, origins_of
+from hmcompress.network.joint.origin import origins_of
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web

@@ -4,19 +4,11 @@ import torch
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
-from hmcompress.network.joint.chains import Chains
-
-_FOR_EACH = 3  # features for each neuron of a hidden layer
+FEATURES_FOR_EACH = 3  # neuron of a hidden layer
 _ROWS = 2048
 _FOLLOWS = 1e-4  # share of an input's deviation that others may leave where it follows from them
 _TOLD = 16  # samples for each such input, below which little says that they do
 _SPENT = 1e-6  # share of a column's square that others must leave for it to be chosen
-
-
-def features_read(chains: Chains, k: int, hidden: int) -> int:
-    """How many inputs a chain reads in a small network of this width: all, unless they are features."""
-    inputs = chains.sizes[k][0]
-    return min(inputs, _FOR_EACH * hidden) if chains.parts[k].features else inputs
 
 
 def leading(x: Tensor, y: Tensor, count: int) -> Tensor:
