@@ -28,7 +28,7 @@ from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, with_outputs
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.linearised import StacksAt, in_single
+from hmcompress.network.joint.linearised import in_single, stacks_at
 from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
@@ -232,7 +232,7 @@ def test_jacobian_is_the_derivative(name: str) -> None:
 
 def test_products_with_the_jacobian_are_each_others_transpose() -> None:
     network, data, _ = learner(posed("Condition"), 4)
-    point = StacksAt.at(network, data.inputs, data.mix)
+    point = stacks_at(network, data.inputs, data.mix)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()

@@ -24,7 +24,7 @@ from hmcompress.network.joint.distil import chains_of, fresh, learning_data
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.linearised import StacksAt
+from hmcompress.network.joint.linearised import stacks_at
 from hmcompress.network.joint.widening import widened
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import prepare
@@ -56,7 +56,7 @@ def learner(problem: Problem, hidden: int = 12) -> tuple[Any, Any]:
 
 def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) -> None:
     network, data = learner(problem)
-    point = StacksAt.at(network, data.inputs, network.scale)
+    point = stacks_at(network, data.inputs, network.scale)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()
