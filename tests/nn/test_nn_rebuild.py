@@ -15,7 +15,7 @@ from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.nested import nested
 from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, ordered, running_forms
-from hmcompress.nn.stripes import DenseStripes, TreeStripes
+from hmcompress.nn.stripes import _Tree, dense_stripes, tree_stripes
 
 
 def mixed_body(basis: int) -> TreeBody:
@@ -44,7 +44,7 @@ def test_rows_of_leaves_are_rows_of_the_matrix(basis, small, few, monkeypatch):
     monkeypatch.setattr("hmcompress.nn.stripes._SMALL", small)
     monkeypatch.setattr("hmcompress.nn.stripes._SPARSE", few)
     body = mixed_body(basis)
-    dense, matrix = body.to_dense().numpy(), TreeStripes(body, 47)
+    dense, matrix = body.to_dense().numpy(), tree_stripes(body, 47)
     assert matrix.shape == (60, 47)
     for begin, end in ((0, 60), (7, 41), (31, 33), (5, 5)):
         np.testing.assert_allclose(matrix.rows(begin, end), dense[begin:end, :47], atol=1e-9)
@@ -84,8 +84,8 @@ def test_the_matrix_is_never_expanded(monkeypatch):
     monkeypatch.setattr(HMatrix, "to_dense", refuse)
     monkeypatch.setattr(TreeBody, "to_dense", refuse)
     stripes = []
-    rows = lambda self, begin, end, keep=TreeStripes.rows: stripes.append(end - begin) or keep(self, begin, end)  # noqa: E731
-    monkeypatch.setattr(TreeStripes, "rows", rows)
+    rows = lambda self, begin, end, keep=_Tree.rows: stripes.append(end - begin) or keep(self, begin, end)  # noqa: E731
+    monkeypatch.setattr(_Tree, "rows", rows)
     assert running_forms(ordered(held(body, body.shape)), 1e-4, torch.float32)
     assert max(stripes) <= 128
 
@@ -196,7 +196,7 @@ def test_lengthy_matrices_take_no_large_bases(shape, monkeypatch):
     monkeypatch.setattr(np.linalg, "eigh", lambda grams: sides.append(grams.shape[-1]) or eigh(grams))
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(shape[0], 3, generator=generator) @ torch.randn(3, shape[1], generator=generator)
-    _, pair, energy = nested(DenseStripes(w), 1e-3)
+    _, pair, energy = nested(dense_stripes(w), 1e-3)
     assert max(sides, default=0) <= 1024 and pair is not None
     assert energy == pytest.approx(float(w.double().square().sum()))
     missed = (w.double() - torch.from_numpy(pair.left @ pair.right.T)).square().sum()
