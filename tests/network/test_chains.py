@@ -24,7 +24,6 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import chains_of, fresh, learning_data, with_outputs
 from hmcompress.network.joint.krylov import descend
@@ -33,6 +32,7 @@ from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
 from hmcompress.network.model.links import with_stacks
+from hmcompress.network.stages import coded_beside
 
 NETWORKS = Path(chain_networks.__file__)
 BOXES = {"Product": {"a": [-1, 1], "b": [-1, 1], "c": [-1, 1], "y": [0, 1]}}
