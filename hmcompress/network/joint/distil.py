@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.network.bound.error import unit_of
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
 from hmcompress.network.joint.features import independent, leading
@@ -66,9 +67,7 @@ def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor
 
 
 def _scale(problem: Problem, y: Tensor) -> Tensor:
-    each = problem.settings.tolerance == "each"
-    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
-    return 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30)
+    return 1 / unit_of(problem.settings.tolerance, y).expand(y.shape[1])
 
 
 def _with_derivatives(problem: Problem, chains: Origin, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
