@@ -6,8 +6,7 @@ import numpy as np
 
 from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
-from hmcompress.coding.general import repeats
-from hmcompress.coding.histogram import histogram_promises
+from hmcompress.coding.general import histogram_promises, repeats
 from hmcompress.coding.pool import LONG
 from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.sample import some_of

@@ -50,7 +50,7 @@ def matrices() -> dict[str, HMatrix]:
         "kernels": compress_matrix(noise[:24, :20].repeat_interleave(9, 1) + noise[:24, :1] / 9, 1e-2, kernel=9),
         "diagonals": compress_matrix(noise[0, (x[:, None] - x).mul(31).round().int().abs()] + noise[0, 0] / 99, 1e-2),
         "group_codes": compress_matrix(torch.round(whole / 15).bfloat16() * noise[:40, :1].bfloat16(), 1e-6),
-        "histogram": compress_matrix(torch.randn(160, 64, generator=generator).to(torch.float8_e5m2).float(), 2e-2),
+        "few_values": compress_matrix(torch.randn(160, 64, generator=generator).to(torch.float8_e5m2).float(), 2e-2),
         "split": compress_matrix(torch.randn(128, 128, generator=generator), 0.05, effort="fast"),
         "short_floats": compress_matrix(noise.bfloat16(), 3e-4),
         "short_floats_pruned": compress_matrix(noise.bfloat16() * (noise.roll(9, 1) > 0.5), 3e-4),
