@@ -17,7 +17,7 @@ from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.codecs import BASED, INTERPOLATED
 from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
-from hmcompress.hmatrix.tree.order import Order, Permuted
+from hmcompress.hmatrix.tree.order import Order
 from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.nested import Nested, Pair, aligned, nested
@@ -77,7 +77,7 @@ def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
     if not isinstance(body, TreeBody):
         return None
     columns = body.shape[1] - has_bias
-    if has_bias and isinstance(body.columns, Permuted):
+    if has_bias and body.columns.permutation is not None:
         return None
     bias = body.matmul(torch.eye(body.shape[1], dtype=torch.float64)[:, -1:])[:, 0] if has_bias else None
     return Ordered(tree_stripes(body, columns), _permutation(body.rows), _permutation(body.columns), bias)
@@ -89,7 +89,7 @@ def from_dense(weight: Tensor, bias: Tensor | None = None) -> Ordered:
 
 
 def _permutation(order: Order) -> Tensor | None:
-    return torch.from_numpy(order.permutation.astype(np.int64)) if isinstance(order, Permuted) else None
+    return None if order.permutation is None else torch.from_numpy(order.permutation.astype(np.int64))
 
 
 def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[RunningForm]:

@@ -9,7 +9,7 @@ from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import Block
-from hmcompress.hmatrix.tree.order import Natural, Permuted
+from hmcompress.hmatrix.tree.order import NATURAL, Order
 from hmcompress.hmatrix.tree.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
@@ -34,7 +34,7 @@ def mixed_body(basis: int) -> TreeBody:
         PlacedLeaf(Block(30, 60, 0, 20), (low(30, 20), integers(30, 20))),
         PlacedLeaf(Block(30, 60, 20, 50), (low(30, 30), integers(30, 30)), True),
     )
-    return TreeBody((60, 50), 0.5, leaves, Natural(), Natural(), True)
+    return TreeBody((60, 50), 0.5, leaves, NATURAL, NATURAL, True)
 
 
 @pytest.mark.parametrize("small", [2**18, 0], ids=["expanded", "through-basis"])
@@ -93,7 +93,7 @@ def test_the_matrix_is_never_expanded(monkeypatch):
 def test_shuffled_rows_and_columns_are_followed():
     w = kernel(512)
     rows, columns = (np.random.default_rng(s).permutation(512) for s in (1, 2))
-    body = tree(w, rows=Permuted(rows), columns=Permuted(columns))
+    body = tree(w, rows=Order(rows), columns=Order(columns))
     form = hierarchy(ordered(held(body, (512, 512))), 1e-5)
     shuffled = torch.empty_like(w)
     shuffled[rows[:, None], columns] = w
