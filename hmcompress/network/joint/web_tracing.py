@@ -17,7 +17,7 @@ from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.vectors import mean, vectors_along
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.written import largest_written
+from hmcompress.network.model.forward_size import largest_written
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors
