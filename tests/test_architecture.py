@@ -28,6 +28,7 @@ LATE = {  # what takes up to a second to import, and few commands need
     "pipeline.py": {"hmcompress.network", "hmcompress.commands.compare", "hmcompress.commands.compare_outputs"},
     "commands/verifying.py": {"hmcompress.network", "hmcompress.network.bound.recheck"},
     "commands/restoring.py": {"hmcompress.commands.slimming"},
+    "report/files.py": {"hmcompress.container.atomic"},
     "network/model/inputs.py": {"scipy.stats"},
     "hmatrix/grids/adaptive_scales.py": {"hmcompress.hmatrix.grids.kernels"},
 }

@@ -47,16 +47,16 @@ class MemoryBlob:
 
 
 class FileBlob:
-    """A range of a file; the file is opened for each read, so that thousands of shards need no handles."""
+    """A file, opened for each read, so that thousands of shards need no handles."""
 
-    def __init__(self, path: Path, start: int, nbytes: int) -> None:
-        self._path, self._start, self.nbytes = path, start, nbytes
+    def __init__(self, path: Path) -> None:
+        self._path, self.nbytes = path, path.stat().st_size
 
     def read(self, start: int, count: int) -> torch.Tensor:
         out = torch.empty(count, dtype=torch.uint8)
         try:
             with open(self._path, "rb", buffering=0) as file:
-                file.seek(self._start + start)
+                file.seek(start)
                 _fill(file, out)
         except OSError as error:
             raise SourceError(f"cannot be read any more ({error.strerror or error})") from error

@@ -36,7 +36,7 @@ def open_distributed(folder: Path) -> Opened:
     table = folder / TABLE
     if not table.is_file():
         raise SourceError(f"has {SUFFIX} files without the file {TABLE} that describes them; copy that too")
-    blob = FileBlob(table, 0, table.stat().st_size)
+    blob = FileBlob(table)
     with stream_of(blob) as file:
         reader = _Reader(folder, Machine(Stream(file, blob.nbytes), find_global).load())
     obj = reader.state_dict()
@@ -124,7 +124,7 @@ class _Reader:
                 raise SourceError(f"damaged: its {TABLE} names {excerpt(name, 60)}, which is no file beside it")
             if not path.is_file():
                 raise SourceError(f"its file {excerpt(name)} is missing; copy it too")
-            self._files[name] = FileBlob(path, 0, path.stat().st_size)
+            self._files[name] = FileBlob(path)
         return self._files[name]
 
 

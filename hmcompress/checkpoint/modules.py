@@ -12,7 +12,6 @@ from hmcompress.checkpoint.script_module import state_in_bytes
 from hmcompress.checkpoint.sniff import ZIP, is_file_in_bytes
 from hmcompress.checkpoint.standins import (
     Converted,
-    Global,
     LeftBehind,
     NumpyArray,
     QuantizedTensor,
@@ -26,13 +25,6 @@ _TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of 
 _CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript
 _HIDDEN = "a module in a plain attribute or container, in no state dict; its parameters and buffers are kept as named"
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
-
-
-def traced_module(attributes: Any = None, *_: Any) -> StandIn:
-    """A module of torch.fx, which pickles as a call with its attributes and the source text of its code."""
-    made = StandIn(Global("torch.fx.graph_module", "GraphModule"), ())
-    made.states.append(attributes)
-    return made
 
 
 def module_slots(value: Any) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def _head(path: Path) -> bytes:
 
 
 def _open_weights(path: Path) -> Opened:
-    return _open_blob(path, FileBlob(path, 0, path.stat().st_size))
+    return _open_blob(path, FileBlob(path))
 
 
 def _open_blob(path: Path, blob: Blob, depth: int = 0) -> Opened:

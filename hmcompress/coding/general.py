@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from hmcompress.coding.lossless import zstd_compress
-from hmcompress.coding.sample import golden
+from hmcompress.coding.sample import golden, some_of
 from hmcompress.coding.streams import encode_below, encode_ints
 
 FEW = 1 << 14  # integers up to which the bytes of a shape matter, and general coders are tried
@@ -17,6 +17,8 @@ _SPARSE = 128  # integers a byte: a general coder may then find where the few st
 _SAMPLE, _SHORT = 1 << 16, 1 << 13
 _GLANCE, _LONG_MATCHES, _SHORT_MATCHES = -10, 0.95, 0.97  # a zstd level; shares of the bytes in another order
 _MIDDLE, _SHRINKS = 6, 1.1  # a zstd level; how much less the highest one makes
+_LOOK, _LEADING = 1 << 12, 2  # integers; leading bits below the first that coarse bins fix
+_GAIN = 0.99  # of a size to beat: what promises more is not worth the slower decoding
 
 
 def orders(q: np.ndarray, width: int | None) -> list[np.ndarray]:
@@ -43,6 +45,26 @@ def smallest_general(rows: np.ndarray, size: int, thorough: bool) -> bytes | Non
 def repeats(q: np.ndarray, size: float) -> bool:
     """Whether a general coder may store the integers of a matrix (m, n), many ones, in less than `size` bytes."""
     return any(_repeats(rows, size) for rows in orders(q, q.shape[1]))
+
+
+def histogram_promises(q: np.ndarray, size: float) -> bool:
+    """Whether integers (n,) may take less than `size` bytes under their own histogram, of single values or coarse bins:
+    few of them tell. A smooth shape fits neither what took few values before nor a mixture of small and large ones."""
+    some = np.sort(q[some_of(q.size, _LOOK)])
+    low = np.maximum(np.frexp(np.abs(some).astype(np.float64))[1] - 1 - _LEADING, 0).astype(q.dtype)  # bits left open
+    bins = np.sign(some) * (np.abs(some) >> low << low)
+    limit = 8 * _GAIN * size / q.size
+    return _entropy(some) < limit or _entropy(np.sort(bins)) + float(low.mean()) < limit
+
+
+def _entropy(ordered: np.ndarray) -> float:
+    """Bits a number of an ordered sample (n,), corrected by Miller and Madow's term; inf where most are different."""
+    n = ordered.size
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, n)
+    if len(ends) > n / 4 and n >= _LOOK / 2:
+        return np.inf
+    counts = np.diff(ends, prepend=0)
+    return float(counts @ np.log2(n / counts)) / n + (len(ends) - 1) / (2 * np.log(2) * n)
 
 
 def _repeats(rows: np.ndarray, size: float) -> bool:

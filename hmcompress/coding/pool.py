@@ -20,8 +20,7 @@ from hmcompress.coding.classes import (
     scatter,
 )
 from hmcompress.coding.diagonals import Way, differences, promising, restored
-from hmcompress.coding.general import FEW, orders, smallest_general
-from hmcompress.coding.histogram import decode_histogram, smallest_histogram
+from hmcompress.coding.general import FEW, histogram_promises, orders, smallest_general
 from hmcompress.coding.pool_shapes import Values, candidate_shapes
 from hmcompress.coding.ranged import decode_ranged, encode_ranged
 from hmcompress.coding.sample import some_of
@@ -38,7 +37,8 @@ _THRIFT_STEPS = 256
 # Shares of zeros: a Gaussian's over its standard deviation, how many times more are worth a look, and the least.
 _PEAK, _MANY_ZEROS, _ZEROS_LEAST, _ZEROS_SAMPLE = 0.4, 2.0, 0.05, 1 << 12
 # How a pool is coded, its first byte.
-ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS, HISTOGRAM, DIAGONALS, THRIFTY = range(10)
+ANS, PCODEC, EMPTY, BY_ROWS, BY_COLUMNS, SPARSE, SPARSE_BY_COLUMNS = range(7)
+DIAGONALS, THRIFTY = 8, 9
 _SPARSE_KINDS = ((SPARSE, BY_ROWS), (SPARSE_BY_COLUMNS, BY_COLUMNS))
 _BY_CLASSES = tuple(bytes([kind]) for kind in (ANS, PCODEC, THRIFTY))  # what is of no class of its own is not coded
 _NOT_IN_SPARSE = tuple(bytes([kind]) for kind in (SPARSE, SPARSE_BY_COLUMNS, DIAGONALS))  # each once: no end of memory
@@ -68,11 +68,11 @@ def encode_pool(
         return bytes([PCODEC]) + encode_quickly(gather(q, e, groups))
     quick = effort == "default" and width is not None and q.size >= LONG
     best = _smallest(q, e, x, groups, quick, thrift)
-    if width is not None and q.size > FEW and not quick:
-        best = _shorter(best, BY_ROWS, encode_noise(q))  # its bins fit mixtures, which no shape does
+    if q.size > FEW and not quick and (width is not None or histogram_promises(q, len(best))):
+        kind, run = (PCODEC, gather(q, e, groups)) if width is None else (BY_ROWS, q)
+        best = _shorter(best, kind, encode_noise(run))  # its bins fit mixtures, which no shape does
     if _has_many_zeros(q, e):
         best = _shorter(best, SPARSE, _encode_sparse(q, e))
-    best = _shorter(best, HISTOGRAM, smallest_histogram(q, len(best)))
     for kind, rows in zip((BY_ROWS, BY_COLUMNS), orders(q, width), strict=False):
         best = _shorter(best, kind, smallest_general(rows, len(best), effort == "max"))
     if width is not None:
@@ -202,8 +202,6 @@ def decode_pool(
         return values if kind == BY_ROWS else values.reshape(width, -1).T.reshape(-1)
     if kind == DIAGONALS and width:
         return _decode_diagonals(body, count, width)
-    if kind == HISTOGRAM and count:
-        return decode_histogram(body, count)
     if kind == EMPTY and not groups:
         return np.zeros(count, np.int32)
     raise FormatError("a pool of integers is of an unknown or impossible kind: the file is damaged")

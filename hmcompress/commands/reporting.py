@@ -3,8 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
 from hmcompress.container.document import LARGEST
@@ -23,7 +24,6 @@ from hmcompress.report.records import (
     Report,
     with_floats,
 )
-from hmcompress.report.typed import well_typed
 from hmcompress.settings.config import Settings
 
 _MUCH = 1 << 16  # bytes that are worth a remark
@@ -170,3 +170,21 @@ def _layer(
         seconds=seconds,
         norm=row.norm,
     )
+
+
+def well_typed(record: Any) -> bool:
+    """Whether every value of a dataclass, and of the dataclasses in it, is of its field's type.
+
+    Knows plain types (an int may stand for a float, a bool for neither), unions, dataclasses and tuples of one type.
+    """
+    return all(_fits(getattr(record, field.name), field.type) for field in fields(record))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if is_dataclass(kind):
+        return type(value) is kind and well_typed(value)
+    return type(value) in ((int, float) if kind is float else (kind,))

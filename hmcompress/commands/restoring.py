@@ -171,9 +171,7 @@ def _holds_values(node: Any) -> bool:
         return node is not None
     if "$" not in node:
         return any(map(_holds_values, node.values()))
-    return node["$"] not in ("tensor", "tensors", "array", "quantized", "sparse", "dict") or _holds_values(
-        node.get("v")
-    )
+    return node["$"] not in _OF_TENSORS or _holds_values(node.get("v"))
 
 
 def _check_copies(compressed: CompressedFile, output: str | os.PathLike) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 
 from hmcompress.coding.classes import class_of
 from hmcompress.coding.diagonals import promising
-from hmcompress.coding.general import repeats
-from hmcompress.coding.histogram import histogram_promises
+from hmcompress.coding.general import histogram_promises, repeats
 from hmcompress.coding.pool import LONG
 from hmcompress.coding.pool_shapes import price_pool
 from hmcompress.coding.sample import some_of
@@ -19,7 +18,7 @@ from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
-from hmcompress.hmatrix.tree.order import Natural, Order, Permuted, morton_order
+from hmcompress.hmatrix.tree.order import NATURAL, Order, morton_order
 from hmcompress.hmatrix.tree.partition import plan_matrix, sparse_leaves, whole_leaves
 from hmcompress.hmatrix.tree.reweighted import best_reweighted_leaf
 
@@ -184,7 +183,7 @@ def _trees(
     """The best tree in the order as stored, in those of rows and columns that are given, and in one by clusters."""
     found = []
     if structure.is_local(request.effort) and any(splits(*values.shape)):
-        found.append(_tree(values, step, Natural(), Natural(), structure, request, whole))
+        found.append(_tree(values, step, NATURAL, NATURAL, structure, request, whole))
     may_be_shuffled = structure.may_be_shuffled(request.effort) and values.size <= _ORDERED
     for rows, columns in orders + (_clustered(values, step, structure) if may_be_shuffled else []):
         ordered = columns.apply(rows.apply(values, 0), 1)
@@ -205,15 +204,15 @@ def _tree(
     plan, price = plan_matrix(
         ordered, step, structure.may_be_smooth(request.effort), structure.repeats, patience, whole
     )
-    side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if isinstance(o, Permuted) and o.grid is None)
+    side = 8.0 * sum(len(o.permutation) for o in (rows, columns) if o.permutation is not None and o.grid is None)
     return price + side, Candidate(_filled(plan) if request.norm == "max" else plan, rows, columns)
 
 
 def _grid_order(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[Order, Order]:
     """Rows, columns or both along the curve: whichever have as many entries as the grid has points."""
     curve, size = morton_order(*grid), grid[0] * grid[1]
-    rows, columns = (curve if n == size else Natural() for n in shape)
-    if isinstance(rows, Natural) and isinstance(columns, Natural):
+    rows, columns = (curve if n == size else NATURAL for n in shape)
+    if rows.permutation is None and columns.permutation is None:
         raise SettingsError(f"grid {grid[0]} x {grid[1]} has {size} points, the layer is {shape[0]} x {shape[1]}")
     return rows, columns
 
@@ -224,7 +223,7 @@ def _clustered(values: Array, step: float, structure: Structure) -> list[tuple[O
         return []
     points = cluster_points(values / step)
     for smallest, share in ((_COARSE_CLUSTER, _HINT), (_CLUSTER, 1.0)):  # most matrices show it at a coarse look
-        rows, columns = (Permuted(principal_order(p, smallest)) for p in points)
+        rows, columns = (Order(principal_order(p, smallest)) for p in points)
         ordered = find_structure(columns.apply(rows.apply(values, 0), 1), step)
         if not structure.is_plainer_than(ordered, share):
             return []

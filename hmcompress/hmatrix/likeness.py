@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hmcompress.hmatrix.basics import price
-from hmcompress.hmatrix.tree.order import Natural, Order, Permuted
+from hmcompress.hmatrix.tree.order import NATURAL, Order
 
 Array = np.ndarray
 _LOOKED_AT = 24  # rows
@@ -48,8 +48,8 @@ def like_lines(values: Array, step: float) -> list[tuple[Order, Order]]:
         return []
     values, step = _unit(values, step)
     (rows, by_rows), (columns, by_columns) = _chain(values, step), _chain(values.T, step)
-    found: list[tuple[Order, Order]] = [(Permuted(rows), Natural())] if by_rows > _PAYS else []
-    return [*found, (Natural(), Permuted(columns))] if by_columns > _PAYS else found
+    found: list[tuple[Order, Order]] = [(Order(rows), NATURAL)] if by_rows > _PAYS else []
+    return [*found, (NATURAL, Order(columns))] if by_columns > _PAYS else found
 
 
 def _unit(x: Array, step: float) -> tuple[Array, float]:

@@ -1,7 +1,7 @@
 """A matrix and what is asked of it, and a way to divide it into leaves."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from hmcompress.hmatrix.patterns import lattice
 from hmcompress.hmatrix.tree import tree
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan
 from hmcompress.hmatrix.tree.encode import Options
-from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.order import NATURAL, Order
 from hmcompress.hmatrix.tree.parts import CodedLeaf
 
 Array = np.ndarray
@@ -94,7 +94,7 @@ class Request:
 
 def zero_payload() -> bytes:
     """A matrix of zeros, of any shape."""
-    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, Natural(), Natural(), "fast")
+    return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, NATURAL, NATURAL, "fast")
 
 
 def first_step(request: Request) -> float:
@@ -111,14 +111,14 @@ class Candidate:
     """A plan for the matrix with its rows and columns in some order. scaled: whether scales may pay."""
 
     plan: Plan
-    rows: Order = field(default_factory=Natural)
-    columns: Order = field(default_factory=Natural)
+    rows: Order = NATURAL
+    columns: Order = NATURAL
     scaled: bool = True
 
     @property
     def is_plain(self) -> bool:
         """Whether every entry is rounded where it stands."""
-        return self.plan == PLAIN_LEAF and isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+        return self.plan == PLAIN_LEAF and self.rows.permutation is None and self.columns.permutation is None
 
     def ordered(self, values: Array) -> Array:
         """values (m, n) in these orders."""

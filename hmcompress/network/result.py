@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hmcompress.container import EncodedLayer, LayerRow
@@ -34,7 +33,7 @@ def encoded_layer(
 ) -> tuple[EncodedLayer, Tensor]:
     """A layer ready for the container, and its decoded matrix (m, n) or (m, n + 1) in the stored dtype."""
     names = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
-    original = original_matrix(layer, tensors)
+    original = layer.matrix_of(tensors)
     matrix = HMatrix.from_payload(payload, (original.shape[0], original.shape[1]), original.dtype)
     decoded = matrix.to_dense()
     error, largest = measure_error(original, decoded, "fro")
@@ -54,14 +53,6 @@ def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) 
     leaves = HMatrix.from_payload(split(payload, len(matrices))[0], size, real)
     row = LayerRow((name,), None, "fro", error, largest, leaves.method, leaves.leaves, leaves.max_rank)
     return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
-
-
-def original_matrix(layer: DenseLayer, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Weight and bias of a layer as one matrix, in their own dtype."""
-    weight = tensors[layer.weight]
-    if layer.bias is None:
-        return weight
-    return torch.cat([weight, tensors[layer.bias].reshape(-1, 1)], 1)
 
 
 def in_checkpoint_order(layers: Mapping[str, EncodedLayer], names: tuple[str, ...]) -> tuple[EncodedLayer, ...]:

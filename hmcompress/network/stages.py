@@ -1,30 +1,42 @@
 """What comes before the passes: a small network that learns the large one's function, in three sizes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from hmcompress.errors import NetworkError
-from hmcompress.network.joint.beside import coded_beside
+from hmcompress.network.allotment import weights_of
+from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.middle import Middle, compressed, middle_network
-from hmcompress.network.joint.origin import Origin, origins_of
+from hmcompress.network.joint.origin import origins_of
 from hmcompress.network.joint.smallest import smallest_joint
 from hmcompress.network.joint.vectors import coded
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import changed, evened
 from hmcompress.network.joint.whole_quantise import smallest_whole
 from hmcompress.network.layerwise.budget import budget_of, cost_of
-from hmcompress.network.layerwise.original import prepare
-from hmcompress.network.layerwise.propagate import Knobs, Parts
+from hmcompress.network.layerwise.original import Original, prepare
+from hmcompress.network.layerwise.propagate import Knobs, Parts, coded_others, decoded
 from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import Measure, Trial
-from hmcompress.network.layerwise.way import Way
-from hmcompress.network.rounding import lost_in_rounding
+from hmcompress.network.layerwise.way import START, Way
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress
+
+_RELATIVE = 0.2  # root mean square of an error of rounding to nearest, over the distance from one to the next number
+_FINER_THAN = 0.01  # of the tolerance: such a distance below which nothing is lost
+_LEARNED = 300  # numbers of a small network, about, beside which others take their share by how many they are
+_LEAST, _MOST = 0.3, 0.8  # of the tolerance
+_NEAR = 0.8  # of what is aimed at
+_TRIES = 6
 
 
 @dataclass
@@ -137,3 +149,46 @@ class SmallNetworks:
 
 def _fitting(progress: Progress) -> Callable[[float], None]:
     return lambda share: progress("fit", round(100 * share), 100)
+
+
+def lost_in_rounding(subject: Subject, tol: float) -> bool:
+    """Whether noise as large as rounding errors on all weights makes an error of more than the tolerance: of 16 bits,
+    where it is fine, too much is lost for weights that are learned anew."""
+    weights = {name: w for name, w in weights_of(subject).items() if w.is_floating_point()}
+    if not any(torch.finfo(w.dtype).eps > _FINER_THAN * tol for w in weights.values()):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    return subject.measure_of_tensors(tol, None)({name: _rounded(w, generator) for name, w in weights.items()}) > tol
+
+
+def _rounded(w: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(w.shape, generator=generator, dtype=torch.float64)
+    return w.double() * (1 + _RELATIVE * torch.finfo(w.dtype).eps * noise)
+
+
+def coded_beside(problem: Problem, data: Original, tol: float, structured: Set[str]) -> Parts:
+    """The other weights, so coarse that they use a part of the tolerance; without loss where nothing else holds.
+
+    structured: those that the engine of the weights metric codes.
+    """
+    numbers = sum(w.numel() for w in data.others.values())
+    aim = tol * min(max(math.sqrt(numbers / (numbers + _LEARNED)), _LEAST), _MOST)
+    best: Parts = coded_others(data, Knobs(0.0), exact=True)
+    delta = START * aim
+    for _ in range(_TRIES if numbers else 0):
+        parts = coded_others(data, Knobs(delta, structured=frozenset(structured)))
+        error = _error_beside(problem, data, parts)
+        if error <= aim:
+            best = parts
+            if error >= _NEAR * aim or error == 0:
+                break
+        delta *= min(max(aim * (1 + _NEAR) / 2 / max(error, 1e-300), 1e-2), 1e2)
+    return best
+
+
+def _error_beside(problem: Problem, data: Original, parts: Parts) -> float:
+    """Of the network with its own layers and these weights."""
+    try:
+        return max(problem.errors(problem.calibration, decoded(problem.network, data, parts)))
+    except NetworkError:
+        return math.inf

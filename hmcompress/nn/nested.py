@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hmcompress.nn.pair import Pair, Projection, Sketch, Tapped
-from hmcompress.nn.stripes import DenseStripes, Stripes
+from hmcompress.nn.pair import Pair, Projection, Sketch
+from hmcompress.nn.stripes import Stripes, dense_stripes
 
 Array = np.ndarray
 _LEAF = 24  # rows and columns of the smallest leaves
@@ -165,13 +165,13 @@ def nested(matrix: Stripes, tol: float) -> tuple[Nested | None, Pair | None, flo
     """The hierarchy and the pair of factors of relative Frobenius error at most `tol` that have few numbers, if there
     are such, and the squared norm of the matrix."""
     sketch = Sketch.of(matrix.shape)
-    level, energy = _first_level(Tapped(matrix, sketch.add), tol)
+    level, energy = _first_level(matrix.shown(sketch.add), tol)
     budget, dense = tol**2 * energy, math.prod(matrix.shape)
     if budget <= _ROUNDING * energy:
         return None, None, energy
     projection = Projection.of(sketch)
     del sketch
-    tapped, hierarchy = Tapped(matrix, projection.add), None
+    tapped, hierarchy = matrix.shown(projection.add), None
     if level is not None:
         hierarchy = _hierarchy(level, _product(tapped, level.bases), budget)
         hierarchy = hierarchy if hierarchy.numbers() <= _WORTH_IT * dense else None
@@ -216,7 +216,7 @@ def _hierarchy(level: NestedLevel, product: Array, budget: float) -> Nested:
     levels, missed = [level], level.far(product)
     while len(level.near) > 2 and not level.is_last:
         groups, outward, inward = len(level.near), level.bases.left.shape[2], level.bases.right.shape[2]
-        matrix = DenseStripes(torch.from_numpy(product))
+        matrix = dense_stripes(torch.from_numpy(product))
         cut = Cut(groups // 2, 2 * outward, 2 * inward).coarser(min(_FINER[-1], groups // 4))
         further = _best(Grams.of(matrix, cut), budget - missed)
         if further is None:

@@ -1,12 +1,9 @@
 """A matrix as one pair of factors, from two passes over its rows (Halko, Martinsson and Tropp 2011)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-
-from hmcompress.nn.stripes import Stripes
 
 Array = np.ndarray
 _WIDEST = 256  # columns of a sketch,
@@ -20,23 +17,6 @@ class Pair:
     left: Array
     right: Array
     missed: float
-
-
-@dataclass(frozen=True)
-class Tapped(Stripes):
-    """A matrix that shows its rows to somebody else too, each once in a pass."""
-
-    matrix: Stripes
-    show: Callable[[int, Array], None]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape
-
-    def rows(self, begin: int, end: int) -> Array:
-        rows = self.matrix.rows(begin, end)
-        self.show(begin, rows)
-        return rows
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.codecs import BASED, INTERPOLATED
 from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
-from hmcompress.hmatrix.tree.order import Order, Permuted
+from hmcompress.hmatrix.tree.order import Order
 from hmcompress.hmatrix.tree.tree import TreeBody
 from hmcompress.nn.linear import HLinear, LowRankLinear
 from hmcompress.nn.nested import Nested, Pair, aligned, nested
-from hmcompress.nn.stripes import DenseStripes, PredictedStripes, Stripes, Taken, TreeStripes
+from hmcompress.nn.stripes import Stripes, dense_stripes, predicted_stripes, tree_stripes
 
 _NOTHING = 2.0**-60  # of the largest value
 
@@ -51,9 +51,8 @@ class Ordered:
     def with_columns(self, take: np.ndarray) -> "Ordered":
         """The same with its columns in another order."""
         order = torch.from_numpy(take)
-        return replace(
-            self, matrix=Taken(self.matrix, take), columns=order if self.columns is None else self.columns[order]
-        )
+        columns = order if self.columns is None else self.columns[order]
+        return replace(self, matrix=self.matrix.taken(take), columns=columns)
 
 
 def read(payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool) -> Ordered | None:
@@ -65,7 +64,7 @@ def read(payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype
     if payload[:1] == bytes([INTERPOLATED]):
         found = read_predicted(bytes(payload[1:]), shape)
         bias = torch.from_numpy(found.column(shape[1] - 1)) if has_bias else None
-        return Ordered(PredictedStripes(found, shape[1] - has_bias), bias=bias)
+        return Ordered(predicted_stripes(found, shape[1] - has_bias), bias=bias)
     return ordered(HMatrix.from_payload(payload, shape, dtype), has_bias)
 
 
@@ -78,19 +77,19 @@ def ordered(stored: HMatrix, has_bias: bool = False) -> Ordered | None:
     if not isinstance(body, TreeBody):
         return None
     columns = body.shape[1] - has_bias
-    if has_bias and isinstance(body.columns, Permuted):
+    if has_bias and body.columns.permutation is not None:
         return None
     bias = body.matmul(torch.eye(body.shape[1], dtype=torch.float64)[:, -1:])[:, 0] if has_bias else None
-    return Ordered(TreeStripes(body, columns), _permutation(body.rows), _permutation(body.columns), bias)
+    return Ordered(tree_stripes(body, columns), _permutation(body.rows), _permutation(body.columns), bias)
 
 
 def from_dense(weight: Tensor, bias: Tensor | None = None) -> Ordered:
     """A matrix given by its entries, in the order that it has."""
-    return Ordered(DenseStripes(weight.detach().cpu()), bias=bias)
+    return Ordered(dense_stripes(weight.detach().cpu()), bias=bias)
 
 
 def _permutation(order: Order) -> Tensor | None:
-    return torch.from_numpy(order.permutation.astype(np.int64)) if isinstance(order, Permuted) else None
+    return None if order.permutation is None else torch.from_numpy(order.permutation.astype(np.int64))
 
 
 def running_forms(stored: Ordered, tol: float, dtype: torch.dtype) -> list[RunningForm]:

@@ -12,13 +12,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor, nn
 
-from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
-
-ELEMENTWISE = (
-    nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,
-    nn.Softplus, nn.Softsign, nn.Mish, nn.Hardtanh, nn.ReLU6, nn.LogSigmoid, nn.Tanhshrink, nn.Hardswish,
-    nn.Hardsigmoid, Activation,
-)  # fmt: skip
+from hmcompress.network.model.modules import ELEMENTWISE, Activation, OperatorNetwork, Stack
 
 
 @dataclass(frozen=True)

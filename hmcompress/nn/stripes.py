@@ -1,6 +1,6 @@
 """A stored matrix some rows at a time: what a running form is made from, without the matrix ever being whole."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,77 +20,55 @@ _SPARSE = 0.1  # share of integers other than zero below which they are kept as 
 _CHUNK = 256  # rows of integers that become floating at once
 
 
-class Stripes(ABC):
-    """A matrix (m, n) whose rows can be asked for, in float64."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-
-    @abstractmethod
-    def rows(self, begin: int, end: int) -> Array:
-        """(end - begin, n)."""
-
-
 @dataclass(frozen=True)
-class DenseStripes(Stripes):
+class Stripes:
+    """A matrix of `shape` (m, n) whose rows begin .. end (end - begin, n) can be asked for, in float64."""
+
+    shape: tuple[int, int]
+    rows: Callable[[int, int], Array]
+
+    def taken(self, columns: Array) -> "Stripes":
+        """With its columns in another order: column j is column columns[j] of this one."""
+        return Stripes(self.shape, lambda begin, end: self.rows(begin, end)[:, columns])
+
+    def shown(self, to: Callable[[int, Array], None]) -> "Stripes":
+        """The same, which shows its rows to somebody else too, each once in a pass."""
+
+        def rows(begin: int, end: int) -> Array:
+            found = self.rows(begin, end)
+            to(begin, found)
+            return found
+
+        return Stripes(self.shape, rows)
+
+
+def dense_stripes(values: Tensor) -> Stripes:
     """A matrix given by its entries."""
-
-    values: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape[0], self.values.shape[1]
-
-    def rows(self, begin: int, end: int) -> Array:
-        return self.values[begin:end].to(torch.float64, copy=True).numpy()
+    m, n = values.shape
+    return Stripes((m, n), lambda begin, end: values[begin:end].to(torch.float64, copy=True).numpy())
 
 
-@dataclass(frozen=True)
-class PredictedStripes(Stripes):
+def predicted_stripes(found: Predicted, columns: int) -> Stripes:
     """A matrix that is stored as corrections of predictions from coarser grids; its first `columns` columns."""
-
-    matrix: Predicted
-    columns: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape[0], self.columns
-
-    def rows(self, begin: int, end: int) -> Array:
-        return self.matrix.rows(begin, end)[:, : self.columns]
+    return Stripes((found.shape[0], columns), lambda begin, end: found.rows(begin, end)[:, :columns])
 
 
-@dataclass(frozen=True)
-class Taken(Stripes):
-    """A matrix with its columns in another order: column j is column take[j] of the one given."""
-
-    matrix: Stripes
-    take: Array
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape
-
-    def rows(self, begin: int, end: int) -> Array:
-        return self.matrix.rows(begin, end)[:, self.take]
-
-
-class TreeStripes(Stripes):
+def tree_stripes(body: TreeBody, columns: int) -> Stripes:
     """The leaves of a stored matrix, in its own order of rows and columns; its first `columns` columns."""
+    tree = _Tree(body)
+    return Stripes((body.shape[0], columns), lambda begin, end: tree.rows(begin, end)[:, :columns])
 
-    def __init__(self, body: TreeBody, columns: int) -> None:
-        self._body, self._columns = body, columns
+
+class _Tree:
+    """Any rows of a matrix of leaves."""
+
+    def __init__(self, body: TreeBody) -> None:
+        self._body = body
         placed = [leaf for leaf in body.leaves if leaf.parts]
         shared: dict[tuple[int, bool], _Leaf] = {}  # copies of a leaf have its parts
         self._leaves = [shared.setdefault((id(leaf.parts), leaf.transposed), _Leaf(leaf)) for leaf in placed]
         bounds = [(leaf.block.r0, leaf.block.r1, leaf.block.c0, leaf.block.c1) for leaf in placed]
         self._bounds = np.array(bounds, np.int32).reshape(-1, 4)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._body.shape[0], self._columns
 
     def rows(self, begin: int, end: int) -> Array:
         values = np.zeros((end - begin, self._body.shape[1]))
@@ -99,26 +77,18 @@ class TreeStripes(Stripes):
             first, last = max(r0, begin), min(r1, end)
             values[first - begin : last - begin, c0:c1] = self._leaves[i].rows(first - r0, last - r0)
         values *= self._body.step
-        return values[:, : self._columns]
+        return values
 
 
 class _Leaf:
     """Any rows of a leaf, in steps."""
 
     def __init__(self, placed: PlacedLeaf) -> None:
-        self._parts = [_stripes_of(part.t() if placed.transposed else part) for part in placed.parts]
+        self._parts = [_rows_of(part.t() if placed.transposed else part) for part in placed.parts]
 
     def rows(self, begin: int, end: int) -> Array:
-        first, *others = (part.rows(begin, end) for part in self._parts)
+        first, *others = (rows(begin, end) for rows in self._parts)
         return sum(others, first)
-
-
-class _Factors:
-    def __init__(self, part: LowRank) -> None:
-        self._part = part
-
-    def rows(self, begin: int, end: int) -> Array:
-        return self._part.left[begin:end] @ self._part.right.T
 
 
 class _Integers:
@@ -157,9 +127,9 @@ class _Integers:
         return sparse.csr_array(q, dtype=np.float64) if few else None
 
 
-def _stripes_of(part: Part) -> _Factors | _Integers:
+def _rows_of(part: Part) -> Callable[[int, int], Array]:
     if isinstance(part, LowRank):
-        return _Factors(part)
+        return lambda begin, end: part.left[begin:end] @ part.right.T
     if not isinstance(part, Remainder):
         raise TypeError(f"{type(part).__name__} is no part of a leaf")
-    return _Integers(part)
+    return _Integers(part).rows

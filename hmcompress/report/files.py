@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,7 +56,10 @@ def write_page(path: Name, content: str | bytes) -> None:
             with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
                 path.write_bytes(data)
         else:
-            _replace(path, data)
+            from hmcompress.container.atomic import atomic_write  # here: what is written was found with it loaded
+
+            with atomic_write(path, force=True) as file:
+                file.write(data)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -70,22 +72,3 @@ def _is_page(path: Path) -> bool:
 
 def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path = Path(os.path.realpath(path))  # a link stays, /dev/stdout too
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".hmcompress.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

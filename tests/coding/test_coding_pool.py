@@ -86,7 +86,7 @@ def test_other_shapes_cost_less_than_a_gaussian_table_would_ask(kind):
 
 
 def test_classes_cost_less_than_one_scale_for_all():
-    """A histogram is what one scale has for such a mixture."""
+    """Bins of their own are what one scale has for such a mixture."""
     random = np.random.default_rng(0)
     e = random.integers(-8, 40, 50000)
     q = np.rint(random.standard_normal(e.size) * 2.0 ** (e / 4)).astype(int)

@@ -18,7 +18,7 @@ from hmcompress.hmatrix.request import Candidate, Request, first_step
 from hmcompress.hmatrix.tree.basis import BASES, TRANSPOSED
 from hmcompress.hmatrix.tree.blocks import MIN_LEAF, Block, Leaf, max_nodes
 from hmcompress.hmatrix.tree.encode import PreparedLeaf
-from hmcompress.hmatrix.tree.order import Natural, Permuted, morton_order, read_order, write_order
+from hmcompress.hmatrix.tree.order import NATURAL, Order, morton_order, read_order, write_order
 from hmcompress.hmatrix.tree.repeats import find_repeats
 from hmcompress.hmatrix.tree.spectra import spectra
 from hmcompress.hmatrix.tree.transform import TRANSFORMS, decode_columns, encode_columns, price_columns
@@ -95,7 +95,7 @@ def test_the_transposed_basis_is_the_basis_of_the_transpose(basis):
 
 
 @pytest.mark.parametrize(
-    "order", [Natural(), morton_order(5, 8), Permuted(np.random.default_rng(0).permutation(40))], ids=str
+    "order", [NATURAL, morton_order(5, 8), Order(np.random.default_rng(0).permutation(40))], ids=str
 )
 def test_an_order_comes_back_and_is_undone(order):
     out = Writer()
@@ -106,7 +106,7 @@ def test_an_order_comes_back_and_is_undone(order):
     np.testing.assert_array_equal(order.restore(order.apply(x, 0), 0), x)
 
 
-@pytest.mark.parametrize("order", [Natural(), Permuted(np.random.default_rng(0).permutation(40))], ids=str)
+@pytest.mark.parametrize("order", [NATURAL, Order(np.random.default_rng(0).permutation(40))], ids=str)
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 200])
 def test_columns_are_put_back_in_place_a_few_rows_at_a_time(order, rows):
     x = np.random.default_rng(1).standard_normal((rows, 40)).astype(np.float32)

@@ -9,7 +9,7 @@ from hmcompress.hmatrix import candidates, compress_matrix
 from hmcompress.hmatrix import likeness as module
 from hmcompress.hmatrix.likeness import like_lines
 from hmcompress.hmatrix.screen import find_structure
-from hmcompress.hmatrix.tree.order import Natural
+from hmcompress.hmatrix.tree.order import NATURAL
 
 STEP = 1e-3
 
@@ -54,7 +54,7 @@ def test_rows_of_a_kind_follow_each_other():
     kinds = np.arange(5).repeat(20)[np.random.default_rng(1).permutation(100)]
     x = np.random.default_rng(0).standard_normal((5, 40))[kinds] + 1e-2 * noise(100, 40)
     rows, columns = like_lines(x, STEP)[0]
-    assert isinstance(columns, Natural)
+    assert columns is NATURAL
     assert np.count_nonzero(np.diff(kinds[rows.permutation])) == 4
 
 

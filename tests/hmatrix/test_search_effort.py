@@ -10,8 +10,7 @@ from hmcompress.coding.shape import fit_shape
 from hmcompress.hmatrix import candidates, compress, compress_matrix
 from hmcompress.hmatrix.tree import partition
 from hmcompress.hmatrix.tree.blocks import Leaf
-from hmcompress.hmatrix.tree.correlation import coloured, possible_bases
-from hmcompress.hmatrix.tree.partition import best_leaves
+from hmcompress.hmatrix.tree.partition import best_leaves, coloured, possible_bases
 from hmcompress.hmatrix.tree.ranks import worthwhile_ranks
 from hmcompress.hmatrix.tree.spectra import leading_values
 

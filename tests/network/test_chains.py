@@ -24,15 +24,15 @@ from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.beside import coded_beside
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, with_outputs
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.linearised import StacksAt, in_single
+from hmcompress.network.joint.linearised import in_single, stacks_at
 from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import decoded
 from hmcompress.network.model.links import with_stacks
+from hmcompress.network.stages import coded_beside
 
 NETWORKS = Path(chain_networks.__file__)
 BOXES = {"Product": {"a": [-1, 1], "b": [-1, 1], "c": [-1, 1], "y": [0, 1]}}
@@ -220,7 +220,7 @@ def test_of_many_outputs_errors_have_the_same_size() -> None:
 def learner(problem: Problem, hidden: int) -> tuple[Any, Any, Tensor]:
     chains = chains_in(problem)
     data, scale = with_outputs(problem, chains, problem.calibration.points)
-    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data, scale
+    return fresh(chains, data, scale, hidden, 0), data, scale
 
 
 @pytest.mark.parametrize("name", ["Condition", "Positive", "Two", "Product", "Mixture", "Modes", "Heads"])
@@ -232,7 +232,7 @@ def test_jacobian_is_the_derivative(name: str) -> None:
 
 def test_products_with_the_jacobian_are_each_others_transpose() -> None:
     network, data, _ = learner(posed("Condition"), 4)
-    point = StacksAt.at(network, data.inputs, data.mix)
+    point = stacks_at(network, data.inputs, data.mix)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()
@@ -327,7 +327,7 @@ def test_chains_learn_around_what_others_have_become() -> None:
     changed = chains.beside({"high": torch.tensor([2.5, 2.5])})
     points = problem.calibration.points
     before, after = chains.outputs(points), changed.outputs(points)
-    torch.testing.assert_close(after.y, before.y)
+    torch.testing.assert_close(after.outputs, before.outputs)
     assert not torch.allclose(after.inputs[0], before.inputs[0])
 
 

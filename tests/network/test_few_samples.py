@@ -17,7 +17,7 @@ import hmcompress.network.layerwise.ways as ways
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.outcome import few_carry_the_error, too_few_samples
 from hmcompress.network.layerwise.guard import Guard
-from hmcompress.network.layerwise.moments import regularised, sampling_noise, second_moment
+from hmcompress.network.layerwise.moments import input_moments, regularised, sampling_noise
 from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import search
 from hmcompress.network.layerwise.subject import Subject
@@ -46,24 +46,32 @@ def distance(moment: np.ndarray, share: float, truth: np.ndarray) -> float:
     return float(np.linalg.norm(regularised(moment, share) / (1 + share) - truth))
 
 
+def moment_of(x: Tensor) -> np.ndarray:
+    return input_moments([x], [x], [], False)[0]
+
+
+def noise_of(x: Tensor) -> float:
+    return sampling_noise(x, False, moment_of(x))
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
 def test_sampling_noise_is_about_the_share_that_fits_further_samples_best(decay: float) -> None:
     truth = np.diag(np.arange(1.0, 101.0) ** -decay)
     x = samples_of(truth, 60)
-    moment = second_moment(x, len(x))
+    moment = moment_of(x)
     best = min(distance(moment, share, truth) for share in np.geomspace(1e-3, 1e2, 100))
-    assert distance(moment, sampling_noise(x, len(x)), truth) < min(1.05 * best, distance(moment, 0.0, truth))
+    assert distance(moment, noise_of(x), truth) < min(1.05 * best, distance(moment, 0.0, truth))
 
 
 def test_rows_of_one_sample_are_not_further_samples() -> None:
     x = samples_of(np.eye(20), 30)
     repeated = x.repeat_interleave(4, 0)
-    assert sampling_noise(repeated, len(x)) == pytest.approx(sampling_noise(x, len(x)))
-    assert sampling_noise(repeated, len(repeated)) < 0.5 * sampling_noise(x, len(x))
+    assert noise_of(repeated.reshape(30, 4, 20)) == pytest.approx(noise_of(x), rel=1e-4)
+    assert noise_of(repeated) < 0.5 * noise_of(x)
 
 
 def test_equal_inputs_have_no_sampling_noise() -> None:
-    assert sampling_noise(torch.ones(10, 4, dtype=torch.float64), 10) < 1e-12
+    assert noise_of(torch.ones(10, 4, dtype=torch.float64)) < 1e-12
 
 
 def test_few_samples_do_not_tie_the_file_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from small_networks import outputs_settings, stack
 import hmcompress.network.joint.form_search as form_search
 from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_outputs
+from hmcompress.network.joint.distil import chains_of, fresh, with_outputs
 from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
@@ -37,7 +37,7 @@ def made() -> Callable[..., FormSearch]:
     data, scale = with_outputs(problem, chains, points)
 
     def make(hidden: int, steps: int = 0, tol: float = 3e-2) -> FormSearch:
-        small = fresh(chains, data, scale, widths_of(chains, hidden), 0)
+        small = fresh(chains, data, scale, hidden, 0)
         minimise(small, data, steps, damping=1.0)
         return FormSearch(network, small, 1e-7, data, lambda other: float(other.error(data) ** 0.5), tol, tol)
 

@@ -27,7 +27,7 @@ from hmcompress.network import NetworkResult, compress_network, load_tensors, po
 from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint import nearest_plane as nearest_plane_module
-from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of, with_outputs
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, with_outputs
 from hmcompress.network.joint.features import independent, leading
 from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.least_squares import Price, minimise
@@ -269,7 +269,7 @@ def test_a_small_network_reads_few_fourier_features() -> None:
     chains = chains_of(problem)
     assert chains is not None
     data, scale = learning_data(problem, chains, 512)
-    first = fresh(chains, data, scale, widths_of(chains, 4), 0).layers[0]
+    first = fresh(chains, data, scale, 4, 0).layers[0]
     assert int(first.live[:, :48].any(0).sum()) == 12 and not first.matrix[~first.live].any()
 
 
@@ -289,7 +289,7 @@ def small(kind: str = "mlp", hidden: int = 5) -> tuple[Any, Any]:
     chains = chains_of(problem)
     assert chains is not None
     data, scale = with_outputs(problem, chains, points)
-    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data
+    return fresh(chains, data, scale, hidden, 0), data
 
 
 @pytest.mark.parametrize("kind", ["mlp", "deeponet"])

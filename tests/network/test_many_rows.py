@@ -16,16 +16,9 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network import pose
 from hmcompress.network.bound import error
 from hmcompress.network.bound import problem as problem_module
-from hmcompress.network.layerwise import coded, many_rows, moments
+from hmcompress.network.layerwise import coded, moments
 from hmcompress.network.layerwise.coded import Engine
-from hmcompress.network.layerwise.many_rows import moments_in_blocks, noise_of_samples, sees_many_rows
-from hmcompress.network.layerwise.moments import (
-    cross_moment,
-    ridge_target,
-    sampling_noise,
-    second_moment,
-    with_column,
-)
+from hmcompress.network.layerwise.moments import input_moments, ridge_target, sampling_noise, with_column
 from hmcompress.network.layerwise.original import original_targets, prepare
 from hmcompress.network.layerwise.others import perturbed_moments
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
@@ -35,53 +28,43 @@ from hmcompress.network.model.network import DenseLayer, Network
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(16, 300, 24), (40, 20, 24), (5000, 24)])
+@pytest.mark.parametrize("shape", [(16, 1000, 24), (40, 20, 24), (5000, 24)])
 def test_moments_targets_and_noise_are_those_of_all_rows_at_once(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     x, w = torch.randn(shape) * torch.logspace(0, -2, 24), torch.randn(8, 24 + bias, dtype=torch.float64)
     z, layer = torch.randn(*shape[:-1], 8), DenseLayer("", "w", "b" if bias else None)
     rows, targets = with_column(x, layer, True), z.reshape(-1, 8).double()
-    whole = second_moment(rows, len(rows))
-    moment, cross = moments_in_blocks(x, z, bias)
+    whole, each = (rows.T @ rows / len(rows)).numpy(), rows.reshape(len(x), -1, 24 + bias)
+    moment, cross = input_moments([x], [z], [], bias)
     assert np.allclose(moment, whole, rtol=1e-10, atol=1e-14)
-    assert np.allclose(cross, cross_moment(targets, rows, len(rows)), rtol=1e-10, atol=1e-14)
+    assert np.allclose(cross, targets.T @ rows / len(rows), rtol=1e-10, atol=1e-14)
     residual = (targets - rows @ w.T).T @ rows / len(rows)
     inverse = np.linalg.inv(whole + 1e-3 * np.trace(whole) / len(whole) * np.eye(len(whole)))
     assert np.allclose(ridge_target(w.numpy(), moment, cross, 1e-3), w.numpy() + residual.numpy() @ inverse, atol=1e-9)
-    assert noise_of_samples(x, bias, moment) == pytest.approx(sampling_noise(rows, len(x)), rel=1e-4)
+    own = each.mT @ each / each.shape[1]
+    noise, size = (own.square().sum() / len(x) - np.square(whole).sum()) / (len(x) - 1), np.square(whole).sum()
+    share = float(noise) / (size - np.trace(whole) ** 2 / len(whole))
+    assert sampling_noise(x, bias, moment) == pytest.approx(share / (1 - share), rel=1e-4)
+
+
+def test_derivatives_count_by_their_weights_and_read_no_bias() -> None:
+    torch.manual_seed(0)
+    xs, zs = torch.randn(3, 50, 6).double(), torch.randn(3, 50, 2).double()
+    moment, cross = input_moments([*xs], [*zs], [0.5, 0.1], True)
+    rows = [torch.cat([x, torch.full((50, 1), float(k == 0)).double()], 1) for k, x in enumerate(xs)]
+    weights = (1.0, 0.5, 0.1)
+    assert np.allclose(moment, sum(w * x.T @ x for w, x in zip(weights, rows, strict=True)) / 50)
+    assert np.allclose(cross, sum(w * z.T @ x for w, z, x in zip(weights, zs, rows, strict=True)) / 50)
 
 
 def test_rows_are_not_copied_as_a_whole() -> None:
-    x, z = torch.randn(64, 1000, 32), torch.randn(64, 1000, 16)
+    x, z = torch.randn(64, 2000, 32), torch.randn(64, 2000, 16)
     tracemalloc.start()
-    moments_in_blocks(x, z, True)
-    noise_of_samples(x, True, np.eye(33))
+    input_moments([x], [z], [], True)
+    sampling_noise(x, True, np.eye(33))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < x.numel() * 4 / 4
-
-
-def test_layers_of_few_rows_are_summed_at_once() -> None:
-    """So that the bytes of small networks stay what they were."""
-    assert not sees_many_rows(torch.zeros(4096, 192), torch.zeros(4096, 192))
-    assert not sees_many_rows(torch.zeros(8192, 512), torch.zeros(8192, 512))
-    assert not sees_many_rows(torch.zeros(100, 16, 64), torch.zeros(100, 16, 64))
-    assert sees_many_rows(torch.zeros(32, 800, 384), torch.zeros(32, 800, 128))
-    assert sees_many_rows(torch.zeros(1, 1).expand(2000, 2048), torch.zeros(1, 1).expand(2000, 2048))
-
-
-def test_a_pass_in_blocks_gives_nearly_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-1, 1, (400, 2)).astype(np.float32))
-    factory = {"factory": f"{Path(__file__).parent / 'large_networks.py'}:tokens"}
-    state = tokens().state_dict()
-    problem = pose(outputs_settings(network=factory, calibration={"inputs": str(tmp_path / "x.npy")}), state)
-    data, knobs = prepare(problem, state, "fast"), Knobs(1e-3, shrinkage=1.0, ridge=1e-3)
-    sizes = []
-    for many in (1.0, 1e12):
-        monkeypatch.setattr(many_rows, "_MANY_NUMBERS", many)
-        parts = run_pass(problem.network, data, knobs)
-        sizes.append(sum(len(part.payload(False)) for part in parts.values()))
-    assert sizes[0] == pytest.approx(sizes[1], rel=0.03)
 
 
 def test_sensitivities_of_much_work_are_summed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:

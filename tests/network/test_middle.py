@@ -20,11 +20,11 @@ import hmcompress.network.stages as stages
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import chains_of, fresh, learning_data, widths_of
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.linearised import StacksAt
+from hmcompress.network.joint.linearised import stacks_at
 from hmcompress.network.joint.widening import widened
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import prepare
@@ -51,12 +51,12 @@ def chains_in(problem: Problem) -> Chains:
 def learner(problem: Problem, hidden: int = 12) -> tuple[Any, Any]:
     chains = chains_in(problem)
     data, scale = learning_data(problem, chains, 1024)
-    return fresh(chains, data, scale, widths_of(chains, hidden), 0), data
+    return fresh(chains, data, scale, hidden, 0), data
 
 
 def test_products_with_the_jacobian_are_each_others_transpose(problem: Problem) -> None:
     network, data = learner(problem)
-    point = StacksAt.at(network, data.inputs, network.scale)
+    point = stacks_at(network, data.inputs, network.scale)
     generator = torch.Generator().manual_seed(1)
     v = [torch.randn(layer.matrix.shape, generator=generator).double() for layer in network.layers]
     u = torch.randn(data.outputs.shape, generator=generator).double()

@@ -18,7 +18,7 @@ from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import learning_data
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.linearised import WebAt
+from hmcompress.network.joint.linearised import web_at
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.web_tracing import fresh_web, web_of
@@ -43,7 +43,7 @@ def random_moves(network: SmallWeb) -> list[Tensor]:
 @pytest.mark.parametrize("name", LEARNED)
 def test_products_with_the_jacobian_are_those_of_the_jacobian(name: str) -> None:
     network, data = learner(posed(name))
-    point, v = WebAt.at(network, data), random_moves(network)
+    point, v = web_at(network, data), random_moves(network)
     u = torch.randn(data.outputs.shape, generator=torch.Generator().manual_seed(2)).double()
     jacobian, y = network.jacobian(data)
     flat = torch.cat([x.reshape(-1) for x in v])
@@ -55,7 +55,7 @@ def test_products_with_the_jacobian_are_those_of_the_jacobian(name: str) -> None
 
 def test_products_stay_where_weights_move_on() -> None:
     network, data = learner(posed("Residual"))
-    point, v = WebAt.at(network, data), random_moves(network)
+    point, v = web_at(network, data), random_moves(network)
     before = point.forward(v)
     network.set_theta(2 * network.theta())
     torch.testing.assert_close(point.forward(v), before)

@@ -7,8 +7,8 @@ import torch
 from small_networks import outputs_settings, stack
 from torch import Tensor, nn
 
+from hmcompress.network.layerwise.subject import narrowed
 from hmcompress.network.model.build import build_network
-from hmcompress.network.model.narrow import narrowed
 from hmcompress.network.model.network import DenseLayer, Network, in_place_of
 
 X = torch.rand(50, 2, dtype=torch.float64)

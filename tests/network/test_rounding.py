@@ -9,7 +9,7 @@ from small_networks import outputs_settings, stack
 import hmcompress.network.stages as stages
 from hmcompress.network import pose
 from hmcompress.network.layerwise.subject import Subject
-from hmcompress.network.rounding import lost_in_rounding
+from hmcompress.network.stages import lost_in_rounding
 from hmcompress.work.progress import silent
 
 

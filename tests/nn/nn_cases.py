@@ -12,7 +12,7 @@ from hmcompress import pipeline
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.basics.bodies import Body
 from hmcompress.hmatrix.tree.blocks import Block
-from hmcompress.hmatrix.tree.order import Natural, Order
+from hmcompress.hmatrix.tree.order import NATURAL, Order
 from hmcompress.hmatrix.tree.parts import LowRank, Parts, Remainder
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import HLinear
@@ -47,7 +47,7 @@ def tree(w: Tensor, tol: float = 1e-5, rows: Order | None = None, columns: Order
     """The matrix as a tree, whatever the codec would choose: integers on the diagonal, low-rank leaves beside it."""
     step = tol * float(w.abs().mean())
     leaves = (PlacedLeaf(block, _parts(block.of(w.double().numpy()) / step, near)) for block, near in _halved(*w.shape))
-    return TreeBody((w.shape[0], w.shape[1]), step, tuple(leaves), rows or Natural(), columns or Natural())
+    return TreeBody((w.shape[0], w.shape[1]), step, tuple(leaves), rows or NATURAL, columns or NATURAL)
 
 
 def _halved(m: int, n: int) -> Iterator[tuple[Block, bool]]:

@@ -9,13 +9,13 @@ from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import Block
-from hmcompress.hmatrix.tree.order import Natural, Permuted
+from hmcompress.hmatrix.tree.order import NATURAL, Order
 from hmcompress.hmatrix.tree.parts import LowRank, Remainder
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 from hmcompress.nn.linear import LowRankLinear
 from hmcompress.nn.nested import nested
 from hmcompress.nn.rebuild import Ordered, RunningForm, from_dense, ordered, running_forms
-from hmcompress.nn.stripes import DenseStripes, TreeStripes
+from hmcompress.nn.stripes import _Tree, dense_stripes, tree_stripes
 
 
 def mixed_body(basis: int) -> TreeBody:
@@ -34,7 +34,7 @@ def mixed_body(basis: int) -> TreeBody:
         PlacedLeaf(Block(30, 60, 0, 20), (low(30, 20), integers(30, 20))),
         PlacedLeaf(Block(30, 60, 20, 50), (low(30, 30), integers(30, 30)), True),
     )
-    return TreeBody((60, 50), 0.5, leaves, Natural(), Natural(), True)
+    return TreeBody((60, 50), 0.5, leaves, NATURAL, NATURAL, True)
 
 
 @pytest.mark.parametrize("small", [2**18, 0], ids=["expanded", "through-basis"])
@@ -44,7 +44,7 @@ def test_rows_of_leaves_are_rows_of_the_matrix(basis, small, few, monkeypatch):
     monkeypatch.setattr("hmcompress.nn.stripes._SMALL", small)
     monkeypatch.setattr("hmcompress.nn.stripes._SPARSE", few)
     body = mixed_body(basis)
-    dense, matrix = body.to_dense().numpy(), TreeStripes(body, 47)
+    dense, matrix = body.to_dense().numpy(), tree_stripes(body, 47)
     assert matrix.shape == (60, 47)
     for begin, end in ((0, 60), (7, 41), (31, 33), (5, 5)):
         np.testing.assert_allclose(matrix.rows(begin, end), dense[begin:end, :47], atol=1e-9)
@@ -84,8 +84,8 @@ def test_the_matrix_is_never_expanded(monkeypatch):
     monkeypatch.setattr(HMatrix, "to_dense", refuse)
     monkeypatch.setattr(TreeBody, "to_dense", refuse)
     stripes = []
-    rows = lambda self, begin, end, keep=TreeStripes.rows: stripes.append(end - begin) or keep(self, begin, end)  # noqa: E731
-    monkeypatch.setattr(TreeStripes, "rows", rows)
+    rows = lambda self, begin, end, keep=_Tree.rows: stripes.append(end - begin) or keep(self, begin, end)  # noqa: E731
+    monkeypatch.setattr(_Tree, "rows", rows)
     assert running_forms(ordered(held(body, body.shape)), 1e-4, torch.float32)
     assert max(stripes) <= 128
 
@@ -93,7 +93,7 @@ def test_the_matrix_is_never_expanded(monkeypatch):
 def test_shuffled_rows_and_columns_are_followed():
     w = kernel(512)
     rows, columns = (np.random.default_rng(s).permutation(512) for s in (1, 2))
-    body = tree(w, rows=Permuted(rows), columns=Permuted(columns))
+    body = tree(w, rows=Order(rows), columns=Order(columns))
     form = hierarchy(ordered(held(body, (512, 512))), 1e-5)
     shuffled = torch.empty_like(w)
     shuffled[rows[:, None], columns] = w
@@ -196,7 +196,7 @@ def test_lengthy_matrices_take_no_large_bases(shape, monkeypatch):
     monkeypatch.setattr(np.linalg, "eigh", lambda grams: sides.append(grams.shape[-1]) or eigh(grams))
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(shape[0], 3, generator=generator) @ torch.randn(3, shape[1], generator=generator)
-    _, pair, energy = nested(DenseStripes(w), 1e-3)
+    _, pair, energy = nested(dense_stripes(w), 1e-3)
     assert max(sides, default=0) <= 1024 and pair is not None
     assert energy == pytest.approx(float(w.double().square().sum()))
     missed = (w.double() - torch.from_numpy(pair.left @ pair.right.T)).square().sum()

@@ -7,12 +7,11 @@ import math
 import pytest
 import samples
 
-from hmcompress.commands.reporting import network_from_json, stored_record
+from hmcompress.commands.reporting import network_from_json, stored_record, well_typed
 from hmcompress.errors import FormatError
 from hmcompress.report.json import render_json
 from hmcompress.report.lines import bound_line, network_figures
 from hmcompress.report.records import LayerRecord, Report
-from hmcompress.report.typed import well_typed
 
 REPORT_KEYS = [
     "schema", "command", "source", "output", "source_bytes", "output_bytes", "ratio", "tol", "norm", "metric",

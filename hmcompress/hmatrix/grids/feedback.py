@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, whole_exponents
-from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane, nearest_plane_tile
+from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane
 
 _WIDEST_AIMED = 1024  # columns, but for one of a bias
 _MOST_AT_ONCE, _TILE = 2e9, 64  # multiplications that are done entry by entry; sides of the tiles of larger matrices
@@ -122,9 +122,12 @@ def _nearest(
 ) -> np.ndarray:
     """Integers (m, n) of w by the nearest plane; exponents in the order of the factors."""
     m, n = w.shape
-    plane = kronecker_nearest_plane if m * n * (m + n) <= _MOST_AT_ONCE else nearest_plane_in_tiles
     ordered = np.ascontiguousarray(w[np.ix_(rows.order, columns.order)])
-    q = plane(ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone)
+    given = ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone
+    if m * n * (m + n) <= _MOST_AT_ONCE:
+        q, _ = kronecker_nearest_plane(*given, np.zeros((m, n)))
+    else:
+        q = nearest_plane_in_tiles(*given)
     return _unpermute(q, rows.order, columns.order)
 
 
@@ -144,7 +147,7 @@ def nearest_plane_in_tiles(
         for first in range(_last(m), -1, -_TILE):
             tile = slice(first, min(first + _TILE, m))
             pending[tile] += across[tile, tile.stop :] @ (errors[tile.stop :, block] @ below[block, block])
-            q[tile, block], errors[tile, block] = nearest_plane_tile(
+            q[tile, block], errors[tile, block] = kronecker_nearest_plane(
                 np.ascontiguousarray(w[tile, block]),
                 inner,
                 np.ascontiguousarray(right[tile, tile]),

@@ -6,13 +6,20 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def kronecker_nearest_plane(
-    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
-) -> np.ndarray:
-    """Integers q (m, n) with q * row_steps * column_steps near w in the norm ||right^T (w - q) lower||_F.
+    w: np.ndarray,
+    lower: np.ndarray,
+    right: np.ndarray,
+    column_steps: np.ndarray,
+    row_steps: np.ndarray,
+    zone: float,
+    left: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers q (m, n) with q * row_steps * column_steps near w in the norm ||right^T (w - q) lower||_F, and errors.
 
     Babai's nearest plane in the lattice of the Kronecker product: last column and last row first, each entry rounded
     to what cancels the error that the entries before it have left. `zone` (0 to 0.5) widens the bin of zero.
-    lower: (n, n), right: (m, m), lower triangular; column_steps: (n,); row_steps: (m,).
+    lower: (n, n), right: (m, m), lower triangular; column_steps: (n,); row_steps: (m,). left: (m, n) what entries of a
+    larger matrix have left, of which w is a tile.
     """
     m, n = w.shape
     errors = np.zeros((n, m))
@@ -28,8 +35,8 @@ def kronecker_nearest_plane(
                     carried[i] += factor * errors[k, i]
         pivot = lower[j, j]
         for i in range(m - 1, -1, -1):
-            pending = right[i, i] * carried[i]
-            for k in range(i + 1, m):
+            pending = left[i, j]
+            for k in range(i, m):
                 pending += columns[i, k] * carried[k]
             step = row_steps[i] * column_steps[j]
             scaled = (w[i, j] + pending / (right[i, i] * pivot)) / step
@@ -41,45 +48,7 @@ def kronecker_nearest_plane(
             error = w[i, j] - q[i, j] * step
             errors[j, i] = error
             carried[i] += pivot * error
-    return q
-
-
-@njit(cache=True, nogil=True)
-def nearest_plane_tile(
-    w: np.ndarray,
-    lower: np.ndarray,
-    right: np.ndarray,
-    column_steps: np.ndarray,
-    row_steps: np.ndarray,
-    zone: float,
-    pending: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and errors of a tile w (m, n), as `kronecker_nearest_plane` finds them.
-
-    pending: (m, n) what entries outside the tile have left; lower: (n, n), right: (m, m), the factors' own tiles.
-    """
-    m, n = w.shape
-    errors, q = np.zeros((m, n)), np.zeros((m, n), np.int32)
-    carried = np.zeros(m)
-    for j in range(n - 1, -1, -1):
-        for i in range(m):
-            carried[i] = 0.0
-            for k in range(j + 1, n):
-                carried[i] += errors[i, k] * lower[k, j]
-        pivot = lower[j, j]
-        for i in range(m - 1, -1, -1):
-            left = pending[i, j]
-            for k in range(i, m):
-                left += right[k, i] * carried[k]
-            step = row_steps[i] * column_steps[j]
-            scaled = (w[i, j] + left / (right[i, i] * pivot)) / step
-            size = np.floor(abs(scaled) + 0.5 - zone)
-            value = min(size, 2.0**30) if scaled > 0 else -min(size, 2.0**30)
-            if size > 0:
-                q[i, j] = int(value)
-            errors[i, j] = w[i, j] - q[i, j] * step
-            carried[i] += pivot * errors[i, j]
-    return q, errors
+    return q, errors.T
 
 
 @njit(cache=True, nogil=True)

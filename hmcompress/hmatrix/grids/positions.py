@@ -16,7 +16,7 @@ from hmcompress.hmatrix.grids import weighted
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.polynomials import count, orthonormal, polynomials
 from hmcompress.hmatrix.tree.blocks import Block
-from hmcompress.hmatrix.tree.order import Natural
+from hmcompress.hmatrix.tree.order import NATURAL
 from hmcompress.hmatrix.tree.parts import LowRank
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 
@@ -97,7 +97,7 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> TreeBody:
     positions = _grid(stream.section(), (m, form.numbers))
     core = _grid(stream.rest(), (form.count, form.count if form.mirrored else n))
     leaf = PlacedLeaf(Block(0, m, 0, n), (LowRank(*form.factors(positions, square, core)),))
-    return TreeBody(shape, 1.0, (leaf,), Natural(), Natural(), dtype == torch.float64)
+    return TreeBody(shape, 1.0, (leaf,), NATURAL, NATURAL, dtype == torch.float64)
 
 
 def _form(stream: Reader, shape: tuple[int, int]) -> Form:

@@ -11,7 +11,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.hmatrix.grids import weighted
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.tree.blocks import Block
-from hmcompress.hmatrix.tree.order import Natural
+from hmcompress.hmatrix.tree.order import NATURAL
 from hmcompress.hmatrix.tree.parts import LowRank
 from hmcompress.hmatrix.tree.tree import PlacedLeaf, TreeBody
 
@@ -29,7 +29,7 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> TreeBody:
     rank = stream.uint(min(m, n))
     left, right = _factor(stream.section(), (m, rank)), _factor(stream.rest(), (rank, n))
     leaf = PlacedLeaf(Block(0, m, 0, n), (LowRank(left, right.T),) if rank else ())
-    return TreeBody(shape, 1.0, (leaf,), Natural(), Natural(), dtype == torch.float64)
+    return TreeBody(shape, 1.0, (leaf,), NATURAL, NATURAL, dtype == torch.float64)
 
 
 def _factor(data: bytes, shape: tuple[int, int]) -> np.ndarray:

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from hmcompress.coding.buffer import Reader, Writer
-from hmcompress.coding.lossless import decode_array
 from hmcompress.coding.streams import decode_ints, encode_ints
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import DenseBody
 from hmcompress.hmatrix.patterns import group_codes
-from hmcompress.hmatrix.tree.integers import read_integers
 
 Array = np.ndarray
-MULTIPLES, VALUES, NARROW, GROUPS = range(4)
+VALUES, NARROW, GROUPS = range(1, 4)
 _MOST_VALUES = 1 << 12
 _MOST_SHORT_VALUES = 1 << 8  # of 16 bits, whose words are as short as places in a longer list
 _AT_ONCE = 1 << 18  # entries, so that what they are compared with stays in the cache
@@ -43,7 +41,7 @@ def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> DenseBody
     """Inverse of find. Raises FormatError."""
     stream = Reader(data)
     kind, exactly = divmod(stream.uint(), 2)
-    readers = {MULTIPLES: _read_multiples, VALUES: _read_values, NARROW: _read_narrow, GROUPS: group_codes.read}
+    readers = {VALUES: _read_values, NARROW: _read_narrow, GROUPS: group_codes.read}
     if kind not in readers:
         raise FormatError(f"lattice kind {kind} is unknown: the file is damaged or newer than this release")
     return DenseBody(readers[kind](stream, shape, dtype), "lossless" if exactly else "hmatrix")
@@ -125,16 +123,3 @@ def _read_values(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> 
 
 def _groups(w: Tensor, effort: str) -> list[bytes]:
     return [Writer().uint(GROUPS * 2 + exactly).raw(body).getvalue() for body, exactly in group_codes.find(w, effort)]
-
-
-def _read_multiples(stream: Reader, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Whole multiples of a step by row or column or part of one, which earlier releases wrote."""
-    group, transposed = divmod(stream.uint(), 2)
-    m, n = shape[::-1] if transposed else shape
-    if group and n % group:
-        raise FormatError("a lattice's groups do not fit its layer: the file is damaged")
-    steps = decode_array(stream.section(), np.float32, m * n // group if group else m)
-    q = read_integers(stream, shape)
-    grouped = (q.T if transposed else q).reshape(len(steps), -1)
-    values = torch.from_numpy(grouped.astype(np.float32) * steps[:, None]).to(dtype).reshape(m, n)
-    return values.T.contiguous() if transposed else values

@@ -17,7 +17,6 @@ from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.basics.scales import price_quantized
 from hmcompress.hmatrix.tree.basis import BASES, PLAIN, USUAL
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Block, Copy, Leaf, Plan, Split, transpose_plan
-from hmcompress.hmatrix.tree.correlation import coloured, possible_bases
 from hmcompress.hmatrix.tree.ranks import COARSE, worthwhile_ranks
 from hmcompress.hmatrix.tree.repeats import Repeat, find_repeats
 from hmcompress.hmatrix.tree.spectra import Spectrum, spectra
@@ -31,6 +30,9 @@ _TIE = 1 + 1e-5  # a part that changes nothing is left out, whatever the last bi
 _BATCH = 1 << 22
 _NARROWEST = 8  # rows and columns below which a basis has nothing to work on
 _LARGEST_LEAF = 1 << 22  # entries: larger blocks only split
+_LAGS = (1, 2)
+_CHANCE = 2.5  # standard deviations by which white entries may look alike
+_TINY = 1e-30
 
 
 @dataclass
@@ -242,3 +244,35 @@ def _emit(node: _Node, splits: set[int], emitted: dict[int, tuple[int, bool]], n
     if transposed:
         children = tuple(_Node(c.block, Repeat(c, True)) for c in children)
     return Split(tuple(_emit(c, splits, emitted, numbers) for c in children))
+
+
+def coloured(stack: Array) -> Array:
+    """Whether the blocks of a stack (b, m, n) are more than white down their columns, and along their rows: (2, b).
+
+    Of white ones no basis, and no smooth column, saves a bit. Columns and rows are brought to one size first: a large
+    one would hide what all others show.
+    """
+    x = stack * (_scale(stack, "bij,bij->bj") ** -0.5)[:, None]
+    x *= (_scale(x, "bij,bij->bi") ** -0.5)[:, :, None]
+    return np.stack([_is_coloured(x), _is_coloured(np.swapaxes(x, 1, 2))])
+
+
+def _scale(x: Array, lines: str) -> Array:
+    """The sum of squares of each line; 1 for one of zeros."""
+    power = np.einsum(lines, x, x)
+    return np.where(power > _TINY, power, 1)
+
+
+def _is_coloured(x: Array) -> Array:
+    """Of columns: those of n white ones of m entries have correlations of mean square 1 / m, give or take."""
+    m = x.shape[1]
+    power = np.einsum("bij,bij->bj", x, x)
+    moved = np.stack([np.einsum("bij,bij->bj", x[:, lag:], x[:, :-lag]) for lag in _LAGS])
+    square = np.square(moved / np.maximum(power, _TINY)).sum(axis=2).max(axis=0)
+    count = np.maximum((power > _TINY).sum(axis=1), 1)
+    return m * square > count + _CHANCE * np.sqrt(2 * count)
+
+
+def possible_bases(colours: Array) -> Array:
+    """Which of the usual bases may be the cheapest for blocks of these colours (2, b): (bases, b)."""
+    return np.array([colours[list(basis.axes)].all(axis=0) for basis in BASES[:USUAL]])

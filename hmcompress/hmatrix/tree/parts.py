@@ -1,6 +1,5 @@
 """What a leaf consists of: a low-rank part, a quantised remainder, both or neither."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +12,8 @@ from hmcompress.hmatrix.tree.transform import CodedColumns, decode_columns
 Array = np.ndarray
 
 
-class Part(ABC):
-    """One term of a leaf, in steps."""
-
-    @abstractmethod
-    def dense(self) -> Array:
-        """(m, n)."""
-
-    @abstractmethod
-    def matmul(self, x: Array) -> Array:
-        """(n, k) to (m, k)."""
-
-    @abstractmethod
-    def t(self) -> "Part":
-        """The transpose."""
-
-
 @dataclass(frozen=True)
-class LowRank(Part):
+class LowRank:
     """left (m, r) @ right (n, r)^T."""
 
     left: Array
@@ -51,7 +34,7 @@ class LowRank(Part):
 
 
 @dataclass(frozen=True)
-class Remainder(Part):
+class Remainder:
     """Integers (m, n) in a basis."""
 
     q: Array
@@ -67,6 +50,7 @@ class Remainder(Part):
         return Remainder(self.q.T, TRANSPOSED[self.basis])
 
 
+Part = LowRank | Remainder  # one term of a leaf, in steps
 Parts = tuple[Part, ...]
 
 

@@ -11,7 +11,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.hmatrix.basics.bodies import LEAF_KINDS, Body
 from hmcompress.hmatrix.tree.basis import PLAIN
 from hmcompress.hmatrix.tree.blocks import Block, Copy, Leaf, Plan, Split
-from hmcompress.hmatrix.tree.order import Natural, Order, read_order, write_order
+from hmcompress.hmatrix.tree.order import Order, read_order, write_order
 from hmcompress.hmatrix.tree.parts import CodedLeaf, LowRank, Parts, Remainder, dense, kind
 from hmcompress.hmatrix.tree.treestream import read_tree, write_tree
 
@@ -61,7 +61,7 @@ class TreeBody(Body):
     def integers(self) -> Array | None:
         """The matrix in steps, (m, n), where it is whole numbers of them as they stand."""
         parts = self.leaves[0].parts if len(self.leaves) == 1 else ()
-        as_stored = isinstance(self.rows, Natural) and isinstance(self.columns, Natural)
+        as_stored = self.rows.permutation is None and self.columns.permutation is None
         if len(parts) == 1 and isinstance(parts[0], Remainder) and parts[0].basis == PLAIN and as_stored:
             return parts[0].q
         return None

@@ -93,10 +93,11 @@ def _ratio(error: Tensor, size: Tensor) -> float:
 
 def scaled(kind: str, ref: list[Tensor], blocks: list[Tensor]) -> list[Tensor]:
     """Outputs and derivatives in units of the reference, so that squared errors add up to the squared relative one."""
-    return [b / _size(kind, y0).to(b.dtype) for y0, b in zip(ref, blocks, strict=True)]
+    return [b / unit_of(kind, y0).to(b.dtype) for y0, b in zip(ref, blocks, strict=True)]
 
 
-def _size(kind: str, y0: Tensor) -> Tensor:
+def unit_of(kind: str, y0: Tensor) -> Tensor:
+    """What outputs (N, k) are divided by for that: one number, or one for each of them."""
     if kind == "each":
         return y0.norm(dim=0).clamp_min(1e-12 * float(y0.norm()) + 1e-30) * y0.shape[1] ** 0.5
     return y0.norm().clamp_min(1e-30)

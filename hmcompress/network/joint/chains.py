@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.network.bound.error import evaluate
-from hmcompress.network.joint.onward import Onward
+from hmcompress.network.joint.features import FEATURES_FOR_EACH
+from hmcompress.network.joint.small import Data
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
 from hmcompress.network.model.network import DenseLayer, Network
@@ -32,18 +33,6 @@ class Chain:
     def ends(self) -> tuple[DenseLayer, ...]:
         """The layers that leave it, whose outputs stand side by side."""
         return (self.layers[-1], *self.heads)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What enters the chains (N, n), the network's outputs (N, k), and how these follow from the chains' own (N, m):
-    y = mix (N, k, m) applied to them + rest (N, k). Without mix they are the chains' own."""
-
-    inputs: tuple[Tensor, ...]
-    y: Tensor
-    mix: Tensor | None = None
-    rest: Tensor | None = None
-    onward: Onward | None = None  # where mix holds near the original's own alone
 
 
 @dataclass(frozen=True)
@@ -70,14 +59,34 @@ class Chains:
         """Chains of the network with some other weights changed. Built-in networks hold none."""
         return self
 
-    def outputs(self, points: Points) -> Outputs:
-        """In float64."""
+    def reads(self, k: int, hidden: int) -> int:
+        """How many inputs a chain reads in a small network of this width: all, unless they are features."""
+        inputs = self.sizes[k][0]
+        return min(inputs, FEATURES_FOR_EACH * hidden) if self.parts[k].features else inputs
+
+    def widths(self, hidden: int) -> tuple[tuple[int, ...], ...]:
+        """Every hidden layer, and the product of two chains, with `hidden` neurons, where it has as many."""
+        full = [sizes[1:] for sizes in self.sizes]
+        small = [tuple(min(hidden, m) for m in sizes) for sizes in full]
+        return tuple(own if self.product else (*own[:-1], m[-1]) for own, m in zip(small, full, strict=True))
+
+    def inner_weights(self, hidden: int) -> int:
+        """Weights of a small network of this width, not counting more plain inputs than a layer has neurons."""
+        total = 0
+        for k, (sizes, chain) in enumerate(zip(self.widths(hidden), self.parts, strict=True)):
+            read = self.reads(k, hidden)
+            inputs = (read if chain.features else min(read, hidden), *sizes[:-1])
+            total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
+        return total
+
+    def outputs(self, points: Points) -> Data:
+        """What enters the chains and the network's outputs, in float64."""
         network = self.network.paired()
         with torch.no_grad():
             inputs = tuple(
                 s.features(t).double() for s, t in zip(stacks_in(network.module), points.tensors, strict=True)
             )
-        return Outputs(inputs, evaluate(network, points, 0)[0])
+        return Data(inputs, evaluate(network, points, 0)[0])
 
 
 def built_in_chains(network: Network, outputs: int) -> Chains | None:

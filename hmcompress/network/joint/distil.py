@@ -1,7 +1,7 @@
 """Small networks that learn what the chains of a large one compute: their data, their first weights."""
 
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.network.bound.error import unit_of
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
-from hmcompress.network.joint.features import features_read, independent, leading
+from hmcompress.network.joint.features import independent, leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.stack import SmallStack
@@ -25,8 +26,7 @@ LEARNED_ROWS = 8192  # samples, where the source has no end
 _STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
 _CONSTANT = 1e-6  # share of the largest step below which a coordinate has none
 
-Learned = Chains | Web
-Widths = tuple[tuple[int, ...], ...]  # neurons of each layer of each stack
+Origin = Chains | Web
 
 
 def chains_of(problem: Problem) -> Chains | None:
@@ -44,7 +44,7 @@ def chains_of(problem: Problem) -> Chains | None:
         return None
 
 
-def learning_data(problem: Problem, chains: Learned, count: int = LEARNED_ROWS) -> tuple[Data, Tensor]:
+def learning_data(problem: Problem, chains: Origin, count: int = LEARNED_ROWS) -> tuple[Data, Tensor]:
     """Inputs and outputs for the fit, and the factor (k,) that turns outputs into units of the tolerance's norm.
 
     Calibration points, and more of the same distribution where the source has no end.
@@ -56,35 +56,32 @@ def learning_data(problem: Problem, chains: Learned, count: int = LEARNED_ROWS) 
     return with_outputs(problem, chains, points)
 
 
-def with_outputs(problem: Problem, chains: Learned, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
+def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor | None = None) -> tuple[Data, Tensor]:
     """What enters the chains and the original's scaled outputs on joint points, and the scale, if not given theirs;
     with derivatives, a scale (B, k) for each of the blocks."""
     if problem.order:
         return _with_derivatives(problem, chains, points, scale)
     found = chains.outputs(points)
-    scale = _scale(problem, found.y) if scale is None else scale
-    mix = None if found.mix is None else found.mix * scale[:, None]
-    rest = None if found.rest is None else found.rest * scale
-    beyond = None if found.onward is None else found.onward.scaled(scale)
-    return Data(found.inputs, found.y * scale, mix=mix, rest=rest, beyond=beyond), scale
+    scale = _scale(problem, found.outputs) if scale is None else scale
+    return found.scaled(scale), scale
 
 
 def _scale(problem: Problem, y: Tensor) -> Tensor:
-    each = problem.settings.tolerance == "each"
-    size = y.norm(dim=0) * y.shape[1] ** 0.5 if each else y.norm().expand(y.shape[1])
-    return 1 / size.clamp_min(1e-12 * float(y.norm()) + 1e-30)
+    return 1 / unit_of(problem.settings.tolerance, y).expand(y.shape[1])
 
 
-def _with_derivatives(problem: Problem, chains: Learned, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
+def _with_derivatives(problem: Problem, chains: Origin, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
     """Outputs and their derivatives by differences, those of the small network as those of the original."""
     around, stencil = stencil_of(points.to(torch.float64), problem.order)
     found = chains.outputs(around)
-    whole = Data(found.inputs, found.y, stencil=stencil[:, None].expand(-1, found.y.shape[1], -1))
-    blocks = whole.combined(found.y.T).T.split(found.y.shape[1], 1)
+    outputs = found.outputs.shape[1]
+    whole = replace(found, stencil=stencil[:, None].expand(-1, outputs, -1))
+    blocks = whole.combined(found.outputs.T).T.split(outputs, 1)
     if scale is None:
         scale = torch.stack([_scale(problem, block) for block in blocks]) / len(blocks) ** 0.5
-    outputs = torch.cat([block * s for block, s in zip(blocks, scale, strict=True)], 1)
-    return Data(found.inputs, outputs, 1.0, found.mix, found.rest, stencil[:, None] * scale[:, :, None]), scale
+    together = torch.cat([block * s for block, s in zip(blocks, scale, strict=True)], 1)
+    stencil = stencil[:, None] * scale[:, :, None]
+    return replace(found, outputs=together, stencil=stencil, beyond=None), scale
 
 
 def stencil_of(points: Points, order: int) -> tuple[Points, Tensor]:
@@ -105,21 +102,19 @@ def stencil_of(points: Points, order: int) -> tuple[Points, Tensor]:
     return Points((*(t.repeat_interleave(len(offsets), 0) for t in others), around)), stencil
 
 
-def fresh(
-    chains: Chains, data: Data, scale: Tensor, widths: Widths, seed: int, everything: bool = False
-) -> SmallStacks:
-    """A small network of these widths with random weights, whose neurons all vary over the data.
+def fresh(chains: Chains, data: Data, scale: Tensor, hidden: int, seed: int, everything: bool = False) -> SmallStacks:
+    """A small network of this width with random weights, whose neurons all vary over the data.
 
     It reads a few of the features, where there are any, or everything.
     """
     generator = torch.Generator().manual_seed(seed)
     stacks = []
-    for i, chain in enumerate(chains.parts):
+    for i, (widths, chain) in enumerate(zip(chains.widths(hidden), chains.parts, strict=True)):
         small = SmallStack([], [copy.deepcopy(f).double() for f in chain.functions])
-        for k, m in enumerate(widths[i]):
+        for k, m in enumerate(widths):
             layer = chain.layers[k]
             x = small.forward(data.inputs[i])[1]
-            read = None if k else _read(chains, i, x[:: data.points], data, None if everything else widths[i][0])
+            read = None if k else _read(chains, i, x[:: data.points], data, None if everything else widths[0])
             heads = chain.heads if k == len(chain.layers) - 1 else ()
             small.layers.append(random_layer(chains.network, (layer, *heads), x, m, generator, read))
         stacks.append(small)
@@ -133,27 +128,7 @@ def _read(chains: Chains, i: int, x: Tensor, data: Data, hidden: int | None) -> 
     neurons needs; of plain inputs those from which the others do not follow."""
     if not chains.parts[i].features:
         return independent(x)
-    return leading(x, data.outputs, x.shape[1] if hidden is None else features_read(chains, i, hidden))
-
-
-def widths_of(chains: Chains, hidden: int) -> Widths:
-    """Every hidden layer, and the product of two chains, with `hidden` neurons, where it has as many."""
-    return tuple(_sizes(sizes[1:], hidden, chains.product) for sizes in chains.sizes)
-
-
-def _sizes(full: Sequence[int], hidden: int, product: bool) -> tuple[int, ...]:
-    small = tuple(min(hidden, m) for m in full)
-    return small if product else (*small[:-1], full[-1])
-
-
-def inner_weights(chains: Chains, hidden: int) -> int:
-    """Weights of a small network of this width, not counting more plain inputs of a chain than a layer has neurons."""
-    total = 0
-    for k, (sizes, chain) in enumerate(zip(widths_of(chains, hidden), chains.parts, strict=True)):
-        read = features_read(chains, k, hidden)
-        inputs = (read if chain.features else min(read, hidden), *sizes[:-1])
-        total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
-    return total
+    return leading(x, data.outputs, x.shape[1] if hidden is None else chains.reads(i, hidden))
 
 
 def placed(network: Network, layer: Layer, grid: Grid) -> dict[str, Grid]:

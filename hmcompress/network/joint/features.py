@@ -4,19 +4,13 @@ import torch
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
-from hmcompress.network.joint.chains import Chains
+from hmcompress.hmatrix.grids.kernels import aimed_cholesky
 
-_FOR_EACH = 3  # features for each neuron of a hidden layer
+FEATURES_FOR_EACH = 3  # neuron of a hidden layer
 _ROWS = 2048
 _FOLLOWS = 1e-4  # share of an input's deviation that others may leave where it follows from them
 _TOLD = 16  # samples for each such input, below which little says that they do
 _SPENT = 1e-6  # share of a column's square that others must leave for it to be chosen
-
-
-def features_read(chains: Chains, k: int, hidden: int) -> int:
-    """How many inputs a chain reads in a small network of this width: all, unless they are features."""
-    inputs = chains.sizes[k][0]
-    return min(inputs, _FOR_EACH * hidden) if chains.parts[k].features else inputs
 
 
 def leading(x: Tensor, y: Tensor, count: int) -> Tensor:
@@ -26,14 +20,9 @@ def leading(x: Tensor, y: Tensor, count: int) -> Tensor:
     if count >= x.shape[1]:
         return ~chosen
     x, y = x[:_ROWS] - x[:_ROWS].mean(0), y[:_ROWS] - y[:_ROWS].mean(0)
-    least = _SPENT * x.pow(2).sum(0)
-    for _ in range(count):
-        left = x.pow(2).sum(0)
-        gains = (x.T @ y).pow(2).sum(1) / left.clamp_min(1e-300)
-        best = int(torch.where(chosen | (left <= least), -1.0, gains).argmax())
-        chosen[best] = True
-        q = x[:, best] / left[best].clamp_min(1e-300).sqrt()
-        x, y = x - torch.outer(q, q @ x), y - torch.outer(q, q @ y)
+    x = x / x.norm(dim=0).clamp_min(1e-300)
+    order, _, rank = aimed_cholesky((x.T @ x).numpy(), (y.T @ x).numpy(), 0.0, _SPENT)
+    chosen[order[: min(count, rank)]] = True
     return chosen
 
 

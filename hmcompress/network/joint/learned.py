@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.form_search import FormSearch, form_work
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.middle import MIDDLE_ROWS, Middle
-from hmcompress.network.joint.origin import Origin
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.smallest import JointStage
 from hmcompress.network.layerwise.propagate import Parts

@@ -1,9 +1,8 @@
 """Small networks in single precision, and products with their Jacobians, which are never written out."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -63,141 +62,81 @@ def rows_of(t: Tensor) -> Tensor:
     return t.reshape(-1, t.shape[-1])
 
 
-class Single(ABC):
+@dataclass(frozen=True)
+class Single:
     """A small network in single precision on some data."""
 
+    layers: Sequence[Layer]
     wanted: Tensor  # (N, k), what its outputs should be
-
-    @property
-    @abstractmethod
-    def layers(self) -> Sequence[Layer]: ...
-
-    @abstractmethod
-    def outputs(self) -> Tensor:
-        """(N, k), scaled."""
-
-    @abstractmethod
-    def linearised(self) -> Linearised: ...
+    outputs: Callable[[], Tensor]  # (N, k), scaled
+    linearised: Callable[[], Linearised]
 
 
 def in_single(network: SmallNetwork, data: Data) -> Single:
     """A copy of stacks, or of a web. Raises NetworkError where its module cannot be copied."""
-    if isinstance(network, SmallWeb):
-        return SingleWeb.of(network, data)
-    assert isinstance(network, SmallStacks)
-    return SingleStacks.of(network, data)
-
-
-@dataclass
-class SingleStacks(Single):
-    """One stack or several, side by side or multiplied."""
-
-    small: SmallStacks
-    inputs: tuple[Tensor, ...]
-    mix: Tensor  # (k,), or (N, k, m) applied to what the stacks give
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, network: SmallStacks, data: Data) -> "SingleStacks":
-        small = replace(network, stacks=[_single_stack(stack) for stack in network.clone().stacks])
-        return cls(small, tuple(x.float() for x in data.inputs), *_mix_and_wanted(network, data))
-
-    @property
-    def layers(self) -> Sequence[Layer]:
-        return self.small.layers
-
-    def outputs(self) -> Tensor:
-        values = [stack.forward(x)[1] for stack, x in zip(self.small.stacks, self.inputs, strict=True)]
-        return _read(self.mix, self.small.together(values))
-
-    def linearised(self) -> "StacksAt":
-        return StacksAt.at(self.small, self.inputs, self.mix)
-
-
-class StacksAt(Linearised):
-    """Stacks at some weights."""
-
-    @classmethod
-    def at(cls, small: SmallStacks, xs: Sequence[Tensor], mix: Tensor) -> "StacksAt":
-        small, inputs, leaving, values = small.clone(), list[Tensor](), list[list[Tensor]](), list[Tensor]()
-        weights = [layer.matrix.requires_grad_() for layer in small.layers]
-        with torch.enable_grad():
-            for stack, x in zip(small.stacks, xs, strict=True):
-                for k, layer in enumerate(stack.layers):
-                    inputs.append(layer.extended(x.detach()))
-                    z = layer.forward(x)
-                    leaving.append([z])
-                    x = apply(stack.functions[k], z) if k < len(stack.functions) else z
-                values.append(x)
-            return cls.of(_read(mix, small.together(values)), weights, inputs, leaving)
-
-
-@dataclass
-class SingleWeb(Single):
-    small: SmallWeb
-    data: Data
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, network: SmallWeb, data: Data) -> "SingleWeb":
-        small = network.clone()
-        _to_single(small.all_layers)
-        web = replace(network.web, network=in_precision(network.web.network, torch.float32))
-        small = replace(small, web=web, scale=network.scale.float())
-        inputs = tuple(x.float() if x.is_floating_point() else x for x in data.inputs)
-        wanted = data.outputs.float()
-        return cls(small, replace(data, inputs=inputs, outputs=wanted), wanted)
-
-    @property
-    def layers(self) -> Sequence[Layer]:
-        return self.small.layers
-
-    def outputs(self) -> Tensor:
-        return self.small.outputs(self.data)
-
-    def linearised(self) -> "WebAt":
-        return WebAt.at(self.small, self.data)
-
-
-class WebAt(Linearised):
-    """A web at some weights."""
-
-    @classmethod
-    def at(cls, small: SmallWeb, data: Data) -> "WebAt":
-        entering, leaving = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
-
-        def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
-            entering[layer.weight].append(rows_of(x.detach()))
-            leaving[layer.weight].append(z)
-            return z.clone()  # some functions work in place
-
-        small, names = small.clone(), [layer.layer.weight for layer in small.layers]
-        for layer in small.layers:
-            layer.matrix.requires_grad_()
-        weights = [layer.matrix for layer in small.layers]
-        with torch.enable_grad(), replaced(small.web.network, note):
-            y = small.web.network.call(data.inputs, small.tensors()) * small.scale
-        inputs = [layer.extended(torch.cat(entering[name])) for layer, name in zip(small.layers, names, strict=True)]
-        return cls.of(y, weights, inputs, [leaving[name] for name in names])
-
-
-def _single_stack(stack: SmallStack) -> SmallStack:
-    _to_single(stack.layers)
-    return SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions])
-
-
-def _mix_and_wanted(network: SmallStacks, data: Data) -> tuple[Tensor, Tensor]:
-    """What is applied to the values of the stacks, and what that should be."""
-    wanted = data.outputs if data.rest is None else data.outputs - data.rest
-    return (network.scale if data.mix is None else data.mix).float(), wanted.float()
-
-
-def _to_single(layers: Sequence[Layer]) -> None:
-    for layer in layers:
+    small = network.clone()
+    for layer in small.layers:
         layer.matrix = layer.matrix.float()
         layer.offset = None if layer.offset is None else layer.offset.float()
+    if isinstance(small, SmallWeb):
+        return _single_web(small, data)
+    assert isinstance(small, SmallStacks)
+    return _single_stacks(small, data)
+
+
+def _single_stacks(small: SmallStacks, data: Data) -> Single:
+    stacks = [SmallStack(stack.layers, [copy.deepcopy(f).float() for f in stack.functions]) for stack in small.stacks]
+    small, inputs = replace(small, stacks=stacks), [x.float() for x in data.inputs]
+    mix = (small.scale if data.mix is None else data.mix).float()
+    wanted = data.outputs if data.rest is None else data.outputs - data.rest
+
+    def outputs() -> Tensor:
+        values = [stack.forward(x)[1] for stack, x in zip(small.stacks, inputs, strict=True)]
+        return _read(mix, small.together(values))
+
+    return Single(small.layers, wanted.float(), outputs, lambda: stacks_at(small, inputs, mix))
+
+
+def _single_web(small: SmallWeb, data: Data) -> Single:
+    web = replace(small.web, network=in_precision(small.web.network, torch.float32))
+    small = replace(small, web=web, scale=small.scale.float())
+    inputs = tuple(x.float() if x.is_floating_point() else x for x in data.inputs)
+    data = replace(data, inputs=inputs, outputs=data.outputs.float())
+    return Single(small.layers, data.outputs, lambda: small.outputs(data), lambda: web_at(small, data))
+
+
+def stacks_at(small: SmallStacks, xs: Sequence[Tensor], mix: Tensor) -> Linearised:
+    """Stacks at their weights; mix (k,), or (N, k, m): applied to what they give."""
+    small, inputs, leaving, values = small.clone(), list[Tensor](), list[list[Tensor]](), list[Tensor]()
+    weights = [layer.matrix.requires_grad_() for layer in small.layers]
+    with torch.enable_grad():
+        for stack, x in zip(small.stacks, xs, strict=True):
+            for k, layer in enumerate(stack.layers):
+                inputs.append(layer.extended(x.detach()))
+                z = layer.forward(x)
+                leaving.append([z])
+                x = apply(stack.functions[k], z) if k < len(stack.functions) else z
+            values.append(x)
+        return Linearised.of(_read(mix, small.together(values)), weights, inputs, leaving)
 
 
 def _read(mix: Tensor, own: Tensor) -> Tensor:
-    """The network's outputs from the stack's."""
+    """The network's outputs from the stacks'."""
     return own * mix if mix.ndim == 1 else mixed(mix, own)
+
+
+def web_at(small: SmallWeb, data: Data) -> Linearised:
+    """A web at its weights."""
+    entering, leaving = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
+
+    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
+        entering[layer.weight].append(rows_of(x.detach()))
+        leaving[layer.weight].append(z)
+        return z.clone()  # some functions work in place
+
+    small = small.clone()
+    names, weights = [layer.layer.weight for layer in small.layers], [x.matrix.requires_grad_() for x in small.layers]
+    with torch.enable_grad(), replaced(small.web.network, note):
+        y = small.web.network.call(data.inputs, small.tensors()) * small.scale
+    inputs = [layer.extended(torch.cat(entering[name])) for layer, name in zip(small.layers, names, strict=True)]
+    return Linearised.of(y, weights, inputs, [leaving[name] for name in names])

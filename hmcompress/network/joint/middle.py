@@ -13,9 +13,9 @@ from torch import nn
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import stacks_in
-from hmcompress.network.joint.distil import in_places, learning_data
+from hmcompress.network.joint.distil import Origin, in_places, learning_data
 from hmcompress.network.joint.krylov import descend
-from hmcompress.network.joint.origin import Origin, fresh, inner_weights
+from hmcompress.network.joint.origin import fresh
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.stacks import SmallStacks
@@ -160,7 +160,7 @@ def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> t
 
 def _weights(origin: Origin) -> dict[int, int]:
     """Of networks of each width that is tried."""
-    return {hidden: inner_weights(origin, hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
+    return {hidden: origin.inner_weights(hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
 
 
 def _most(origin: Origin) -> int:

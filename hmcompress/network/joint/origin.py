@@ -6,12 +6,11 @@ from torch import Tensor
 
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint import distil
-from hmcompress.network.joint.chains import Chains
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
-Origin = Chains | Web
 _PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 
 
@@ -36,17 +35,7 @@ def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int, eve
     """
     if isinstance(origin, Web):
         return fresh_web(origin, data, scale, hidden, seed, everything)
-    return distil.fresh(origin, data, scale, distil.widths_of(origin, hidden), seed, everything)
-
-
-def widths_of(origin: Origin, hidden: int) -> tuple[tuple[int, ...], ...]:
-    """Neurons of each hidden layer, or group, of which there are no more than in the original."""
-    return origin.widths(hidden) if isinstance(origin, Web) else distil.widths_of(origin, hidden)
-
-
-def inner_weights(origin: Origin, hidden: int) -> int:
-    """Weights of a small network of this width, not counting more plain inputs than a layer has neurons."""
-    return origin.inner_weights(hidden) if isinstance(origin, Web) else distil.inner_weights(origin, hidden)
+    return distil.fresh(origin, data, scale, hidden, seed, everything)
 
 
 def patience(origin: Origin) -> float:

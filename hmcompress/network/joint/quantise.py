@@ -17,6 +17,7 @@ from hmcompress.network.joint.small import Data, SmallNetwork
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
 _LOADING = 1e-12  # share of the mean diagonal added where later layers are eliminated
 _SWEEPS = 20
+_REFITS = 4  # at most, of all that is still free, after each part
 _AT_ONCE, _DAMPING = 3, 1e-8  # steps of a refit, and their first damping
 _RECOVERED = 1.05  # squared error, over that before a rounding, at which a refit ends
 
@@ -31,7 +32,6 @@ class LayerKnobs:
     power: float = 0.0  # of the mean distortion that rows and columns have in common: 0 geometric, 1 arithmetic
     caution: float = 1.0  # times the price's curvature in the metric: how far the others are not assumed to follow
     parts: int = 4  # of a layer, one after another
-    refits: int = 4  # at most, of all that is still free, after each part
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,17 @@ def _fix(
     layer.matrix[mask] = torch.from_numpy(q * steps)
     layer.live = layer.live & ~mask
     if len(rest):
-        _follow(network, data, level, rest, gain.T @ (layer.matrix[mask] - w), before, knobs.refits)
+        _follow(network, data, level, rest, gain.T @ (layer.matrix[mask] - w), before)
     return q
 
 
-def _follow(
-    network: SmallNetwork, data: Data, level: float, rest: Tensor, change: Tensor, before: float, refits: int
-) -> None:
+def _follow(network: SmallNetwork, data: Data, level: float, rest: Tensor, change: Tensor, before: float) -> None:
     """Move the free weights `rest` until the error is about what it was `before`."""
     still = network.error(data)
     network.set_theta(rest - change)
     if network.error(data) > still:  # too far for a linear model
         network.set_theta(rest)
-    for _ in range(refits):
+    for _ in range(_REFITS):
         error, _ = minimise(network, data, _AT_ONCE, Price.of(network.layers, level), damping=_DAMPING)
         if error <= _RECOVERED * before:
             return

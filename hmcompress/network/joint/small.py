@@ -7,11 +7,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from hmcompress.network.joint.onward import Onward
 from hmcompress.network.model.network import DenseLayer
 
 _CHUNK = 1 << 18  # entries of a Jacobian held at once
@@ -88,14 +89,6 @@ class Layer:
         return z if self.offset is None else z + self.offset
 
 
-class Beyond(Protocol):
-    """Scaled outputs (N, k) that follow from those of the stacks (N, m), and their derivatives (N, k, m) there."""
-
-    def part(self, rows: slice) -> "Beyond": ...
-    def outputs(self, values: Tensor) -> Tensor: ...
-    def slopes(self, values: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Data:
     """What a small network learns: inputs of each stack (N, n), outputs (N, k) in units of the tolerance's norm.
@@ -112,7 +105,7 @@ class Data:
     mix: Tensor | None = None
     rest: Tensor | None = None
     stencil: Tensor | None = None
-    beyond: Beyond | None = None
+    beyond: Onward | None = None
 
     def __len__(self) -> int:
         return len(self.outputs)
@@ -143,6 +136,13 @@ class Data:
         """The first rows, weighted so that squared errors stay comparable."""
         rows = min(rows, len(self))
         return replace(self.part(0, rows), weight=self.weight * len(self) / max(rows, 1))
+
+    def scaled(self, scale: Tensor) -> "Data":
+        """With outputs times these factors (k,)."""
+        mix = None if self.mix is None else self.mix * scale[:, None]
+        rest = None if self.rest is None else self.rest * scale
+        beyond = None if self.beyond is None else self.beyond.scaled(scale)
+        return replace(self, outputs=self.outputs * scale, mix=mix, rest=rest, beyond=beyond)
 
     def read(self, own: Tensor) -> Tensor:
         """The network's outputs at each point (N S, k) from those of the stacks (N S, m)."""

@@ -11,7 +11,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.joint.groups import COLUMNS, ROWS
 from hmcompress.network.joint.small import Data, Layer, Neurons, SmallNetwork
 from hmcompress.network.joint.web import Web
-from hmcompress.network.joint.written import Written
+from hmcompress.network.model.forward_size import Written
 from hmcompress.network.model.network import DenseLayer, joined, replaced
 
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
@@ -78,7 +78,7 @@ class SmallWeb(SmallNetwork):
         free = {name: t.clone().requires_grad_() for name, t in self._dense().items()}
         with torch.enable_grad(), Written() as written:  # some modules take a shorter way without gradients
             self.web.network.call(few.inputs, self._beside() | free)
-        return replace(self, elements=written.elements // (len(few) * few.points))
+        return replace(self, elements=sum(written.each) // (len(few) * few.points))
 
     def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
         rows = self.web.at_once(data.points)

@@ -11,10 +11,10 @@ from typing import Any
 
 from hmcompress.network.bound.error import block_errors
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.distil import LEARNED_ROWS, learning_data, with_outputs
+from hmcompress.network.joint.distil import LEARNED_ROWS, Origin, learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
-from hmcompress.network.joint.origin import Origin, fresh, inner_weights, patience, widths_of
+from hmcompress.network.joint.origin import fresh, patience
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.propagate import Parts
@@ -288,11 +288,11 @@ class JointStage:
 
 def _different(origin: Origin) -> list[int]:
     """Numbers of neurons that give different networks: not those above all of the original's."""
-    return [h for k, h in enumerate(_HIDDEN) if not k or widths_of(origin, h) != widths_of(origin, _HIDDEN[k - 1])]
+    return [h for k, h in enumerate(_HIDDEN) if not k or origin.widths(h) != origin.widths(_HIDDEN[k - 1])]
 
 
 def _narrowest(problem: Problem, origin: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     wanted = problem.rate_limit.nbytes(tol)
     wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
-    return next((hidden for hidden in _HIDDEN if inner_weights(origin, hidden) >= wanted), _HIDDEN[-1])
+    return next((hidden for hidden in _HIDDEN if origin.inner_weights(hidden) >= wanted), _HIDDEN[-1])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.joint.chains import MOST_OUTPUTS, Chain, Chains, Outputs
+from hmcompress.network.joint.chains import MOST_OUTPUTS, Chain, Chains
 from hmcompress.network.joint.onward import Onward
-from hmcompress.network.joint.small import mixed
+from hmcompress.network.joint.small import Data, mixed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import Links, Run, links_in, noisy, probed, run_with, same, size_of
 from hmcompress.network.model.modules import FUNCTIONS, Activation
@@ -38,14 +38,16 @@ class FoundChains(Chains):
         """Of a network in which some other weights are changed; its outputs are to be the original's."""
         return replace(self, network=in_double(self.network, tensors)) if tensors else self
 
-    def outputs(self, points: Points) -> Outputs:
+    def outputs(self, points: Points) -> Data:
         found = [self._of_batch(part) for part in _batches(points.to(torch.float64))]
         inputs = tuple(torch.cat(xs) for xs in zip(*(part.inputs for part in found), strict=True))
         mixes = [part.mix for part in found if part.mix is not None]
         rests = [part.rest for part in found if part.rest is not None]
-        y = torch.cat([part.y for part in found])
+        y = torch.cat([part.outputs for part in found])
+        if not mixes:
+            return Data(inputs, y)
         onward = self._onward(points.to(torch.float64)) if self.bent else None
-        return Outputs(inputs, y, torch.cat(mixes), torch.cat(rests), onward) if mixes else Outputs(inputs, y)
+        return Data(inputs, y, mix=torch.cat(mixes), rest=torch.cat(rests), beyond=onward)
 
     def _onward(self, points: Points) -> Onward:
         return Onward(self.network, tuple(self._ends), points, torch.ones(1).double())
@@ -65,16 +67,16 @@ class FoundChains(Chains):
             return False
         return bool((slopes - mix).abs().max() <= _ROUGH * mix.abs().max())
 
-    def _of_batch(self, points: Points) -> Outputs:
+    def _of_batch(self, points: Points) -> Data:
         run, exact = run_with(self.network, points), self.network is self.original
         y = run.y if exact else self.original.run(points.tensors)
         inputs = tuple(run.inputs[part.layers[0].weight] for part in self.parts)
         if self.direct:
-            return Outputs(inputs, y)
+            return Data(inputs, y)
         own = self.values(run.outputs)
         mix = self._slope_of_product(points, run) if self.product else self._slopes(points, run)
         rest = run.y - mixed(mix, own)
-        outputs = Outputs(inputs, y, mix, rest)
+        outputs = Data(inputs, y, mix=mix, rest=rest)
         return _fewer(outputs, exact) if self.reduced else outputs
 
     def values(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -104,13 +106,13 @@ class FoundChains(Chains):
         return ((up - down) / (2 * (step * along).sum(1, keepdim=True)))[:, :, None]
 
 
-def _fewer(outputs: Outputs, exact: bool) -> Outputs:
+def _fewer(found: Data, exact: bool) -> Data:
     """For many outputs as few as mix has columns and two more, whose errors are of the same size: the triangular factor
     of mix, rest and y. exact: y is what follows from the chains, which needs but one more."""
-    assert outputs.mix is not None and outputs.rest is not None
-    _, r = torch.linalg.qr(torch.cat([outputs.mix, outputs.rest[:, :, None], outputs.y[:, :, None]], 2), mode="r")
+    assert found.mix is not None and found.rest is not None
+    _, r = torch.linalg.qr(torch.cat([found.mix, found.rest[:, :, None], found.outputs[:, :, None]], 2), mode="r")
     r = r[:, :-1] if exact else r
-    return replace(outputs, y=r[:, :, -1], mix=r[:, :, :-2], rest=r[:, :, -2])
+    return replace(found, outputs=r[:, :, -1], mix=r[:, :, :-2], rest=r[:, :, -2])
 
 
 def _after(chain: Chain, z: Tensor) -> Tensor:

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hmcompress.network.joint.chains import Outputs
+from hmcompress.network.joint.features import FEATURES_FOR_EACH
 from hmcompress.network.joint.groups import COLUMNS, ROWS, Group
-from hmcompress.network.joint.small import Layer
+from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.vectors import narrowed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, in_double, own_tensors
 
-_MANY, FEATURES_FOR_EACH = 16, 3  # inputs of a layer from outside that are features; how many of them for each neuron
-
+_MANY = 16  # inputs of a layer from outside that are features
 _ENTRIES = 1 << 22  # of a layer's inputs or outputs that are held at once
 
 
@@ -43,11 +42,11 @@ class Web:
         own = own_tensors(self.network.module)
         return {name: narrowed(own[self.network.places[name]].detach(), counts[k]) for name, k in self.vectors}
 
-    def outputs(self, points: Points) -> Outputs:
+    def outputs(self, points: Points) -> Data:
         """What enters the module, and the original's outputs."""
         points, rows = points.to(torch.float64), self.at_once(1)
         parts = [points.take(slice(begin, begin + rows)) for begin in range(0, len(points), rows)]
-        return Outputs(points.tensors, torch.cat([self.original.run(part.tensors) for part in parts]))
+        return Data(points.tensors, torch.cat([self.original.run(part.tensors) for part in parts]))
 
     def at_once(self, points: int) -> int:
         """Samples of so many points that are run together."""

@@ -10,14 +10,14 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import MOST_OUTPUTS
-from hmcompress.network.joint.features import leading
+from hmcompress.network.joint.features import FEATURES_FOR_EACH, leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
 from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.vectors import mean, vectors_along
-from hmcompress.network.joint.web import FEATURES_FOR_EACH, Web
-from hmcompress.network.joint.written import largest_written
+from hmcompress.network.joint.web import Web
+from hmcompress.network.model.forward_size import largest_written
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.links import probed, run_with, same
 from hmcompress.network.model.network import Network, own_tensors

@@ -4,8 +4,9 @@ few weights allow, lead through valleys in which conjugate gradients in single p
 import torch
 from torch import Tensor
 
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.origin import Origin, fresh, inner_weights
+from hmcompress.network.joint.origin import fresh
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
 
@@ -18,7 +19,7 @@ _WHISPER = 0.03  # share of their random weights by which the others are read at
 
 def narrow_learned(origin: Origin, data: Data, scale: Tensor, hidden: int, tol: float) -> SmallNetwork:
     """A network of some hundred weights, with at most so many neurons in a layer, that has learned what it can."""
-    narrow = max((h for h in _HIDDEN if inner_weights(origin, h) <= _WEIGHTS), default=_HIDDEN[0])
+    narrow = max((h for h in _HIDDEN if origin.inner_weights(h) <= _WEIGHTS), default=_HIDDEN[0])
     small, damping = fresh(origin, data, scale, min(narrow, hidden), 0, everything=True), 1.0
     for rows in _ROWS:
         minimise(small, data.first(rows), _STEPS, damping=damping, goal=(_GOAL * tol) ** 2, gain=_GAIN)

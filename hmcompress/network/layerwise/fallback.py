@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from hmcompress.network.layerwise.coded import Coded, Engine, lossless
@@ -38,7 +37,5 @@ def _every(network: Network, tensors: Mapping[str, Tensor], code: Callable[[str,
     """Every layer with its bias, and every other weight."""
     parts = {name: code(name, tensors[name]) for name in network.others}
     for layer in network.layers:
-        weight = tensors[layer.weight]
-        whole = weight if layer.bias is None else torch.cat([weight, tensors[layer.bias].reshape(-1, 1)], 1)
-        parts[layer.weight] = code(layer.weight, whole)
+        parts[layer.weight] = code(layer.weight, layer.matrix_of(tensors))
     return parts

@@ -9,7 +9,6 @@ act apart from each other, each on inputs of its own: there, and of kernels too 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,13 +36,6 @@ _LEAST_MODE = 1e-9  # share of the largest mode's sensitivity that others have a
 _TINY = 1e-300
 
 
-class Metric(Protocol):
-    """The squared relative error of the outputs that a change of a matrix (m, n) makes."""
-
-    def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
-        """The matrix on a grid, with feedback in this metric."""
-
-
 @dataclass(frozen=True)
 class WholeMetric:
     """||R^T dW L||^2: factors R of the rows' moment, L of the columns'."""
@@ -64,6 +56,9 @@ class ModesMetric:
 
     def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
         return quantise_apart(w, self.parts, delta, dead_zone)
+
+
+Metric = WholeMetric | ModesMetric  # squared relative error of the outputs that a change of a matrix (m, n) makes
 
 
 def gradient_metrics(

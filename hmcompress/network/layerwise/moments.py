@@ -1,6 +1,6 @@
 """Second moments of the outputs metric: inputs of each layer (C), and sensitivities of the outputs to it (G)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ _MOST_PROJECTIONS = 8
 _TINY = 1e-14
 _MOST_NOISE = 0.99
 _CHUNK = 4096
+_BLOCK = 8192  # rows that are summed at once
 _NO_LIMIT = 1 << 62
 _MUCH_WORK = 5e9  # multiplications
 
@@ -28,15 +29,33 @@ def with_column(x: Tensor, layer: DenseLayer, value: bool) -> Tensor:
     return flat if layer.bias is None else torch.cat([flat, flat.new_full((len(flat), 1), float(value))], 1)
 
 
-def second_moment(x: Tensor, count: int) -> np.ndarray:
-    """Sum of x x^T over rows x (k, d), divided by `count`; (d, d) float64."""
-    rows = x.numpy()
-    return rows.T @ rows / max(count, 1)  # numpy, unlike torch, takes half a product that is symmetric
+def input_moments(
+    xs: Sequence[Tensor], zs: Sequence[Tensor], weights: Sequence[float], bias: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of y y^T (d, d) and z y^T (m, d), float64, over rows y of a layer's inputs (..., n) and z of its targets.
+
+    The first of xs and zs are values, a one after each row where the layer has a bias; the others are derivatives, with
+    a zero, and count by their weights.
+    """
+    d, m = xs[0].shape[-1] + bias, zs[0].shape[-1]
+    own, cross = np.zeros((d, d)), np.zeros((m, d))
+    for k, (x, z, weight) in enumerate(zip(xs, zs, [1.0, *weights], strict=True)):
+        targets = z.detach().reshape(-1, m).split(_BLOCK)
+        for block, part in zip(_blocks(x, bias, float(k == 0), np.float64, _BLOCK), targets, strict=True):
+            own += weight * (block.T @ block)  # numpy, unlike torch, takes half a product that is symmetric
+            cross += weight * (part.double().T @ torch.from_numpy(block)).numpy()
+    count = max(xs[0].numel() // xs[0].shape[-1], 1)
+    return own / count, cross / count
 
 
-def cross_moment(z: Tensor, x: Tensor, count: int) -> np.ndarray:
-    """Sum of z x^T over rows z (k, m) and x (k, d), divided by `count`; (m, d) float64."""
-    return (z.T @ x / max(count, 1)).numpy()
+def _blocks(x: Tensor, bias: bool, value: float, dtype: type, size: int) -> Iterator[np.ndarray]:
+    """Rows (k, d) of inputs x (..., n), some at a time: copies in double precision of tens of thousands of them cost
+    more than the sums over them. Each block takes the memory of the one before."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    held: np.ndarray = np.full((min(size, len(rows)), rows.shape[1] + bias), value, dtype)
+    for part in rows.split(size):
+        held[: len(part), : rows.shape[1]] = part.numpy()
+        yield held[: len(part)]
 
 
 def ridge_target(w: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: float) -> np.ndarray:
@@ -60,21 +79,18 @@ def regularised(moment: np.ndarray, share: float) -> np.ndarray:
     return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
 
 
-def sampling_noise(x: Tensor, samples: int) -> float:
-    """Share of the mean diagonal that brings the second moment of x (k, d) nearest to that of further samples.
+def sampling_noise(x: Tensor, bias: bool, moment: np.ndarray) -> float:
+    """Share of its mean diagonal that brings the moment (d, d) of inputs x (samples, ..., n) nearest to that of further
+    samples.
 
     The intensity of Ledoit & Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices")
-    towards a multiple of the identity, over one minus it. Rows of one sample lie together and depend on each other.
+    towards a multiple of the identity, over one minus it. Rows of one sample depend on each other.
     """
-    k, d = x.shape
-    count = samples if samples and k % samples == 0 else k
-    own = [g @ g.T if len(g) < d else g.T @ g for g in x.reshape(count, -1, d)]  # of the same norms
-    fourth = sum(float(g.square().sum()) for g in own) / count * (count / k) ** 2
-    return noise_share(fourth, second_moment(x, k), count)
-
-
-def noise_share(fourth: float, moment: np.ndarray, count: int) -> float:
-    """That share of a moment (d, d) from the mean square of the moments of `count` samples, each by itself."""
+    count = len(x)
+    each = x[0].numel() // x.shape[-1]
+    dtype = np.float32 if each > 1 else np.float64
+    own = (g @ g.T if len(g) < g.shape[1] else g.T @ g for g in _blocks(x, bias, 1.0, dtype, each))  # of the same norms
+    fourth = sum(float(np.square(g).sum(dtype=np.float64)) for g in own) / count / each**2
     size = float(np.square(moment).sum())
     noise = (fourth - size) / max(count - 1, 1)
     signal = size - float(np.trace(moment)) ** 2 / len(moment)

@@ -19,15 +19,7 @@ from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.low_rank import as_product
-from hmcompress.network.layerwise.many_rows import moments_in_blocks, noise_of_samples, sees_many_rows
-from hmcompress.network.layerwise.moments import (
-    cross_moment,
-    regularised,
-    ridge_target,
-    sampling_noise,
-    second_moment,
-    with_column,
-)
+from hmcompress.network.layerwise.moments import input_moments, regularised, ridge_target, sampling_noise
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.positions import as_positions
 from hmcompress.network.model.ended import until_all_are_seen
@@ -146,21 +138,12 @@ def _aim(
     network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs
 ) -> tuple[np.ndarray, np.ndarray, Callable[[], float]]:
     """The moment of a layer's inputs, the matrix that it should have, and how to find the moment's sampling noise."""
-    weights, zs, w = data.derivative_weights[layer.weight], data.targets[layer.weight], network.matrix(layer).numpy()
-    bias, broken = layer.bias is not None, f"half compressed, the network gives nan or inf at {layer.weight}"
-    if len(xs) == 1 and sees_many_rows(xs[0], zs[0]):
-        moment, cross = moments_in_blocks(xs[0], zs[0], bias)
-        if not np.isfinite(moment).all():
-            raise NetworkError(broken)
-        target = ridge_target(w, moment, cross, knobs.ridge)
-        return moment, target, lambda: noise_of_samples(xs[0], bias, moment)
-    x = _stacked([with_column(b, layer, k == 0) for k, b in enumerate(xs)], weights)
-    if not torch.isfinite(x).all():
-        raise NetworkError(broken)
-    count = xs[0].numel() // xs[0].shape[-1]
-    moment = second_moment(x, count)
-    target = ridge_target(w, moment, cross_moment(_stacked(zs, weights), x, count), knobs.ridge)
-    return moment, target, lambda: sampling_noise(with_column(xs[0], layer, True), len(xs[0]))
+    zs, bias = data.targets[layer.weight], layer.bias is not None
+    moment, cross = input_moments(xs, zs, data.derivative_weights[layer.weight], bias)
+    if not np.isfinite(moment).all():
+        raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
+    target = ridge_target(network.matrix(layer).numpy(), moment, cross, knobs.ridge)
+    return moment, target, lambda: sampling_noise(xs[0], bias, moment)
 
 
 def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) -> float:
@@ -168,11 +151,6 @@ def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) 
     m, n = w.shape
     gain = math.sqrt(np.trace(sensitivity) / m * np.trace(moment) / n)
     return math.sqrt(m * n / 12) / max(float(np.linalg.norm(w)) * gain, 1e-300)
-
-
-def _stacked(blocks: list[Tensor], weights: list[float]) -> Tensor:
-    scaled = [b.reshape(-1, b.shape[-1]).double() * w**0.5 for b, w in zip(blocks, [1.0, *weights], strict=True)]
-    return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
 
 def _output(network: Network, layer: DenseLayer, x: Tensor, part: Coded) -> Tensor:

@@ -13,8 +13,10 @@ from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Parts, decoded
 from hmcompress.network.layerwise.trial import Measure
-from hmcompress.network.model.narrow import narrowed
+from hmcompress.network.model.network import DenseLayer, Network, own_tensors
 from hmcompress.work.progress import Progress
+
+_WORTH = 0.8  # share of living neurons from which leaving out the others gains nothing
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,29 @@ class Subject:
                 return math.inf
 
         return measured
+
+
+def narrowed(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with only those rows and columns of layers that matter, as the modules built here take them: the
+    network computes the same in a part of the time.
+
+    tensors: weights and biases by name. Those of other modules come back as they are: these may know their own widths.
+    """
+    narrow, fixed = dict(tensors), _fixed_widths(network)
+    for first, second in network.feeding_pairs() if network.built_in else ():
+        read = narrow[second.weight].ne(0).any(0) if {first.weight, second.weight} <= narrow.keys() else None
+        if read is None or len(read) in fixed or int(read.sum()) > _WORTH * len(read):
+            continue
+        narrow[second.weight] = narrow[second.weight][:, read]
+        narrow |= {name: narrow[name][read] for name in _own_names(first)}
+    return narrow
+
+
+def _own_names(layer: DenseLayer) -> tuple[str, ...]:
+    return (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+
+
+def _fixed_widths(network: Network) -> set[int]:
+    """Of what does not grow narrower with its layer: slopes of single neurons, biases that are not coded."""
+    narrow = {network.places[name] for layer in network.layers for name in _own_names(layer)}
+    return {t.shape[-1] for place, t in own_tensors(network.module).items() if t.ndim and place not in narrow}

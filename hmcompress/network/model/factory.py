@@ -17,14 +17,13 @@ from torch.nn.parameter import is_lazy
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
 from hmcompress.network.model.hidden import hidden_places
+from hmcompress.network.model.modules import ELEMENTWISE
 from hmcompress.network.model.network import DenseLayer, Network, own_tensors
 from hmcompress.network.model.places import fitting_prefix, match, tensors_of_module
 from hmcompress.network.model.shelves import shelves_in
 from hmcompress.network.model.wrappers import bare
 from hmcompress.settings.problem_settings import FactoryNetwork, TorchScriptNetwork
 
-_ELEMENTWISE = (nn.Tanh, nn.ReLU, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Dropout,
-                nn.Identity, nn.Hardtanh, nn.Mish)  # fmt: skip
 _LEAST_VECTOR = 8  # numbers
 
 
@@ -140,7 +139,7 @@ def _stacks(module: nn.Module, layers: Sequence[DenseLayer]) -> tuple[tuple[Dens
             layer = by_path.get(f"{path}.{name}" if path else name)
             if layer is not None:
                 run.append(layer)
-            elif not isinstance(part, _ELEMENTWISE):
+            elif not isinstance(part, ELEMENTWISE):
                 stacks.append(tuple(run))
                 run = []
         stacks.append(tuple(run))

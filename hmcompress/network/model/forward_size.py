@@ -14,6 +14,7 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network
 
 _SAMPLES = 4
+_COMPARED = (1, 2)  # samples, of which tensors are compared whose size grows with them
 
 
 @dataclass(frozen=True)
@@ -31,29 +32,40 @@ class ForwardSize:
 def forward_size(network: Network, points: Points) -> ForwardSize:
     """Zeros where the operations of a module cannot be watched."""
     few = points.take(slice(0, _SAMPLES))
-    written, flops = _Written(), FlopCounterMode(display=False)
+    written, flops = Written(views=False), FlopCounterMode(display=False)
     try:
         with flops, written:
             network.run(few.tensors)
     except NetworkError:
         return ForwardSize()
-    return ForwardSize(written.numbers / len(few), flops.get_total_flops() / 2 / len(few))
+    return ForwardSize(sum(written.each) / len(few), flops.get_total_flops() / 2 / len(few))
 
 
-class _Written(TorchDispatchMode):
-    """Counts the floating numbers that operations write to memory of their own."""
+class Written(TorchDispatchMode):
+    """Sizes of the floating tensors that operations write, one after the other; views: also of those that take no
+    memory of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, views: bool = True) -> None:
         super().__init__()
-        self.numbers = 0
+        self._views, self.each = views, list[int]()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        given = {_place(t) for t in _tensors((args, kwargs))}
-        self.numbers += sum(_size(t) for t in _tensors(found) if _place(t) not in given)
+        given = set() if self._views else {_place(t) for t in _tensors((args, kwargs))}
+        self.each += [_size(t) for t in _tensors(found) if self._views or _place(t) not in given]
         return found
+
+
+def largest_written(network: Network, points: Points) -> int:
+    """Numbers of the largest tensor that a network writes, for each sample."""
+    runs = []
+    for count in _COMPARED:
+        with Written() as written:
+            network.run(points.take(slice(0, count)).tensors)
+        runs.append(written.each)
+    return max(b - a for a, b in zip(*runs, strict=False)) // (_COMPARED[1] - _COMPARED[0])
 
 
 def _tensors(nest: Any) -> list[Tensor]:

@@ -54,6 +54,13 @@ class Activation(nn.Module):
         return FUNCTIONS[self.name](x)
 
 
+ELEMENTWISE = (
+    nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,
+    nn.Softplus, nn.Softsign, nn.Mish, nn.Hardtanh, nn.ReLU6, nn.LogSigmoid, nn.Tanhshrink, nn.Hardswish,
+    nn.Hardsigmoid, Activation,
+)  # fmt: skip
+
+
 class Features(nn.Module):
     """Input normalisation (x - mean) / std, then Fourier features [sin(x B), cos(x B)], each where given."""
 

@@ -33,6 +33,11 @@ class DenseLayer:
     weight: str
     bias: str | None  # None: it has none, or one that is not coded with the weight
 
+    def matrix_of(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Weight and bias as one matrix (m, n) or (m, n + 1), in their own dtype."""
+        weight = tensors[self.weight]
+        return weight if self.bias is None else torch.cat([weight, tensors[self.bias].reshape(-1, 1)], 1)
+
 
 @dataclass(frozen=True)
 class Network:
