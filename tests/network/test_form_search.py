@@ -16,7 +16,8 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, fresh, widths_of, with_outputs
 from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
+from hmcompress.network.joint.quantise import LayerKnobs, Quantised, additive_exponents, quantised
+from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.smallest import JointStage, _holding
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
@@ -189,3 +190,20 @@ def test_forms_are_begun_again_as_long_as_smaller_ones_are_found(
     monkeypatch.setattr(found, "_again", again)
     getattr(found, stage)(1e15)
     assert len(tried) == 7 + 1 + 5
+
+
+@pytest.mark.parametrize(("dear", "parts", "forms"), [(False, 4, 2), (True, 2, 1)])
+def test_forms_that_take_all_of_the_work_are_rounded_in_fewer_parts(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch, dear: bool, parts: int, forms: int
+) -> None:
+    """And none competes with the first one, as it does where others of as many weights begin."""
+    monkeypatch.setattr(form_search, "_MANY", 0)
+    tried = list[LayerKnobs]()
+
+    def noted(begun: Quantised, data: Data, level: float, knobs: list[LayerKnobs], most: float) -> Quantised | None:
+        tried.append(knobs[0])
+        return quantised(begun, data, level, knobs, most)
+
+    monkeypatch.setattr(form_search, "quantised", noted)
+    replace(made(4, steps=20), dear=dear).begin()
+    assert [knobs.parts for knobs in tried] == [parts] * forms

@@ -22,6 +22,7 @@ _FIRST = (1.0, 1e9)  # how firmly exponents are held together
 _EVEN = 0.5  # power of the mean of distortions that are more even
 _MANY = 200  # weights above which each form takes so long that there is no time for many
 _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
+_PARTS = 2  # of a layer, in forms that take long
 _DRAWN = 0.4  # times that level, of the first of few forms
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
@@ -69,6 +70,7 @@ class FormSearch:
     tol: float
     goal: float
     slim: bool = False
+    dear: bool = False  # each form takes all the work that is allowed, or more: in fewer parts it takes less
     work: float = 0.0  # multiplications so far
     forms: list[QuantisedForm] = field(default_factory=list)
     lost: int = 0  # forms that were given up since the last one
@@ -81,8 +83,9 @@ class FormSearch:
         """
         for k in range(_SETTLING):
             knobs = LayerKnobs(self.level * _FINER ** (k + 1), holding=_FIRST[0])
+            knobs = replace(knobs, parts=_PARTS) if self.dear else knobs
             self._scratch(knobs)
-            if self._are_few:
+            if self._are_few and not self.dear:
                 self._compete(replace(knobs, power=_EVEN))
             if self.forms:
                 return
