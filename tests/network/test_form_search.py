@@ -242,3 +242,21 @@ def test_no_form_is_begun_again_where_what_holds_does_so_by_luck_alone(
         settings: Any = (None, None, found.tol, "default", lambda parts: inf, lambda parts, e=excess: e)
         assert smallest.smallest_joint(*settings, lambda share: None) is None
         assert again == expected
+
+
+def test_what_fewer_neurons_have_found_stays_where_more_of_them_hold_by_chance(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made(4, steps=30)
+    found.begin()
+    found.tol = 1.01 * found.forms[0].error
+    stage = SimpleNamespace(share=1.0, work=1e9)
+    monkeypatch.setattr(smallest, "JointStage", lambda *args: stage)
+    for name in ("scatter", "polish"):
+        monkeypatch.setattr(FormSearch, name, lambda self, work: None)
+    for settled, kept in (([True, False], True), ([False], False)):
+        stage.candidates, outcomes = lambda: iter([[found], []]), iter(settled)
+        stage.settle = lambda *args, outcomes=outcomes: next(outcomes)
+        settings: Any = (None, None, found.tol, "default", lambda parts: 0.0, lambda parts: 0.0)
+        trial = smallest.smallest_joint(*settings, lambda share: None)
+        assert (trial is not None) == kept

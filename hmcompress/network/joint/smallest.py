@@ -71,7 +71,7 @@ def smallest_joint(
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
-            return None
+            break  # what fewer neurons have found stays
         candidates += some
         tick(_FIRST_PART * stage.share)
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
