@@ -8,6 +8,7 @@ from typing import Any
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
 from hmcompress.checkpoint.numpy_values import ArrayInPickle
+from hmcompress.checkpoint.pickles import pickled_in_bytes
 from hmcompress.checkpoint.script_module import state_in_bytes
 from hmcompress.checkpoint.sniff import ZIP, is_file_in_bytes
 from hmcompress.checkpoint.standins import (
@@ -22,7 +23,9 @@ from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
 _TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of parts
-_CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript
+_CODEGEN = (
+    "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript or pickles
+)
 _HIDDEN = "a module in a plain attribute or container, in no state dict; its parameters and buffers are kept as named"
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 
@@ -70,7 +73,7 @@ class _Walk:
             self._budget.spend(len(prefix))
             self.collect(child, f"{prefix}{name}.", depth + 1)
         for name, data in _compiled(slots).items():
-            self._script(data, f"{prefix}{name}.")
+            self._generated(data, f"{prefix}{name}.", depth + 1)
 
     def collect_hidden(self) -> None:
         """Add the modules that attributes alone hold: no state_dict has them, but the file has their weights."""
@@ -82,8 +85,18 @@ class _Walk:
             if len(self.state) > before:
                 self._skip(place, _HIDDEN)
 
+    def _generated(self, data: bytes, prefix: str, depth: int) -> None:
+        """Add the tensors of a child that was pickled in bytes: as an archive of TorchScript, or itself (torch.fx)."""
+        if data.startswith(ZIP):
+            return self._script(data, prefix)
+        try:
+            child = pickled_in_bytes(data, self._budget)
+        except SourceError as error:
+            self._skip(prefix.rstrip("."), f"a module in bytes, which cannot be read ({error})")
+        else:
+            self.collect(child, prefix, depth)
+
     def _script(self, data: bytes, prefix: str) -> None:
-        """Add the tensors of a child that is TorchScript and was pickled as an archive in bytes."""
         try:
             state = state_in_bytes(data, self._budget, lambda place, why: self._skip(prefix + place, why))
         except SourceError as error:
@@ -132,12 +145,19 @@ class _Walk:
 
 
 def _compiled(slots: dict[str, Any]) -> dict[str, bytes]:
-    """Children that e3nn takes out of `_modules` when it pickles a module, by name; empty where there are none."""
+    """Children that e3nn takes out of `_modules` when it pickles a module, by name; empty where there are none.
+
+    Since its release 0.5.2 it says of each what it is: ("torchscript" or "fx", bytes).
+    """
     children = slots.get(_CODEGEN)
     if not isinstance(children, dict) or not all(isinstance(name, str) for name in children):
         return {}
-    archives = all(isinstance(data, bytes) and data.startswith(ZIP) for data in children.values())
-    return children if archives else {}
+    found = {name: data[1] if _is_told(data) else data for name, data in children.items()}
+    return found if all(isinstance(data, bytes) and is_file_in_bytes(data) for data in found.values()) else {}
+
+
+def _is_told(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], str)
 
 
 def _unwrapped(value: Any) -> Any:

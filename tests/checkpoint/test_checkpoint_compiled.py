@@ -1,6 +1,7 @@
 """Modules whose children are TorchScript in bytes, as e3nn pickles the code that it generates (MACE, NequIP)."""
 
 import io
+import pickle
 from collections import OrderedDict
 
 import pytest
@@ -62,6 +63,41 @@ def test_a_state_dict_with_compiled_children_loads_strictly(tmp_path):
     path, module = tmp_path / "model.pt", nn.Sequential(Generated(), nn.Linear(3, 3))
     torch.save(module, path)
     module.load_state_dict(restored(path), strict=True)
+
+
+class Told(Generated):
+    """The same, with what its child is, as e3nn writes it since 0.5.2; of torch.fx where `code` is traced."""
+
+    def __init__(self, traced: bool):
+        super().__init__()
+        if traced:
+            self.code = torch.fx.symbolic_trace(Tables())
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        state["_modules"] = {name: child for name, child in self._modules.items() if name != "code"}
+        if isinstance(self.code, torch.fx.GraphModule):
+            state["__codegen__"] = {"code": ("fx", pickle.dumps(self.code))}
+        else:
+            state["__codegen__"] = {"code": ("torchscript", super().__getstate__()["__codegen__"]["code"])}
+        return state
+
+
+@pytest.mark.parametrize("traced", [True, False], ids=["fx", "torchscript"])
+def test_generated_children_that_say_what_they_are_are_part_of_the_state_dict(tmp_path, traced):
+    path, module = tmp_path / "model.pt", Told(traced)
+    torch.save(module, path)
+    assert_same(restored(path), expected(module))
+    assert len(open_checkpoint(path).left_behind) == 1
+    module.load_state_dict(restored(path), strict=True)
+
+
+def test_a_damaged_traced_child_is_told(tmp_path):
+    path, module = tmp_path / "model.pt", Told(True)
+    state = module.__getstate__()
+    state["__codegen__"]["code"] = ("fx", pickle.dumps(module.code)[:-30] + b".")
+    path.write_bytes(pickled(state))
+    assert any("code: a module in bytes, which cannot be read" in line for line in open_checkpoint(path).left_behind)
 
 
 def test_a_damaged_compiled_child_is_told(tmp_path):

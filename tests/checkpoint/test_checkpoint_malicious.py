@@ -15,7 +15,7 @@ import torch
 from checkpoint_files import tensors_of
 
 from hmcompress.checkpoint import open_checkpoint
-from hmcompress.checkpoint.legacy import MAGIC
+from hmcompress.checkpoint.pickles import MAGIC
 from hmcompress.errors import SourceError
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from small_networks import outputs_settings, stack
 
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.smallest as smallest
 from hmcompress.network.bound.error import reference
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import chains_of, fresh, with_outputs
 from hmcompress.network.joint.form_search import _LOST, _MANY, FormSearch
 from hmcompress.network.joint.least_squares import minimise
-from hmcompress.network.joint.quantise import LayerKnobs, additive_exponents
+from hmcompress.network.joint.quantise import LayerKnobs, Quantised, additive_exponents, quantised
+from hmcompress.network.joint.small import Data
 from hmcompress.network.joint.smallest import JointStage, _holding
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.inputs import Points
@@ -189,3 +192,71 @@ def test_forms_are_begun_again_as_long_as_smaller_ones_are_found(
     monkeypatch.setattr(found, "_again", again)
     getattr(found, stage)(1e15)
     assert len(tried) == 7 + 1 + 5
+
+
+@pytest.mark.parametrize(("dear", "parts", "forms"), [(False, 4, 2), (True, 2, 1)])
+def test_forms_that_take_all_of_the_work_are_rounded_in_fewer_parts(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch, dear: bool, parts: int, forms: int
+) -> None:
+    """And none competes with the first one, as it does where others of as many weights begin."""
+    monkeypatch.setattr(form_search, "_MANY", 0)
+    tried = list[LayerKnobs]()
+
+    def noted(begun: Quantised, data: Data, level: float, knobs: list[LayerKnobs], most: float) -> Quantised | None:
+        tried.append(knobs[0])
+        return quantised(begun, data, level, knobs, most)
+
+    monkeypatch.setattr(form_search, "quantised", noted)
+    replace(made(4, steps=20), dear=dear).begin()
+    assert [knobs.parts for knobs in tried] == [parts] * forms
+
+
+@pytest.mark.parametrize(("excess", "lower"), [(1.2, True), (0.9, False)])
+def test_forms_aim_lower_where_the_smallest_that_holds_is_above_the_tolerance_on_other_points(
+    made: Callable[..., FormSearch], excess: float, lower: bool
+) -> None:
+    found = made(4, steps=30)
+    found.begin()
+    found.tol = 1.01 * found.forms[0].error
+    aim = found._aim
+    share = found.aim_lower(lambda parts: excess)
+    assert (share < 1) == (found._aim < aim) == lower
+    assert bool(found.holding()) != lower
+    if lower:  # what has such an error there keeps the tolerance
+        assert share * found.tol * excess * found.tol / found.forms[0].error == pytest.approx(found.tol, rel=0.01)
+
+
+def test_no_form_is_begun_again_where_what_holds_does_so_by_luck_alone(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, again = made(4, steps=30), list[str]()
+    found.begin()
+    found.tol = 1.01 * found.forms[0].error
+    stage = SimpleNamespace(candidates=lambda: iter([[found]]), settle=lambda *args: True, share=1.0, work=1e9)
+    monkeypatch.setattr(smallest, "JointStage", lambda *args: stage)
+    for name in ("scatter", "polish"):
+        monkeypatch.setattr(FormSearch, name, lambda self, work, name=name: again.append(name))
+    for excess, expected in ((3.0, []), (1.1, ["scatter", "polish"])):
+        found.share = 1.0
+        again.clear()
+        settings: Any = (None, None, found.tol, "default", lambda parts: inf, lambda parts, e=excess: e)
+        assert smallest.smallest_joint(*settings, lambda share: None) is None
+        assert again == expected
+
+
+def test_what_fewer_neurons_have_found_stays_where_more_of_them_hold_by_chance(
+    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made(4, steps=30)
+    found.begin()
+    found.tol = 1.01 * found.forms[0].error
+    stage = SimpleNamespace(share=1.0, work=1e9)
+    monkeypatch.setattr(smallest, "JointStage", lambda *args: stage)
+    for name in ("scatter", "polish"):
+        monkeypatch.setattr(FormSearch, name, lambda self, work: None)
+    for settled, kept in (([True, False], True), ([False], False)):
+        stage.candidates, outcomes = lambda: iter([[found], []]), iter(settled)
+        stage.settle = lambda *args, outcomes=outcomes: next(outcomes)
+        settings: Any = (None, None, found.tol, "default", lambda parts: 0.0, lambda parts: 0.0)
+        trial = smallest.smallest_joint(*settings, lambda share: None)
+        assert (trial is not None) == kept

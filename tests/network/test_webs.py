@@ -396,3 +396,16 @@ def test_forms_see_fewer_samples_where_each_takes_long(
     network = fresh_web(web, stage.data, stage.scale, 3, 0)
     search, _ = stage._candidate(joint_module.Fit(network, 0.5, 0.0))
     assert len(search.data) == rows
+
+
+@pytest.mark.parametrize(("work", "dear"), [(1e9, True), (1e15, False)])
+def test_forms_of_a_wary_fit_see_all_samples_unless_that_takes_all_of_the_work(
+    work: float, dear: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_module, "_ROUNDS", ((1, 0.0),))
+    problem, web = found("Residual")
+    stage = joint_module.JointStage(problem, web, 1e-2, work)
+    network = fresh_web(web, stage.data, stage.scale, 3, 0)
+    search, _ = stage._candidate(joint_module.Fit(network, 0.5, 0.0, wary=True))
+    assert (len(search.data) < len(stage.data)) == dear
+    assert search.dear == dear

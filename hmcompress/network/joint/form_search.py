@@ -22,6 +22,7 @@ _FIRST = (1.0, 1e9)  # how firmly exponents are held together
 _EVEN = 0.5  # power of the mean of distortions that are more even
 _MANY = 200  # weights above which each form takes so long that there is no time for many
 _SETTLING, _FINER = 3, 0.2  # trials to find the level; times the level that the price counts on
+_PARTS = 2  # of a layer, in forms that take long
 _DRAWN = 0.4  # times that level, of the first of few forms
 _PROMISING = 4  # forms that are begun again
 _LEAST, _MOST = 8, 150  # of them
@@ -69,6 +70,8 @@ class FormSearch:
     tol: float
     goal: float
     slim: bool = False
+    share: float = 1.0  # of the tolerance, that forms may take
+    dear: bool = False  # each form takes all the work that is allowed, or more: in fewer parts it takes less
     work: float = 0.0  # multiplications so far
     forms: list[QuantisedForm] = field(default_factory=list)
     lost: int = 0  # forms that were given up since the last one
@@ -81,8 +84,9 @@ class FormSearch:
         """
         for k in range(_SETTLING):
             knobs = LayerKnobs(self.level * _FINER ** (k + 1), holding=_FIRST[0])
+            knobs = replace(knobs, parts=_PARTS) if self.dear else knobs
             self._scratch(knobs)
-            if self._are_few:
+            if self._are_few and not self.dear:
                 self._compete(replace(knobs, power=_EVEN))
             if self.forms:
                 return
@@ -190,7 +194,7 @@ class FormSearch:
 
     def _promise(self, form: QuantisedForm) -> float:
         """Bytes that the form's weights would take at the tolerance: half a bit each for half of the squared error."""
-        excess = math.log2(max(form.error, 1e-300) / (_AIM * self.tol)) if math.isfinite(form.error) else math.inf
+        excess = math.log2(max(form.error, 1e-300) / self._aim) if math.isfinite(form.error) else math.inf
         return form.cost + self.network.weights() / 8 * excess
 
     def _varied(self, knobs: LayerKnobs, error: float, rng: np.random.Generator, spread: float) -> LayerKnobs:
@@ -209,9 +213,14 @@ class FormSearch:
         gap = self._gap(error)
         return gap * 0.5 ** (self.lost // _LOST) if gap > 0 and self._are_few else gap
 
+    @property
+    def _aim(self) -> float:
+        """The error that forms are to have."""
+        return _AIM * self.share * self.tol
+
     def _gap(self, error: float) -> float:
         """Logarithm of how far an error is below the tolerance."""
-        gap = math.log(_AIM * self.tol / max(error, 1e-300)) if math.isfinite(error) else -_FAR
+        gap = math.log(self._aim / max(error, 1e-300)) if math.isfinite(error) else -_FAR
         return max(-_FAR, min(gap, _FAR))
 
     def _add(self, begun: Quantised, knobs: Sequence[LayerKnobs]) -> float:
@@ -234,11 +243,20 @@ class FormSearch:
 
     def holding(self) -> list[QuantisedForm]:
         """The forms that hold."""
-        return [form for form in self.forms if form.error <= LIMIT * self.tol]
+        return [form for form in self.forms if form.error <= LIMIT * self.share * self.tol]
 
     def embedded(self, form: QuantisedForm) -> Parts:
         """A form's layers in those of the original, which compute what it does."""
         return embedded(self.original, form.moved.network, form.moved.grids)
+
+    def aim_lower(self, beyond: Callable[[Parts], float]) -> float:
+        """Leave as much of the tolerance as the smallest form that holds is above it on other points, where the error
+        is `beyond` times it. Returns the share that forms then may take."""
+        smallest = min(self.holding(), key=lambda form: (form.cost, form.error), default=None)
+        excess = 0.0 if smallest is None else beyond(self.embedded(smallest))
+        if smallest is not None and excess > 1:
+            self.share = smallest.error / (LIMIT * self.tol * excess)
+        return self.share
 
     def held(self, form: QuantisedForm, measured: Callable[[Parts], float]) -> Trial | None:
         """A form with its neurons in a good order, if it holds by all that is measured."""

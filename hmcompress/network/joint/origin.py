@@ -11,6 +11,9 @@ from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
+_HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
+_WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
+_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 
 
@@ -41,3 +44,15 @@ def fresh(origin: Origin, data: Data, scale: Tensor, hidden: int, seed: int, eve
 def patience(origin: Origin) -> float:
     """Times the work allowed as long as nothing fits: a module that runs at its own width takes longer than it says."""
     return _HURRIED if isinstance(origin, Web) and not origin.sliced else _PATIENCE
+
+
+def numbers_of_neurons(origin: Origin) -> list[int]:
+    """Of a hidden layer, that give different networks: not those above all of the original's."""
+    return [h for k, h in enumerate(_HIDDEN) if not k or origin.widths(h) != origin.widths(_HIDDEN[k - 1])]
+
+
+def narrowest(problem: Problem, origin: Origin, tol: float) -> float:
+    """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
+    wanted = problem.rate_limit.nbytes(tol)
+    wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
+    return next((hidden for hidden in _HIDDEN if origin.inner_weights(hidden) >= wanted), _HIDDEN[-1])

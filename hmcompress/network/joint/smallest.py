@@ -12,15 +12,13 @@ from typing import Any
 from hmcompress.network.bound.error import block_errors
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.distil import LEARNED_ROWS, Origin, learning_data, with_outputs
-from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, multiplications
+from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, form_work, multiplications
 from hmcompress.network.joint.least_squares import Price, minimise
-from hmcompress.network.joint.origin import fresh, patience
+from hmcompress.network.joint.origin import fresh, narrowest, numbers_of_neurons, patience
 from hmcompress.network.joint.small import SmallNetwork
-from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
 
-_HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _FIT_STEPS, _FIT_GOAL, _FIT_ENOUGH = 60, 0.3, 0.7  # of the first fit; goals in units of the tolerance
 _FIT_MORE, _FIT_TOL = 2.0, 1e-2  # times the steps for each decade below this tolerance
 _ALMOST = 1.5  # error over what is near enough up to which a fit goes on
@@ -32,15 +30,15 @@ _FORM_ROWS, _FORM_ROWS_PER_WEIGHT = 1024, 10
 _REORDERED = 3  # forms whose neurons change places
 _ROWS_PER_WEIGHT = 4
 _ROUNDS = ((30, 0.03), (30, 0.03), (30, 0.03), (15, 0.0))  # steps under a price, then the share below which weights go
+_ROUND_STEPS = sum(steps for steps, _ in _ROUNDS)
 _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisation
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
 _SCATTER, _POLISH = 0.5, 0.3  # shares of the work for that, and for their last layers
 _TINY = 64  # bytes of a form that holds, up to which no more are tried: a file takes several times as much beside them
+_LOWEST = 0.6  # share of the tolerance below which other points leave it that forms are given up
 _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
-_WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
-_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
 _DECAY = 0.1  # power of the error by which the width grows where a fit fails
 _DEAREST = 1.5  # times the work allowed, for a single fit
 _WITH_DERIVATIVES = 4  # times as much for a single fit of derivatives, beside which passes are dear too
@@ -61,26 +59,31 @@ def smallest_joint(
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
+    beyond: Callable[[Parts], float],
     tick: Callable[[float], None],
     slim: bool = False,
 ) -> Trial | None:
     """The smallest form whose decoded network holds the tolerance by `measured`, or None.
 
-    tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
+    beyond: the error over the tolerance on points that no form is chosen by. tick: told which share of the work is
+    done. slim: neurons go first, and count beside bytes.
     """
     stage = JointStage(problem, origin, tol, _WORK[effort], slim)
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
-            return None
+            break  # what fewer neurons have found stays
         candidates += some
         tick(_FIRST_PART * stage.share)
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
+        if candidate.aim_lower(beyond) < _LOWEST:
+            continue
         if effort != "max" and any(form.cost <= _TINY for form in candidate.holding()):
             break
         candidate.scatter(_SCATTER * stage.work / len(best))
+        candidate.aim_lower(beyond)
         candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
     tick(1.0)
@@ -136,8 +139,8 @@ class JointStage:
 
     def candidates(self) -> Iterator[list[FormSearch]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
-        widths, least = 0, _narrowest(self.problem, self.origin, self.tol)
-        for hidden in _different(self.origin):
+        widths, least = 0, narrowest(self.problem, self.origin, self.tol)
+        for hidden in numbers_of_neurons(self.origin):
             if widths == _WIDTHS or hidden < least:
                 continue
             if self.done > self.work * (_FIRST_PART if widths else patience(self.origin)):
@@ -223,12 +226,13 @@ class JointStage:
         error, taken = minimise(network, data, steps, price, **options)
         return error**0.5, multiplications(taken, data, network.weights(), network.each)
 
-    def _rows(self, fit: Fit, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
-        """Samples that a network learns from: some for each of its weights, or all where that was too few."""
-        return len(self.data) if fit.wary else self._enough(network, least, each)
+    def _rows(self, fit: Fit, network: SmallNetwork) -> int:
+        """Samples that it learns from under a price: some for each of its weights, or all where that was too few."""
+        work = multiplications(_ROUND_STEPS, self.data, network.weights(), network.each)
+        return len(self.data) if fit.wary and work <= self.work else self._enough(network, _ROUND_ROWS)
 
     def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
-        """Fewer where each says several things, its derivatives or several outputs among them."""
+        """Rows: fewer where each says several things, its derivatives or several outputs among them."""
         fewer, outputs = 2 * self.data.blocks, self.data.outputs.shape[1]  # samples around which the function is known
         if self.data.blocks == 1:  # outputs may have weights of their own, but where each sample runs the module
             fewer = max(outputs // 2, 1) if self.data.beyond is None else outputs
@@ -246,7 +250,7 @@ class JointStage:
         for steps, share in _ROUNDS:
             network.unwind()
             level = _SHARE * self.fit_tol**2 / max(network.weights(), 1)
-            rows = self._rows(fit, network, _ROUND_ROWS)
+            rows = self._rows(fit, network)
             error, more = self._fit(network, rows, steps, Price.of(network.layers, level))
             work += more
             if error < self.fit_tol:
@@ -259,14 +263,20 @@ class JointStage:
             network, more = self._slimmer(fit, network, level)
             work += more
         network.compact()
+        return self._forms(fit, network, level), work
+
+    def _forms(self, fit: Fit, network: SmallNetwork, level: float) -> FormSearch:
+        """On samples as above, unless a form on all of them takes all of the work."""
         least = _FORM_ROWS // _LIGHTER if network.each > _HEAVY else _FORM_ROWS
-        data = self.data.first(self._rows(fit, network, least, _FORM_ROWS_PER_WEIGHT))
-        own, slim = self.problem.network, self.slim
-        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, slim), work
+        data = self.data if fit.wary else self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
+        if dear := form_work(network, data) > self.work:
+            data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
+        own = self.problem.network
+        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear=dear)
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""
-        rows, work = self._rows(fit, network, _ROUND_ROWS), 0.0
+        rows, work = self._rows(fit, network), 0.0
         while work < self.work:
             other = network.clone()
             if not other.drop_weakest(self.data.first(rows)):
@@ -284,15 +294,3 @@ class JointStage:
         each = self._held.outputs.shape[1] // self._held.blocks
         blocks = (y.split(each, 1) for y in (self._held.outputs, network.outputs(self._held)))
         return max(block_errors(kind, *map(list, blocks)))
-
-
-def _different(origin: Origin) -> list[int]:
-    """Numbers of neurons that give different networks: not those above all of the original's."""
-    return [h for k, h in enumerate(_HIDDEN) if not k or origin.widths(h) != origin.widths(_HIDDEN[k - 1])]
-
-
-def _narrowest(problem: Problem, origin: Origin, tol: float) -> float:
-    """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
-    wanted = problem.rate_limit.nbytes(tol)
-    wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
-    return next((hidden for hidden in _HIDDEN if origin.inner_weights(hidden) >= wanted), _HIDDEN[-1])
