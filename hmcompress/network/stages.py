@@ -83,12 +83,9 @@ class SmallNetworks:
         def with_others(parts: Parts) -> float:
             return measured(parts | beside)
 
-        def beyond(parts: Parts) -> float:
-            return self.subject.guard.beyond(parts | beside)
-
         if beside:  # which may have other values now, with which a middle network was learned
             self.middle = None
-        found = self._joint(origin, settings, with_others, beyond)
+        found = self._joint(origin, settings, with_others)
         if found is None and isinstance(origin, Web) and not (problem.order or problem.network.repeated):
             found = self._middle(origin, settings, with_others)
         if found is None:
@@ -117,12 +114,12 @@ class SmallNetworks:
         structured = structured_layers(problem, self.subject.tensors, data.engine)
         return given | coded_beside(problem, data, settings.tol, structured)
 
-    def _joint(self, origin: Origin, settings: Settings, measured: Measure, beyond: Measure) -> Trial | None:
+    def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
         if isinstance(origin, Web) and problem.network.repeated:
             problem = replace(problem, network=problem.network.with_repeated())
-        return smallest_joint(problem, origin, settings.tol, settings.effort, measured, beyond, tick, slim)
+        return smallest_joint(problem, origin, settings.tol, settings.effort, measured, tick, slim)
 
     def _middle(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """Passes over a narrower network that learned the outputs, where one of some tens of neurons can."""

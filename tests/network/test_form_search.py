@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,39 +210,6 @@ def test_forms_that_take_all_of_the_work_are_rounded_in_fewer_parts(
     assert [knobs.parts for knobs in tried] == [parts] * forms
 
 
-@pytest.mark.parametrize(("excess", "lower"), [(1.2, True), (0.9, False)])
-def test_forms_aim_lower_where_the_smallest_that_holds_is_above_the_tolerance_on_other_points(
-    made: Callable[..., FormSearch], excess: float, lower: bool
-) -> None:
-    found = made(4, steps=30)
-    found.begin()
-    found.tol = 1.01 * found.forms[0].error
-    aim = found._aim
-    share = found.aim_lower(lambda parts: excess)
-    assert (share < 1) == (found._aim < aim) == lower
-    assert bool(found.holding()) != lower
-    if lower:  # what has such an error there keeps the tolerance
-        assert share * found.tol * excess * found.tol / found.forms[0].error == pytest.approx(found.tol, rel=0.01)
-
-
-def test_no_form_is_begun_again_where_what_holds_does_so_by_luck_alone(
-    made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found, again = made(4, steps=30), list[str]()
-    found.begin()
-    found.tol = 1.01 * found.forms[0].error
-    stage = SimpleNamespace(candidates=lambda: iter([[found]]), settle=lambda *args: True, share=1.0, work=1e9)
-    monkeypatch.setattr(smallest, "JointStage", lambda *args: stage)
-    for name in ("scatter", "polish"):
-        monkeypatch.setattr(FormSearch, name, lambda self, work, name=name: again.append(name))
-    for excess, expected in ((3.0, []), (1.1, ["scatter", "polish"])):
-        found.share = 1.0
-        again.clear()
-        settings: Any = (None, None, found.tol, "default", lambda parts: inf, lambda parts, e=excess: e)
-        assert smallest.smallest_joint(*settings, lambda share: None) is None
-        assert again == expected
-
-
 def test_what_fewer_neurons_have_found_stays_where_more_of_them_hold_by_chance(
     made: Callable[..., FormSearch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +223,6 @@ def test_what_fewer_neurons_have_found_stays_where_more_of_them_hold_by_chance(
     for settled, kept in (([True, False], True), ([False], False)):
         stage.candidates, outcomes = lambda: iter([[found], []]), iter(settled)
         stage.settle = lambda *args, outcomes=outcomes: next(outcomes)
-        settings: Any = (None, None, found.tol, "default", lambda parts: 0.0, lambda parts: 0.0)
+        settings: Any = (None, None, found.tol, "default", lambda parts: 0.0)
         trial = smallest.smallest_joint(*settings, lambda share: None)
         assert (trial is not None) == kept

@@ -70,7 +70,6 @@ class FormSearch:
     tol: float
     goal: float
     slim: bool = False
-    share: float = 1.0  # of the tolerance, that forms may take
     dear: bool = False  # each form takes all the work that is allowed, or more: in fewer parts it takes less
     work: float = 0.0  # multiplications so far
     forms: list[QuantisedForm] = field(default_factory=list)
@@ -194,7 +193,7 @@ class FormSearch:
 
     def _promise(self, form: QuantisedForm) -> float:
         """Bytes that the form's weights would take at the tolerance: half a bit each for half of the squared error."""
-        excess = math.log2(max(form.error, 1e-300) / self._aim) if math.isfinite(form.error) else math.inf
+        excess = math.log2(max(form.error, 1e-300) / (_AIM * self.tol)) if math.isfinite(form.error) else math.inf
         return form.cost + self.network.weights() / 8 * excess
 
     def _varied(self, knobs: LayerKnobs, error: float, rng: np.random.Generator, spread: float) -> LayerKnobs:
@@ -213,14 +212,9 @@ class FormSearch:
         gap = self._gap(error)
         return gap * 0.5 ** (self.lost // _LOST) if gap > 0 and self._are_few else gap
 
-    @property
-    def _aim(self) -> float:
-        """The error that forms are to have."""
-        return _AIM * self.share * self.tol
-
     def _gap(self, error: float) -> float:
         """Logarithm of how far an error is below the tolerance."""
-        gap = math.log(self._aim / max(error, 1e-300)) if math.isfinite(error) else -_FAR
+        gap = math.log(_AIM * self.tol / max(error, 1e-300)) if math.isfinite(error) else -_FAR
         return max(-_FAR, min(gap, _FAR))
 
     def _add(self, begun: Quantised, knobs: Sequence[LayerKnobs]) -> float:
@@ -243,20 +237,11 @@ class FormSearch:
 
     def holding(self) -> list[QuantisedForm]:
         """The forms that hold."""
-        return [form for form in self.forms if form.error <= LIMIT * self.share * self.tol]
+        return [form for form in self.forms if form.error <= LIMIT * self.tol]
 
     def embedded(self, form: QuantisedForm) -> Parts:
         """A form's layers in those of the original, which compute what it does."""
         return embedded(self.original, form.moved.network, form.moved.grids)
-
-    def aim_lower(self, beyond: Callable[[Parts], float]) -> float:
-        """Leave as much of the tolerance as the smallest form that holds is above it on other points, where the error
-        is `beyond` times it. Returns the share that forms then may take."""
-        smallest = min(self.holding(), key=lambda form: (form.cost, form.error), default=None)
-        excess = 0.0 if smallest is None else beyond(self.embedded(smallest))
-        if smallest is not None and excess > 1:
-            self.share = smallest.error / (LIMIT * self.tol * excess)
-        return self.share
 
     def held(self, form: QuantisedForm, measured: Callable[[Parts], float]) -> Trial | None:
         """A form with its neurons in a good order, if it holds by all that is measured."""

@@ -35,7 +35,6 @@ _SHARE = 0.5  # of the squared tolerance that the price counts on for quantisati
 _BEST, _NEARLY = 2, 1.08  # candidates whose rounding is tried at random, and how near the best they must come
 _SCATTER, _POLISH = 0.5, 0.3  # shares of the work for that, and for their last layers
 _TINY = 64  # bytes of a form that holds, up to which no more are tried: a file takes several times as much beside them
-_LOWEST = 0.6  # share of the tolerance below which other points leave it that forms are given up
 _FIRST_PART, _LAST_PART = 0.5, 0.9  # of the time that the search for candidates takes, and when rounding ends
 _NEAR = 1.5  # error over what is near enough up to which other first weights are tried
 _WORTH = 1.25  # times the best first form's bytes up to which a candidate is tried further
@@ -59,14 +58,12 @@ def smallest_joint(
     tol: float,
     effort: str,
     measured: Callable[[Parts], float],
-    beyond: Callable[[Parts], float],
     tick: Callable[[float], None],
     slim: bool = False,
 ) -> Trial | None:
     """The smallest form whose decoded network holds the tolerance by `measured`, or None.
 
-    beyond: the error over the tolerance on points that no form is chosen by. tick: told which share of the work is
-    done. slim: neurons go first, and count beside bytes.
+    tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
     stage = JointStage(problem, origin, tol, _WORK[effort], slim)
     candidates: list[FormSearch] = []
@@ -78,12 +75,9 @@ def smallest_joint(
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
-        if candidate.aim_lower(beyond) < _LOWEST:
-            continue
         if effort != "max" and any(form.cost <= _TINY for form in candidate.holding()):
             break
         candidate.scatter(_SCATTER * stage.work / len(best))
-        candidate.aim_lower(beyond)
         candidate.polish(_POLISH * stage.work / len(best))
         tick(_FIRST_PART + (_LAST_PART - _FIRST_PART) * (k + 1) / len(best))
     tick(1.0)
@@ -272,7 +266,7 @@ class JointStage:
         if dear := form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         own = self.problem.network
-        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear=dear)
+        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear)
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""

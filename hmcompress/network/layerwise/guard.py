@@ -50,10 +50,6 @@ class Guard:
         doubts = (_doubt(a - b) for a, b in zip(self.points.blocks, y, strict=True))
         return max(error * (1 + doubt) for error, doubt in zip(errors, doubts, strict=True))
 
-    def beyond(self, parts: Parts) -> float:
-        """The error over the tolerance."""
-        return self.error(parts) / self.tol
-
     def holds(self, parts: Parts) -> bool:
         """Whether the tolerance holds on them too."""
         return self.error(parts) <= self.tol

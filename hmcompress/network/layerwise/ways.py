@@ -35,8 +35,11 @@ def trials_by_passes(
     ways = _ways(subject, settings, kernel is not None, work)
     look: Callable[..., Trial | None] = search
 
+    def beyond(parts: Parts) -> float:
+        return subject.guard.error(parts) / subject.guard.tol
+
     if kernel is None and is_brief(problem, budget, settings.effort) and not ways[0].structured:
-        ways, look = [_briefly(subject, ways[0])], partial(brief_search, guard=subject.guard.beyond)
+        ways, look = [_briefly(subject, ways[0])], partial(brief_search, guard=beyond)
     found: list[Trial] = []
 
     def prefer(parts: Parts) -> bool:
