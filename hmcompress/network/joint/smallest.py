@@ -223,7 +223,8 @@ class JointStage:
     def _rows(self, fit: Fit, network: SmallNetwork) -> int:
         """Samples that it learns from under a price: some for each of its weights, or all where that was too few."""
         work = multiplications(_ROUND_STEPS, self.data, network.weights(), network.each)
-        return len(self.data) if fit.wary and work <= self.work else self._enough(network, _ROUND_ROWS)
+        serves = not network.each or work <= self.work  # where samples run the module, all may take far too long
+        return len(self.data) if fit.wary and serves else self._enough(network, _ROUND_ROWS)
 
     def _enough(self, network: SmallNetwork, least: int, each: int = _ROWS_PER_WEIGHT) -> int:
         """Rows: fewer where each says several things, its derivatives or several outputs among them."""
@@ -263,7 +264,7 @@ class JointStage:
         """On samples as above, unless a form on all of them takes all of the work."""
         least = _FORM_ROWS // _LIGHTER if network.each > _HEAVY else _FORM_ROWS
         data = self.data if fit.wary else self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
-        if dear := form_work(network, data) > self.work:
+        if dear := network.each > 0 and form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         own = self.problem.network
         return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear)
