@@ -82,6 +82,19 @@ class Elsewhere(Keeping):
         return self.factor()
 
 
+class Sealed(Keeping):
+    """Takes no weights but those that it was saved with."""
+
+    def kept(self) -> Tensor:
+        if not torch.equal(self.weights, Keeping().weights):
+            raise ValueError("these weights were changed")
+        return self.factor()
+
+
+def sealed() -> nn.Module:
+    return Sealed().eval()
+
+
 def plain() -> nn.Module:
     return Keeping().eval()
 

@@ -9,7 +9,7 @@ from small_networks import outputs_settings, saved
 
 import hmcompress
 from hmcompress.errors import NetworkError
-from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network import NetworkResult, compress_network, pose
 
 HELPERS = Path(__file__).parent / "keeping_networks.py"
 
@@ -68,3 +68,9 @@ def test_the_bound_holds_in_a_first_call_with_the_weights_that_come_back(tmp_pat
     y, z = module(x).detach(), again(x).detach()
     assert 1e-3 < float((y - z).norm() / y.norm()) <= 1.2e-2  # points of its own
     assert hmcompress.verify(tmp_path / "m.hmc.safetensors", tmp_path / "model.pt").passed
+
+
+def test_a_module_that_takes_no_other_weights_is_no_error_of_its_own(tmp_path: Path) -> None:
+    state = keeping_networks.plain().state_dict()
+    problem = pose(outputs_settings(network={"factory": f"{HELPERS}:sealed"}, calibration={"samples": 64}), state)
+    assert not problem.network.kept

@@ -23,13 +23,15 @@ def computing_anew(network: Network, untouched: nn.Module, inputs: Inputs) -> Ne
     Raises NetworkError where forgetting does not help.
     """
     kept, copied = tuple(what_is_kept(network.module, untouched)), replace(network, module=untouched)
-    before, change = network.run(inputs), copied.run(inputs, _moved(network)) - network.run(inputs)
-    allowed = _SAME * change.norm() + _CHANCE * (network.run(inputs) - before).norm()
+    before, first = network.run(inputs), _first(copied, inputs)
+    if first is None or first.shape != before.shape or not torch.isfinite(first - before).all():
+        return network
+    allowed = _SAME * (first - before).norm() + _CHANCE * (network.run(inputs) - before).norm()
 
     def is_same(found: Tensor) -> bool:
         return bool((found - before).norm() <= allowed)
 
-    if not torch.isfinite(change).all() or is_same(copied.run(inputs)):
+    if is_same(copied.run(inputs)):
         return network
     if is_same(replace(copied, kept=kept).run(inputs)):
         return replace(network, kept=kept)
@@ -37,6 +39,14 @@ def computing_anew(network: Network, untouched: nn.Module, inputs: Inputs) -> Ne
         "the network runs from what it kept of an earlier call, not from the weights that it is given, so no bound can "
         "be measured: have the factory return a module that computes anew in each call"
     )
+
+
+def _first(copied: Network, inputs: Inputs) -> Tensor | None:
+    """What the copy gives with other weights; None where it takes no others, of which trials will tell."""
+    try:
+        return copied.run(inputs, _moved(copied))
+    except NetworkError:
+        return None
 
 
 def _moved(network: Network) -> dict[str, Tensor]:
