@@ -23,9 +23,7 @@ from hmcompress.errors import SourceError
 
 _MARKS = ("_parameters", "_buffers", "_modules")
 _TENSORS = (LazyTensor, QuantizedTensor, SparseTensor, dict)  # a dict: made of parts
-_CODEGEN = (
-    "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as archives of TorchScript or pickles
-)
+_CODEGEN = "__codegen__"  # of e3nn (MACE, NequIP): children made of generated code, as TorchScript or pickles
 _HIDDEN = "a module in a plain attribute or container, in no state dict; its parameters and buffers are kept as named"
 _LOOSE_DEPTH = 5  # containers and objects of an attribute that are looked into for tensors
 

@@ -91,29 +91,13 @@ class Sealed(Keeping):
         return self.factor()
 
 
-def sealed() -> nn.Module:
-    return Sealed().eval()
+class Half(nn.Module):
+    """Weights of 16 bits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(2, 24), nn.Tanh(), nn.Linear(24, 2)).bfloat16()
 
-def plain() -> nn.Module:
-    return Keeping().eval()
-
-
-def in_new_attribute() -> nn.Module:
-    return InNewAttribute().eval()
-
-
-def in_none() -> nn.Module:
-    return InNone().eval()
-
-
-def in_dict() -> nn.Module:
-    return InDict().eval()
-
-
-def in_object() -> nn.Module:
-    return InObject().eval()
-
-
-def elsewhere() -> nn.Module:
-    return Elsewhere().eval()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.bfloat16())

@@ -10,21 +10,23 @@ from small_networks import outputs_settings, saved
 import hmcompress
 from hmcompress.errors import NetworkError
 from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.bound.anew import _moved
+from hmcompress.network.model.network import own_tensors
 
 HELPERS = Path(__file__).parent / "keeping_networks.py"
 
 
 def compressed(name: str, folder: Path) -> NetworkResult:
     settings = outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration={"samples": 256}, effort="fast")
-    return compress_network(saved(folder, keeping_networks.plain().state_dict()), settings)
+    return compress_network(saved(folder, keeping_networks.Keeping().state_dict()), settings)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
-    return compressed("plain", tmp_path_factory.mktemp("plain"))
+    return compressed("Keeping", tmp_path_factory.mktemp("keeping"))
 
 
-@pytest.mark.parametrize("name", ["in_new_attribute", "in_none", "in_dict", "in_object"])
+@pytest.mark.parametrize("name", ["InNewAttribute", "InNone", "InDict", "InObject"])
 def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: NetworkResult) -> None:
     result = compressed(name, tmp_path)
     assert [layer.payload for layer in result.layers] == [layer.payload for layer in plain.layers]
@@ -32,7 +34,7 @@ def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: N
 
 
 def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> None:
-    checkpoint = saved(tmp_path, keeping_networks.plain().state_dict())
+    checkpoint = saved(tmp_path, keeping_networks.Keeping().state_dict())
     calibration = {"samples": 128, "held_out": 64, "derivatives": 1}
     found = [
         compress_network(
@@ -41,26 +43,26 @@ def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> N
                 network={"factory": f"{HELPERS}:{name}"}, calibration=calibration, ntk={"samples": 16}, effort="fast"
             ),
         )
-        for name in ("plain", "in_dict")
+        for name in ("Keeping", "InDict")
     ]
     assert [layer.payload for layer in found[0].layers] == [layer.payload for layer in found[1].layers]
 
 
 def test_what_is_kept_out_of_reach_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="runs from what it kept of an earlier call") as told:
-        compressed("elsewhere", tmp_path)
+        compressed("Elsewhere", tmp_path)
     assert "\n" not in str(told.value)
 
 
 def test_the_bound_holds_in_a_first_call_with_the_weights_that_come_back(tmp_path: Path) -> None:
-    module = keeping_networks.in_none()
+    module = keeping_networks.InNone()
     saved(tmp_path, module.state_dict())
     (tmp_path / "c.yaml").write_text(
-        f"metric: outputs\neffort: fast\ntol: 1.0e-2\nnetwork: {{factory: '{HELPERS}:in_none'}}\nntk: off\n"
+        f"metric: outputs\neffort: fast\ntol: 1.0e-2\nnetwork: {{factory: '{HELPERS}:InNone'}}\nntk: off\n"
         "calibration: {domain: {x: [-1, 1], t: [0, 1]}, samples: 256, held_out: 256}\n"
     )
     hmcompress.compress(tmp_path / "model.pt", tmp_path / "m.hmc.safetensors", config=tmp_path / "c.yaml")
-    again = keeping_networks.in_none()
+    again = keeping_networks.InNone()
     again.load_state_dict(hmcompress.load_state_dict(tmp_path / "m.hmc.safetensors"))
     x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([2.0, 1.0]) - torch.tensor(
         [1, 0]
@@ -71,6 +73,19 @@ def test_the_bound_holds_in_a_first_call_with_the_weights_that_come_back(tmp_pat
 
 
 def test_a_module_that_takes_no_other_weights_is_no_error_of_its_own(tmp_path: Path) -> None:
-    state = keeping_networks.plain().state_dict()
-    problem = pose(outputs_settings(network={"factory": f"{HELPERS}:sealed"}, calibration={"samples": 64}), state)
+    state = keeping_networks.Keeping().state_dict()
+    problem = pose(outputs_settings(network={"factory": f"{HELPERS}:Sealed"}, calibration={"samples": 64}), state)
     assert not problem.network.kept
+
+
+@pytest.mark.parametrize("name", ["Keeping", "Half"])
+def test_weights_of_any_precision_are_moved(name: str) -> None:
+    state = getattr(keeping_networks, name)().state_dict()
+    network = pose(
+        outputs_settings(network={"factory": f"{HELPERS}:{name}"}, calibration={"samples": 64}), state
+    ).network
+    own = own_tensors(network.module)
+    for weight, moved in _moved(network).items():
+        before = own[network.places[weight]]
+        assert before.dtype == moved.dtype == state[weight].dtype
+        assert float((moved != before).double().mean()) > 0.5 and float((moved - before).norm() / before.norm()) < 0.1

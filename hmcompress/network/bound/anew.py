@@ -9,7 +9,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.model.kept import what_is_kept
 from hmcompress.network.model.network import Inputs, Network, own_tensors
 
-_MOVED = 1e-3  # relative change of each weight
+_MOVED, _DIGITS = 1e-3, 4  # relative change of each weight, and times the spacing of its numbers at least
 _SAME = 1e-2  # of the change of the outputs: rounding differs by less
 _CHANCE = 10  # times what outputs differ by from one call to the next
 
@@ -54,7 +54,10 @@ def _moved(network: Network) -> dict[str, Tensor]:
     generator, own = torch.Generator().manual_seed(0), own_tensors(network.module)
     dense = (name for layer in network.layers for name in (layer.weight, layer.bias) if name is not None)
     weights = {name: own[network.places[name]].detach() for name in (*dense, *network.others)}
-    return {
-        name: w * (1 + _MOVED * torch.randn(w.shape, generator=generator, dtype=torch.float64)).to(w.dtype)
-        for name, w in weights.items()
-    }
+    moved = {}
+    for name, w in weights.items():
+        if not (w.is_floating_point() or w.is_complex()):  # a module may hold whole numbers where the file has others
+            continue
+        size = max(_MOVED, _DIGITS * torch.finfo(w.dtype).eps)  # numbers of 16 bits would be the same again
+        moved[name] = w * (1 + size * torch.randn(w.shape, generator=generator, dtype=torch.float64)).to(w.dtype)
+    return moved
