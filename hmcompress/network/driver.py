@@ -16,6 +16,7 @@ from hmcompress.network.bound.outcome import (
     few_carry_the_error,
     fresh_points,
     nearly_constant,
+    points_in_both,
     read_as,
     samples_together,
     slim_sizes,
@@ -71,7 +72,7 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    shared = nearly_constant(problem, settings), samples_together(problem, settings)
+    shared = nearly_constant(problem, settings), samples_together(problem, settings), points_in_both(problem)
     notes = _told(too_few_samples(record), *shared, *sizes, *blank)
     few = few_carry_the_error(problem, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)

@@ -59,6 +59,13 @@ def test_samples_that_depend_on_those_beside_them_are_told(tmp_path: Path) -> No
     assert not any("beside" in note for note in compressed("nodes", points(), tmp_path).notes)
 
 
+@pytest.mark.parametrize("times", [1, 4])
+def test_points_that_are_learned_from_and_measured_on_are_told(times: int, tmp_path: Path) -> None:
+    notes = compressed("mixed", np.tile(points()[:128], (times, 1)), tmp_path, samples=512, held_out=32).notes
+    told = [note for note in notes if "held-out points are calibration points too" in note]
+    assert len(told) == (times > 1)
+
+
 def test_tied_weights_are_replaced_at_all_their_places(tmp_path: Path) -> None:
     module = callable_networks.tied()
     x = torch.randn(8, 20)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from small_networks import outputs_settings
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.model.inputs import Source
+from hmcompress.network.model.inputs import Points, Source
 from hmcompress.settings.config import load_settings
 
 
@@ -99,6 +99,15 @@ def test_files_give_disjoint_rows(tmp_path: Path, suffix: str) -> None:
     folds = [set(map(tuple, fold().tensors[0].tolist())) for fold in deal]
     assert not any(a & b for a, b in combinations(folds, 2))
     assert [len(fold) for fold in folds] == [20, 10, 5, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex64, torch.int64])
+def test_points_that_others_hold_too_are_counted(dtype: torch.dtype) -> None:
+    t, more = torch.arange(12).reshape(6, 2).to(dtype), torch.arange(6)
+    points = Points((t, more))
+    assert points.among(points) == 6 and points.take(slice(0, 4)).among(points.take(slice(3, 6))) == 1
+    assert points.among(Points((t, more + 1))) == 0 and points.among(Points((t.flip(0), more.flip(0)))) == 6
+    assert Points((t, more), joint=False).among(Points((t, more + 1), joint=False)) == 6
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.report.verdicts import VerifyNetwork
 from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import InputsCalibration
 
 _FEW = 4  # samples by themselves
 _ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
+_SHARED = 0.01  # of the held-out points that may be calibration points
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -113,6 +115,18 @@ def samples_together(problem: Problem, settings: Settings) -> str | None:
     return (
         f"a sample's outputs differ by {error:.2g} with the samples beside it: is the first axis of the inputs that of "
         "the samples (batch_first)? The bound is that of batches as they were run"
+    )
+
+
+def points_in_both(problem: Problem) -> str | None:
+    """One line where rows of a file repeat, so that what is learned from is measured on as well."""
+    points = problem.held_out.points
+    count = points.among(problem.calibration.points) if isinstance(problem.settings, InputsCalibration) else 0
+    if count <= _SHARED * len(points):
+        return None
+    return (
+        f"{count} of {len(points)} held-out points are calibration points too, as rows of the inputs repeat: the bound "
+        "says less about other inputs"
     )
 
 

@@ -1,7 +1,7 @@
 """Where a network's inputs come from: boxes, Gaussians, files; calibration and held-out points are disjoint."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,17 @@ class Points:
         rows = [torch.randint(len(t), (count,), generator=generator) for t in self.tensors]
         rows[0] = torch.arange(count) if count <= len(self) else rows[0]
         return Points(tuple(t[r] for t, r in zip(self.tensors, rows, strict=True)), True)
+
+    def among(self, others: "Points") -> int:
+        """How many samples are samples of the others too, number for number."""
+        known = set(others._as_bytes())
+        return sum(sample in known for sample in self._as_bytes())
+
+    def _as_bytes(self) -> Iterator[bytes]:
+        """Each sample; where inputs are not joint, of the first."""
+        kept = self.tensors if self.joint else self.tensors[:1]
+        parts = [t.reshape(len(t), -1).contiguous().view(torch.uint8).numpy() for t in kept]
+        return (b"".join(part[k].tobytes() for part in parts) for k in range(len(self)))
 
     def to(self, dtype: torch.dtype) -> "Points":
         return Points(tuple(_in_precision(t, dtype) for t in self.tensors), self.joint)
