@@ -13,6 +13,7 @@ from hmcompress.errors import BoundError
 from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_layers, smaller_alone
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
+    changing_itself,
     few_carry_the_error,
     fresh_points,
     nearly_constant,
@@ -71,7 +72,7 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    shared = nearly_constant(problem, settings), samples_together(problem, settings)
+    shared = nearly_constant(problem, settings), samples_together(problem, settings), changing_itself(problem)
     notes = _told(too_few_samples(record), *shared, *sizes, *blank)
     few = few_carry_the_error(problem, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)
