@@ -154,3 +154,16 @@ class Counting(Keeping):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return super().forward(x)
+
+
+class Recurrent(Keeping):
+    """The hidden state of the last call is where the next one begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x + self.hidden)
+        self.hidden = x.detach().mean(0) + 1
+        return outputs

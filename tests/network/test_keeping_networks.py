@@ -54,6 +54,11 @@ def test_what_calls_change_may_be_coded_too(tmp_path: Path) -> None:
     assert (decoded["means"] == 0.25).all()
 
 
+def test_a_hidden_state_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"differ by .* from one call to the next.*each call changes its hidden"):
+        compressed("Recurrent", tmp_path)
+
+
 def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, keeping_networks.Keeping().state_dict())
     calibration = {"samples": 128, "held_out": 64, "derivatives": 1}

@@ -18,7 +18,7 @@ from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
 from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
-from hmcompress.network.model.kept import before_any_call, changed_states, states
+from hmcompress.network.model.kept import KeptTensor, before_any_call, changed_states, states
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
@@ -149,9 +149,11 @@ def _check_repeats(network: Network, points: Points, settings: Settings) -> None
     assert settings.calibration is not None
     error = block_errors(settings.calibration.tolerance, first, second)[0]
     if error > _STEADY * settings.tol:
+        why = "does it draw random numbers (dropout in training mode), or keep state between calls?"
+        if changed := next((t.place for t in network.kept if isinstance(t, KeptTensor)), None):
+            why = f"each call changes its {changed}; have the factory return a module that leaves it as it is"
         raise NetworkError(
-            f"the network's outputs differ by {error:.2g} from one call to the next, so no bound can hold: does it "
-            "draw random numbers (dropout in training mode), or keep state between calls?"
+            f"the network's outputs differ by {error:.2g} from one call to the next, so no bound can hold: {why}"
         )
 
 
