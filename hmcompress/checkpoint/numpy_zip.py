@@ -1,8 +1,9 @@
-"""numpy's .npz archives: one .npy entry per array."""
+"""numpy's .npz archives, one .npy entry per array, and .npy files of objects, in which dicts of arrays were shared."""
 
 import ast
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 from hmcompress.checkpoint.archive import Archive
@@ -11,11 +12,12 @@ from hmcompress.checkpoint.blobs import Blob
 from hmcompress.checkpoint.known_globals import find_global
 from hmcompress.checkpoint.lazy import checked_shape
 from hmcompress.checkpoint.machine import Machine, Stream
-from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, DtypeInPickle, array_of, numbers_at
-from hmcompress.checkpoint.standins import LeftBehind, NumpyArray
+from hmcompress.checkpoint.numpy_values import TORCH_DTYPES, ArrayInPickle, DtypeInPickle, array_of, numbers_at
+from hmcompress.checkpoint.standins import Converted, LeftBehind, NumpyArray
 from hmcompress.errors import SourceError
 
 _MAX_HEADER = 10_000
+_BEGINNING = 128
 _MAGIC = b"\x93NUMPY"
 
 
@@ -28,6 +30,20 @@ def open_npz(archive: Archive) -> Opened:
     """The arrays of an .npz archive by name. Raises SourceError."""
     arrays = {name.removesuffix(".npy"): _array(archive.blob(name)) for name in archive.names}
     return opened_object("numpy archive", arrays, archive.nbytes, archive.path)
+
+
+def is_npy_of_objects(head: bytes) -> bool:
+    """Whether a file begins as an array of objects; one of numbers is no model."""
+    return head.startswith(_MAGIC) and b"'descr': '|O'" in head[:_BEGINNING]
+
+
+def open_npy_of_objects(path: Path, blob: Blob) -> Opened:
+    """The object of an array that is one, or the list of several. Raises SourceError."""
+    start, header = _header(blob)
+    found = _objects(_content(blob, start))
+    content = found.content if isinstance(found, ArrayInPickle) else found
+    alone = header.get("shape") == () and isinstance(content, Converted) and isinstance(content.value, list)
+    return opened_object("numpy array", content.value[0] if alone and content.value else found, blob.nbytes, path)
 
 
 def _array(blob: Blob) -> Any:

@@ -15,7 +15,7 @@ from hmcompress.checkpoint.blobs import Blob, FileBlob
 from hmcompress.checkpoint.exported import is_exported, open_exported
 from hmcompress.checkpoint.gzipped import GZIP, gunzipped
 from hmcompress.checkpoint.legacy import open_pickle
-from hmcompress.checkpoint.numpy_zip import is_npz, open_npz
+from hmcompress.checkpoint.numpy_zip import is_npy_of_objects, is_npz, open_npy_of_objects, open_npz
 from hmcompress.checkpoint.pytorch_zip import open_pytorch_zip
 from hmcompress.checkpoint.records import Checkpoint
 from hmcompress.checkpoint.safetensors_file import looks_like_safetensors, open_safetensors
@@ -126,6 +126,8 @@ def _open_blob(path: Path, blob: Blob, depth: int = 0) -> Opened:
     if head.startswith(GZIP):
         opened = _open_blob(path, gunzipped(blob), depth + 1)
         return replace(opened, kind=f"gzip of {opened.kind}")
+    if is_npy_of_objects(head):
+        return open_npy_of_objects(path, blob)
     if (foreign := foreign_kind(head)) is not None:
         raise SourceError(foreign)
     return _open_pickle(path, blob, head)

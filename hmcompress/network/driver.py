@@ -13,12 +13,10 @@ from hmcompress.errors import BoundError
 from hmcompress.network.alone import Layers, MeasureOf, WeightsMetric, decoded_layers, smaller_alone
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.outcome import (
+    about_the_points,
     few_carry_the_error,
     fresh_points,
-    nearly_constant,
-    points_in_both,
     read_as,
-    samples_together,
     slim_sizes,
     too_few_samples,
     with_changed_inputs,
@@ -72,8 +70,7 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    shared = nearly_constant(problem, settings), samples_together(problem, settings), points_in_both(problem)
-    notes = _told(too_few_samples(record), *shared, *sizes, *blank)
+    notes = _told(too_few_samples(record), *about_the_points(problem, settings), *sizes, *blank)
     few = few_carry_the_error(problem, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)
     return NetworkResult((*layers, *ruled), record, notes, said)

@@ -108,3 +108,31 @@ def test_numpy_values_without_numbers_are_kept_or_said(tmp_path):
     checkpoint = open_checkpoint(path)
     assert_same(restored(checkpoint), {"names": ["ab", "c"], "objects": [1, "x"], "dates": None, "dtype": None, "w": W})
     assert len(checkpoint.left_behind) == 4
+
+
+@pytest.mark.parametrize("name", ["dict.npy", "weights.pt"])
+def test_a_dict_that_numpy_saved_is_read(tmp_path, name):
+    saved = {"conv1": {"weights": np.arange(6, dtype=np.float32).reshape(2, 3), "biases": np.zeros(2)}, "layers": [1]}
+    with open(tmp_path / name, "wb") as file:
+        np.save(file, saved, allow_pickle=True)
+    checkpoint = open_checkpoint(tmp_path / name)
+    assert_same(restored(checkpoint), saved)
+    assert not checkpoint.left_behind
+
+
+def test_several_objects_that_numpy_saved_are_a_list(tmp_path):
+    saved = [np.arange(3.0), {"w": np.ones((2, 2), np.float32)}, None]
+    array = np.empty(3, dtype=object)
+    array[:] = saved
+    np.save(tmp_path / "list.npy", array, allow_pickle=True)
+    assert_same(restored(tmp_path / "list.npy"), saved)
+
+
+def test_objects_that_numpy_saved_run_no_code(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
+
+    np.save(tmp_path / "a.npy", {"w": np.ones(3), "x": Attack()}, allow_pickle=True)
+    assert_same(restored(tmp_path / "a.npy")["w"], np.ones(3))
+    assert not (tmp_path / "executed").exists()

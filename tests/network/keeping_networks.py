@@ -101,3 +101,69 @@ class Half(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.bfloat16())
+
+
+class Drifting(Keeping):
+    """What it subtracts from its inputs follows them by a ten-thousandth in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x - self.mean)
+        self.mean.lerp_(x.detach().mean(0) + 3, 1e-4)
+        return outputs
+
+
+class DriftingMeans(nn.Module):
+    """Enough numbers to be coded follow the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(2, 24), nn.Tanh(), nn.Linear(24, 2))
+        self.register_buffer("means", torch.linspace(0.1, 0.3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.body(x - self.means.view(8, 2).mean(0))
+        self.means.lerp_(x.detach().mean() + 3, 1e-4)
+        return outputs
+
+
+class DriftingAttribute(Keeping):
+    """The same in an attribute, which becomes another tensor each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x - self.mean)
+        self.mean = self.mean.lerp(x.detach().mean(0) + 3, 1e-4)
+        return outputs
+
+
+class Counting(Keeping):
+    """Counts its calls, which changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Recurrent(Keeping):
+    """The hidden state of the last call is where the next one begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x + self.hidden)
+        self.hidden = x.detach().mean(0) + 1
+        return outputs

@@ -33,6 +33,32 @@ def test_what_a_module_keeps_changes_nothing(name: str, tmp_path: Path, plain: N
     assert result.record.error == plain.record.error
 
 
+@pytest.mark.parametrize("name", ["Drifting", "DriftingAttribute", "Counting"])
+def test_what_calls_change_is_as_the_checkpoint_has_it_in_each(name: str, tmp_path: Path, plain: NetworkResult) -> None:
+    """By little a call, but a search makes hundreds of them."""
+    result = compressed(name, tmp_path)
+    assert [layer.payload for layer in result.layers] == [layer.payload for layer in plain.layers]
+    assert result.record.error == plain.record.error
+    told = [note for note in result.notes if "changes its own mean with each call" in note]
+    assert len(told) == (name != "Counting")
+
+
+def test_what_calls_change_may_be_coded_too(tmp_path: Path) -> None:
+    """A call with decoded numbers in its place leaves these alone."""
+    state = keeping_networks.DriftingMeans().state_dict()
+    settings = outputs_settings(network={"factory": f"{HELPERS}:DriftingMeans"}, calibration={"samples": 64})
+    problem, decoded = pose(settings, state), {"means": torch.full((16,), 0.25)}
+    assert "means" in problem.network.others
+    first, again = (problem.errors(problem.held_out, decoded) for _ in range(2))
+    assert first == again
+    assert (decoded["means"] == 0.25).all()
+
+
+def test_a_hidden_state_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"differ by .* from one call to the next.*each call changes its hidden"):
+        compressed("Recurrent", tmp_path)
+
+
 def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, keeping_networks.Keeping().state_dict())
     calibration = {"samples": 128, "held_out": 64, "derivatives": 1}

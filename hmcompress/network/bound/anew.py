@@ -22,7 +22,8 @@ def computing_anew(network: Network, untouched: nn.Module, inputs: Inputs) -> Ne
 
     Raises NetworkError where forgetting does not help.
     """
-    kept, copied = tuple(what_is_kept(network.module, untouched)), replace(network, module=untouched)
+    kept = (*network.kept, *what_is_kept(network.module, untouched))
+    copied = replace(network, module=untouched)
     before, first = network.run(inputs), _first(copied, inputs)
     if first is None or first.shape != before.shape or not torch.isfinite(first - before).all():
         return network

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
@@ -13,6 +14,7 @@ from hmcompress.network.bound.error import Reference, block_errors, evaluate
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem, reference_error
+from hmcompress.network.model.kept import KeptTensor
 from hmcompress.network.model.modules import Activation, Stack
 from hmcompress.network.model.network import Network
 from hmcompress.report.lines import fresh_line
@@ -85,6 +87,12 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     )
 
 
+def about_the_points(problem: Problem, settings: Settings) -> tuple[str | None, ...]:
+    """Lines about what points and outputs the bound is measured on."""
+    about = nearly_constant(problem, settings), samples_together(problem, settings)
+    return (*about, points_in_both(problem), changing_itself(problem))
+
+
 def nearly_constant(problem: Problem, settings: Settings) -> str | None:
     """One line where outputs that are the same for all samples would hold the bound."""
     y = problem.held_out.blocks[0]
@@ -127,6 +135,23 @@ def points_in_both(problem: Problem) -> str | None:
     return (
         f"{count} of {len(points)} held-out points are calibration points too, as rows of the inputs repeat: the bound "
         "says less about other inputs"
+    )
+
+
+def changing_itself(problem: Problem) -> str | None:
+    """One line where outputs depend, by little, on what earlier calls left in the module."""
+    network, points = problem.network, problem.held_out.points.take(slice(0, _FEW))
+    changing = [t for t in network.kept if isinstance(t, KeptTensor)]
+    if not changing:
+        return None
+    first = evaluate(network, points, 0)
+    again = [evaluate(replace(network, kept=()), points, 0) for _ in range(2)][-1]
+    if all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
+        return None
+    others = " and others" if len(changing) > 1 else ""
+    return (
+        f"the network changes its own {changing[0].place}{others} with each call: the bound is that of a first call, "
+        "from what the checkpoint holds"
     )
 
 

@@ -18,7 +18,7 @@ from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
 from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
-from hmcompress.network.model.kept import before_any_call
+from hmcompress.network.model.kept import KeptTensor, before_any_call, changed_states, states
 from hmcompress.network.model.network import Network, in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
@@ -84,7 +84,9 @@ def pose(settings: Settings, tensors: Mapping[str, Tensor], source: Path | None 
     supply, order = _supply(network, settings.calibration), settings.calibration.derivatives
     points = supply.calibration()
     untouched = None if network.built_in else before_any_call(network.module)
+    before = {} if network.built_in else states(network.module)
     network = _checked(network, points, settings.calibration)
+    network = replace(network, kept=changed_states(network.module, before))
     calibration = reference(network, points, order, "calibration")
     _check_repeats(network, points.take(slice(0, _repeated(network))), settings)
     if untouched is not None:
@@ -142,13 +144,16 @@ def _repeated(network: Network) -> int:
 
 def _check_repeats(network: Network, points: Points, settings: Settings) -> None:
     """Raise NetworkError where the same inputs give other outputs when asked again."""
-    first, second = (evaluate(network, points, 0) for _ in range(2))
+    remembering = replace(network, kept=())
+    first, second = (evaluate(remembering, points, 0) for _ in range(2))
     assert settings.calibration is not None
     error = block_errors(settings.calibration.tolerance, first, second)[0]
     if error > _STEADY * settings.tol:
+        why = "does it draw random numbers (dropout in training mode), or keep state between calls?"
+        if changed := next((t.place for t in network.kept if isinstance(t, KeptTensor)), None):
+            why = f"each call changes its {changed}; have the factory return a module that leaves it as it is"
         raise NetworkError(
-            f"the network's outputs differ by {error:.2g} from one call to the next, so no bound can hold: does it "
-            "draw random numbers (dropout in training mode), or keep state between calls?"
+            f"the network's outputs differ by {error:.2g} from one call to the next, so no bound can hold: {why}"
         )
 
 

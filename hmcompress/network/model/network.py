@@ -17,7 +17,7 @@ from torch.func import functional_call
 from hmcompress.errors import HMCompressError, NetworkError
 from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
-from hmcompress.network.model.kept import Kept, forget
+from hmcompress.network.model.kept import Kept, KeptTensor, forget, unshared
 from hmcompress.network.model.outputs import flatten, tensors_in
 from hmcompress.network.model.shelves import Shelf, shelved
 
@@ -60,7 +60,7 @@ class Network:
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
     repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
     shelves: tuple[Shelf, ...] = ()  # where the module keeps some of its tensors as well
-    kept: tuple[Kept, ...] = ()  # that the module keeps from one call to the next, and is to forget
+    kept: tuple[Kept | KeptTensor, ...] = ()  # that the module keeps from one call to the next, and is to forget
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
 
     @property
@@ -161,7 +161,7 @@ class Network:
             if not state:
                 return self.module(*inputs)
             with shelved(self.module, self.shelves, self._others(state)):
-                return functional_call(self.module, dict(state), inputs, tie_weights=False)
+                return functional_call(self.module, unshared(state, self.kept), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
