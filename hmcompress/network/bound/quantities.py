@@ -1,0 +1,53 @@
+"""Outputs of several quantities: sizes of the large ones hide what becomes of a small one."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.bound.error import evaluate
+from hmcompress.network.bound.problem import Problem
+
+_MOST = 16  # numbers, or channels, that are quantities of their own; more are places of a field
+_FAR = 10.0  # times the tolerance
+_FEW = 2  # samples that tell shapes
+
+Named = tuple[str, Tensor, Tensor]  # a quantity, the original's values and what they are off
+
+
+def hidden_quantity(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where a quantity among the outputs is far off by itself, though all together hold."""
+    y = problem.held_out.blocks[0]
+    if problem.settings.tolerance == "each":
+        return None
+    off = evaluate(problem.network, problem.held_out.points, 0, decoded)[0] - y
+    alone = [(float(d.norm() / v.norm()), name, v) for name, v, d in _quantities(problem, y, off) if v.any()]
+    error, name, values = max(alone, key=lambda one: one[0], default=(0.0, "", y))
+    if error <= _FAR * tol:
+        return None
+    share = float(values.norm() / y.norm())
+    return (
+        f"{name} is off by {error:.2g} of its own size, which is {share:.2g} of that of all outputs together: "
+        "tolerance: each (under calibration) bounds every number by itself, or give a factory that scales them alike"
+    )
+
+
+def _quantities(problem: Problem, y: Tensor, off: Tensor) -> Iterator[Named]:
+    """Of outputs (N, k): tensors where there are several, else their numbers or channels where these are few."""
+    try:
+        shapes = [shape[1:] for shape in problem.network.shapes(problem.held_out.points.take(slice(0, _FEW)).tensors)]
+    except NetworkError:  # of so few samples
+        return
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) != y.shape[1]:
+        return
+    if len(shapes) > 1:
+        for k, (values, wrong) in enumerate(zip(y.split(sizes, 1), off.split(sizes, 1), strict=True), 1):
+            yield f"tensor {k} of the {len(shapes)} that the network returns", values, wrong
+        return
+    field = (len(y), *shapes[0])
+    for axis in dict.fromkeys((1, len(field) - 1)):
+        shown = "outputs[:, {}]" if axis == 1 else "outputs[..., {}]"
+        for k in range(field[axis]) if 0 < axis < len(field) and 1 < field[axis] <= _MOST else ():
+            yield shown.format(k), y.reshape(field).select(axis, k), off.reshape(field).select(axis, k)
