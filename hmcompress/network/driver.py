@@ -22,7 +22,7 @@ from hmcompress.network.bound.outcome import (
     with_changed_inputs,
 )
 from hmcompress.network.bound.problem import Problem, pose
-from hmcompress.network.bound.quantities import hidden_quantity
+from hmcompress.network.bound.quantities import hidden_quantity, hidden_samples
 from hmcompress.network.layerwise.coded import lossless
 from hmcompress.network.layerwise.fallback import nearest_weights
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
@@ -72,7 +72,8 @@ def compress_network(
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     notes = _told(too_few_samples(record), *about_the_points(problem, settings), *sizes, *blank)
-    about = few_carry_the_error(problem, stored), hidden_quantity(problem, settings.tol, stored)
+    hidden = hidden_quantity(problem, settings.tol, stored), hidden_samples(problem, settings.tol, stored)
+    about = few_carry_the_error(problem, stored), *hidden
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *about)
     return NetworkResult((*layers, *ruled), record, notes, said)
 

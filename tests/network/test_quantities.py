@@ -1,4 +1,4 @@
-"""A quantity that others hide is told: by its own size, whatever the form of the outputs."""
+"""Quantities and samples that larger ones hide are told, whatever the form of the outputs."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hmcompress.network import pose
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.bound.quantities import hidden_quantity
+from hmcompress.network.bound.quantities import hidden_quantity, hidden_samples
 
 TOL = 1e-2
 UNITS = torch.tensor([1.0, 2.0, 1e-4])  # metres, and something small
@@ -50,6 +50,13 @@ class Channels(Field):
 class Points(Field):
     def forward(self, x: Tensor) -> object:
         return self.net(x).reshape(-1, 3, 20).transpose(1, 2)
+
+
+class Growing(Linear):
+    """What is off by the same everywhere matters where outputs are small."""
+
+    def forward(self, x: Tensor) -> object:
+        return torch.exp(12 * x[:, :1]) + self.net(x)
 
 
 class Tensors(Field):
@@ -93,3 +100,15 @@ def test_quantities_of_one_size_and_places_of_a_field_are_not(network: type[Line
 def test_nothing_is_told_where_each_is_bounded_or_little_is_off(tmp_path: Path) -> None:
     assert line(posed(Linear, tmp_path, "each")) == ""
     assert line(posed(Linear, tmp_path), 1e-6) == ""
+
+
+@pytest.mark.parametrize(
+    ("network", "off", "told"), [(Growing, 0.3, True), (Growing, 1e-3, False), (Linear, 1e-3, False)]
+)
+def test_samples_that_larger_ones_hide_are_told(network: type[Linear], off: float, told: bool, tmp_path: Path) -> None:
+    problem = posed(network, tmp_path)
+    weight = problem.network.module.get_parameter("net.weight").detach()
+    decoded = {"net.weight": weight + off * torch.roll(weight, 1, 1)}
+    assert max(problem.errors(problem.held_out, decoded)) < TOL
+    line = hidden_samples(problem, TOL, decoded) or ""
+    assert line.startswith("half of the held-out points are off by more than") == told

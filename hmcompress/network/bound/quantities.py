@@ -1,4 +1,4 @@
-"""Outputs of several quantities: sizes of the large ones hide what becomes of a small one."""
+"""Quantities and samples of all sizes: the large ones hide what becomes of the small ones."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -30,6 +30,19 @@ def hidden_quantity(problem: Problem, tol: float, decoded: Mapping[str, Tensor])
     return (
         f"{name} is off by {error:.2g} of its own size, which is {share:.2g} of that of all outputs together: "
         "tolerance: each (under calibration) bounds every number by itself, or give a factory that scales them alike"
+    )
+
+
+def hidden_samples(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where most samples are far off by themselves, though all together hold."""
+    points, y = problem.held_out.points, problem.held_out.blocks[0]
+    off = evaluate(problem.network, points, 0, decoded)[0] - y
+    alone = (off.norm(dim=1) / y.norm(dim=1))[y.any(1)].median()
+    if float(alone) <= _FAR * tol:
+        return None
+    return (
+        f"half of the held-out points are off by more than {float(alone):.2g} of their own outputs' size, as others' "
+        "are far larger: give a factory that makes them alike (a logarithm), or a smaller tolerance"
     )
 
 
