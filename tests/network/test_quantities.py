@@ -37,7 +37,16 @@ class Alike(Linear):
 
 
 class Field(Linear):
-    """All of them places of one field."""
+    """Places of one field, on a line."""
+
+    points = 20
+
+    def forward(self, x: Tensor) -> object:
+        return self.net(x)[:, None]
+
+
+class Many(Linear):
+    """A vector of so many numbers, a third of them small."""
 
     points = 20
 
@@ -82,6 +91,7 @@ def line(problem: Problem, off: float = 1e-2) -> str:
     ("network", "shown"),
     [
         (Linear, "outputs[:, 2] is off by"),
+        (Many, "outputs[:, 5"),
         (Channels, "outputs[:, 2] is off by"),
         (Points, "outputs[..., 2] is off by"),
         (Tensors, "tensor 3 of the 3 that the network returns is off by"),

@@ -9,9 +9,12 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import evaluate
 from hmcompress.network.bound.problem import Problem
 
-_MOST = 16  # numbers, or channels, that are quantities of their own; more are places of a field
+_CHANNELS = 16  # of a field, at most; a longer axis is one of its places
+_MANY, _SHARE = 16, 0.01  # numbers of a vector, of which so many at least must be far off: some vectors are fields
+_WIDEST = 4096  # numbers of a vector; a longer one is a field
 _FAR = 10.0  # times the tolerance
 _FEW = 2  # samples that tell shapes
+_VECTORS = 2  # axes of outputs that are a vector for each sample
 
 Named = tuple[str, Tensor, Tensor]  # a quantity, the original's values and what they are off
 
@@ -19,16 +22,18 @@ Named = tuple[str, Tensor, Tensor]  # a quantity, the original's values and what
 def hidden_quantity(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> str | None:
     """One line where a quantity among the outputs is far off by itself, though all together hold."""
     y = problem.held_out.blocks[0]
-    if problem.settings.tolerance == "each":
+    if problem.settings.tolerance == "each" or problem.network.kind == "linear":
         return None
     off = evaluate(problem.network, problem.held_out.points, 0, decoded)[0] - y
     alone = [(float(d.norm() / v.norm()), name, v) for name, v, d in _quantities(problem, y, off) if v.any()]
-    error, name, values = max(alone, key=lambda one: one[0], default=(0.0, "", y))
-    if error <= _FAR * tol:
+    far = [one for one in alone if one[0] > _FAR * tol]
+    if len(far) < (_SHARE * len(alone) if len(alone) > _MANY else 1):
         return None
+    error, name, values = max(far, key=lambda one: one[0])
+    more = f"; {len(far)} of {len(alone)} are far off" if len(far) > 1 else ""
     share = float(values.norm() / y.norm())
     return (
-        f"{name} is off by {error:.2g} of its own size, which is {share:.2g} of that of all outputs together: "
+        f"{name} is off by {error:.2g} of its own size, which is {share:.2g} of that of all outputs together{more}: "
         "tolerance: each (under calibration) bounds every number by itself, or give a factory that scales them alike"
     )
 
@@ -62,5 +67,6 @@ def _quantities(problem: Problem, y: Tensor, off: Tensor) -> Iterator[Named]:
     field = (len(y), *shapes[0])
     for axis in dict.fromkeys((1, len(field) - 1)):
         shown = "outputs[:, {}]" if axis == 1 else "outputs[..., {}]"
-        for k in range(field[axis]) if 0 < axis < len(field) and 1 < field[axis] <= _MOST else ():
+        most = _WIDEST if len(field) == _VECTORS else _CHANNELS
+        for k in range(field[axis]) if 0 < axis < len(field) and 1 < field[axis] <= most else ():
             yield shown.format(k), y.reshape(field).select(axis, k), off.reshape(field).select(axis, k)
