@@ -218,3 +218,30 @@ def steps() -> nn.Module:
     """Takes whole numbers."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(40, 24), nn.Flatten(), nn.Linear(48, 1))
+
+
+class _Beside(_Dense):
+    """Something else beside the outputs."""
+
+    def __init__(self, beside: Any) -> None:
+        super().__init__()
+        self.beside = beside
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.net(x)
+        return y, self.beside(y)
+
+
+def with_a_loss() -> nn.Module:
+    torch.manual_seed(0)
+    return _Beside(lambda y: (y**2).mean())
+
+
+def with_nodes() -> nn.Module:
+    torch.manual_seed(0)
+    return _Beside(lambda y: torch.cat([y, y.sin()], 1).reshape(-1, 1))
+
+
+def with_a_table() -> nn.Module:
+    torch.manual_seed(0)
+    return _Beside(lambda y: torch.ones(7, 1) * y.mean())

@@ -167,3 +167,15 @@ class Recurrent(Keeping):
         outputs = super().forward(x + self.hidden)
         self.hidden = x.detach().mean(0) + 1
         return outputs
+
+
+class Attending(Keeping):
+    """Means over its last calls, which are the same where one is repeated often enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._calls.append(super().forward(x))
+        return torch.stack([y for y in self._calls if len(y) == len(x)][-2:]).mean(0)

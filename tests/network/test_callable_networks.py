@@ -150,3 +150,21 @@ def test_rows_that_a_layer_sees_of_a_sample_count_as_work(tmp_path: Path) -> Non
     problem = pose(settings_for("per_edge", points(), tmp_path), state)
     rows = 20 * len(problem.calibration.points)
     assert rows * 2 * 32 < cost_of(problem, prepare(problem, state, "fast")) < 2 * rows * 2 * 32
+
+
+@pytest.mark.parametrize(("name", "columns"), [("with_a_loss", 2), ("with_nodes", 3)])
+def test_what_stands_beside_the_outputs_is_in_the_rows_of_the_samples(name: str, columns: int, tmp_path: Path) -> None:
+    """Whatever the number of batches: what is one number for all samples, and what has several rows for each."""
+    inputs = np.random.default_rng(0).uniform(-1, 1, (8192, 2)).astype(np.float32)
+    state = getattr(callable_networks, name)().state_dict()
+    problem = pose(settings_for(name, inputs, tmp_path, samples=5000), state)
+    assert problem.calibration.blocks[0].shape == (5000, columns)
+    notes = compressed(name, points(), tmp_path).notes
+    assert not any("differ from their mean" in note for note in notes)
+
+
+def test_outputs_without_rows_for_samples_in_several_batches_are_refused(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).uniform(-1, 1, (8192, 2)).astype(np.float32)
+    state = callable_networks.with_a_table().state_dict()
+    with pytest.raises(NetworkError, match="no row for each sample"):
+        pose(settings_for("with_a_table", inputs, tmp_path, samples=5000), state)

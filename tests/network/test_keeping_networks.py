@@ -59,6 +59,11 @@ def test_a_hidden_state_is_named(tmp_path: Path) -> None:
         compressed("Recurrent", tmp_path)
 
 
+def test_what_is_kept_of_earlier_inputs_is_no_factor_of_the_weights(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"from one call to the next.*keep state between calls"):
+        compressed("Attending", tmp_path)
+
+
 def test_derivatives_and_the_tangent_kernel_are_bounded_too(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, keeping_networks.Keeping().state_dict())
     calibration = {"samples": 128, "held_out": 64, "derivatives": 1}

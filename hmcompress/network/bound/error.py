@@ -31,6 +31,11 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
         for begin in range(0, len(points), step):
             part = points.take(slice(begin, begin + step))
             parts.append([b.double() for b in jets(network, part, order, call)])
+    if len({part[0].shape[1] for part in parts}) > 1:
+        raise NetworkError(
+            "what the network returns has no row for each sample, so it cannot be asked in batches: give a factory "
+            f"whose module returns what belongs to samples alone, or fewer samples ({step} at most)"
+        )
     return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
 

@@ -14,16 +14,23 @@ _PARAMETERS_OF_A_NORMAL = 2  # its mean, and its covariance in one form or anoth
 
 
 def flatten(outputs: object) -> Tensor:
-    """The floating tensors in a module's outputs as one real matrix (samples, everything else)."""
+    """The floating tensors in a module's outputs as one real matrix (samples, everything else).
+
+    What is one number for all samples, such as a loss beside the outputs, stands with each; of several rows a sample,
+    as nodes beside their graphs have, these stand in one.
+    """
     parts = [t.reshape(t.shape[0] if t.ndim else 1, -1) for t in tensors_in(outputs)]
     if not parts:
         raise NetworkError(
             f"the network returns {type(outputs).__name__} without a floating tensor, so no output error can be "
             "bounded: give a factory whose module returns what matters of it"
         )
-    if len({len(part) for part in parts}) > 1:
+    if len(parts) == 1:
+        return parts[0]
+    rows = min((len(part) for part in parts if len(part) > 1), default=1)
+    if any(len(part) % rows for part in parts if len(part) > 1):
         return torch.cat([part.reshape(1, -1) for part in parts], 1)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return torch.cat([part.expand(rows, -1) if len(part) == 1 else part.reshape(rows, -1) for part in parts], 1)
 
 
 def tensors_in(outputs: object) -> Iterator[Tensor]:
