@@ -122,3 +122,11 @@ def test_samples_that_larger_ones_hide_are_told(network: type[Linear], off: floa
     assert max(problem.errors(problem.held_out, decoded)) < TOL
     line = hidden_samples(problem, TOL, decoded) or ""
     assert line.startswith("half of the held-out points are off by more than") == told
+
+
+def test_places_where_a_field_is_small_are_no_quantities(tmp_path: Path) -> None:
+    """A line of outputs that grow from nothing, as solutions do from a boundary."""
+    calibration = {"domain": {"x": [-1, 1], "t": [-1, 1]}, "samples": 64}
+    weight = torch.linspace(1e-5, 1, 20)[:, None] * torch.ones(20, 2)
+    problem = pose(outputs_settings(network={"linear": {}}, calibration=calibration), {"weight": weight})
+    assert hidden_quantity(problem, TOL, {"weight": weight + 1e-3}) is None
