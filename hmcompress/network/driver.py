@@ -18,6 +18,7 @@ from hmcompress.network.bound.outcome import (
     fresh_points,
     nearly_constant,
     read_as,
+    repeated_points,
     samples_together,
     slim_sizes,
     too_few_samples,
@@ -72,8 +73,9 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    shared = nearly_constant(problem, settings), samples_together(problem, settings), changing_itself(problem)
-    notes = _told(too_few_samples(record), *shared, *sizes, *blank)
+    shared = nearly_constant(problem, settings), samples_together(problem, settings)
+    asked = changing_itself(problem), repeated_points(problem)
+    notes = _told(too_few_samples(record), *shared, *asked, *sizes, *blank)
     few = few_carry_the_error(problem, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)
     return NetworkResult((*layers, *ruled), record, notes, said)

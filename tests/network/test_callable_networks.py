@@ -161,3 +161,11 @@ def test_outputs_without_rows_for_samples_in_several_batches_are_refused(tmp_pat
     state = callable_networks.with_a_table().state_dict()
     with pytest.raises(NetworkError, match="no row for each sample"):
         pose(settings_for("with_a_table", inputs, tmp_path, samples=5000), state)
+
+
+def test_rows_that_a_file_has_more_than_once_are_told(tmp_path: Path) -> None:
+    """No held-out point is a new one then, and no error on others is known."""
+    twice = points()[np.random.default_rng(1).permutation(512) % 100]
+    notes = compressed("mixed", twice, tmp_path).notes
+    assert any("of 64 held-out points are calibration points too" in note for note in notes)
+    assert not any("calibration points too" in note for note in compressed("mixed", points(), tmp_path).notes)

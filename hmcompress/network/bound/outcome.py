@@ -14,6 +14,7 @@ from hmcompress.network.bound.error import Reference, block_errors, evaluate
 from hmcompress.network.bound.growth import growth_of_layers
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.problem import Problem, reference_error
+from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.kept import KeptTensor
 from hmcompress.network.model.modules import Activation, Stack
 from hmcompress.network.model.network import Network
@@ -21,9 +22,11 @@ from hmcompress.report.lines import fresh_line
 from hmcompress.report.records import NetworkRecord, ReferenceRecord
 from hmcompress.report.verdicts import VerifyNetwork
 from hmcompress.settings.config import Settings
+from hmcompress.settings.problem_settings import InputsCalibration
 
 _FEW = 4  # samples by themselves
 _ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
+_MANY = 0.25  # of the held-out points
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -133,6 +136,28 @@ def changing_itself(problem: Problem) -> str | None:
         f"the network changes its own {changing[0].place}{others} with each call: the bound is that of a first call, "
         "from what the checkpoint holds"
     )
+
+
+def repeated_points(problem: Problem) -> str | None:
+    """One line where a file of samples has many of its rows more than once: then held-out points are seen before."""
+    if not isinstance(problem.settings, InputsCalibration):
+        return None
+    seen = set(_rows(problem.calibration.points))
+    rows = _rows(problem.held_out.points)
+    again = sum(row in seen for row in rows)
+    if again <= _MANY * len(rows):
+        return None
+    return (
+        f"{again} of {len(rows)} held-out points are calibration points too, as the file has rows more than once: the "
+        "bound is that of these; give each row once to bound others"
+    )
+
+
+def _rows(points: Points) -> list[bytes]:
+    """The numbers of each sample; where inputs are not joint, of the first input."""
+    tensors = points.tensors if points.joint else points.tensors[:1]
+    arrays = [t.reshape(len(t), -1).contiguous().view(torch.uint8).numpy() for t in tensors if t.numel()]
+    return [b"".join(a[row].tobytes() for a in arrays) for row in range(len(points))]
 
 
 def few_carry_the_error(problem: Problem, decoded: Mapping[str, Tensor]) -> str | None:
