@@ -25,7 +25,7 @@ from hmcompress.settings.problem_settings import InputsCalibration
 
 _FEW = 4  # samples by themselves
 _ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
-_SHARED = 0.01  # of the held-out points that may be calibration points
+_SHARED = 0.05  # of the held-out points that may be calibration points
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -134,7 +134,7 @@ def points_in_both(problem: Problem) -> str | None:
         return None
     return (
         f"{count} of {len(points)} held-out points are calibration points too, as rows of the inputs repeat: the bound "
-        "says less about other inputs"
+        "says less about other inputs; give each row once to bound those"
     )
 
 
