@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hmcompress.report.lines import METHODS
+from hmcompress.report.comparisons import METHODS
 from hmcompress.report.svg import DASHES, HEIGHT, WIDTH, Axis, Series, line_chart
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,7 @@
 """Fixed-rate quantisation: b bits a weight; one scale with a searched clip, or one scale for each 64 weights."""
 
 import struct
+from bisect import bisect_left
 
 import numpy as np
 import torch
@@ -35,11 +36,7 @@ def _fewest_bits(matrix: Matrix, tol: float, grouped: bool, below: int | None = 
     low, high = 2, MOST_BITS if below is None else below - 1
     if high < low or _first_within(matrix, tol, high, grouped) is None:
         return None
-    while low < high:
-        middle = (low + high) // 2
-        held = _first_within(matrix, tol, middle, grouped) is not None
-        low, high = (low, middle) if held else (middle + 1, high)
-    return high
+    return bisect_left(range(high), True, low, key=lambda bits: _first_within(matrix, tol, bits, grouped) is not None)
 
 
 def _first_within(matrix: Matrix, tol: float, bits: int, grouped: bool) -> float | None:

@@ -1,5 +1,6 @@
 """Flat truncated SVD (Eckart-Young), factors in float32 or float16, smallest rank whose measured error holds."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -55,20 +56,18 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int | None:
             return None
         after = min(low + stride, high)
         if holds(after):
-            low, high = low + 1, after
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (low, middle) if holds(middle) else (middle + 1, high)
-            return high
+            return bisect_left(range(after), True, low + 1, key=holds)
         low, stride = after, 2 * stride
     return low
 
 
-def _encoder(
+def _peer(
+    name: str,
+    title: str,
     write: Callable[[np.ndarray, np.ndarray, np.ndarray], bytes],
     read: Callable[[bytes, tuple[int, int]], Factors],
     column_bytes: Callable[[int, int], int],
-) -> Callable[[Matrix, float], bytes | None]:
+) -> Peer:
     def encode(matrix: Matrix, tol: float) -> bytes | None:
         cost = column_bytes(*matrix.shape)
         low = _smallest_rank(matrix, tol, cost)
@@ -89,28 +88,12 @@ def _encoder(
         rank = _first(holds, low, high)
         return None if rank is None else write(u[:, :rank], s[:rank], vt[:rank])
 
-    return encode
-
-
-def _decoder(
-    read: Callable[[bytes, tuple[int, int]], Factors],
-) -> Callable[[bytes, tuple[int, int], torch.dtype], np.ndarray]:
     def decode(payload: bytes, shape: tuple[int, int], dtype: torch.dtype) -> np.ndarray:
         left, right = read(payload, shape)
         return left @ right
 
-    return decode
+    return Peer(name, title, encode, decode)
 
 
-SVD32 = Peer(
-    "svd32",
-    "SVD, float32 factors",
-    _encoder(_float32_factors, _read_float32, lambda m, n: 4 * (m + n)),
-    _decoder(_read_float32),
-)
-SVD16 = Peer(
-    "svd16",
-    "SVD, float16 factors",
-    _encoder(_float16_factors, _read_float16, lambda m, n: 2 * (m + n) + 4),
-    _decoder(_read_float16),
-)
+SVD32 = _peer("svd32", "SVD, float32 factors", _float32_factors, _read_float32, lambda m, n: 4 * (m + n))
+SVD16 = _peer("svd16", "SVD, float16 factors", _float16_factors, _read_float16, lambda m, n: 2 * (m + n) + 4)

@@ -12,7 +12,7 @@ from hmcompress.checkpoint import Checkpoint
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.layers import real_layout, select, to_matrices
-from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import METHODS, CompareReport, CompareRow, CompareTotal
 from hmcompress.settings.config import Settings
 from hmcompress.work.parallel import in_order
 from hmcompress.work.progress import Progress, silent
@@ -57,7 +57,7 @@ def score_matrices(name: str, tensor: Tensor, tols: Sequence[float], effort: str
     """Every method at every tolerance on one tensor; each slice of a stack keeps the tolerance by itself."""
     matrices = [Matrix(matrix) for matrix in to_matrices(tensor)]
     methods = _methods(effort, real_layout(tensor.shape, tensor.dtype).kernel)
-    return [_score(name, matrices, tol, method, methods[method]) for tol in tols for method in COMPARE_METHODS]
+    return [_score(name, matrices, tol, method, methods[method]) for tol in tols for method in METHODS]
 
 
 def run_ours(matrix: Matrix, tol: float, effort: str = "default", kernel: int = 1) -> Outcome:

@@ -18,7 +18,7 @@ from hmcompress.commands.encoding import Each
 from hmcompress.layers import to_matrices
 from hmcompress.network.bound.problem import pose
 from hmcompress.network.driver import compress_network, load_tensors
-from hmcompress.report.comparisons import COMPARE_METHODS, CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import METHODS, CompareReport, CompareRow, CompareTotal
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress, silent
 
@@ -97,7 +97,7 @@ def compare_network(
             tell = steps.part(f"{peer.title} at {tol:g}")
             found[peer.name] = _at_error(families[peer.name], tol, tell)
             at_our_bytes.append(_at_bytes(families[peer.name], tol, budget))
-        for name in (name for name in COMPARE_METHODS if name in found):
+        for name in (name for name in METHODS if name in found):
             rows += found[name][0]
             totals.append(found[name][1])
         totals += _limit(contest, tol, mine.rate_limit_bytes)

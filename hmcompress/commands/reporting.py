@@ -1,11 +1,12 @@
 """The report of a compression, from what was coded, or read back from the file."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from hmcompress.container import CompressedFile, EncodedLayer, LayerRow, PackedTensor
 from hmcompress.container.document import LARGEST
@@ -13,14 +14,10 @@ from hmcompress.element_types import dtype_name
 from hmcompress.errors import FormatError
 from hmcompress.geometry import elements
 from hmcompress.report.records import (
-    Curves,
     LayerRecord,
     Leaves,
-    NetworkLayer,
     NetworkRecord,
-    NtkRecord,
     OtherRecord,
-    ReferenceRecord,
     Report,
     with_floats,
 )
@@ -116,32 +113,11 @@ def _other(compressed: CompressedFile) -> OtherRecord:
 
 
 def network_from_json(data: Any) -> NetworkRecord | None:
-    """The network's record as the file holds it; raises FormatError."""
-    if data is None:
-        return None
+    """The network's record as the file holds it, without what later releases may add; raises FormatError."""
     try:
-        nested = {
-            "reference": data.get("reference") and ReferenceRecord(**data["reference"]),
-            "ntk": data.get("ntk") and _ntk(data["ntk"]),
-            "layers": tuple(NetworkLayer(**layer) for layer in data.get("layers", ())),
-            "derivative_errors": tuple(data.get("derivative_errors", ())),
-        }
-        known = {field.name for field in fields(NetworkRecord)}
-        record = NetworkRecord(**{key: data[key] for key in data if key in known} | nested)
-    except (TypeError, AttributeError, KeyError):
-        record = None
-    if record is None or not well_typed(record):
-        raise FormatError("the index's record of the network makes no sense: the file is damaged")
-    return record
-
-
-def _ntk(data: dict[str, Any]) -> NtkRecord:
-    plain = {key: value for key, value in data.items() if key not in ("spectra", "training")}
-    return NtkRecord(**plain, spectra=_curves(data.get("spectra")), training=_curves(data.get("training")))
-
-
-def _curves(data: dict[str, Any] | None) -> Curves | None:
-    return None if data is None else Curves(tuple(data["original"]), tuple(data["compressed"]))
+        return None if data is None else TypeAdapter(NetworkRecord).validate_json(json.dumps(data), strict=True)
+    except (ValidationError, RecursionError):
+        raise FormatError("the index's record of the network makes no sense: the file is damaged") from None
 
 
 def _whole(value: Any) -> int:
@@ -170,21 +146,3 @@ def _layer(
         seconds=seconds,
         norm=row.norm,
     )
-
-
-def well_typed(record: Any) -> bool:
-    """Whether every value of a dataclass, and of the dataclasses in it, is of its field's type.
-
-    Knows plain types (an int may stand for a float, a bool for neither), unions, dataclasses and tuples of one type.
-    """
-    return all(_fits(getattr(record, field.name), field.type) for field in fields(record))
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if is_dataclass(kind):
-        return type(value) is kind and well_typed(value)
-    return type(value) in ((int, float) if kind is float else (kind,))

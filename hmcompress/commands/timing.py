@@ -1,6 +1,5 @@
 """Latency and memory of the compressed form against dense, measured by turns in one run."""
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -127,8 +126,7 @@ def _ordinary(module: nn.Module) -> nn.Module:
     """A stack as the torch.nn.Sequential that users have, where it is nothing else."""
     if not isinstance(module, Stack) or any(value is not None for value in module.features.buffers()):
         return module
-    pairs = itertools.zip_longest(module.layers, module.activations)
-    return nn.Sequential(*(step for pair in pairs for step in pair if step is not None))
+    return nn.Sequential(*module.steps())
 
 
 def _batch(module: nn.Module, inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:

@@ -21,9 +21,6 @@ _NUMPY: dict[torch.dtype, str] = {
     torch.uint16: "u2",
     torch.bfloat16: "u2",
 }
-_WORDS = {"f8": torch.float64, "f4": torch.float32, "f2": torch.float16, "i8": torch.int64, "i4": torch.int32}
-_WORDS |= {"i2": torch.int16, "i1": torch.int8, "u8": torch.uint64, "u4": torch.uint32, "u2": torch.uint16}
-_WORDS |= {"u1": torch.uint8}
 
 
 def dtype_from_name(name: object) -> torch.dtype:
@@ -53,9 +50,8 @@ def table_shape(shape: tuple[int, ...], count: int) -> tuple[int, int]:
 def to_words(tensor: torch.Tensor) -> np.ndarray:
     """A CPU tensor of any shape as a flat array of words, bits unchanged."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    if flat.numel() == 0:
-        return np.empty(0, words(tensor.dtype))
-    return flat.view(_WORDS[words(tensor.dtype).str[1:]]).numpy()
+    none = np.empty(0, words(tensor.dtype))
+    return flat.view(torch.from_numpy(none).dtype).numpy() if flat.numel() else none
 
 
 def from_words(array: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

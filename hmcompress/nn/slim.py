@@ -4,7 +4,7 @@ The outputs metric leaves many neurons with an all-zero outgoing column, or an a
 larger than what they compute. Taking these neurons out changes no output beyond the order of a sum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from types import EllipsisType
@@ -76,21 +76,12 @@ def module_chains(module: nn.Module) -> Iterator[ModuleChain]:
     """The chains of dense layers in a module, in its order."""
     for part in module.modules():
         if isinstance(part, Stack):
-            yield from _split(_steps_of_stack(part))
+            yield from _split(part.steps())
         elif type(part) is nn.Sequential:
-            yield from _split(list(part))
+            yield from _split(part)
 
 
-def _steps_of_stack(stack: Stack) -> list[nn.Module]:
-    steps: list[nn.Module] = []
-    for k, layer in enumerate(stack.layers):
-        steps.append(layer)
-        if k + 1 < len(stack.layers):
-            steps.append(stack.activations[k])
-    return steps
-
-
-def _split(steps: Sequence[nn.Module]) -> Iterator[ModuleChain]:
+def _split(steps: Iterable[nn.Module]) -> Iterator[ModuleChain]:
     """The longest runs of dense layers with nothing but elementwise functions between them."""
     run: list[nn.Linear] = []
     functions: list[list[nn.Module]] = []

@@ -5,16 +5,16 @@ from typing import Any
 
 from hmcompress.report.records import SCHEMA, finite
 
-COMPARE_METHODS = (
-    "hmatrix",
-    "svd32",
-    "svd16",
-    "quantization",
-    "pruning",
-    "quantization_entropy",
-    "lossless",
-    "rate_limit",
-)
+METHODS = {
+    "hmatrix": "hmcompress",
+    "svd32": "SVD, fp32 factors",
+    "svd16": "SVD, fp16 factors",
+    "quantization": "quantisation",
+    "pruning": "pruning",
+    "quantization_entropy": "quantisation + entropy code",
+    "lossless": "lossless",
+    "rate_limit": "rate limit log2(1/eps)",
+}  # in the order of tables
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Records as a self-contained HTML page."""
 
-from hmcompress.report.comparisons import CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import METHODS, CompareReport, CompareRow, CompareTotal
 from hmcompress.report.format import (
     format_bits,
     format_bytes,
@@ -11,7 +11,6 @@ from hmcompress.report.format import (
     format_tolerance,
 )
 from hmcompress.report.lines import (
-    METHODS,
     bound_line,
     cost_line,
     leaves_line,
@@ -176,16 +175,13 @@ def _rate_chart(title: str, points: tuple[CompareTotal, ...] | tuple[CompareRow,
     series = []
     for method in dict.fromkeys(point.method for point in points):
         line = sorted((float(p.bytes), p.error or p.tol) for p in points if p.method == method and p.bytes)
-        series.append(Series(METHODS.get(method, method), tuple(line), strong=method == "hmatrix"))
+        series.append(Series(METHODS[method], tuple(line), strong=method == "hmatrix"))
     return line_chart(title, series, Axis("size", log=True, sizes=True), Axis("relative error", log=True))
 
 
 def _compare_totals(report: CompareReport, tol: float) -> str:
     totals = report.totals_at(tol)
-    rows = [
-        [text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)]
-        for t in totals
-    ]
+    rows = [[text(METHODS[t.method]), f"{t.bytes:,}", format_ratio(t.ratio), format_error(t.error)] for t in totals]
     ours = [total.method == "hmatrix" for total in totals]
     columns = ("<method", "bytes", "ratio", "measured error")
     return table(f"all layers at tolerance {format_tolerance(tol)}", columns, rows, strong=ours)
@@ -193,7 +189,7 @@ def _compare_totals(report: CompareReport, tol: float) -> str:
 
 def _at_our_bytes(report: CompareReport, tol: float) -> str:
     totals = report.at_our_bytes_at(tol)
-    rows = [[text(METHODS.get(t.method, t.method)), f"{t.bytes:,}", format_error(t.error)] for t in totals]
+    rows = [[text(METHODS[t.method]), f"{t.bytes:,}", format_error(t.error)] for t in totals]
     ours = [total.method == "hmatrix" for total in totals]
     columns = ("<method", "bytes", "error of the network")
     return table(f"within our bytes at tolerance {format_tolerance(tol)}", columns, rows, strong=ours)
@@ -204,7 +200,7 @@ def _compare_layers(report: CompareReport) -> list[str]:
     for name in dict.fromkeys(row.layer for row in report.rows):
         rows = tuple(row for row in report.rows if row.layer == name)
         cells = [
-            [text(METHODS.get(r.method, r.method)), format_tolerance(r.tol), f"{r.bytes:,}", format_ratio(r.ratio),
+            [text(METHODS[r.method]), format_tolerance(r.tol), f"{r.bytes:,}", format_ratio(r.ratio),
              format_error(r.error)]
             for r in rows
         ]  # fmt: skip

@@ -17,17 +17,6 @@ FEW_POINTS = 1000  # held-out points below which others may differ
 DIFFER = 1.1  # fresh over held-out error from which they do
 SHOWN = 10
 
-METHODS = {
-    "hmatrix": "hmcompress",
-    "svd32": "SVD, fp32 factors",
-    "svd16": "SVD, fp16 factors",
-    "quantization": "quantisation",
-    "pruning": "pruning",
-    "quantization_entropy": "quantisation + entropy code",
-    "lossless": "lossless",
-    "rate_limit": "rate limit log2(1/eps)",
-}
-
 _NORMS = {"fro": "relative Frobenius norm", "spectral": "relative spectral norm", "max": "relative maximum norm"}
 
 

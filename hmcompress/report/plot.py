@@ -9,10 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from hmcompress.errors import SettingsError
-from hmcompress.report.comparisons import CompareReport, CompareRow, CompareTotal
+from hmcompress.report.comparisons import METHODS, CompareReport, CompareRow, CompareTotal
 from hmcompress.report.files import Name, check_page, write_page
 from hmcompress.report.format import abbreviate, format_bytes, printable
-from hmcompress.report.lines import METHODS
 
 MOST_LAYERS = 12
 _COLUMNS = 4
@@ -82,7 +81,7 @@ def _draw(axes: Any, points: Points) -> None:
         line = sorted((p.bytes, p.error or p.tol) for p in points if p.method == method and p.bytes)
         if line:
             style = {"linewidth": 2.5, "zorder": 3} if method == "hmatrix" else {"linewidth": 1}
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=METHODS.get(method, method), **style)
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=METHODS[method], **style)
     axes.set(xscale="log", yscale="log")
     axes.grid(True, which="major", alpha=0.3)
 

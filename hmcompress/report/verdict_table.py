@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hmcompress.report.comparisons import BenchReport, BenchRow, CompareReport
+from hmcompress.report.comparisons import METHODS, BenchReport, BenchRow, CompareReport
 from hmcompress.report.format import abbreviate, format_bytes, format_error, format_ratio, format_tolerance, printable
-from hmcompress.report.lines import METHODS, fresh_line, verify_line
+from hmcompress.report.lines import fresh_line, verify_line
 from hmcompress.report.table import line, plain_table
 from hmcompress.report.verdicts import VerifyReport
 
@@ -36,7 +36,7 @@ def compare_view(report: CompareReport) -> RenderableType:
         for total in report.totals_at(tol):
             cells = (format_bytes(total.bytes), format_ratio(total.ratio), format_error(total.error))
             ours = "bold" if total.method == "hmatrix" else None
-            table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
+            table.add_row(METHODS[total.method], *cells, style=ours)
         parts += [table, line(), *_at_our_bytes(report, tol)]
     layers = len(dict.fromkeys(row.layer for row in report.rows))
     return Group(*parts, line(f"{layers} layers; --json and --html show each of them", "dim"))
@@ -51,7 +51,7 @@ def _at_our_bytes(report: CompareReport, tol: float) -> list[RenderableType]:
     for total in totals:
         ours = "bold" if total.method == "hmatrix" else None
         cells = (format_bytes(total.bytes), format_error(total.error))
-        table.add_row(METHODS.get(total.method, total.method), *cells, style=ours)
+        table.add_row(METHODS[total.method], *cells, style=ours)
     return [table, line()]
 
 

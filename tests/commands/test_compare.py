@@ -10,7 +10,7 @@ from hmcompress.commands.compare import score_matrices, summarise
 from hmcompress.commands.compare_outputs import Contest, Ours, compare_network
 from hmcompress.errors import SettingsError, SourceError
 from hmcompress.pipeline import compare
-from hmcompress.report.comparisons import COMPARE_METHODS
+from hmcompress.report.comparisons import METHODS
 
 
 def noise(m: int, n: int, seed: int) -> torch.Tensor:
@@ -41,9 +41,9 @@ def test_every_layer_has_every_method_at_every_tolerance(report):
         (layer, tol, method)
         for layer in ("a.weight", "b.weight", "stack")
         for tol in (1e-2, 1e-3)
-        for method in COMPARE_METHODS
+        for method in METHODS
     ]
-    assert [(t.tol, t.method) for t in report.totals] == [(tol, m) for tol in (1e-2, 1e-3) for m in COMPARE_METHODS]
+    assert [(t.tol, t.method) for t in report.totals] == [(tol, m) for tol in (1e-2, 1e-3) for m in METHODS]
 
 
 def test_every_error_is_within_the_tolerance(report):
@@ -77,7 +77,7 @@ def test_rate_limit_is_log2_of_one_over_eps_a_weight(report):
 
 def test_ours_is_no_larger_than_the_others_on_noise(report):
     rows = {r.method: r.bytes for r in report.rows if r.layer == "a.weight" and r.tol == 1e-2}
-    best = min(rows[method] for method in COMPARE_METHODS if method not in ("hmatrix", "rate_limit"))
+    best = min(rows[method] for method in METHODS if method not in ("hmatrix", "rate_limit"))
     assert rows["hmatrix"] <= 1.01 * best + 64
 
 
@@ -96,7 +96,7 @@ def test_results_do_not_depend_on_jobs(source):
 
 
 def test_repeated_tolerances_are_compared_once(source):
-    assert len(compare(source, (1e-2, 1e-2), include=["a.weight"]).totals) == len(COMPARE_METHODS)
+    assert len(compare(source, (1e-2, 1e-2), include=["a.weight"]).totals) == len(METHODS)
 
 
 def test_a_checkpoint_without_layers_is_one_clear_line(tmp_path):
@@ -141,7 +141,7 @@ def outputs_report():
 
 
 def test_every_method_holds_the_same_network_error(outputs_report):
-    assert [t.method for t in outputs_report.totals] == list(COMPARE_METHODS)
+    assert [t.method for t in outputs_report.totals] == list(METHODS)
     for total in outputs_report.totals:
         assert total.error is None or total.error <= 1e-2
 
@@ -157,7 +157,7 @@ def test_within_our_bytes_no_method_takes_more(outputs_report):
     assert budget == 400
     assert all(total.bytes <= budget for total in outputs_report.at_our_bytes)
     assert [t.method for t in outputs_report.at_our_bytes] == [
-        m for m in COMPARE_METHODS if m not in ("lossless", "rate_limit")
+        m for m in METHODS if m not in ("lossless", "rate_limit")
     ]
 
 
@@ -190,7 +190,7 @@ def test_compare_runs_a_network_from_its_settings(pinn):
     file, options = pinn
     report = compare(file, (1e-1,), **options)
     totals = {total.method: total for total in report.totals}
-    assert set(totals) >= set(COMPARE_METHODS) - {"rate_limit"}
+    assert set(totals) >= set(METHODS) - {"rate_limit"}
     assert all(total.error is None or total.error <= 1e-1 for total in report.totals)
     assert totals["hmatrix"].bytes < totals["quantization_entropy"].bytes
     assert {row.layer for row in report.rows} == {"net.0.weight", "net.2.weight"}

@@ -127,15 +127,15 @@ def test_coordinates_of_shuffled_points_are_found():
 def test_noise_has_no_coordinates(make: Callable):
     left, sizes, _ = np.linalg.svd(make(np.random.default_rng(0)))
     assert find_points(left, sizes) is None
-    assert as_positions(make(np.random.default_rng(0)), np.eye(300), np.eye(300), 1e-3, 0.0, 0.1) is None
+    assert as_positions(make(np.random.default_rng(0)), np.eye(300), np.eye(300), 1e-3, 0.0) is None
 
 
 @pytest.mark.parametrize("level", [3e-4, 6e-5])
 def test_random_points_take_far_less_than_a_product(level: float):
     w, factor = operator(np.random.default_rng(0).random((400, 2)))
     size = np.linalg.norm(w @ factor)
-    where = as_positions(w, moment(factor), np.eye(400), level * size, 0.0, 0.1)
-    product = as_product(w, moment(factor), np.eye(400), level * size, 0.0, 0.1)
+    where = as_positions(w, moment(factor), np.eye(400), level * size, 0.0)
+    product = as_product(w, moment(factor), np.eye(400), level * size, 0.0)
     assert where is not None and where.form.mirrored
     off = np.linalg.norm((product.dense().numpy() - w) @ factor) / size
     assert error(w, where, factor) < 1.2 * off
@@ -145,7 +145,7 @@ def test_random_points_take_far_less_than_a_product(level: float):
 def test_the_water_level_is_the_error():
     w, factor = operator(np.random.default_rng(1).random((400, 2)))
     size = np.linalg.norm(w @ factor)
-    found = [as_positions(w, moment(factor), np.eye(400), level * size, 0.0, 0.1) for level in (3e-3, 3e-4)]
+    found = [as_positions(w, moment(factor), np.eye(400), level * size, 0.0) for level in (3e-3, 3e-4)]
     errors, sizes = [error(w, f, factor) for f in found], [len(f.payload(False)) for f in found]
     assert errors[0] > 4 * errors[1]
     assert sizes[0] < sizes[1] < w.size // 8
@@ -157,8 +157,8 @@ def test_what_sensors_tell_of_a_field_stands_on_one_side_only():
     w = np.exp(-np.square(field[:, None] - sensors).sum(2) / 0.1)
     factor = np.exp(-np.square(sensors[:, None] - sensors).sum(2) / 0.3)
     size = np.linalg.norm(w @ factor)
-    where = as_positions(w, moment(factor), np.eye(500), 3e-4 * size, 0.0, 0.1)
-    product = as_product(w, moment(factor), np.eye(500), 3e-4 * size, 0.0, 0.1)
+    where = as_positions(w, moment(factor), np.eye(500), 3e-4 * size, 0.0)
+    product = as_product(w, moment(factor), np.eye(500), 3e-4 * size, 0.0)
     assert where is not None and not where.form.mirrored
     assert error(w, where, factor) < 1e-2
     assert len(where.payload(False)) < 0.7 * len(product.payload(False))

@@ -79,7 +79,7 @@ def test_the_water_level_is_the_error_that_inputs_see():
     size = np.trace(w @ moment @ w.T) ** 0.5
     found = []
     for level in (1e-3, 1e-4):
-        coded = as_product(w, moment, np.eye(len(w)), level * size, 0.0, 0.1)
+        coded = as_product(w, moment, np.eye(len(w)), level * size, 0.0)
         off = coded.dense().numpy() - w
         found.append((np.trace(off @ moment @ off.T) ** 0.5 / size, len(coded.payload(False))))
     assert found[0][0] / found[1][0] > 3

@@ -3,7 +3,7 @@
 import dataclasses
 
 from hmcompress.report.comparisons import (
-    COMPARE_METHODS,
+    METHODS,
     BenchReport,
     BenchRow,
     CompareReport,
@@ -121,12 +121,12 @@ def compared() -> CompareReport:
         CompareRow(name, tol, method, 1000 * (i + 1), None if method == "rate_limit" else 0.99 * tol, 8 / (i + 1))
         for name in ("net.0.weight", "net.2.weight")
         for tol in tolerances
-        for i, method in enumerate(COMPARE_METHODS)
+        for i, method in enumerate(METHODS)
     )
     totals = tuple(
         CompareTotal(tol, method, 2000 * (i + 1), None if method == "rate_limit" else 0.99 * tol, 8 / (i + 1))
         for tol in tolerances
-        for i, method in enumerate(COMPARE_METHODS)
+        for i, method in enumerate(METHODS)
     )
     return CompareReport(rows, totals)
 

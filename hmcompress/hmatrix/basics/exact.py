@@ -12,12 +12,6 @@ from hmcompress.hmatrix.basics.bodies import DenseBody
 
 # The integer type that carries a dtype numpy lacks.
 _CARRIERS = {torch.bfloat16: torch.uint16}
-_NUMPY = {
-    torch.float64: np.float64,
-    torch.float32: np.float32,
-    torch.float16: np.float16,
-    torch.uint16: np.uint16,
-}
 _BANDS = 2  # of rows, which tell about a large matrix
 
 
@@ -47,5 +41,5 @@ def _words(w: Tensor) -> np.ndarray:
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> DenseBody:
     """Inverse of encode. Raises FormatError."""
-    values = tables.decode_table(data, _NUMPY[_CARRIERS.get(dtype, dtype)], shape)
+    values = tables.decode_table(data, _words(torch.empty(0, dtype=dtype)).dtype, shape)
     return DenseBody(torch.from_numpy(values).view(dtype), "raw" if data[0] == RAW else "lossless")

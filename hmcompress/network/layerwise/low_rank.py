@@ -14,19 +14,18 @@ from hmcompress.network.layerwise.coded import Product
 _KEPT = 2.6  # root of the energy of a direction, in units of what rounding it costs, above which it is kept
 _COARSER = 3.0  # steps of the right factor over those of the left, which is refitted and makes up for some of it
 _LOADING = 1e-12
+PRIOR = 0.1  # share of the mean diagonal by which inputs are assumed to lie where weights are large
 
 
-def as_product(
-    w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray, delta: float, dead_zone: float, prior: float
-) -> Product:
+def as_product(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray, delta: float, dead_zone: float) -> Product:
     """w (m, n) as two factors at a water level `delta`; moments (n, n) and (m, m), both positive definite.
 
-    prior: share of the mean diagonal by which inputs are assumed to lie as well where w is large. Few samples span few
-    directions, and those that an operator keeps are the likely ones.
+    Few samples span few directions, and those that an operator keeps are likely, so some inputs are assumed to lie
+    there.
     """
     rows = factorise(sensitivity)
     aimed = rows.lower.T @ w[rows.order]
-    metric = with_prior(moment, aimed, prior)
+    metric = with_prior(moment, aimed, PRIOR)
     directions, sizes = _singular(aimed @ np.linalg.cholesky(metric))
     least = _KEPT * delta * ((w.shape[0] + w.shape[1]) / 12) ** 0.5
     rank = max(int((sizes > least).sum()), 1)

@@ -15,7 +15,7 @@ from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
 from hmcompress.hmatrix.grids.polynomials import count, orthonormal, polynomials
 from hmcompress.hmatrix.grids.positions import MOST_FUNCTIONS, ROWS_EACH, Form, root
 from hmcompress.network.layerwise.coded import Positioned
-from hmcompress.network.layerwise.low_rank import with_prior
+from hmcompress.network.layerwise.low_rank import PRIOR, with_prior
 from hmcompress.network.layerwise.points import Points, Target, find_points, fitted, least_squares
 
 Array = np.ndarray
@@ -27,7 +27,7 @@ _SLOPE = 6 / np.log(2)  # bits for a squared step
 _START, _BITS = 0.5, 2.0  # of the water level: directions that are fitted; bits for an octave of a core's number
 _SQUARES, _SMALL = (0, 4, 6, 8), 0.05  # degrees of bases' square that are tried; bases below which all count alike
 _FINER, _PRECISE = 1 / 8, 12  # steps of its numbers over those of bases; their bits
-_PRIOR = 0.03  # of what a product takes: functions of points follow from fewer inputs
+_PRIOR = 0.03 * PRIOR  # functions of points follow from fewer inputs than products
 _FREE = 0.3  # share of the variance in the order of a core's columns
 
 
@@ -48,15 +48,12 @@ class Seen:
         return self.leading * self.sizes
 
 
-def as_positions(
-    w: Array, moment: Array, sensitivity: Array, delta: float, dead_zone: float, prior: float
-) -> Positioned | None:
+def as_positions(w: Array, moment: Array, sensitivity: Array, delta: float, dead_zone: float) -> Positioned | None:
     """w (m, n) in that form at a water level `delta`, or None where its rows are no functions of few coordinates.
 
-    Moments (n, n) and (m, m); of the outputs' sensitivity the mean counts, since a row's error is its own. prior: as of
-    a product of two factors.
+    Moments (n, n) and (m, m); of the outputs' sensitivity the mean counts, since a row's error is its own.
     """
-    seen = _seen(w, with_prior(moment, w, _PRIOR * prior) * np.trace(sensitivity) / len(sensitivity), delta)
+    seen = _seen(w, with_prior(moment, w, _PRIOR) * np.trace(sensitivity) / len(sensitivity), delta)
     points = find_points(seen.leading, seen.sizes)
     if points is None:
         return None

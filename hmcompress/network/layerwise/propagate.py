@@ -46,7 +46,6 @@ class Knobs:
     structured: frozenset[str] = frozenset()  # layers that the engine codes
     factored: frozenset[str] = frozenset()  # layers that are coded as a product of two factors
     located: frozenset[str] = frozenset()  # of those: as operators between points, where they are found
-    prior: float = 0.1  # of those: how much inputs are assumed to lie where the weights are large
 
 
 Parts = dict[str, Coded]
@@ -126,7 +125,7 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
         floor = max(floor, knobs.shrinkage * noise())
     moment = regularised(moment, floor)
     if layer.weight in knobs.factored:
-        level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone, knobs.prior
+        level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone
         found = as_positions(target, *level) if layer.weight in knobs.located else None
         return found or as_product(target, *level)
     rows = data.factor_of_rows(layer.weight, knobs.mu)

@@ -1,7 +1,8 @@
 """The built-in networks as torch modules, without parameters of their own: build.py fills them from a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import cast
 
 import torch
@@ -104,6 +105,10 @@ class Stack(nn.Module):
         """Coordinates of the input."""
         frequencies = self.features.frequencies
         return cast(nn.Linear, self.layers[0]).in_features if frequencies is None else frequencies.shape[0]
+
+    def steps(self) -> Iterator[nn.Module]:
+        """Layers, and the activation after each, in the order of computation."""
+        return (step for pair in zip_longest(self.layers, self.activations) for step in pair if step is not None)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
