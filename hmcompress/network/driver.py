@@ -16,6 +16,7 @@ from hmcompress.network.bound.outcome import (
     changing_itself,
     few_carry_the_error,
     fresh_points,
+    lucky_points,
     nearly_constant,
     read_as,
     repeated_points,
@@ -75,7 +76,7 @@ def compress_network(
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     shared = nearly_constant(problem, settings), samples_together(problem, settings)
     asked = changing_itself(problem), repeated_points(problem)
-    notes = _told(too_few_samples(record), *shared, *asked, *sizes, *blank)
+    notes = _told(too_few_samples(record), lucky_points(record), *shared, *asked, *sizes, *blank)
     few = few_carry_the_error(problem, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few)
     return NetworkResult((*layers, *ruled), record, notes, said)
@@ -124,7 +125,7 @@ def _guarded(subject: Subject, settings: Settings) -> Trial:
                 raise
             break
         smallest = min(trials, key=lambda trial: trial.cost)
-        pairs = [(subject.guard.error(trial.parts), trial) for trial in trials]
+        pairs = [(subject.guard.error_of_all(trial.parts), trial) for trial in trials]
         found += pairs
         holding = [trial for error, trial in pairs if error <= settings.tol]
         if any(trial.cost <= DEARER * smallest.cost for trial in holding):
