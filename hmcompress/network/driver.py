@@ -16,6 +16,7 @@ from hmcompress.network.bound.outcome import (
     about_the_points,
     few_carry_the_error,
     fresh_points,
+    lucky_points,
     read_as,
     slim_sizes,
     too_few_samples,
@@ -71,10 +72,11 @@ def compress_network(
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
-    notes = _told(too_few_samples(record), *about_the_points(problem, settings), *sizes, *blank)
+    about = too_few_samples(record), lucky_points(record), *about_the_points(problem, settings)
+    notes = _told(*about, *sizes, *blank)
     hidden = hidden_quantity(problem, settings.tol, stored), hidden_samples(problem, settings.tol, stored)
-    about = few_carry_the_error(problem, stored), *hidden
-    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *about)
+    few = few_carry_the_error(problem, stored)
+    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few, *hidden)
     return NetworkResult((*layers, *ruled), record, notes, said)
 
 
@@ -121,7 +123,7 @@ def _guarded(subject: Subject, settings: Settings) -> Trial:
                 raise
             break
         smallest = min(trials, key=lambda trial: trial.cost)
-        pairs = [(subject.guard.error(trial.parts), trial) for trial in trials]
+        pairs = [(subject.guard.error_of_all(trial.parts), trial) for trial in trials]
         found += pairs
         holding = [trial for error, trial in pairs if error <= settings.tol]
         if any(trial.cost <= DEARER * smallest.cost for trial in holding):

@@ -71,6 +71,12 @@ def numpy_archive():
     return buffer.getvalue()
 
 
+def numpy_object():
+    buffer = io.BytesIO()
+    np.save(buffer, {"a": np.arange(6.0).reshape(2, 3), "b": [np.arange(3), "x"]}, allow_pickle=True)
+    return buffer.getvalue()
+
+
 def exported():
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.ones(1, 3),)), buffer)
@@ -104,6 +110,7 @@ SOURCES = {
     "pickle0": lambda: pickle.dumps(OBJECT, 0),
     "safetensors": lambda: save({"a": OBJECT["state"]["a"], "b": OBJECT["state"]["b"]}, {"x": "y"}),
     "npz": numpy_archive,
+    "npy_of_objects": numpy_object,
     "exported": exported,
     "zip_around": lambda: wrapped("zip"),
     "tar_around": lambda: wrapped("tar"),

@@ -26,6 +26,7 @@ from hmcompress.settings.problem_settings import InputsCalibration
 _FEW = 4  # samples by themselves
 _ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
 _SHARED = 0.05  # of the held-out points that may be calibration points
+_LUCKY = 1.1  # times the tolerance
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -84,6 +85,16 @@ def too_few_samples(record: NetworkRecord) -> str | None:
     return (
         f"held-out error {record.error:.3g} is {ratio:.1f} times the calibration "
         f"error: raise calibration samples above {record.samples} for a smaller file"
+    )
+
+
+def lucky_points(record: NetworkRecord) -> str | None:
+    """One line where the points that the weights were fitted to show a larger error than the held-out ones may."""
+    if record.calibration_error <= _LUCKY * record.tol:
+        return None
+    return (
+        f"calibration points show an error of {record.calibration_error:.3g}, above the tolerance: held-out points "
+        "miss what is rare, and more of them (held_out) make the bound surer"
     )
 
 

@@ -12,6 +12,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Parts, decoded
 
+SEEN = 1.1  # times the tolerance, which calibration points may show by chance
 _OPEN = 0.02  # standard error of an error that is left out of account, relative
 
 
@@ -34,6 +35,15 @@ class Guard:
     def error(self, parts: Parts) -> float:
         """As on the held-out points, and what so few leave open; 0 where nothing can be said, inf where it breaks."""
         return 0.0 if self.points is None else self.error_of(decoded(self.problem.network, self.data, parts))
+
+    def error_of_all(self, parts: Parts) -> float:
+        """As `error`, and on calibration points but for what chance may add: weights were fitted to these, so that
+        held-out points with a smaller error miss what is rare."""
+        try:
+            seen = max(self.problem.errors(self.problem.calibration, decoded(self.problem.network, self.data, parts)))
+        except NetworkError:
+            return math.inf
+        return max(self.error(parts), seen / SEEN)
 
     def error_of(self, tensors: Mapping[str, Tensor]) -> float:
         """The same with some tensors replaced."""
