@@ -29,6 +29,7 @@ from hmcompress.network.layerwise.fallback import nearest_weights
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
 from hmcompress.network.layerwise.search import DEARER, glance
 from hmcompress.network.layerwise.subject import Subject
+from hmcompress.network.layerwise.telling import with_telling_columns
 from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
 from hmcompress.network.model.failures import told_of_recomputation
@@ -65,6 +66,8 @@ def compress_network(
     keep_freed_memory()
     tensors, fixed = load_tensors(checkpoint), decoded_layers(ruled)
     posed, keep = pose(settings, tensors, checkpoint.path), kept(checkpoint, settings)
+    network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
+    posed = posed if posed.order else replace(posed, network=network)
     problem = _owning(posed, checkpoint, keep)
     rest = _owning(posed, checkpoint, keep | fixed.keys()) if fixed else problem
     coded = partial(_coded, rest, tensors, progress, metric)

@@ -36,7 +36,7 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
     coded = checkpoint.entries.keys() - _shared(network, checkpoint) - keep
 
     def dense(layers: Iterable[DenseLayer]) -> tuple[DenseLayer, ...]:
-        quick = (x for x in layers if max(network.shape(x)) <= WIDEST)  # moments of wider ones would take too long
+        quick = (x for x in layers if _is_quick(network, x))
         return tuple(x if x.bias in coded else replace(x, bias=None) for x in quick if x.weight in coded)
 
     own, others = dense(network.layers), list(network.others)
@@ -46,6 +46,11 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
     others = [name for name in others if name in checkpoint.entries and name not in keep]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=dense(network.repeated))
+
+
+def _is_quick(network: Network, layer: DenseLayer) -> bool:
+    """Whether moments of a layer take no longer than they may."""
+    return max(network.shape(layer)[0], network.read(layer)) <= WIDEST
 
 
 def _shared(network: Network, checkpoint: Checkpoint) -> set[str]:

@@ -41,6 +41,14 @@ class Grid:
         """Some of its rows: a slice, or a mask (m,)."""
         return replace(self, q=self.q[rows], row_exponents=self.row_exponents[rows])
 
+    def among(self, columns: np.ndarray, count: int) -> "Grid":
+        """A matrix (m, count) of which these are some columns, and the others zero."""
+        q = np.zeros((len(self.q), count), self.q.dtype)
+        q[:, columns] = self.q
+        exponents = np.full(count, int(self.column_exponents.min(initial=0)))
+        exponents[columns] = self.column_exponents
+        return replace(self, q=q, column_exponents=exponents)
+
     def without_rows(self, dead: np.ndarray) -> "Grid":
         """The same with the rows of a mask (m,) set to zero."""
         return replace(self, q=np.where(dead[:, None], 0, self.q))

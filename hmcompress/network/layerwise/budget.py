@@ -34,7 +34,7 @@ def cost_of(problem: Problem, data: Original) -> int:
     """Multiplications of a pass. A layer may see several rows of a sample: tokens, the edges of a graph."""
     cost = work_of_others(problem.network)
     for layer in problem.network.layers:
-        m, n = problem.network.shape(layer)
+        m, n = problem.network.shape(layer)[0], problem.network.read(layer)
         cost += _cost_of_layer(m, n, data.targets[layer.weight][0].numel() // m)
     return cost
 

@@ -18,6 +18,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
+from hmcompress.network.layerwise.gradients import WIDEST
 from hmcompress.network.layerwise.low_rank import as_product
 from hmcompress.network.layerwise.moments import input_moments, regularised, ridge_target, sampling_noise
 from hmcompress.network.layerwise.original import Original
@@ -115,10 +116,17 @@ def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) ->
 
 
 def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
-    moment, target, noise = _aim(network, layer, xs, data, knobs)
+    telling = network.telling.get(layer.weight)
+    if telling is not None and layer.weight not in knobs.structured | knobs.factored:
+        return _coded_by(telling, network, layer, xs, data, knobs, delta)
     sensitivity = data.sensitivities[layer.weight]
+    if telling is not None and network.shape(layer)[1] > WIDEST:
+        w, size = network.matrix(layer).numpy(), float(xs[0].double().square().mean())
+        tol = delta * _relative_level(w, size, sensitivity)
+        return data.engine.matrix(layer.weight, w, tol, data.dtypes[layer.weight])
+    moment, target, noise = _aim(network.matrix(layer).numpy(), layer, xs, data, knobs)
     if layer.weight in knobs.structured:
-        tol = delta * _relative_level(target, moment, sensitivity)
+        tol = delta * _relative_level(target, float(np.trace(moment)) / len(moment), sensitivity)
         return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
     floor = max(knobs.floor, _LEAST_FLOOR)
     if knobs.shrinkage:
@@ -133,22 +141,44 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
     return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
 
 
+def _coded_by(
+    columns: np.ndarray,
+    network: Network,
+    layer: DenseLayer,
+    xs: list[Tensor],
+    data: Original,
+    knobs: Knobs,
+    delta: float,
+) -> Coded:
+    """The same from a few of its columns: weights of these alone restore what the layer gives."""
+    m, n = network.shape(layer)
+    bias = layer.bias is not None
+    read = np.append(columns, n) if bias else columns
+    moment, target, noise = _aim(np.zeros((m, len(read))), layer, [x[..., columns] for x in xs], data, knobs)
+    moment = regularised(moment, max(knobs.floor, _LEAST_FLOOR, knobs.shrinkage and knobs.shrinkage * noise()))
+    rows = data.factor_of_rows(layer.weight, knobs.mu)
+    grid = quantise(target, factorise_towards(moment, target, rows, knobs.variance), rows, delta, knobs.dead_zone)
+    return Weighted(grid.among(read, n + bias))
+
+
 def _aim(
-    network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs
+    matrix: np.ndarray, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs
 ) -> tuple[np.ndarray, np.ndarray, Callable[[], float]]:
-    """The moment of a layer's inputs, the matrix that it should have, and how to find the moment's sampling noise."""
+    """The moment of a layer's inputs, the matrix nearest to its own that it should have, and how to find the moment's
+    sampling noise."""
     zs, bias = data.targets[layer.weight], layer.bias is not None
     moment, cross = input_moments(xs, zs, data.derivative_weights[layer.weight], bias)
     if not np.isfinite(moment).all():
         raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
-    target = ridge_target(network.matrix(layer).numpy(), moment, cross, knobs.ridge)
+    target = ridge_target(matrix, moment, cross, knobs.ridge)
     return moment, target, lambda: sampling_noise(xs[0], bias, moment)
 
 
-def _relative_level(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray) -> float:
-    """Relative Frobenius error of w (m, n) for a unit water level, where its error has no preferred direction."""
+def _relative_level(w: np.ndarray, size: float, sensitivity: np.ndarray) -> float:
+    """Relative Frobenius error of w (m, n) for a unit water level, where its error has no preferred direction; size:
+    mean square of its inputs."""
     m, n = w.shape
-    gain = math.sqrt(np.trace(sensitivity) / m * np.trace(moment) / n)
+    gain = math.sqrt(np.trace(sensitivity) / m * size)
     return math.sqrt(m * n / 12) / max(float(np.linalg.norm(w)) * gain, 1e-300)
 
 

@@ -97,5 +97,5 @@ def _level_of(count: int) -> float:
 
 
 def _too_few_rows(problem: Problem) -> bool:
-    widest = max((problem.network.shape(layer)[1] for layer in problem.network.layers), default=1)
+    widest = max((problem.network.read(layer) for layer in problem.network.layers), default=1)
     return min(len(t) for t in problem.calibration.points.tensors) < _FEW_ROWS * widest

@@ -4,11 +4,12 @@ import copy
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -62,6 +63,7 @@ class Network:
     shelves: tuple[Shelf, ...] = ()  # where the module keeps some of its tensors as well
     kept: tuple[Kept | KeptTensor, ...] = ()  # that the module keeps from one call to the next, and is to forget
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
+    telling: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns by which very wide layers are read
 
     @property
     def built_in(self) -> bool:
@@ -95,8 +97,11 @@ class Network:
 
     def shape(self, layer: DenseLayer) -> tuple[int, int]:
         """Outputs and inputs of a layer."""
-        rows, columns = self.linear(layer).weight.shape
-        return rows, columns
+        return cast(tuple[int, int], tuple(self.linear(layer).weight.shape))
+
+    def read(self, layer: DenseLayer) -> int:
+        """Inputs that a layer is read by: all of them, or the few that tell the others."""
+        return len(self.telling.get(layer.weight, range(self.shape(layer)[1])))
 
     def matrix(self, layer: DenseLayer) -> Tensor:
         """Weight and bias of a layer as one matrix (m, n) or (m, n + 1), float64."""
@@ -265,10 +270,9 @@ def joined(calls: Sequence[Tensor]) -> Tensor:
 def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
     """The same network with its layers in the order in which a forward pass calls them.
 
-    Layers whose module is not called (their weights may be used all the same, or ignored), or more than once, so that
-    no single input describes them, become other weights; so do those inside torch.func transforms, whose inputs cannot
-    be kept. Which ones are called more than once is kept all the same. A network that takes gradients itself is found
-    here, as it fails without.
+    Layers whose module is not called (their weights may be used or ignored), or more than once, so that no single input
+    describes them, become other weights; so do those inside torch.func transforms, whose inputs cannot be kept. Which
+    are called more than once is kept. A network that takes gradients itself is found here, as it fails without.
     """
     try:
         calls = _calls(network, inputs)
