@@ -116,49 +116,30 @@ def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) ->
 
 
 def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, delta: float) -> Coded:
-    telling = network.telling.get(layer.weight)
-    if telling is not None and layer.weight not in knobs.structured | knobs.factored:
-        return _coded_by(telling, network, layer, xs, data, knobs, delta)
-    sensitivity = data.sensitivities[layer.weight]
-    if telling is not None and network.shape(layer)[1] > WIDEST:
-        w, size = network.matrix(layer).numpy(), float(xs[0].double().square().mean())
-        tol = delta * _relative_level(w, size, sensitivity)
-        return data.engine.matrix(layer.weight, w, tol, data.dtypes[layer.weight])
-    moment, target, noise = _aim(network.matrix(layer).numpy(), layer, xs, data, knobs)
-    if layer.weight in knobs.structured:
+    name, w, sensitivity = layer.weight, network.matrix(layer).numpy(), data.sensitivities[layer.weight]
+    telling = None if name in knobs.structured | knobs.factored else network.telling.get(name)
+    if telling is None and network.shape(layer)[1] > WIDEST:
+        tol = delta * _relative_level(w, float(xs[0].double().square().mean()), sensitivity)
+        return data.engine.matrix(name, w, tol, data.dtypes[name])
+    if telling is not None:  # weights of these alone restore what the layer gives: its own are no guide to them
+        read = np.append(telling, w.shape[1] - 1) if layer.bias is not None else telling
+        xs, w = [x[..., telling] for x in xs], np.zeros((len(w), len(read)))
+    moment, target, noise = _aim(w, layer, xs, data, knobs)
+    if name in knobs.structured:
         tol = delta * _relative_level(target, float(np.trace(moment)) / len(moment), sensitivity)
-        return data.engine.matrix(layer.weight, target, tol, data.dtypes[layer.weight])
+        return data.engine.matrix(name, target, tol, data.dtypes[name])
     floor = max(knobs.floor, _LEAST_FLOOR)
     if knobs.shrinkage:
         floor = max(floor, knobs.shrinkage * noise())
     moment = regularised(moment, floor)
-    if layer.weight in knobs.factored:
+    if name in knobs.factored:
         level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone
-        found = as_positions(target, *level) if layer.weight in knobs.located else None
+        found = as_positions(target, *level) if name in knobs.located else None
         return found or as_product(target, *level)
-    rows = data.factor_of_rows(layer.weight, knobs.mu)
+    rows = data.factor_of_rows(name, knobs.mu)
     columns = factorise_towards(moment, target, rows, knobs.variance)
-    return Weighted(quantise(target, columns, rows, delta, knobs.dead_zone))
-
-
-def _coded_by(
-    columns: np.ndarray,
-    network: Network,
-    layer: DenseLayer,
-    xs: list[Tensor],
-    data: Original,
-    knobs: Knobs,
-    delta: float,
-) -> Coded:
-    """The same from a few of its columns: weights of these alone restore what the layer gives."""
-    m, n = network.shape(layer)
-    bias = layer.bias is not None
-    read = np.append(columns, n) if bias else columns
-    moment, target, noise = _aim(np.zeros((m, len(read))), layer, [x[..., columns] for x in xs], data, knobs)
-    moment = regularised(moment, max(knobs.floor, _LEAST_FLOOR, knobs.shrinkage and knobs.shrinkage * noise()))
-    rows = data.factor_of_rows(layer.weight, knobs.mu)
-    grid = quantise(target, factorise_towards(moment, target, rows, knobs.variance), rows, delta, knobs.dead_zone)
-    return Weighted(grid.among(read, n + bias))
+    grid = quantise(target, columns, rows, delta, knobs.dead_zone)
+    return Weighted(grid if telling is None else grid.among(read, network.matrix(layer).shape[1]))
 
 
 def _aim(

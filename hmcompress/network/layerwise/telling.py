@@ -13,7 +13,7 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 
 _MOST = 1024  # columns of a layer that are read as they are; of a wider one, fewer
-_ROWS, _CHECKED = (256, 1024), 4  # samples that columns are chosen by; every fourth one tells whether they do
+_ROWS, _CHOSEN_BY = (256, 1024), 0.75  # rows that are looked at, and the share of them, the first, that chooses
 _FEWEST, _WORK = 16, 2e10  # samples; multiplications of that choice
 _NEGLIGIBLE = 1e-6  # share of the first pivot below which columns follow from those before
 _MISSED, _HOPELESS = 0.1, 0.3  # of the tolerance, that the layer's outputs may miss; of their size, at the first look
@@ -48,7 +48,7 @@ def telling_columns(x: Tensor, z: Tensor, tol: float) -> np.ndarray | None:
         if not inputs.any() or len(inputs) < _FEWEST:
             return None
         columns, missed = _chosen(inputs, outputs)
-        if missed <= _MISSED * tol:
+        if len(columns) and missed <= _MISSED * tol:
             return columns
         if missed > _HOPELESS:
             return None
@@ -57,15 +57,16 @@ def telling_columns(x: Tensor, z: Tensor, tol: float) -> np.ndarray | None:
 
 def _chosen(inputs: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, float]:
     """Columns by pivoted QR, as sensors are placed (Manohar et al. 2018), and what the outputs miss, relative to how
-    far they spread, on samples that these were not chosen by."""
-    check = np.arange(len(inputs)) % _CHECKED == 0
-    triangle, order = qr(inputs[~check], mode="r", pivoting=True, check_finite=False)
+    far they spread, on rows that these were not chosen by."""
+    count = int(_CHOSEN_BY * len(inputs))  # of one sample's rows most are on one side
+    triangle, order = qr(inputs[:count], mode="r", pivoting=True, check_finite=False)
     pivots = np.abs(np.diag(triangle))
     columns = np.sort(order[: min(int((pivots > _NEGLIGIBLE * pivots[0]).sum()), _MOST)])
     known = np.concatenate([inputs[:, columns], np.ones((len(inputs), 1))], 1)
-    weights = lstsq(known[~check], outputs[~check], check_finite=False)[0]
-    missed = float(np.linalg.norm(known[check] @ weights - outputs[check]))
-    return columns, missed / max(float(np.linalg.norm(outputs[check] - outputs[check].mean(0))), 1e-300)
+    weights = lstsq(known[:count], outputs[:count], check_finite=False)[0]
+    wanted = outputs[count:]
+    missed = float(np.linalg.norm(known[count:] @ weights - wanted))
+    return columns, missed / max(float(np.linalg.norm(wanted - wanted.mean(0))), 1e-300)
 
 
 def _is_wide(network: Network, layer: DenseLayer) -> bool:
