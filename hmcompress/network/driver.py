@@ -23,7 +23,7 @@ from hmcompress.network.bound.outcome import (
     with_changed_inputs,
 )
 from hmcompress.network.bound.problem import Problem, pose
-from hmcompress.network.bound.quantities import hidden_quantity, hidden_samples
+from hmcompress.network.bound.quantities import hidden
 from hmcompress.network.layerwise.coded import lossless
 from hmcompress.network.layerwise.fallback import nearest_weights
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
@@ -77,9 +77,8 @@ def compress_network(
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     about = too_few_samples(record), lucky_points(record), *about_the_points(problem, settings)
     notes = _told(*about, *sizes, *blank)
-    hidden = hidden_quantity(problem, settings.tol, stored), hidden_samples(problem, settings.tol, stored)
-    few = few_carry_the_error(problem, stored)
-    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), few, *hidden)
+    parts = few_carry_the_error(problem, stored), *hidden(problem, settings.tol, stored)
+    said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *parts)
     return NetworkResult((*layers, *ruled), record, notes, said)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hmcompress.network import pose
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.bound.quantities import hidden_quantity, hidden_samples
+from hmcompress.network.bound.quantities import hidden
 
 TOL = 1e-2
 UNITS = torch.tensor([1.0, 2.0, 1e-4])  # metres, and something small
@@ -84,7 +84,7 @@ def line(problem: Problem, off: float = 1e-2) -> str:
     """What is said where weights are off by so much."""
     weight = problem.network.module.get_parameter("net.weight").detach()
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    return hidden_quantity(problem, TOL, {"net.weight": weight + off * noise}) or ""
+    return hidden(problem, TOL, {"net.weight": weight + off * noise})[0] or ""
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_samples_that_larger_ones_hide_are_told(network: type[Linear], off: floa
     weight = problem.network.module.get_parameter("net.weight").detach()
     decoded = {"net.weight": weight + off * torch.roll(weight, 1, 1)}
     assert max(problem.errors(problem.held_out, decoded)) < TOL
-    line = hidden_samples(problem, TOL, decoded) or ""
+    line = hidden(problem, TOL, decoded)[1] or ""
     assert line.startswith("half of the held-out points are off by more than") == told
 
 
@@ -129,4 +129,4 @@ def test_places_where_a_field_is_small_are_no_quantities(tmp_path: Path) -> None
     calibration = {"domain": {"x": [-1, 1], "t": [-1, 1]}, "samples": 64}
     weight = torch.linspace(1e-5, 1, 20)[:, None] * torch.ones(20, 2)
     problem = pose(outputs_settings(network={"linear": {}}, calibration=calibration), {"weight": weight})
-    assert hidden_quantity(problem, TOL, {"weight": weight + 1e-3}) is None
+    assert hidden(problem, TOL, {"weight": weight + 1e-3})[0] is None

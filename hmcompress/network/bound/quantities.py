@@ -19,13 +19,18 @@ _VECTORS = 2  # axes of outputs that are a vector for each sample
 Named = tuple[str, Tensor, Tensor]  # a quantity, the original's values and what they are off
 
 
-def hidden_quantity(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> str | None:
-    """One line where a quantity among the outputs is far off by itself, though all together hold."""
+def hidden(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> tuple[str | None, str | None]:
+    """A line where a quantity among the outputs is far off by itself, though all together hold, and one where most
+    samples are."""
     y = problem.held_out.blocks[0]
+    off = evaluate(problem.network, problem.held_out.points, 0, decoded)[0] - y
+    return _hidden_quantity(problem, tol, y, off), _hidden_samples(tol, y, off)
+
+
+def _hidden_quantity(problem: Problem, tol: float, y: Tensor, off: Tensor) -> str | None:
     places = problem.network.kind == "linear" or not problem.held_out.points.joint  # of one field
     if problem.settings.tolerance == "each" or places:
         return None
-    off = evaluate(problem.network, problem.held_out.points, 0, decoded)[0] - y
     alone = [(float(d.norm() / v.norm()), name, v) for name, v, d in _quantities(problem, y, off) if v.any()]
     far = [one for one in alone if one[0] > _FAR * tol]
     if len(far) < (_SHARE * len(alone) if len(alone) > _MANY else 1):
@@ -39,10 +44,7 @@ def hidden_quantity(problem: Problem, tol: float, decoded: Mapping[str, Tensor])
     )
 
 
-def hidden_samples(problem: Problem, tol: float, decoded: Mapping[str, Tensor]) -> str | None:
-    """One line where most samples are far off by themselves, though all together hold."""
-    points, y = problem.held_out.points, problem.held_out.blocks[0]
-    off = evaluate(problem.network, points, 0, decoded)[0] - y
+def _hidden_samples(tol: float, y: Tensor, off: Tensor) -> str | None:
     alone = (off.norm(dim=1) / y.norm(dim=1))[y.any(1)].median()
     if float(alone) <= _FAR * tol:
         return None
