@@ -66,8 +66,9 @@ def compress_network(
     keep_freed_memory()
     tensors, fixed = load_tensors(checkpoint), decoded_layers(ruled)
     posed, keep = pose(settings, tensors, checkpoint.path), kept(checkpoint, settings)
-    network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
-    posed = posed if posed.order else replace(posed, network=network)
+    if not posed.order:
+        network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
+        posed = replace(posed, network=network)
     problem = _owning(posed, checkpoint, keep)
     rest = _owning(posed, checkpoint, keep | fixed.keys()) if fixed else problem
     coded = partial(_coded, rest, tensors, progress, metric)

@@ -26,7 +26,7 @@ from hmcompress.settings.problem_settings import InputsCalibration
 _FEW = 4  # samples by themselves
 _ONE_OF, _MOST_OF_IT = 100, 0.5  # samples, the worst of which carry more than this share of the squared error
 _SHARED = 0.05  # of the held-out points that may be calibration points
-_LUCKY = 1.1  # times the tolerance
+LUCKY = 1.1  # times the tolerance, which calibration points may show by chance
 _TOO_FEW = 1.3  # held-out over calibration error at which more samples are asked for
 
 
@@ -90,7 +90,7 @@ def too_few_samples(record: NetworkRecord) -> str | None:
 
 def lucky_points(record: NetworkRecord) -> str | None:
     """One line where the points that the weights were fitted to show a larger error than the held-out ones may."""
-    if record.calibration_error <= _LUCKY * record.tol:
+    if record.calibration_error <= LUCKY * record.tol:
         return None
     return (
         f"calibration points show an error of {record.calibration_error:.3g}, above the tolerance: held-out points "

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.error import Reference, block_errors, evaluate
+from hmcompress.network.bound.outcome import LUCKY
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Parts, decoded
 
-SEEN = 1.1  # times the tolerance, which calibration points may show by chance
 _OPEN = 0.02  # standard error of an error that is left out of account, relative
 
 
@@ -43,7 +43,7 @@ class Guard:
             seen = max(self.problem.errors(self.problem.calibration, decoded(self.problem.network, self.data, parts)))
         except NetworkError:
             return math.inf
-        return max(self.error(parts), seen / SEEN)
+        return max(self.error(parts), seen / LUCKY)
 
     def error_of(self, tensors: Mapping[str, Tensor]) -> float:
         """The same with some tensors replaced."""
