@@ -254,7 +254,7 @@ def test_rows_that_are_not_decoded_are_no_rows_without_error():
 @pytest.mark.parametrize("dead", [1e-36, 1e-30, 1e-9])
 def test_dead_rows_where_a_look_falls_are_no_stumbling_block(dtype, tol, dead):
     """Of a message network's 65,536 x 32 matrix every 256th row belongs to a neuron that has died."""
-    w = torch.randn(2048, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.randn(1024, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     w[::8] *= dead
     for each in (w.to(dtype), w.to(dtype).T.contiguous()):
         matrix = compress_matrix(each, tol)

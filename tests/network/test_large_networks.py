@@ -45,14 +45,19 @@ def fields(count: int = 160) -> np.ndarray:
 
 def error_at(problem: Problem, data: Original, nbytes: int) -> float:
     """Of the outputs, where the other weights take so many bytes: between two water levels."""
-    found = []
-    for level in 2.0 ** np.arange(-18, -8):
-        parts = coded_others(data, Knobs(level))
+
+    def tried(exponent: int) -> tuple[int, float]:
+        parts = coded_others(data, Knobs(2.0**exponent))
         size = sum(len(part.payload(False)) for part in parts.values())
-        found.append((size, problem.errors(problem.held_out, decoded(problem.network, data, parts))[0]))
-    sizes, errors = np.array(sorted(found)).T
-    assert sizes[0] < nbytes < sizes[-1]
-    return float(np.exp(np.interp(nbytes, sizes, np.log(errors))))
+        return size, problem.errors(problem.held_out, decoded(problem.network, data, parts))[0]
+
+    fine, coarse = -18, -9
+    while coarse - fine > 1:
+        exponent = (fine + coarse) // 2
+        fine, coarse = (exponent, coarse) if tried(exponent)[0] > nbytes else (fine, exponent)
+    (least, highest), (most, lowest) = tried(coarse), tried(fine)
+    assert least <= nbytes < most
+    return float(np.exp(np.interp(nbytes, [least, most], np.log([highest, lowest]))))
 
 
 def test_modes_of_a_spectral_weight_have_metrics_of_their_own_and_a_smaller_error_at_the_same_bytes(
