@@ -10,6 +10,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
+from hmcompress.hmatrix.codecs import TURNED
 from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout, to_matrices
 
 
@@ -25,6 +26,11 @@ def join(payloads: Sequence[bytes]) -> bytes:
             writer.section(payload)
         last[payload] = i
     return writer.getvalue()
+
+
+def turned(payload: bytes) -> bytes:
+    """The payload of a parameter from that of its transpose."""
+    return bytes([TURNED]) + payload
 
 
 def split(payload: bytes | memoryview, count: int) -> list[bytes]:
@@ -54,15 +60,22 @@ def _nothing(number: int) -> Tensor:
 def decode_layer(
     payload: bytes | memoryview, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, other: Other = _nothing
 ) -> list[Tensor]:
-    """Decode a weight of shape shapes[0], and its bias (rows,) where a second shape is given. Raises FormatError.
+    """Decode a weight of shape shapes[0], and its bias where a second shape is given. Raises FormatError.
 
     other: of the layer of this number, the weight, which has the same shape and dtype.
     """
     weight = shapes[0]
+    if payload[:1] == bytes([TURNED]):
+        if len(weight) != 2:
+            raise FormatError("a layer is turned that is no matrix: the file is damaged")
+        w, *bias = decode_layer(payload[1:], [weight[::-1], *shapes[1:]], dtype)
+        return [w.T.contiguous(), *bias]
     if len(shapes) == 2:
         matrix = layout_with_bias(weight)
+        if math.prod(shapes[1]) != matrix.rows:
+            raise FormatError(f"a bias {shapes[1]} is not that of {matrix.rows} rows: the file is damaged")
         decoded = HMatrix.from_payload(bytes(payload), (matrix.rows, matrix.cols), dtype).to_dense()
-        return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].contiguous()]
+        return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].reshape(shapes[1]).contiguous()]
     matrix = real_layout(weight, dtype)
     size, real = (matrix.rows, matrix.cols), REAL_PARTS.get(dtype, dtype)
     if matrix.count == 1 and is_based(payload):

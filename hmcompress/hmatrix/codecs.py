@@ -16,6 +16,7 @@ Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
 EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, SHORT_FLOATS, LISTED, COPIED = range(12)
 BASED = 12  # less another layer, which no matrix knows: the container decodes it
 SINUSOIDS, POSITIONS = 13, 14
+TURNED = 15  # the transpose of a parameter, and beside it a bias: likewise
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 

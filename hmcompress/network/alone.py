@@ -19,6 +19,7 @@ from hmcompress.network.allotment import Allotment, allotments, like_noise, weig
 from hmcompress.network.layerwise.structure import structured_layers
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.trial import LIMIT
+from hmcompress.network.model.products import canonical
 
 Layers = tuple[EncodedLayer, ...]
 MeasureOf = Callable[[Mapping[str, Tensor]], float]
@@ -73,7 +74,7 @@ def smaller_alone(subject: Subject, metric: WeightsMetric, bounds: Callable[[], 
 
     def trial(level: float) -> Alone:
         layers = metric.code(allotment.tolerances(level))
-        tensors = {**allotment.weights, **decoded_layers(layers)}
+        tensors = {**allotment.weights, **canonical(subject.problem.network, decoded_layers(layers))}
         return Alone(layers, tensors, max(measured(tensors) / (LIMIT * tol), guard.error_of(tensors) / tol))
 
     found = [t for t in _trials(trial, allotment, most) if t.error <= 1]

@@ -34,8 +34,9 @@ from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
 from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
+from hmcompress.network.model.products import canonical, with_products
 from hmcompress.network.owned import kept, load_tensors, owned
-from hmcompress.network.result import NetworkResult, encoded_layer, encoded_tensor, in_checkpoint_order
+from hmcompress.network.result import NetworkResult, as_saved, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.ruled import within
 from hmcompress.network.stages import SmallNetworks
 from hmcompress.settings.config import Settings
@@ -64,8 +65,10 @@ def compress_network(
     Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
     """
     keep_freed_memory()
-    tensors, fixed = load_tensors(checkpoint), decoded_layers(ruled)
-    posed, keep = pose(settings, tensors, checkpoint.path), kept(checkpoint, settings)
+    saved, keep = load_tensors(checkpoint), kept(checkpoint, settings)
+    original = pose(settings, saved, checkpoint.path)
+    posed = replace(original, network=with_products(original.network, original.calibration.points))
+    tensors, fixed = (canonical(posed.network, t) for t in (saved, decoded_layers(ruled)))
     if not posed.order:
         network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
         posed = replace(posed, network=network)
@@ -174,7 +177,9 @@ def _encode(
         if w.ndim == 1:
             payload = min(payload, lossless(w).data, key=len)
         layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
-    return in_checkpoint_order(layers, tuple(tensors)), tensors_of(network, matrices)
+    products = {name: p for p in network.products for name in (p.name, p.bias) if name is not None}
+    saved = {name: as_saved(layer, products) for name, layer in layers.items()}
+    return in_checkpoint_order(saved, tuple(tensors)), tensors_of(network, matrices)
 
 
 def _smaller(

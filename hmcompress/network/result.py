@@ -1,15 +1,16 @@
 """What the outputs metric hands to the pipeline: coded layers, and the record of the network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from hmcompress.container import EncodedLayer, LayerRow
-from hmcompress.container.payload import decode_layer, split
+from hmcompress.container.payload import decode_layer, split, turned
 from hmcompress.hmatrix import HMatrix, measure_error
 from hmcompress.layers import REAL_PARTS, to_matrices
 from hmcompress.network.model.network import DenseLayer
+from hmcompress.network.model.product_calls import Product
 from hmcompress.report.records import NetworkRecord
 
 
@@ -53,6 +54,17 @@ def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) 
     leaves = HMatrix.from_payload(split(payload, len(matrices))[0], size, real)
     row = LayerRow((name,), None, "fro", error, largest, leaves.method, leaves.leaves, leaves.max_rank)
     return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
+
+
+def as_saved(layer: EncodedLayer, products: Mapping[str, Product]) -> EncodedLayer:
+    """A layer for which the checkpoint has parameters of other shapes: as the file holds it. products: by names."""
+    weight = products.get(layer.row.name)
+    if weight is None:
+        return layer
+    if weight.name != layer.row.name:  # its bias, by itself
+        return replace(layer, shapes=(weight.bias_shape,))
+    shapes = (weight.shape, weight.bias_shape)[: len(layer.shapes)]
+    return replace(layer, shapes=shapes, payload=turned(layer.payload) if weight.turned else layer.payload)
 
 
 def in_checkpoint_order(layers: Mapping[str, EncodedLayer], names: tuple[str, ...]) -> tuple[EncodedLayer, ...]:

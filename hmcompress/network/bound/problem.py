@@ -19,7 +19,8 @@ from hmcompress.network.model.curvature import check_derivatives
 from hmcompress.network.model.forward_size import forward_size
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.kept import KeptTensor, before_any_call, changed_states, states
-from hmcompress.network.model.network import Network, in_order_of_computation
+from hmcompress.network.model.network import Network
+from hmcompress.network.model.order import in_order_of_computation
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
 

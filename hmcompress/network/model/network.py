@@ -12,7 +12,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
@@ -20,10 +19,10 @@ from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
 from hmcompress.network.model.kept import Kept, KeptTensor, forget, unshared
 from hmcompress.network.model.outputs import flatten, tensors_in
+from hmcompress.network.model.product_calls import Product, by_layers
 from hmcompress.network.model.shelves import Shelf, shelved
 
 Inputs = tuple[Tensor, ...]
-_NO_GRADIENT = "does not require grad"  # what torch says where gradients are taken that are not kept
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Network:
     kept: tuple[Kept | KeptTensor, ...] = ()  # that the module keeps from one call to the next, and is to forget
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
     telling: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns by which very wide layers are read
+    products: tuple[Product, ...] = ()  # layers that the module computes from parameters of its own
 
     @property
     def built_in(self) -> bool:
@@ -163,10 +163,11 @@ class Network:
         inputs = tuple(t.clone() for t in inputs)  # some modules change theirs
         forget(self.kept, self.module)
         try:
-            if not state:
-                return self.module(*inputs)
-            with shelved(self.module, self.shelves, self._others(state)):
-                return functional_call(self.module, unshared(state, self.kept), inputs, tie_weights=False)
+            with by_layers(self.module, self.products):
+                if not state:
+                    return self.module(*inputs)
+                with shelved(self.module, self.shelves, self._others(state)):
+                    return functional_call(self.module, unshared(state, self.kept), inputs, tie_weights=False)
         except (HMCompressError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
@@ -265,36 +266,3 @@ def joined(calls: Sequence[Tensor]) -> Tensor:
     if len({len(t) for t in calls}) != 1 or min(t.ndim for t in calls) < 2:
         raise NetworkError("a layer sees different samples in each of its calls")
     return torch.cat([t.reshape(len(t), -1, t.shape[-1]) for t in calls], 1)
-
-
-def in_order_of_computation(network: Network, inputs: Inputs) -> Network:
-    """The same network with its layers in the order in which a forward pass calls them.
-
-    Layers whose module is not called (their weights may be used or ignored), or more than once, so that no single input
-    describes them, become other weights; so do those inside torch.func transforms, whose inputs cannot be kept. Which
-    are called more than once is kept. A network that takes gradients itself is found here, as it fails without.
-    """
-    try:
-        calls = _calls(network, inputs)
-    except NetworkError as error:
-        if network.own_gradients or _NO_GRADIENT not in str(error.__cause__):
-            raise
-        return in_order_of_computation(replace(network, own_gradients=True), inputs)
-    once = tuple(layer for layer, count in calls.items() if count == 1)
-    repeated = tuple(layer for layer, count in calls.items() if 1 < count < math.inf)
-    left = (layer for layer in network.layers if layer not in once)
-    rest = tuple(name for layer in left for name in (layer.weight, layer.bias) if name is not None)
-    stacks = tuple(stack for stack in network.stacks if all(layer in once for layer in stack))
-    return replace(network, layers=once, others=(*network.others, *rest), stacks=stacks, repeated=repeated)
-
-
-def _calls(network: Network, inputs: Inputs) -> dict[DenseLayer, float]:
-    """How often a forward pass calls each layer, in the order of first calls; inf inside torch.func transforms."""
-    calls: dict[DenseLayer, float] = {}
-
-    def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        calls[layer] = calls.get(layer, 0) + (math.inf if is_functorch_wrapped_tensor(z) else 1)
-
-    with replaced(network, note):
-        network.run(inputs)
-    return calls

@@ -1,0 +1,225 @@
+"""Products of a module with matrices of its own, computed by dense layers in their place as the module runs.
+
+Many networks hold their weights as plain parameters and write `x @ self.W + self.b`. What is known about dense layers
+(their inputs, what follows them, which neurons are exchangeable) holds for these just as well, once a layer stands
+where the product is taken.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_PRODUCTS = {"matmul", "mm", "__matmul__"}
+_SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_RECENT = 8  # products to which a bias may still be added
+
+
+@dataclass(frozen=True)
+class Product:
+    """A dense layer at `path` that computes x W^T + b in place of the module.
+
+    name, bias: in the checkpoint. place, bias_place: of the module's own parameters. turned: the parameter is W^T.
+    shape, bias_shape: of these.
+    """
+
+    path: str
+    name: str
+    place: str
+    turned: bool
+    shape: tuple[int, ...]
+    bias: str | None = None
+    bias_place: str | None = None
+    bias_shape: tuple[int, ...] = ()
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """W (m, n) from the parameter; kernels of one place are matrices too."""
+        return weight.T if self.turned else weight.flatten(1)
+
+    def parameter(self, matrix: Tensor) -> Tensor:
+        """The inverse of matrix."""
+        return (matrix.T if self.turned else matrix).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One product, of x (..., n) with W (n, m), and what makes the module's result from that.
+
+    axis: of the result, from its end, along which neurons lie. bias: what the same call adds.
+    """
+
+    place: str
+    turned: bool
+    x: Tensor
+    axis: int = -1
+    bias: Tensor | None = None
+
+    def leave(self, z: Tensor) -> Tensor:
+        """z (..., m) as the module's own call returns it."""
+        return z if self.axis == -1 else z.movedim(-1, self.axis).contiguous()
+
+
+class Watch(TorchFunctionMode):
+    """Sees products of some tensors, by their places, and sums of these products with others of them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._views = {id(t): (t, place, False) for place, t in tensors.items()}
+        self._recent: deque[tuple[Tensor, Call]] = deque(maxlen=_RECENT)
+
+    def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
+        """What the product is; own: as the module takes it."""
+        raise NotImplementedError
+
+    def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        """What z is, which the call gave, with the bias at that place."""
+        raise NotImplementedError
+
+    def place_of(self, t: object) -> str | None:
+        """Of the tensor itself, or of a view of it as it is."""
+        _, place, turned = self._views.get(id(t), (None, None, False))
+        return None if turned else place
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        def own() -> Any:
+            return func(*args, **(kwargs or {}))
+
+        name = getattr(func, "__name__", "")
+        call = self._call(name, args, kwargs or {})
+        if call is not None:
+            z = self.product(call, own)
+            self._recent.append((z, call))
+            return z
+        for z, call, bias in self._sums(name, args, kwargs or {}):
+            total = self.sum(call, bias, z, own)
+            self._recent.append((total, call))
+            return total
+        out = own()
+        if args and isinstance(out, Tensor):
+            self._note(args[0], out)
+        return out
+
+    def _note(self, t: object, out: Tensor) -> None:
+        """A view of a known tensor is known too, as it is or turned."""
+        known = self._views.get(id(t))
+        if known is None or id(out) in self._views or out.data_ptr() != known[0].data_ptr():
+            return
+        before, place, turned = known
+        assert isinstance(t, Tensor)
+        if out.shape == t.shape and out.stride() == t.stride() and out.dtype == before.dtype:
+            self._views[id(out)] = out, place, turned
+        elif t.ndim == 2 and (out.shape, out.stride()) == (t.shape[::-1], t.stride()[::-1]):
+            self._views[id(out)] = out, place, not turned
+
+    def _call(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
+        if name == "linear":
+            x, w, b = _bound(("input", "weight", "bias"), args, named)
+            return self._times(x, w, b, columns=False)
+        if name in _CONVOLUTIONS:
+            return self._kernel(_CONVOLUTIONS[name], args, named)
+        if named or len(args) != 2 + (name == "addmm") or name not in _PRODUCTS | {"addmm"}:
+            return None
+        bias = args[0] if name == "addmm" else None
+        first, second = args[-2:]
+        return self._times(first, second, bias) or self._turned(self._times(_turned(second), first, bias, False))
+
+    def _times(self, x: Any, w: Any, bias: Tensor | None = None, columns: bool = True) -> Call | None:
+        """x W, or x W^T; None where W is not known, or is no matrix."""
+        known = self._views.get(id(w))
+        if known is None or known[0].ndim != 2 or not isinstance(x, Tensor) or id(x) in self._views:
+            return None
+        return Call(known[1], known[2] != columns, x, -1, bias)
+
+    def _turned(self, call: Call | None) -> Call | None:
+        """The product whose result has its neurons along rows."""
+        return None if call is None else Call(call.place, call.turned, call.x, -2, call.bias)
+
+    def _kernel(self, axes: int, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
+        """A convolution whose kernel sees one place."""
+        parts = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        x, w, b, stride, padding, _, groups = _bound(parts, args, named)
+        place = self.place_of(w)
+        if place is None or x.ndim != axes + 2 or w.shape[2:].numel() != 1 or groups not in (None, 1):
+            return None
+        if not _all_are(stride, (None, 1)) or not _all_are(padding, (None, 0)):
+            return None
+        return Call(place, False, x.movedim(1, -1), -1 - axes, b)
+
+    def _sums(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[tuple[Tensor, Call, str]]:
+        """The product, its call and the place of the bias, where a sum is of these."""
+        if named or len(args) != 2 or name not in _SUMS:
+            return
+        for z, b in (args,) if name in ("add_", "__iadd__") else (args, args[::-1]):
+            place, call = self.place_of(b), next((call for known, call in self._recent if known is z), None)
+            if place is not None and call is not None and _lies_along(b, z, call.axis):
+                yield z, call, place
+
+
+class _ByLayers(Watch):
+    """Products are those of layers, which add their biases at once."""
+
+    def __init__(self, module: nn.Module, products: Sequence[Product]) -> None:
+        own = {place: tensor_at(module, place) for p in products for place in (p.place, p.bias_place) if place}
+        super().__init__(own)
+        self._layers = {p.place: (p, module.get_submodule(p.path)) for p in products}
+
+    def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
+        if call.place not in self._layers:  # a bias by which something is multiplied
+            return own()
+        product, layer = self._layers[call.place]
+        if product.turned != call.turned:
+            return own()
+        z = call.leave(layer(call.x))
+        return z if call.bias is None or product.bias is not None else z + along(call.bias, call.axis)
+
+    def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        known = self._layers.get(call.place)
+        return z if known is not None and known[0].bias_place == bias else own()
+
+
+@contextmanager
+def by_layers(module: nn.Module, products: Sequence[Product]) -> Iterator[None]:
+    """The layers of these products are used meanwhile, where the module takes them."""
+    if not products:
+        yield
+        return
+    with _ByLayers(module, products):
+        yield
+
+
+def tensor_at(module: nn.Module, place: str) -> Tensor:
+    """A parameter or buffer by its place."""
+    path, _, name = place.rpartition(".")
+    t = getattr(module.get_submodule(path), name)
+    assert isinstance(t, Tensor)
+    return t
+
+
+def along(bias: Tensor, axis: int) -> Tensor:
+    """A bias (m,) for results whose neurons lie along that axis, as convolutions take it; others as they are."""
+    return bias.reshape(-1, *[1] * (-1 - axis)) if bias.ndim == 1 and axis < -2 else bias
+
+
+def _lies_along(b: Tensor, z: Tensor, axis: int) -> bool:
+    """Whether b has a number for each neuron, and nothing else."""
+    return b.numel() == z.shape[axis] and b.ndim <= z.ndim and b.ndim >= -axis and b.shape[axis] == b.numel()
+
+
+def _bound(names: Sequence[str], args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+    given = {**dict(zip(names, args, strict=False)), **named}
+    return tuple(given.get(name) for name in names)
+
+
+def _turned(x: Any) -> Any:
+    return x.mT if isinstance(x, Tensor) and x.ndim > 1 else None
+
+
+def _all_are(value: object, these: tuple[object, ...]) -> bool:
+    return all(part in these for part in (value if isinstance(value, tuple | list) else (value,)))

@@ -1,0 +1,172 @@
+"""Dense layers for the products that a module takes with parameters of its own: found by running it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hmcompress.errors import NetworkError
+from hmcompress.network.model.build import filled
+from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.network import DenseLayer, Inputs, Network, own_tensors
+from hmcompress.network.model.order import in_order_of_computation
+from hmcompress.network.model.product_calls import Call, Product, Watch, tensor_at
+
+_PROBED = 2  # samples
+_SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
+
+
+@dataclass
+class _Seen:
+    """One product that was taken: whether with W^T, and which bias came to it."""
+
+    turned: bool
+    bias: str | None
+
+
+class _Recording(Watch):
+    """Notes products, and leaves all as it is."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.seen: dict[str, list[_Seen]] = {}
+        self._of: dict[int, _Seen] = {}
+
+    def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
+        seen = _Seen(call.turned, self.place_of(call.bias))
+        self.seen.setdefault(call.place, []).append(seen)
+        self._of[id(call)] = seen
+        return own()
+
+    def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        seen = self._of[id(call)]
+        if call.bias is None and seen.bias is None:
+            seen.bias = bias
+        return own()
+
+
+def with_products(network: Network, points: Points) -> Network:
+    """The same network with those of its other weights among its layers that it multiplies activations by.
+
+    Its module is given these layers too. Where the outputs would be others, as a weight is used in another way as well,
+    all stays as it was.
+    """
+    if network.kind != "factory" or isinstance(network.module, torch.jit.ScriptModule):
+        return network
+    few = points.take(slice(0, _PROBED)).tensors
+    try:
+        found = tuple(_products(network, _recorded(network, few)))
+        return _adopted(network, found, few) if found else network
+    except NetworkError:
+        return network
+
+
+def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the checkpoint as the network's layers take them: weights (m, n) and biases (m,)."""
+    found = dict(tensors)
+    for p in network.products:
+        if p.name in tensors:
+            found[p.name] = p.matrix(tensors[p.name]).contiguous()
+        if p.bias is not None and p.bias in tensors:
+            found[p.bias] = tensors[p.bias].reshape(-1)
+    return found
+
+
+def as_saved(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of canonical."""
+    found = dict(tensors)
+    for p in network.products:
+        if p.name in tensors:
+            found[p.name] = p.parameter(tensors[p.name])
+        if p.bias is not None and p.bias in tensors:
+            found[p.bias] = tensors[p.bias].reshape(p.bias_shape)
+    return found
+
+
+def _recorded(network: Network, few: Inputs) -> dict[str, list[_Seen]]:
+    own = own_tensors(network.module)
+    counts = Counter(map(id, own.values()))
+    alone = {p: own[p] for p in network.places.values() if p in own and counts[id(own[p])] == 1}
+    with _Recording({place: t for place, t in alone.items() if t.is_floating_point()}) as recording:
+        network.run(few)
+    return recording.seen
+
+
+def _products(network: Network, seen: Mapping[str, list[_Seen]]) -> Iterator[Product]:
+    """Of weights that are always used in the same way; a bias that several share is left to the module."""
+    names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
+    biases = Counter(bias for calls in seen.values() for bias in {call.bias for call in calls} if bias is not None)
+    for place, calls in seen.items():
+        if names[place] not in network.others or len({call.turned for call in calls}) > 1:
+            continue
+        path, shape = _path_for(network, place), tuple(own[place].shape)
+        product = Product(path, names[place], place, calls[0].turned, shape)
+        bias = calls[0].bias if len({call.bias for call in calls}) == 1 else None
+        if bias is not None and biases[bias] == 1 and _fits(product.matrix(own[place]), own[bias]):
+            product = replace(product, bias=names[bias], bias_place=bias, bias_shape=tuple(own[bias].shape))
+        yield product
+
+
+def _path_for(network: Network, place: str) -> str:
+    """Of a layer beside a parameter."""
+    path, dot, name = place.rpartition(".")
+    taken = vars(network.module.get_submodule(path))["_modules"]
+    own = f"{name}_as_dense"
+    while own in taken:
+        own += "_"
+    return f"{path}{dot}{own}"
+
+
+def _fits(matrix: Tensor, bias: Tensor) -> bool:
+    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype
+
+
+def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
+    """The network with these layers, if it computes what it did; else as it was."""
+    y = network.run(few)
+    adopted = _with_layers(network, products)
+    try:
+        with _without(network, products):
+            same = bool((adopted.run(few) - y).abs().max() <= _SAME * y.abs().max())
+    except NetworkError:
+        same = False
+    if same:
+        return in_order_of_computation(adopted, few)
+    for p in products:
+        path, _, name = p.path.rpartition(".")
+        del network.module.get_submodule(path)._modules[name]
+    return network
+
+
+def _with_layers(network: Network, products: tuple[Product, ...]) -> Network:
+    own, layers = own_tensors(network.module), list[DenseLayer]()
+    places, network = dict(network.places), network.with_repeated()
+    for p in products:
+        path, _, name = p.path.rpartition(".")
+        bias = None if p.bias_place is None else own[p.bias_place]
+        layer = filled(p.matrix(own[p.place]), bias)
+        network.module.get_submodule(path).add_module(name, layer.eval())
+        layers.append(DenseLayer(p.path, p.name, p.bias))
+        places |= {p.name: f"{p.path}.weight"} | ({p.bias: f"{p.path}.bias"} if p.bias else {})
+    dense = {name for layer in layers for name in (layer.weight, layer.bias)}
+    others = tuple(name for name in network.others if name not in dense)
+    return replace(network, layers=(*network.layers, *layers), others=others, places=places, products=products)
+
+
+@contextmanager
+def _without(network: Network, products: tuple[Product, ...]) -> Iterator[None]:
+    """No numbers in the module's own parameters meanwhile: what uses them beside these products shows it."""
+    places = (place for p in products for place in (p.place, p.bias_place) if place)
+    tensors = [tensor_at(network.module, place) for place in places]
+    before = [t.detach().clone() for t in tensors]
+    with torch.no_grad():
+        try:
+            for t in tensors:
+                t.fill_(torch.nan)
+            yield
+        finally:
+            for t, kept in zip(tensors, before, strict=True):
+                t.copy_(kept)
