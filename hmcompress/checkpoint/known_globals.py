@@ -212,7 +212,8 @@ def _moment(kind: type, nbytes: int = 0) -> Any:
     def build(*arguments: Any) -> Converted:
         plain = [old_data(a, nbytes) for a in arguments]
         plain = [a for a in plain if isinstance(a, (int, bytes))]
-        return Converted(str(kind(*plain)), f"a datetime.{kind.__name__}, kept as text")
+        lacking = " without its time zone" if len(plain) < len(arguments) else ""
+        return Converted(str(kind(*plain)), f"a datetime.{kind.__name__}, kept as text{lacking}")
 
     return build
 
