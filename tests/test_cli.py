@@ -164,6 +164,14 @@ def test_an_error_that_nobody_reads_keeps_its_exit_code(pipeline, monkeypatch, c
     assert cli.run(["compress", "m.pt"]) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(pipeline, monkeypatch):
+    pipeline(compress=SourceError("no such file"))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert cli.run(["compress", "m.pt"]) == 2
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 @pytest.mark.parametrize("arguments", [["report", "f"], ["report", "f", "--json"], ["report", "nope"]])
 def test_a_terminal_that_lacks_characters_gets_escapes(pipeline, monkeypatch, encoding, arguments):

@@ -16,6 +16,8 @@ _LAYOUT_PARTS = {
     "sparse_bsc": ("ccol_indices", "row_indices", "values"),
 }
 
+_SCRIPTED_LAYOUTS = {1: "sparse_coo", 2: "sparse_csr"}  # the others are not written to TorchScript
+
 
 def quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
     """The arguments of torch._utils._rebuild_qtensor."""
@@ -33,13 +35,22 @@ def quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any,
     return Converted(parts, f"a quantized tensor ({kind}), kept as a dict of its integers and what they mean")
 
 
-def sparse(layout: Any, data: Any) -> Any:
-    """The arguments of torch._utils._rebuild_sparse_tensor."""
+def sparse(layout: Any, data: Any, *scripted: Any) -> Any:
+    """The arguments of torch._utils._rebuild_sparse_tensor.
+
+    TorchScript writes them all in a row: number of the layout, size, whether it has gradients, tensors, hooks.
+    """
+    if scripted:
+        return _sparse(_SCRIPTED_LAYOUTS.get(layout, "") if type(layout) is int else "", scripted[1:-1], data)
     parts, layout = data if isinstance(data, tuple) else (), layout.value if isinstance(layout, Converted) else ""
+    count = len(_LAYOUT_PARTS.get(layout, ()))
+    size, coalesced = (*parts[count : count + 2], None, None)[:2]
+    return _sparse(layout, parts[:count], size, coalesced)
+
+
+def _sparse(layout: str, tensors: tuple[Any, ...], size: Any, coalesced: Any = None) -> Any:
     names = _LAYOUT_PARTS.get(layout, ())
-    tensors = parts[: len(names)]
-    if not names or len(parts) <= len(names) or not all(isinstance(t, LazyTensor) for t in tensors):
+    if not names or len(tensors) != len(names) or not all(isinstance(t, LazyTensor) for t in tensors) or size is None:
         return LeftBehind("a sparse tensor of an unknown layout")
-    coalesced = parts[len(names) + 1] if len(parts) > len(names) + 1 else None
-    size = checked_shape(parts[len(names)])
-    return SparseTensor(layout, dict(zip(names, tensors, strict=True)), size, coalesced if coalesced is True else None)
+    parts = dict(zip(names, tensors, strict=True))
+    return SparseTensor(layout, parts, checked_shape(size), True if coalesced is True else None)

@@ -24,6 +24,12 @@ STORAGE_DTYPES = {
     "QInt8Storage": torch.qint8, "QUInt8Storage": torch.quint8, "QInt32Storage": torch.qint32,
     "QUInt4x2Storage": torch.quint4x2, "QUInt2x4Storage": torch.quint2x4,
     "UntypedStorage": torch.uint8, "_UntypedStorage": torch.uint8,
+    # TorchScript has a name for each element type:
+    "UInt16Storage": torch.uint16, "UInt32Storage": torch.uint32, "UInt64Storage": torch.uint64,
+    "ComplexHalfStorage": torch.complex32,
+    "Float8_e4m3fnStorage": torch.float8_e4m3fn, "Float8_e4m3fnuzStorage": torch.float8_e4m3fnuz,
+    "Float8_e5m2Storage": torch.float8_e5m2, "Float8_e5m2fnuzStorage": torch.float8_e5m2fnuz,
+    "Float8_e8m0fnuStorage": torch.float8_e8m0fnu,
 }  # fmt: skip
 _DTYPES = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)}
 _BUILTIN_MODULES = ("builtins", "__builtin__")
@@ -206,7 +212,8 @@ def _moment(kind: type, nbytes: int = 0) -> Any:
     def build(*arguments: Any) -> Converted:
         plain = [old_data(a, nbytes) for a in arguments]
         plain = [a for a in plain if isinstance(a, (int, bytes))]
-        return Converted(str(kind(*plain)), f"a datetime.{kind.__name__}, kept as text")
+        lacking = " without its time zone" if len(plain) < len(arguments) else ""
+        return Converted(str(kind(*plain)), f"a datetime.{kind.__name__}, kept as text{lacking}")
 
     return build
 

@@ -10,13 +10,15 @@ from hmcompress.checkpoint.archive import Archive
 from hmcompress.checkpoint.blobs import MemoryBlob
 from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import MAX_DEPTH, MAX_NAME, Budget
-from hmcompress.checkpoint.standins import LeftBehind, StandIn
+from hmcompress.checkpoint.standins import LeftBehind, QuantizedTensor, SparseTensor, StandIn
 from hmcompress.checkpoint.zip_storages import ZipStorages, is_big_endian, unpickle_entry
 from hmcompress.errors import SourceError
 
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.MULTILINE)
 _SLOTS = re.compile(r"^  __(parameters|buffers)__ = \[(.*)\]", re.MULTILINE)
 _NAME = re.compile(r'"([^"]*)"')
+_TENSORS = (LazyTensor, QuantizedTensor, SparseTensor)
+_LOOSE_DEPTH = 5  # containers of an attribute that are looked into for tensors
 
 
 def is_torchscript(archive: Archive) -> bool:
@@ -62,13 +64,23 @@ class ScriptModule:
     def _own(self, class_name: str, attributes: dict[str, Any], prefix: str) -> None:
         slots = self._state_slots(class_name)
         for name in attributes if slots is None else slots:
-            if isinstance(attributes.get(name), LazyTensor):
+            if isinstance(attributes.get(name), _TENSORS):
                 self.state[prefix + name] = attributes[name]
         for name, value in attributes.items():
             if isinstance(value, LeftBehind):
                 self._note(prefix + name, value.why)
-            elif isinstance(value, LazyTensor) and prefix + name not in self.state:
+            elif isinstance(value, _TENSORS) and prefix + name not in self.state:
                 self._note(prefix + name, "a tensor attribute, which is not part of the state dict")
+            elif isinstance(value, (dict, list, tuple)) and self._holds_tensors(value):
+                self._note(prefix + name, "tensors in a container, which are not part of the state dict")
+
+    def _holds_tensors(self, value: Any, depth: int = 0) -> bool:
+        self._budget.spend()
+        if isinstance(value, StandIn):
+            value = value.attributes()
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        deeper = depth < _LOOSE_DEPTH and any(self._holds_tensors(item, depth + 1) for item in items)
+        return deeper or isinstance(value, (*_TENSORS, LeftBehind))
 
     def _state_slots(self, class_name: str) -> list[str] | None:
         """Parameters, then buffers of a class; None where its text is not in the archive."""

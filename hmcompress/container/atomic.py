@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def _publish(file: BinaryIO, path: Path, force: bool) -> None:
     try:
         _name(file, temporary)
         if force:
+            _keep_owner(temporary, path)
             os.replace(temporary, path)
         else:
             _claim(temporary, path)
@@ -96,6 +98,17 @@ def _publish(file: BinaryIO, path: Path, force: bool) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _keep_owner(temporary: Path, replaced: Path) -> None:
+    """Who may read a file stays the same where it is replaced: its permissions, and its owner as far as we may."""
+    try:
+        old = replaced.stat()
+    except OSError:  # nothing is replaced
+        return
+    with contextlib.suppress(OSError, AttributeError):  # not every system has owners, and few users may change them
+        os.chown(temporary, old.st_uid, old.st_gid)
+    temporary.chmod(stat.S_IMODE(old.st_mode))
 
 
 def _claim(temporary: Path, path: Path) -> None:

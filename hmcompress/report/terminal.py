@@ -19,7 +19,8 @@ from hmcompress.work.progress import silent
 def put(text: str, stream: TextIO | None) -> None:
     """Write text to stdout or stderr; characters that the stream's encoding lacks become escapes.
 
-    A reader that has gone (`| head`) changes nothing: the command's exit code tells what the command found.
+    A reader that has gone (`| head`) changes nothing, nor does a stderr that takes nothing (a full disk): the command's
+    exit code tells what the command found.
     """
     if stream is None:  # closed by the shell, `>&-`
         return
@@ -27,7 +28,9 @@ def put(text: str, stream: TextIO | None) -> None:
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the interpreter flushes it once more at its end
 
 

@@ -1,5 +1,6 @@
 """Nothing is lost in silence: weights that no state dict holds are named, and configurations come back plain."""
 
+import datetime
 import sys
 import types
 from collections import deque
@@ -247,3 +248,10 @@ def test_attributes_of_a_parameter_and_layouts_are_named(tmp_path, zipped):
     found = restored(checkpoint)
     assert torch.equal(found["w"], weight) and found["layout"] == "strided"
     assert torch.equal(found["sparse"].to_dense(), torch.eye(2))
+
+
+def test_a_moment_that_loses_its_time_zone_says_so(tmp_path):
+    moments = {"w": torch.ones(2), "utc": datetime.datetime(2024, 5, 6, tzinfo=datetime.UTC)}
+    torch.save(moments, tmp_path / "m.pt")
+    lines = open_checkpoint(tmp_path / "m.pt").left_behind
+    assert lines == ("utc: a datetime.datetime, kept as text without its time zone",)

@@ -44,6 +44,14 @@ def test_existing_file_needs_force(tmp_path):
     assert len(read(tmp_path / "f")) == 10
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_who_may_read_a_file_stays_the_same_where_it_is_replaced(tmp_path):
+    write(tmp_path / "f", pinn())
+    (tmp_path / "f").chmod(0o600)
+    write(tmp_path / "f", pinn(), force=True)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("where", ["missing/f", "."])
 def test_impossible_places_are_said_at_once(tmp_path, where):
     with pytest.raises(OutputError):

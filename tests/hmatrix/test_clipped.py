@@ -47,3 +47,17 @@ def test_few_steps_are_tried_and_the_largest_first():
     assert 10 < len(steps) <= 48
     assert all(1e-5 < step < 3.1e-5 for step in steps)
     assert Rounder(clipped()).coarser_steps(0.0) == []
+
+
+def test_numbers_of_16_bits_under_the_max_norm_take_a_power_of_two_as_step():
+    w = torch.randn(128, 96, generator=torch.Generator().manual_seed(0)).clamp(-3.9, 3.9).bfloat16()
+    w[0, 0] = 3.953125  # half a step of 2**-7 is within the tolerance, and multiples of it are exact above 1
+    compressed = compress_matrix(w, tol=1e-3, norm="max")
+    assert compressed.error <= 1e-3
+    assert compressed.nbytes < 1.02 * entropy_bytes(w.float() / 2**-7)
+
+
+def entropy_bytes(w: torch.Tensor) -> float:
+    """Of integers w (m, n) as they come."""
+    share = w.round().unique(return_counts=True)[1] / w.numel()
+    return -w.numel() / 8 * float((share * share.log2()).sum())

@@ -195,6 +195,12 @@ def test_values_beyond_the_range_of_squares_are_kept(scale, norm):
     assert_bound_holds(torch.from_numpy(noise(20, 20) * scale), 1e-2, norm)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("norm", NORMS)
+def test_values_whose_sums_are_beyond_their_range_are_kept(norm):
+    assert_bound_holds(torch.from_numpy(np.abs(noise(64, 64)).clip(0.1, 1) * 3.4e38).float(), 1e-2, norm)
+
+
 def test_an_error_whose_square_vanishes_is_an_error():
     w = torch.from_numpy(noise(20, 20) * 1e-170)
     assert measure_error(w, torch.zeros_like(w))[0] == pytest.approx(1.0)

@@ -13,6 +13,7 @@ _CHUNK = 1 << 15  # entries: they, their integers and their errors fit into the 
 _SOME = 1 << 14  # entries that are looked at for a magnitude that many have
 _NEAR, _MANY = 0.95, 0.1  # of the largest magnitude; the share of entries above, of which uniform numbers have half
 _COARSER, _COUNT = 3.0, 24  # how much larger a step may be, and how many are tried
+_OCTAVES = 2  # powers of two above a step that are tried for numbers of 16 bits
 _BESIDE = (0.0, 0.1)  # parts of a step by which they miss that magnitude, as the other entries may want it
 _NARROW, _WIDE = 2.0**15 - 1, 2.0**31 - 128  # the largest integers that are held in 16 and 32 bits
 
@@ -46,9 +47,19 @@ class Rounder:
     def coarser_steps(self, step: float) -> list[float]:
         """Steps above this one that may make no larger error, the largest first; few matrices have any.
 
-        Where many entries share the largest magnitude (clipped weights, and dead ones that decayed until numbers had
-        no smaller neighbour), a step of which that is a multiple rounds these exactly.
+        Numbers of 16 bits are multiples of powers of two: such a step rounds the large ones exactly. Where many entries
+        share the largest magnitude (clipped weights, and dead ones that decayed until numbers had no smaller
+        neighbour), a step of which that is a multiple rounds these exactly.
         """
+        return sorted(self._powers_of_two(step) + self._parts_of_the_largest(step), reverse=True)
+
+    def _powers_of_two(self, step: float) -> list[float]:
+        if self._w.dtype not in SHORT or step <= 0:
+            return []
+        above = math.floor(math.log2(step)) + 1
+        return [2.0**k for k in range(above, above + _OCTAVES) if 2.0**k <= self._largest]
+
+    def _parts_of_the_largest(self, step: float) -> list[float]:
         some = self._w[:: -(-len(self._w) // _SOME)].float().abs()
         near = some[some >= _NEAR * self._largest]
         if len(near) < _MANY * len(some) or not 0 < step <= self._largest:

@@ -1,10 +1,11 @@
-"""What a program has set for all of its torch calls must not reach the arithmetic here."""
+"""What a program has set for all of its calls of torch and numpy must not reach the arithmetic here."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -13,11 +14,14 @@ R = TypeVar("R")
 
 
 def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` as if it ran alone: new tensors on the CPU, gradients on, no inference mode, no autocast."""
+    """`function` as if it ran alone: new tensors on the CPU, gradients on, no inference mode, no autocast.
+
+    Numbers that are too large or too small for their type are no events: what comes of them is measured.
+    """
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with usual_torch():
+        with usual_torch(), np.errstate(all="ignore"):
             return function(*args, **kwargs)
 
     return run

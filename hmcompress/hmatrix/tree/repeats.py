@@ -27,6 +27,8 @@ def find_repeats(blocks: list[Array], step: float = 1.0) -> list[Repeat | None]:
     if len(blocks) < 2:
         return [None] * len(blocks)
     prints = [_fingerprint(b) for b in blocks]
+    if not np.isfinite(prints).all():  # numbers so large that a sum of them is none
+        return [None] * len(blocks)
     allowed = _TOLERANCE * step * step
     width = 8 * np.sqrt(allowed)
     index: dict[tuple[int, bool], list[int]] = defaultdict(list)
