@@ -101,7 +101,7 @@ def lucky_points(record: NetworkRecord) -> str | None:
 def about_the_points(problem: Problem, settings: Settings) -> tuple[str | None, ...]:
     """Lines about what points and outputs the bound is measured on."""
     about = nearly_constant(problem, settings), samples_together(problem, settings)
-    return (*about, points_in_both(problem), changing_itself(problem))
+    return (*about, points_in_both(problem), changing_itself(problem), experts(problem, settings))
 
 
 def nearly_constant(problem: Problem, settings: Settings) -> str | None:
@@ -163,6 +163,20 @@ def changing_itself(problem: Problem) -> str | None:
     return (
         f"the network changes its own {changing[0].place}{others} with each call: the bound is that of a first call, "
         "from what the checkpoint holds"
+    )
+
+
+def experts(problem: Problem, settings: Settings) -> str | None:
+    """One line where a sample that other weights send to another expert would be a larger error than is allowed, and so
+    rare that points need not show it."""
+    seen, count = problem.network.routed, len(problem.held_out.points)
+    one = 1 / count**0.5
+    if not seen or one <= settings.tol:
+        return None
+    return (
+        f"{len(seen)} layers see some samples only, as experts do: one of {count} samples that goes to others is an "
+        f"error of up to about {one:.2g}, and rarer ones no held-out point shows; more of these (held_out) make "
+        "the bound surer"
     )
 
 

@@ -1,0 +1,124 @@
+"""Operations that torch has no derivatives of, experts that see no sample, names of torch's own methods."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_networks import outputs_settings, saved
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.model.factory import adopt
+from hmcompress.network.model.network import in_order_of_computation
+from hmcompress.network.model.routed import with_routed
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+class _Never(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+class Forces(nn.Module):
+    """Of an energy of distances or squares, whose second derivative torch does not have."""
+
+    def __init__(self, distances: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.distances = nn.Linear(4, 16), nn.Linear(16, 1), distances
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            seen = torch.cdist(x.reshape(-1, 2, 2), x.new_ones(len(x), 2, 2)).reshape(-1, 4) if self.distances else x
+            h = self.first(seen)
+            energy = self.last(torch.tanh(h) if self.distances else _Once.apply(h))
+            return torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+class Inference(nn.Module):
+    """An operation without any derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(_Never.apply(self.first(x)))
+
+
+class Experts(nn.Module):
+    """Each sample goes to one of three; none to the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)) for _ in range(3))
+        nn.init.constant_(self.gate[2].bias, 0.0)
+        with torch.no_grad():
+            self.gate[2].bias[2] = -99.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen, y = self.gate(x).argmax(1), x.new_zeros(len(x), 2)
+        for k, expert in enumerate(self.experts):
+            y[chosen == k] = 5 + expert(x[chosen == k])
+        return y
+
+
+class NamedAsAMethod(nn.Module):
+    """`parameters` is a module of it, which no attribute leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+        self.add_module("_", nn.Identity())
+        self._modules["parameters"] = nn.ParameterList(list(self.body.parameters()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def cdist() -> nn.Module:
+    return Forces(distances=True)
+
+
+def once() -> nn.Module:
+    return Forces(distances=False)
+
+
+def compressed(build: Any, folder: Path) -> NetworkResult:
+    torch.manual_seed(0)
+    np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((384, 4)))
+    calibration = {"inputs": str(folder / "x.npy"), "samples": 256, "held_out": 96}
+    settings = outputs_settings(network={"factory": f"{__file__}:{build.__name__}"}, calibration=calibration, tol=3e-2)
+    return compress_network(saved(folder, build().state_dict()), settings)
+
+
+def test_a_note_tells_that_samples_may_go_to_other_experts(tmp_path: Path) -> None:
+    assert any("as experts do" in note for note in compressed(Experts, tmp_path).notes)
+
+
+def test_experts_whose_samples_change_take_part_in_passes() -> None:
+    torch.manual_seed(0)
+    network, points = adopt(Experts(), Experts().state_dict(), {}, "factory", "x"), torch.randn(64, 4)
+    network = with_routed(in_order_of_computation(network, (points,)), (points,))
+    assert network.routed == {f"experts.{k}.{part}.weight" for k in (0, 1) for part in (0, 2)}
+
+
+@pytest.mark.parametrize("build", [cdist, once, Inference, Experts, NamedAsAMethod])
+def test_the_bound_holds_for_modules_with_operations_of_their_own(build: Any, tmp_path: Path) -> None:
+    assert compressed(build, tmp_path).record.error <= 3e-2
