@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.bound.outcome import outputs_that_jump
+from hmcompress.network.bound.problem import pose
 from hmcompress.network.model.factory import adopt
 from hmcompress.network.model.network import in_order_of_computation
 from hmcompress.network.model.routed import with_routed
+from hmcompress.report.records import NetworkRecord
 
 
 class _Once(torch.autograd.Function):
@@ -119,6 +122,34 @@ def test_experts_whose_samples_change_take_part_in_passes() -> None:
     assert network.routed == {f"experts.{k}.{part}.weight" for k in (0, 1) for part in (0, 2)}
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("build", [cdist, once, Inference, Experts, NamedAsAMethod])
 def test_the_bound_holds_for_modules_with_operations_of_their_own(build: Any, tmp_path: Path) -> None:
     assert compressed(build, tmp_path).record.error <= 3e-2
+
+
+class Codes(nn.Module):
+    """What a codec with scalar quantisation restores: of each number the nearest whole one, times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.Parameter(torch.ones(16))
+        self.last = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.round(self.steps * x))
+
+
+@pytest.mark.parametrize(("change", "told"), [(1.02, True), (1.0, False)])
+def test_a_note_tells_of_outputs_that_jump_under_noise(tmp_path: Path, change: float, told: bool) -> None:
+    x = np.random.default_rng(0).integers(-3, 4, (1600, 16)) * 1.0
+    x[::16, 0] = 0.47  # near to where its code becomes another one
+    np.save(tmp_path / "x.npy", x)
+    calibration = {"inputs": str(tmp_path / "x.npy"), "samples": 400, "held_out": 400}
+    state = Codes().state_dict()
+    problem = pose(outputs_settings(network={"factory": f"{__file__}:Codes"}, calibration=calibration), state)
+    decoded = {"steps": change * state["steps"]}
+    assert problem.errors(problem.held_out, decoded)[0] == 0
+    noisy = problem.errors(problem.reference_noisy(), decoded)[0]
+    record = NetworkRecord(tol=1e-4, error=0.0, calibration_error=0.0, samples=400, seed=0, noisy_error=noisy)
+    assert (outputs_that_jump(problem, record, decoded) is not None) == told
