@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from foreign_networks import WithoutGradients
 from small_networks import outputs_settings, saved
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hmcompress.errors import NetworkError
 from hmcompress.network import NetworkResult, compress_network
+from hmcompress.network.bound.ntk import RateLimit, tangent_kernel
 from hmcompress.network.bound.outcome import outputs_that_jump
 from hmcompress.network.bound.problem import pose
 from hmcompress.network.model.factory import adopt
+from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import in_order_of_computation
 from hmcompress.network.model.routed import with_routed
 from hmcompress.report.records import NetworkRecord
@@ -111,21 +115,27 @@ def compressed(build: Any, folder: Path) -> NetworkResult:
     return compress_network(saved(folder, build().state_dict()), settings)
 
 
-def test_a_note_tells_that_samples_may_go_to_other_experts(tmp_path: Path) -> None:
-    assert any("as experts do" in note for note in compressed(Experts, tmp_path).notes)
-
-
-def test_experts_whose_samples_change_take_part_in_passes() -> None:
+def test_layers_that_see_some_samples_only_are_found() -> None:
     torch.manual_seed(0)
     network, points = adopt(Experts(), Experts().state_dict(), {}, "factory", "x"), torch.randn(64, 4)
     network = with_routed(in_order_of_computation(network, (points,)), (points,))
     assert network.routed == {f"experts.{k}.{part}.weight" for k in (0, 1) for part in (0, 2)}
 
 
+def test_a_network_without_gradients_asks_for_no_bytes_and_has_no_kernel(tmp_path: Path) -> None:
+    """The joint stage of chains asks for the rate at effort default; a traceback was the answer."""
+    network = adopt(WithoutGradients(), WithoutGradients().state_dict(), {}, "factory", "x")
+    assert RateLimit.of(network, Points((torch.randn(16, 2),))).nbytes(1e-2) == 0
+    with pytest.raises(NetworkError, match=r"gives no gradients by its weights .* leave ntk off"):
+        tangent_kernel(network, Points((torch.randn(16, 2),)))
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("build", [cdist, once, Inference, Experts, NamedAsAMethod])
 def test_the_bound_holds_for_modules_with_operations_of_their_own(build: Any, tmp_path: Path) -> None:
-    assert compressed(build, tmp_path).record.error <= 3e-2
+    result = compressed(build, tmp_path)
+    assert result.record.error <= 3e-2
+    assert any("as experts do" in note for note in result.notes) == (build is Experts)
 
 
 class Codes(nn.Module):
