@@ -17,6 +17,7 @@ from hmcompress.network.bound.outcome import (
     few_carry_the_error,
     fresh_points,
     lucky_points,
+    outputs_that_jump,
     read_as,
     slim_sizes,
     too_few_samples,
@@ -81,7 +82,8 @@ def compress_network(
     sizes = [slim_sizes(problem.network, record)] if settings.slim == "prefer" else []
     about = too_few_samples(record), lucky_points(record), *about_the_points(problem, settings)
     notes = _told(*about, *sizes, *blank)
-    parts = few_carry_the_error(problem, stored), *hidden(problem, settings.tol, stored)
+    few = few_carry_the_error(problem, stored) or outputs_that_jump(problem, record, stored)
+    parts = few, *hidden(problem, settings.tol, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *parts)
     return NetworkResult((*layers, *ruled), record, notes, said)
 

@@ -78,7 +78,7 @@ def quantise(
     vector: on average over its rows, where steps of their own would take more bits than they save.
     """
     column_exponents = half_octaves(delta / columns.pivots)
-    row_exponents = half_octaves(1 / rows.pivots)
+    row_exponents = half_octaves(1 / np.maximum(rows.pivots, np.finfo(np.float64).tiny))  # of what nothing reads, 0
     if vector and _saves(rows.pivots) < _entropy(row_exponents):
         row_exponents = half_octaves(np.full(len(w), 1 / _size(rows.pivots)))
     return Grid(

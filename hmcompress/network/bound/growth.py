@@ -19,7 +19,7 @@ def growth_of_layers(problem: Problem, decoded: Mapping[str, Tensor]) -> tuple[N
 
     local_error: ||(W - Q) x|| / ||W x|| on original inputs x. propagated_error: ||W x - Q y|| / ||W x|| with y the
     compressed network's inputs; both over the neurons that live. growth: propagated error over the error of the inputs,
-    1 for the first layer.
+    1 for the first layer. Of experts, which may see other samples in the compressed network, all is on original inputs.
     """
     network = problem.network
     inputs = problem.held_out.points.take(slice(0, _samples(problem))).tensors
@@ -50,7 +50,7 @@ def _traces(network: Network, inputs: Inputs, tensors: Mapping[str, Tensor]) -> 
 
 
 def _row(network: Network, layer: DenseLayer, original: Trace, compressed: Trace, decoded: Mapping) -> NetworkLayer:
-    (x, z), (y, q) = original[layer.weight], compressed[layer.weight]
+    x, z = original[layer.weight]
     weight = decoded[layer.weight]
     bias = decoded[layer.bias] if layer.bias is not None else network.linear(layer).bias
     dead = (weight == 0).all(1)
@@ -58,6 +58,7 @@ def _row(network: Network, layer: DenseLayer, original: Trace, compressed: Trace
         dead &= decoded[layer.bias] == 0
     zero = (weight == 0).all(0)
     on_original = torch.nn.functional.linear(x, weight.double(), None if bias is None else bias.double())
+    y, q = (x, on_original) if layer.weight in network.routed else compressed[layer.weight]
     local, propagated = _relative(on_original, z, ~dead), _relative(q, z, ~dead)
     entering = _relative(y, x, ~zero)
     growth = propagated / max(entering, _TINY) if entering > 0 else 1.0

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hmcompress.errors import NetworkError
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, joined, own_tensors, replaced
 
 _RATE = 0.2
 _ROWS, _WORK = 256, 1e11  # of the rate limit, at least; multiplications above which it has fewer than are given
+
+
+class NoGradients(NetworkError):
+    """The module runs without gradients, or something in it has none."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def tangent_kernel(
 def _layers(
     network: Network, points: Points, tensors: Mapping[str, Tensor] | None
 ) -> list[tuple[DenseLayer, Tensor, Tensor]]:
-    """Input and sensitivity of every layer in all of its calls, row by row."""
+    """Input and sensitivity of every layer in all of its calls, row by row. Raises NoGradients."""
     seen: list[tuple[DenseLayer, Tensor, Tensor]] = []
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
@@ -74,6 +79,11 @@ def _layers(
         return []
     turns = torch.arange(len(outputs)) % outputs.shape[1]
     value = outputs.gather(1, turns[:, None]).sum()
+    if not value.requires_grad:
+        raise NoGradients(
+            "the network gives no gradients by its weights (torch.no_grad, or an operation without a derivative), so "
+            "it has no tangent kernel: leave ntk off"
+        )
     gradients = torch.autograd.grad(value, [probe for _, _, probe in seen], allow_unused=True)
     found: dict[DenseLayer, tuple[list[Tensor], list[Tensor]]] = {}
     for (layer, x, probe), g in zip(seen, gradients, strict=True):
@@ -106,8 +116,12 @@ class RateLimit:
 
     @classmethod
     def of(cls, network: Network, points: Points) -> "RateLimit":
-        """On some points, fewer where products of all numbers of large layers take long."""
-        points = points.take(slice(0, _affordable(network, points)))
+        """On some points, fewer where products of all numbers of large layers take long. Nothing is known, and no byte
+        asked for, of a network without gradients."""
+        try:
+            points = points.take(slice(0, _affordable(network, points)))
+        except NoGradients:
+            return cls(torch.zeros(1), torch.ones(()))
         scales = {layer.weight: float(network.matrix(layer).pow(2).mean().sqrt()) for layer in network.layers}
         values = tangent_kernel(network, points, None, scales).spectrum().clamp_min(0) / len(points)
         return cls(values, network.paired().run(points.tensors).double().pow(2).mean())

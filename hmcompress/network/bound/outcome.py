@@ -101,7 +101,7 @@ def lucky_points(record: NetworkRecord) -> str | None:
 def about_the_points(problem: Problem, settings: Settings) -> tuple[str | None, ...]:
     """Lines about what points and outputs the bound is measured on."""
     about = nearly_constant(problem, settings), samples_together(problem, settings)
-    return (*about, points_in_both(problem), changing_itself(problem))
+    return (*about, points_in_both(problem), changing_itself(problem), experts(problem, settings))
 
 
 def nearly_constant(problem: Problem, settings: Settings) -> str | None:
@@ -166,21 +166,57 @@ def changing_itself(problem: Problem) -> str | None:
     )
 
 
+def experts(problem: Problem, settings: Settings) -> str | None:
+    """One line where a sample that other weights send to another expert would be a larger error than is allowed, and so
+    rare that points need not show it."""
+    seen, count = problem.network.routed, len(problem.held_out.points)
+    one = 1 / count**0.5
+    if not seen or one <= settings.tol:
+        return None
+    return (
+        f"{len(seen)} layers see some samples only, as experts do: one of {count} samples that goes to others is an "
+        f"error of up to about {one:.2g}, and rarer ones no held-out point shows; more of these (held_out) make "
+        "the bound surer"
+    )
+
+
 def few_carry_the_error(problem: Problem, decoded: Mapping[str, Tensor]) -> str | None:
     """One line where the error on the held-out points is that of a few of them: others may show a larger one."""
-    points, y = problem.held_out.points, problem.held_out.blocks[0]
-    few = len(points) // _ONE_OF
-    if problem.settings.tolerance != "l2" or few < 1 or len(y) % len(points):
-        return None
-    off = evaluate(problem.network, points, 0, decoded)[0] - y
-    squares = off.reshape(len(points), -1).square().sum(1)
-    share = float(squares.topk(few).values.sum() / squares.sum().clamp_min(1e-300))
+    share, few = _share_of_few(problem, problem.held_out, decoded)
     if share <= _MOST_OF_IT:
         return None
     return (
-        f"{share:.0%} of the squared error lies on {few} of {len(points)} held-out points: others like these may show "
-        "a larger one, and more held_out points make the bound surer"
+        f"{share:.0%} of the squared error lies on {few} of {len(problem.held_out.points)} held-out points: others "
+        "like these may show a larger one, and more held_out points make the bound surer"
     )
+
+
+def outputs_that_jump(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:
+    """One line where noise shows, on a few points, an error that held-out points hide: outputs that are rounded, or
+    chosen, jump on the way from one to the next, which is as rare as it is large."""
+    if record.noisy_error is None or record.noisy_error <= LUCKY * record.tol:
+        return None
+    noisy = problem.reference_noisy()
+    assert noisy is not None
+    share, few = _share_of_few(problem, noisy, decoded)
+    if share <= _MOST_OF_IT:
+        return None
+    return (
+        f"1 % noise on the inputs gives an error of {record.noisy_error:.2g}, {share:.0%} of its square on {few} of "
+        f"{len(noisy.points)} points: outputs that jump there may do so on other points without noise, and more "
+        "held_out points make the bound surer"
+    )
+
+
+def _share_of_few(problem: Problem, ref: Reference, decoded: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Of the squared error the share that a hundredth of the points carries, and how many these are; 0 where few."""
+    points, y = ref.points, ref.blocks[0]
+    few = len(points) // _ONE_OF
+    if problem.settings.tolerance != "l2" or few < 1 or len(y) % len(points):
+        return 0.0, few
+    off = evaluate(problem.network, points, 0, decoded)[0] - y
+    squares = off.reshape(len(points), -1).square().sum(1)
+    return float(squares.topk(few).values.sum() / squares.sum().clamp_min(1e-300)), few
 
 
 def fresh_points(problem: Problem, record: NetworkRecord, decoded: Mapping[str, Tensor]) -> str | None:

@@ -17,10 +17,12 @@ from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
 from hmcompress.network.model.forward_size import forward_size
+from hmcompress.network.model.gradients_known import without_unknown_gradients
 from hmcompress.network.model.inputs import Points, Source
 from hmcompress.network.model.kept import KeptTensor, before_any_call, changed_states, states
 from hmcompress.network.model.network import Network
 from hmcompress.network.model.order import in_order_of_computation
+from hmcompress.network.model.routed import with_routed
 from hmcompress.settings.config import Settings
 from hmcompress.settings.problem_settings import CalibrationSettings, DomainCalibration
 
@@ -118,9 +120,12 @@ def _checked(network: Network, points: Points, settings: CalibrationSettings) ->
     if settings.derivatives and not points.tensors[-1].is_floating_point():
         raise NetworkError("calibration: derivatives: the last input holds whole numbers, by which there are none")
     network = in_order_of_computation(network, points.take(slice(0, 2)).tensors)
-    if not network.built_in:  # few numbers for each neuron, and counting takes a second
+    if not network.built_in:
+        network = without_unknown_gradients(network, points.take(slice(0, 2)).tensors)
+        # few numbers for each neuron of a built-in one, and counting takes a second
         network = replace(network, written=forward_size(network, points).numbers)
     _check_rows(network, points.take(slice(0, _COUNTED)))
+    network = with_routed(network, points.take(slice(0, _COUNTED)).tensors)
     if settings.derivatives:
         check_derivatives(network, points, settings.derivatives)
     return network

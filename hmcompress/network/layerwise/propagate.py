@@ -124,7 +124,7 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
     if telling is not None:  # weights of these alone restore what the layer gives: its own are no guide to them
         read = np.append(telling, w.shape[1] - 1) if layer.bias is not None else telling
         xs, w = [x[..., telling] for x in xs], np.zeros((len(w), len(read)))
-    moment, target, noise = _aim(w, layer, xs, data, knobs)
+    moment, target, noise = _aim(w, layer, xs, data, knobs, refitted=name not in network.routed)
     if name in knobs.structured:
         tol = delta * _relative_level(target, float(np.trace(moment)) / len(moment), sensitivity)
         return data.engine.matrix(name, target, tol, data.dtypes[name])
@@ -143,15 +143,15 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
 
 
 def _aim(
-    matrix: np.ndarray, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs
+    matrix: np.ndarray, layer: DenseLayer, xs: list[Tensor], data: Original, knobs: Knobs, refitted: bool
 ) -> tuple[np.ndarray, np.ndarray, Callable[[], float]]:
     """The moment of a layer's inputs, the matrix nearest to its own that it should have, and how to find the moment's
-    sampling noise."""
-    zs, bias = data.targets[layer.weight], layer.bias is not None
+    sampling noise. refitted: inputs and targets are of the same samples, row by row."""
+    zs, bias = data.targets[layer.weight] if refitted else xs, layer.bias is not None
     moment, cross = input_moments(xs, zs, data.derivative_weights[layer.weight], bias)
     if not np.isfinite(moment).all():
         raise NetworkError(f"half compressed, the network gives nan or inf at {layer.weight}")
-    target = ridge_target(matrix, moment, cross, knobs.ridge)
+    target = ridge_target(matrix, moment, cross, knobs.ridge) if refitted else matrix
     return moment, target, lambda: sampling_noise(xs[0], bias, moment)
 
 

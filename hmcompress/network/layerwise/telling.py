@@ -26,7 +26,7 @@ def with_telling_columns(network: Network, points: Points, tol: float) -> Networ
     telling: dict[str, np.ndarray] = {}
 
     def note(layer: DenseLayer, x: Tensor, z: Tensor) -> None:
-        if _is_wide(network, layer):
+        if _is_wide(network, layer) and layer.weight not in network.routed:
             inputs, outputs = (t.detach().reshape(-1, t.shape[-1])[: _ROWS[-1]] for t in (x, z))
             columns = telling_columns(inputs, outputs, tol)
             telling.update({layer.weight: columns} if columns is not None else {})

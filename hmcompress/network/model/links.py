@@ -140,7 +140,7 @@ def links_in(network: Network, run: Run) -> Links:
 
 def _function(z: Tensor, x: Tensor) -> Activation | None:
     """The elementwise function that makes x from z, if one does."""
-    if z.shape != x.shape:
+    if z.shape != x.shape or not z.numel():  # of an expert that no sample went to, nothing is known
         return None
     first_z, first_x = z.reshape(-1)[:_GLANCED], x.reshape(-1)[:_GLANCED]
     candidates = chain(map(Activation, FUNCTIONS), _sloped(first_z, first_x))
@@ -156,6 +156,9 @@ def _sloped(z: Tensor, x: Tensor) -> Iterator[Activation]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
+    """Whether they agree, number for number; not where other samples came here, as to experts."""
+    if a.shape != b.shape or not a.numel():
+        return a.shape == b.shape
     return bool((a - b).abs().max() <= _SAME * b.abs().max())
 
 

@@ -19,6 +19,7 @@ from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
 from hmcompress.network.model.kept import Kept, KeptTensor, forget, unshared
 from hmcompress.network.model.outputs import flatten, tensors_in
+from hmcompress.network.model.places import held
 from hmcompress.network.model.product_calls import Product, by_layers
 from hmcompress.network.model.shelves import Shelf, shelved
 
@@ -58,7 +59,9 @@ class Network:
     stacks: tuple[tuple[DenseLayer, ...], ...] = ()  # runs of layers, each feeding only the next, elementwise
     widths: tuple[int, ...] | None = None  # coordinates of each input, where known
     own_gradients: bool = False  # its forward takes gradients and does not switch them on itself
+    sealed: bool = False  # an operation in it has no derivative, so its outputs give no gradients
     repeated: tuple[DenseLayer, ...] = ()  # that a forward pass calls more than once
+    routed: frozenset[str] = frozenset()  # layers that see some samples, other ones with other weights
     shelves: tuple[Shelf, ...] = ()  # where the module keeps some of its tensors as well
     kept: tuple[Kept | KeptTensor, ...] = ()  # that the module keeps from one call to the next, and is to forget
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
@@ -122,7 +125,7 @@ class Network:
             return {}
         own = own_tensors(self.module)
         given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
-        return {place: given[t].to(t.dtype) for place, t in _held(self.module) if t in given}
+        return {place: given[t].to(t.dtype) for place, t in held(self.module) if t in given}
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Callable[[Inputs], Tensor]]:
@@ -154,7 +157,8 @@ class Network:
             with self.holding(tensors) as call:
                 return call(inputs)
         if not self.own_gradients or torch.is_grad_enabled():
-            return flatten(self._outputs(inputs, self._state(tensors)))
+            y = flatten(self._outputs(inputs, self._state(tensors)))
+            return y.detach() if self.sealed else y
         with torch.enable_grad():
             return flatten(self._outputs(inputs, self._state(tensors))).detach()
 
@@ -175,7 +179,7 @@ class Network:
 
     def _others(self, state: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
         """What takes the place of each of the module's tensors, where it is needed."""
-        return {t: state[place] for place, t in _held(self.module) if place in state} if self.shelves else {}
+        return {t: state[place] for place, t in held(self.module) if place in state} if self.shelves else {}
 
     def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Of each floating tensor that the module returns."""
@@ -187,14 +191,6 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
     parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
     return dict(parameters) | dict(buffers)
-
-
-def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers of each module, which stands under its first name alone."""
-    for path, part in module.named_modules():
-        for own in (part.named_parameters, part.named_buffers):
-            for name, t in own(recurse=False, remove_duplicate=False):
-                yield (f"{path}.{name}" if path else name), t
 
 
 def in_double(network: Network, tensors: Mapping[str, Tensor] | None = None) -> Network:

@@ -1,6 +1,6 @@
 """Where the tensors of a checkpoint go in a module: names are matched by what they start with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -25,6 +25,20 @@ class Match:
 def tensors_of_module(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module's state dict, without what else some modules put there."""
     return {name: t for name, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+
+
+def held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of each module, which stands under its first name alone; without modules whose name is
+    one of torch's methods (`self.parameters = nn.ParameterList(...)`), which no attribute leads to."""
+    paths: dict[str, nn.Module] = {}
+    for path, part in module.named_modules():
+        parent, _, name = path.rpartition(".")
+        if path and (parent not in paths or not isinstance(getattr(paths[parent], name, None), nn.Module)):
+            continue
+        paths[path] = part
+        for own in (part.named_parameters, part.named_buffers):
+            for tensor, t in own(recurse=False, remove_duplicate=False):
+                yield (f"{path}.{tensor}" if path else tensor), t
 
 
 def match(own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], prefixes: Mapping[str, str]) -> Match:

@@ -14,8 +14,9 @@ from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, own_tensors
 from hmcompress.network.model.order import in_order_of_computation
 from hmcompress.network.model.product_calls import Call, Product, Watch, tensor_at
+from hmcompress.network.model.routed import with_routed
 
-_PROBED = 2  # samples
+_PROBED = 4  # samples
 _SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
 
 
@@ -134,7 +135,7 @@ def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Ne
     except NetworkError:
         same = False
     if same:
-        return in_order_of_computation(adopted, few)
+        return with_routed(in_order_of_computation(adopted, few), few)
     for p in products:
         path, _, name = p.path.rpartition(".")
         del network.module.get_submodule(path)._modules[name]
