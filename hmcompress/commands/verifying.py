@@ -123,7 +123,8 @@ def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
     weight, *bias = (tensor for tensor in tensors.values() if tensor is not None)
     if not bias:
         return to_matrices(weight)
-    return torch.cat([weight.reshape(len(weight), -1), bias[0].reshape(-1, 1)], dim=1).unsqueeze(0)
+    rows = weight.reshape(len(weight), -1) if bias[0].numel() == len(weight) else weight.T  # turned: of the other side
+    return torch.cat([rows, bias[0].reshape(-1, 1)], dim=1).unsqueeze(0)
 
 
 def _comparable(decoded: Tensor, source: Tensor | None) -> bool:

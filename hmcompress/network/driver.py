@@ -35,7 +35,7 @@ from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
 from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
-from hmcompress.network.model.products import canonical, with_products
+from hmcompress.network.model.products import as_checkpoint, canonical, with_products
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, as_saved, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.ruled import within
@@ -47,6 +47,7 @@ from hmcompress.work.progress import Progress, silent
 _GLANCE = 5  # passes
 _SEARCHES = 3  # at most, each aiming lower
 _LOWER, _LOWEST = 0.99, 0.5  # than what would do; of what was aimed at before
+_ROUNDING = 1e-4  # of the tolerance, by which the module's own sums may differ from those of layers in their place
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 
 
@@ -66,9 +67,26 @@ def compress_network(
     Raises NetworkError where the network cannot be built or run, BoundError where the bound cannot be met.
     """
     keep_freed_memory()
-    saved, keep = load_tensors(checkpoint), kept(checkpoint, settings)
+    saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
     posed = replace(original, network=with_products(original.network, original.calibration.points))
+    result, stored = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
+    if not posed.network.products or max(original.errors(original.held_out, stored)) <= settings.tol * (1 + _ROUNDING):
+        return result
+    return _compressed(original, saved, checkpoint, settings, progress, metric, ruled)[0]
+
+
+def _compressed(
+    posed: Problem,
+    saved: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    settings: Settings,
+    progress: Progress,
+    metric: WeightsMetric | None,
+    ruled: Layers,
+) -> tuple[NetworkResult, dict[str, Tensor]]:
+    """The result, and what the file will give back."""
+    keep = kept(checkpoint, settings)
     tensors, fixed = (canonical(posed.network, t) for t in (saved, decoded_layers(ruled)))
     if not posed.order:
         network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
@@ -85,7 +103,7 @@ def compress_network(
     few = few_carry_the_error(problem, stored) or outputs_that_jump(problem, record, stored)
     parts = few, *hidden(problem, settings.tol, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *parts)
-    return NetworkResult((*layers, *ruled), record, notes, said)
+    return NetworkResult((*layers, *ruled), record, notes, said), as_checkpoint(posed.network, stored)
 
 
 def _owning(problem: Problem, checkpoint: Checkpoint, keep: Set[str]) -> Problem:

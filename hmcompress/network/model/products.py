@@ -76,7 +76,7 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return found
 
 
-def as_saved(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_checkpoint(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of canonical."""
     found = dict(tensors)
     for p in network.products:
@@ -126,20 +126,30 @@ def _fits(matrix: Tensor, bias: Tensor) -> bool:
 
 
 def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
-    """The network with these layers, if it computes what it did; else as it was."""
+    """The network with layers for these products; without those whose parameters it uses in another way as well."""
     y = network.run(few)
+    adopted = _computing(network, products, few, y)
+    if adopted is None:
+        alone = (p for p in products if _computing(network, (p,), few, y, stay=False) is not None)
+        adopted = _computing(network, tuple(alone), few, y)
+    return network if adopted is None else with_routed(in_order_of_computation(adopted, few), few)
+
+
+def _computing(
+    network: Network, products: tuple[Product, ...], few: Inputs, y: Tensor, stay: bool = True
+) -> Network | None:
+    """The network with these layers, if it computes y; else, or where they are not to stay, its module is as before."""
     adopted = _with_layers(network, products)
     try:
         with _without(network, products):
             same = bool((adopted.run(few) - y).abs().max() <= _SAME * y.abs().max())
     except NetworkError:
         same = False
-    if same:
-        return with_routed(in_order_of_computation(adopted, few), few)
-    for p in products:
-        path, _, name = p.path.rpartition(".")
-        del network.module.get_submodule(path)._modules[name]
-    return network
+    if not (same and stay):
+        for p in products:
+            path, _, name = p.path.rpartition(".")
+            del network.module.get_submodule(path)._modules[name]
+    return adopted if same else None
 
 
 def _with_layers(network: Network, products: tuple[Product, ...]) -> Network:
