@@ -10,7 +10,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.codecs import TURNED
+from hmcompress.hmatrix.codecs import BASED, TURNED
 from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout, to_matrices
 
 
@@ -66,8 +66,8 @@ def decode_layer(
     """
     weight = shapes[0]
     if payload[:1] == bytes([TURNED]):
-        if len(weight) != 2:
-            raise FormatError("a layer is turned that is no matrix: the file is damaged")
+        if len(weight) != 2 or payload[1:2] in (bytes([TURNED]), bytes([BASED])):
+            raise FormatError("a layer is turned that is no matrix by itself: the file is damaged")
         w, *bias = decode_layer(payload[1:], [weight[::-1], *shapes[1:]], dtype)
         return [w.T.contiguous(), *bias]
     if len(shapes) == 2:

@@ -3,20 +3,24 @@
 A golden file is frozen once its format version is released: every later release must decode it to the same bits.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from container_files import read, write
+from container_files import encode, read, write
 from safetensors.torch import save_file
 
 from hmcompress import compress
+from hmcompress.container import FileInfo, FileWriter
+from hmcompress.container.payload import turned
 from hmcompress.geometry import View
 
 GOLDEN = Path(__file__).parent / "golden"
 COMPRESSED = GOLDEN / "version_1.hmc.safetensors"
 DECODED = GOLDEN / "version_1.safetensors"
 STANDING, STANDING_DECODED = GOLDEN / "standing.hmc.safetensors", GOLDEN / "standing.safetensors"
+TURNED, TURNED_DECODED = GOLDEN / "turned.hmc.safetensors", GOLDEN / "turned.safetensors"
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -67,13 +71,31 @@ def write_standing(path: Path) -> None:
         compress(f"{folder}/layers.safetensors", path, tol=2e-2)
 
 
+def write_turned(path: Path) -> None:
+    """A file of layers whose parameters are W^T, one with a bias (1, m), and of a bias (m, 1) beside W."""
+    generator = torch.Generator().manual_seed(5)
+    layers = {
+        ("turned", "turned.bias"): (torch.randn(20, 31, generator=generator), ((30, 20), (1, 20)), turned),
+        ("alone",): (torch.randn(16, 24, generator=generator).bfloat16(), ((24, 16),), turned),
+        ("plain", "plain.bias"): (torch.randn(20, 21, generator=generator).double(), ((20, 20), (20, 1)), bytes),
+    }
+    with FileWriter(path) as writer:
+        for names, (matrix, shapes, stored) in layers.items():
+            layer = encode(names[0], matrix)
+            row = replace(layer.row, tensors=names)
+            writer.add(replace(layer, row=row, shapes=shapes, payload=stored(layer.payload)))
+        writer.finish(FileInfo(tuple(name for names in layers for name in names)))
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     if not COMPRESSED.exists():
         write(COMPRESSED, tensors(), VIEWS, force=True, **INFO)
     if not STANDING.exists():
         write_standing(STANDING)
-    for file, back in ((COMPRESSED, DECODED), (STANDING, STANDING_DECODED)):
+    if not TURNED.exists():
+        write_turned(TURNED)
+    for file, back in ((COMPRESSED, DECODED), (STANDING, STANDING_DECODED), (TURNED, TURNED_DECODED)):
         if not back.exists():
             save_file({name: tensor.clone() for name, tensor in read(file).items()}, back)
 

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from container_files import read
-from make_golden import COMPRESSED, DECODED, INFO, STANDING, STANDING_DECODED, VIEWS, standing
+from make_golden import COMPRESSED, DECODED, INFO, STANDING, STANDING_DECODED, TURNED, TURNED_DECODED, VIEWS, standing
 from safetensors.torch import load_file
 
 from hmcompress.container import CompressedFile
 from hmcompress.container.based import is_based
 
+FILES = [(COMPRESSED, DECODED), (STANDING, STANDING_DECODED), (TURNED, TURNED_DECODED)]
 
-@pytest.mark.parametrize(("file", "decoded"), [(COMPRESSED, DECODED), (STANDING, STANDING_DECODED)])
+
+@pytest.mark.parametrize(("file", "decoded"), FILES)
 def test_golden_file_decodes_to_the_same_bits(file, decoded):
     back, expected = read(file), load_file(decoded)
     assert back.keys() == expected.keys()

@@ -130,8 +130,8 @@ def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Ne
     y = network.run(few)
     adopted = _computing(network, products, few, y)
     if adopted is None:
-        alone = (p for p in products if _computing(network, (p,), few, y, stay=False) is not None)
-        adopted = _computing(network, tuple(alone), few, y)
+        alone = tuple(p for p in products if _computing(network, (p,), few, y, stay=False) is not None)
+        adopted = _computing(network, alone, few, y) if alone else None
     return network if adopted is None else with_routed(in_order_of_computation(adopted, few), few)
 
 

@@ -1,0 +1,128 @@
+"""Modules that multiply by parameters of their own, in every way that people write it."""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+SIZES = (2, 24, 24, 1)
+
+
+def parameters(turned: bool, *bias: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights (m, n), or (n, m) where turned, of few directions; biases whose shape is `bias`, with -1 for m."""
+    torch.manual_seed(0)
+    weights, biases = [], []
+    for n, m in pairwise(SIZES):
+        w = torch.randn(m, 3) @ torch.randn(3, n) / (2 * n**0.5)
+        weights.append(w.T.contiguous() if turned else w)
+        biases.append(0.3 * torch.randn(*[m if side < 0 else side for side in bias]))
+    return weights, biases
+
+
+class Own(nn.Module):
+    """Weights and biases in lists."""
+
+    turned, bias = True, (-1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights, biases = parameters(self.turned, *self.bias)
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Any:
+        return x @ w + b
+
+    def forward(self, x: Tensor) -> Any:
+        for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = self.product(torch.tanh(x) if k else x, w, b)
+        return x
+
+
+class Added(Own):
+    bias = 1, -1
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.add(torch.matmul(x, w), b)
+
+
+class InPlace(Own):
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        z = torch.mm(x, w)
+        z += b
+        return z
+
+
+class Addmm(Own):
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.addmm(b, x, w)
+
+
+class Linear(Own):
+    turned = False
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return functional.linear(x, w, b)
+
+
+class Turned(Own):
+    turned = False
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return b + x @ w.t()
+
+
+class Columns(Own):
+    """Samples stand side by side."""
+
+    turned, bias = False, (-1, 1)
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return w @ x + b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.T).T
+
+
+class Kernels(nn.Module):
+    """Convolutions that see one place each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights, biases = parameters(False, -1)
+        self.layers = nn.ModuleList(nn.Conv1d(w.shape[1], w.shape[0], 1) for w in weights)
+        for layer, w, b in zip(self.layers, weights, biases, strict=True):
+            layer.load_state_dict({"weight": w[..., None], "bias": b})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[..., None].expand(-1, -1, 2)
+        for k, layer in enumerate(self.layers):
+            x = layer(torch.tanh(x) if k else x)
+        return x.view(len(x), -1)
+
+
+class Shared(Added):
+    """One weight is used otherwise as well, one bias twice."""
+
+    bias = (-1,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.weights
+        x = torch.tanh(torch.tanh(x @ first + self.biases[0]) @ second + self.biases[0])
+        return (x @ last + self.biases[2]) * (1 + second.square().mean()) + 0 * self.biases[1].sum()
+
+
+class Later(Own):
+    """Uses a weight otherwise as well where there are many samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if len(x) < 8 else y + 3 * self.weights[1].square().sum()
+
+
+class Children(Own):
+    """Asks how many parameters there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * len(list(self.parameters()))

@@ -1,0 +1,116 @@
+"""Claims about products with a module's own parameters: they are dense layers, and all else stays as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import product_networks
+import pytest
+import torch
+from small_networks import outputs_settings, saved
+
+import hmcompress.network.driver as driver
+from hmcompress import compress, load_state_dict, verify
+from hmcompress.network import compress_network, pose
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.model.links import with_stacks
+from hmcompress.network.model.network import Network, in_double
+from hmcompress.network.model.products import as_checkpoint, canonical, with_products
+
+NETWORKS = Path(product_networks.__file__)
+STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels"]
+BOUND = 1e-2
+
+
+def settings_of(name: str, **changes: Any) -> Any:
+    return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, tol=BOUND, **changes)
+
+
+def posed(name: str, **changes: Any) -> tuple[Problem, Network]:
+    module = getattr(product_networks, name)()
+    problem = pose(settings_of(name, **changes), module.state_dict())
+    return problem, with_products(problem.network, problem.calibration.points)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_products_are_layers_in_a_chain_with_their_biases(name: str) -> None:
+    problem, network = posed(name)
+    assert not network.others and len(network.layers) == 3 and all(layer.bias for layer in network.layers)
+    assert [network.shape(layer) for layer in network.layers] == [(24, 2), (24, 24), (1, 24)]
+    points = problem.calibration.points
+    torch.testing.assert_close(network.run(points.tensors), problem.calibration.blocks[0].to(network.dtype))
+    (stack,) = with_stacks(network, points).stacks
+    assert stack == network.layers
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_the_file_has_the_parameters_of_the_module(name: str, tmp_path: Path) -> None:
+    module = getattr(product_networks, name)().eval()
+    checkpoint = saved(tmp_path, module.state_dict())
+    report = compress(checkpoint.path, tmp_path / "f", settings=settings_of(name))
+    assert verify(tmp_path / "f", against=checkpoint.path).passed
+    other = getattr(product_networks, name)().eval()
+    other.load_state_dict(load_state_dict(tmp_path / "f"))
+    x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(5)) * torch.tensor([2.0, 1.0]) - torch.tensor(
+        [1.0, 0]
+    )
+    y, z = module(x), other(x)
+    assert 0.3 * BOUND < (z - y).norm() / y.norm() <= 1.1 * BOUND
+    assert sum(layer.stored_bytes for layer in report.layers) < 220
+
+
+def test_they_take_a_part_of_what_weights_without_known_inputs_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint = saved(tmp_path, product_networks.Own().state_dict())
+    ours = compress_network(checkpoint, settings_of("Own", effort="default"))
+    monkeypatch.setattr(driver, "with_products", lambda network, points: network)
+    before = compress_network(checkpoint, settings_of("Own"))
+    ours_bytes, bytes_before = (sum(len(layer.payload) for layer in result.layers) for result in (ours, before))
+    assert ours_bytes < 0.8 * bytes_before and max(ours.record.error, before.record.error) <= BOUND
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_tensors_come_back_from_those_of_the_layers(name: str) -> None:
+    _, network = posed(name)
+    state = getattr(product_networks, name)().state_dict()
+    layers = canonical(network, state)
+    assert all(layers[layer.weight].shape == network.shape(layer) for layer in network.layers)
+    back = as_checkpoint(network, layers)
+    assert back.keys() == state.keys() and all(torch.equal(back[n], t) for n, t in state.items())
+
+
+def test_derivatives_go_through_them(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, product_networks.Added().state_dict())
+    result = compress_network(checkpoint, settings_of("Added", calibration={"derivatives": 1}))
+    assert max(result.record.error, *result.record.derivative_errors) <= BOUND
+
+
+def test_copies_in_another_precision_have_the_layers_too() -> None:
+    problem, network = posed("Columns")
+    points = problem.calibration.points.to(torch.float64)
+    y = in_double(network).run(points.tensors)
+    moved = {network.layers[1].weight: torch.zeros(24, 24).double()}
+    assert y.dtype == torch.float64 and not torch.allclose(in_double(network).run(points.tensors, moved), y)
+
+
+def test_a_weight_that_is_used_otherwise_stays_as_it_was() -> None:
+    _, network = posed("Shared")
+    assert {layer.weight: layer.bias for layer in network.layers} == {"weights.0": None, "weights.2": "biases.2"}
+    assert {"weights.1", "biases.0"} <= set(network.others)
+    assert not hasattr(network.module.weights, "1_as_dense")
+
+
+def test_a_module_that_minds_is_left_alone() -> None:
+    problem, network = posed("Children")
+    assert network is problem.network and not list(network.module.weights.children())
+
+
+def test_what_shows_with_many_samples_alone_is_found_on_the_module_itself(tmp_path: Path) -> None:
+    module = product_networks.Later()
+    checkpoint, settings = saved(tmp_path, module.state_dict()), settings_of("Later")
+    assert posed("Later")[1].products
+    result = compress_network(checkpoint, settings)
+    compress(checkpoint.path, tmp_path / "f", settings=settings)
+    problem = pose(settings, module.state_dict())
+    assert max(problem.errors(problem.held_out, load_state_dict(tmp_path / "f"))) <= BOUND
+    assert all(len(layer.shapes) == 1 for layer in result.layers)
