@@ -126,3 +126,17 @@ class Children(Own):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * len(list(self.parameters()))
+
+
+class Constant(nn.Module):
+    """One weight is made of two, another turns what no sample changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right, self.last = (nn.Parameter(torch.randn(n, m)) for n, m in ((2, 16), (16, 24), (24, 1)))
+        self.queries, self.turn = nn.Parameter(torch.randn(3, 16)), nn.Linear(16, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(x @ (self.left @ self.right)) + self.turn(self.queries).mean(0)
+        return hidden @ self.last

@@ -100,6 +100,12 @@ def test_a_weight_that_is_used_otherwise_stays_as_it_was() -> None:
     assert not hasattr(network.module.weights, "1_as_dense")
 
 
+def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_no_expert() -> None:
+    _, network = posed("Constant")
+    assert [p.name for p in network.products] == ["last"] and not network.routed
+    assert {layer.weight for layer in network.layers} == {"last", "turn.weight"}
+
+
 def test_a_module_that_minds_is_left_alone() -> None:
     problem, network = posed("Children")
     assert network is problem.network and not list(network.module.weights.children())

@@ -173,8 +173,9 @@ def experts(problem: Problem, settings: Settings) -> str | None:
     one = 1 / count**0.5
     if not seen or one <= settings.tol:
         return None
+    see = "1 layer sees" if len(seen) == 1 else f"{len(seen)} layers see"
     return (
-        f"{len(seen)} layers see some samples only, as experts do: one of {count} samples that goes to others is an "
+        f"{see} some samples only, as experts do: one of {count} samples that goes to others is an "
         f"error of up to about {one:.2g}, and rarer ones no held-out point shows; more of these (held_out) make "
         "the bound surer"
     )

@@ -22,10 +22,14 @@ _SAME = 1e-4  # share of the largest output up to which outputs are the same, wh
 
 @dataclass
 class _Seen:
-    """One product that was taken: whether with W^T, and which bias came to it."""
+    """One product that was taken: of what, whether with W^T, and which bias came to it."""
 
+    x: Tensor
     turned: bool
     bias: str | None
+
+
+_Calls = dict[str, list[_Seen]]  # by the place of the weight
 
 
 class _Recording(Watch):
@@ -33,11 +37,11 @@ class _Recording(Watch):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors)
-        self.seen: dict[str, list[_Seen]] = {}
+        self.seen: _Calls = {}
         self._of: dict[int, _Seen] = {}
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
-        seen = _Seen(call.turned, self.place_of(call.bias))
+        seen = _Seen(call.x.detach().clone(), call.turned, self.place_of(call.bias))
         self.seen.setdefault(call.place, []).append(seen)
         self._of[id(call)] = seen
         return own()
@@ -57,9 +61,9 @@ def with_products(network: Network, points: Points) -> Network:
     """
     if network.kind != "factory" or isinstance(network.module, torch.jit.ScriptModule):
         return network
-    few = points.take(slice(0, _PROBED)).tensors
+    few, others = (points.take(slice(k, k + _PROBED)).tensors for k in (0, _PROBED))
     try:
-        found = tuple(_products(network, _recorded(network, few)))
+        found = tuple(_products(network, _recorded(network, few), _recorded(network, others)))
         return _adopted(network, found, few) if found else network
     except NetworkError:
         return network
@@ -87,7 +91,7 @@ def as_checkpoint(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, 
     return found
 
 
-def _recorded(network: Network, few: Inputs) -> dict[str, list[_Seen]]:
+def _recorded(network: Network, few: Inputs) -> _Calls:
     own = own_tensors(network.module)
     counts = Counter(map(id, own.values()))
     alone = {p: own[p] for p in network.places.values() if p in own and counts[id(own[p])] == 1}
@@ -96,12 +100,14 @@ def _recorded(network: Network, few: Inputs) -> dict[str, list[_Seen]]:
     return recording.seen
 
 
-def _products(network: Network, seen: Mapping[str, list[_Seen]]) -> Iterator[Product]:
-    """Of weights that are always used in the same way; a bias that several share is left to the module."""
+def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[Product]:
+    """Of weights that are always used in the same way, on what samples change; a bias that several share stays."""
     names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
     biases = Counter(bias for calls in seen.values() for bias in {call.bias for call in calls} if bias is not None)
     for place, calls in seen.items():
         if names[place] not in network.others or len({call.turned for call in calls}) > 1:
+            continue
+        if _are_same(calls, others.get(place, [])):  # such as a product of weights
             continue
         path, shape = _path_for(network, place), tuple(own[place].shape)
         product = Product(path, names[place], place, calls[0].turned, shape)
@@ -109,6 +115,12 @@ def _products(network: Network, seen: Mapping[str, list[_Seen]]) -> Iterator[Pro
         if bias is not None and biases[bias] == 1 and _fits(product.matrix(own[place]), own[bias]):
             product = replace(product, bias=names[bias], bias_place=bias, bias_shape=tuple(own[bias].shape))
         yield product
+
+
+def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
+    """Whether products are of the same numbers."""
+    pairs = zip(calls, others, strict=False)
+    return len(calls) == len(others) and all(torch.equal(one.x, other.x) for one, other in pairs)
 
 
 def _path_for(network: Network, place: str) -> str:
