@@ -151,8 +151,7 @@ def _next_level(levels: Mapping[float, float]) -> float:
 def decoded_layers(layers: Layers) -> dict[str, Tensor]:
     """Tensors by name; some layers stand on others."""
 
-    def weight(number: int) -> Tensor:
-        layer = layers[number]
-        return decode_layer(layer.payload, layer.shapes, layer.dtype, weight)[0]
+    def tensors(layer: EncodedLayer) -> list[Tensor]:
+        return decode_layer(layer.payload, layer.shapes, layer.dtype, lambda number: tensors(layers[number])[0])
 
-    return {layer.row.name: weight(number) for number, layer in enumerate(layers)}
+    return {name: t for layer in layers for name, t in zip(layer.row.tensors, tensors(layer), strict=True)}

@@ -35,7 +35,7 @@ from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
 from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
-from hmcompress.network.model.products import as_checkpoint, canonical, with_products
+from hmcompress.network.model.products import canonical, with_products
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, as_saved, encoded_layer, encoded_tensor, in_checkpoint_order
 from hmcompress.network.ruled import within
@@ -70,10 +70,12 @@ def compress_network(
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
     posed = replace(original, network=with_products(original.network, original.calibration.points))
-    result, stored = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
-    if not posed.network.products or max(original.errors(original.held_out, stored)) <= settings.tol * (1 + _ROUNDING):
-        return result
-    return _compressed(original, saved, checkpoint, settings, progress, metric, ruled)[0]
+    result = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
+    if posed.network.products:
+        errors = original.errors(original.held_out, decoded_layers(result.layers))
+        if not max(errors) <= settings.tol * (1 + _ROUNDING):
+            return _compressed(original, saved, checkpoint, settings, progress, metric, ruled)
+    return result
 
 
 def _compressed(
@@ -84,8 +86,8 @@ def _compressed(
     progress: Progress,
     metric: WeightsMetric | None,
     ruled: Layers,
-) -> tuple[NetworkResult, dict[str, Tensor]]:
-    """The result, and what the file will give back."""
+) -> NetworkResult:
+    """The same of a posed network, which may have layers for products."""
     keep = kept(checkpoint, settings)
     tensors, fixed = (canonical(posed.network, t) for t in (saved, decoded_layers(ruled)))
     if not posed.order:
@@ -103,7 +105,7 @@ def _compressed(
     few = few_carry_the_error(problem, stored) or outputs_that_jump(problem, record, stored)
     parts = few, *hidden(problem, settings.tol, stored)
     said = _told(read_as(problem.network, settings), fresh_points(problem, record, stored), *parts)
-    return NetworkResult((*layers, *ruled), record, notes, said), as_checkpoint(posed.network, stored)
+    return NetworkResult((*layers, *ruled), record, notes, said)
 
 
 def _owning(problem: Problem, checkpoint: Checkpoint, keep: Set[str]) -> Problem:

@@ -140,3 +140,35 @@ class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(x @ (self.left @ self.right)) + self.turn(self.queries).mean(0)
         return hidden @ self.last
+
+
+class Recurrent(nn.Module):
+    """Products that are taken several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.turn, self.last = (nn.Parameter(torch.randn(*s) / 4) for s in ((2, 16), (16, 16), (16, 1)))
+        self.bias = nn.Parameter(torch.randn(1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.tanh(x @ self.read)
+        for _ in range(3):
+            state = torch.tanh(x @ self.read + (state @ self.turn + self.bias))
+        return state @ self.last
+
+
+class Mapped(Added):
+    """Sample by sample."""
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.func.vmap(lambda one: super(Mapped, self).forward(one[None])[0])(x)
+
+
+class Forces(Added):
+    """The derivative of an energy."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return torch.autograd.grad(super().forward(x).sum(), x, create_graph=True)[0]

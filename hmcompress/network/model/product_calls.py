@@ -41,10 +41,6 @@ class Product:
         """W (m, n) from the parameter; kernels of one place are matrices too."""
         return weight.T if self.turned else weight.flatten(1)
 
-    def parameter(self, matrix: Tensor) -> Tensor:
-        """The inverse of matrix."""
-        return (matrix.T if self.turned else matrix).reshape(self.shape)
-
 
 @dataclass(frozen=True)
 class Call:

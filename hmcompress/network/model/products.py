@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import filled
@@ -22,9 +23,9 @@ _SAME = 1e-4  # share of the largest output up to which outputs are the same, wh
 
 @dataclass
 class _Seen:
-    """One product that was taken: of what, whether with W^T, and which bias came to it."""
+    """One product that was taken: of what, None inside torch.func transforms, whether with W^T, and which bias came."""
 
-    x: Tensor
+    x: Tensor | None
     turned: bool
     bias: str | None
 
@@ -41,7 +42,8 @@ class _Recording(Watch):
         self._of: dict[int, _Seen] = {}
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
-        seen = _Seen(call.x.detach().clone(), call.turned, self.place_of(call.bias))
+        x = None if is_functorch_wrapped_tensor(call.x) else call.x.detach().clone()
+        seen = _Seen(x, call.turned, self.place_of(call.bias))
         self.seen.setdefault(call.place, []).append(seen)
         self._of[id(call)] = seen
         return own()
@@ -80,17 +82,6 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return found
 
 
-def as_checkpoint(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of canonical."""
-    found = dict(tensors)
-    for p in network.products:
-        if p.name in tensors:
-            found[p.name] = p.parameter(tensors[p.name])
-        if p.bias is not None and p.bias in tensors:
-            found[p.bias] = tensors[p.bias].reshape(p.bias_shape)
-    return found
-
-
 def _recorded(network: Network, few: Inputs) -> _Calls:
     own = own_tensors(network.module)
     counts = Counter(map(id, own.values()))
@@ -107,7 +98,7 @@ def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[Produc
     for place, calls in seen.items():
         if names[place] not in network.others or len({call.turned for call in calls}) > 1:
             continue
-        if _are_same(calls, others.get(place, [])):  # such as a product of weights
+        if any(call.x is None for call in calls) or _are_same(calls, others.get(place, [])):
             continue
         path, shape = _path_for(network, place), tuple(own[place].shape)
         product = Product(path, names[place], place, calls[0].turned, shape)
@@ -118,9 +109,10 @@ def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[Produc
 
 
 def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
-    """Whether products are of the same numbers."""
-    pairs = zip(calls, others, strict=False)
-    return len(calls) == len(others) and all(torch.equal(one.x, other.x) for one, other in pairs)
+    """Whether products are of the same numbers, as those of weights are."""
+    pairs = ((one.x, other.x) for one, other in zip(calls, others, strict=False))
+    same = all(x is not None and y is not None and torch.equal(x, y) for x, y in pairs)
+    return same and len(calls) == len(others)
 
 
 def _path_for(network: Network, place: str) -> str:
@@ -134,7 +126,7 @@ def _path_for(network: Network, place: str) -> str:
 
 
 def _fits(matrix: Tensor, bias: Tensor) -> bool:
-    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype
+    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype and bias.ndim <= 2
 
 
 def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
