@@ -25,10 +25,11 @@ from hmcompress.network.bound.outcome import (
 )
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.bound.quantities import hidden
-from hmcompress.network.layerwise.coded import lossless
+from hmcompress.network.layerwise.coded import Engine, lossless
 from hmcompress.network.layerwise.fallback import nearest_weights
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
 from hmcompress.network.layerwise.search import DEARER, glance
+from hmcompress.network.layerwise.structure import has_structure
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.telling import with_telling_columns
 from hmcompress.network.layerwise.trial import Trial
@@ -69,7 +70,8 @@ def compress_network(
     keep_freed_memory()
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
-    posed = replace(original, network=with_products(original.network, original.calibration.points))
+    in_order = partial(has_structure, engine=Engine())  # which the engine codes as smooth, say, whatever it multiplies
+    posed = replace(original, network=with_products(original.network, original.calibration.points, in_order))
     result = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
     if posed.network.products:
         errors = original.errors(original.held_out, decoded_layers(result.layers))

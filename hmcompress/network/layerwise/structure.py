@@ -17,8 +17,12 @@ _STRUCTURED = 0.15  # share of what noise costs, below which the engine competes
 
 def structured_layers(problem: Problem, tensors: Mapping[str, Tensor], engine: Engine) -> frozenset[str]:
     """Layers in which the engine finds structure: learned operators, heads on a grid, the few modes of a basis."""
-    large = [n for n in _matrices(problem, tensors) if tensors[n].numel() >= _LEAST_SIDE**2]
-    return frozenset(name for name in large if engine.share_of_noise(name, tensors[name]) < _STRUCTURED)
+    return frozenset(n for n in _matrices(problem, tensors) if has_structure(n, tensors[n], engine))
+
+
+def has_structure(name: str, w: Tensor, engine: Engine) -> bool:
+    """Whether the engine finds structure in a matrix."""
+    return w.numel() >= _LEAST_SIDE**2 and engine.share_of_noise(name, w) < _STRUCTURED
 
 
 def wide_layers(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:

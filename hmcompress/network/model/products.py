@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from hmcompress.errors import NetworkError
@@ -55,17 +55,18 @@ class _Recording(Watch):
         return own()
 
 
-def with_products(network: Network, points: Points) -> Network:
-    """The same network with those of its other weights among its layers that it multiplies activations by.
+def with_products(network: Network, points: Points, but: Callable[[str, Tensor], bool]) -> Network:
+    """The same network with those of its parameters among its layers that it multiplies activations by.
 
-    Its module is given these layers too. Where the outputs would be others, as a weight is used in another way as well,
-    all stays as it was.
+    Its module is given these layers too. but: whether a weight (m, n) of some name is to stay among the others. What is
+    used in another way as well, so that outputs would be others, stays there.
     """
     if network.kind != "factory" or isinstance(network.module, torch.jit.ScriptModule):
         return network
     few, others = (points.take(slice(k, k + _PROBED)).tensors for k in (0, _PROBED))
     try:
-        found = tuple(_products(network, _recorded(network, few), _recorded(network, others)))
+        seen = _products(network, _recorded(network, few), _recorded(network, others))
+        found = tuple(p for p in seen if not but(p.name, p.matrix(tensor_at(network.module, p.place))))
         return _adopted(network, found, few) if found else network
     except NetworkError:
         return network
@@ -96,7 +97,8 @@ def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[Produc
     names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
     biases = Counter(bias for calls in seen.values() for bias in {call.bias for call in calls} if bias is not None)
     for place, calls in seen.items():
-        if names[place] not in network.others or len({call.turned for call in calls}) > 1:
+        used = len({call.turned for call in calls})
+        if names[place] not in network.others or used > 1 or not isinstance(own[place], nn.Parameter):
             continue
         if any(call.x is None for call in calls) or _are_same(calls, others.get(place, [])):
             continue

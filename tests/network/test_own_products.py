@@ -28,7 +28,7 @@ def settings_of(name: str, **changes: Any) -> Any:
 def posed(name: str, **changes: Any) -> tuple[Problem, Network]:
     module = getattr(product_networks, name)()
     problem = pose(settings_of(name, **changes), module.state_dict())
-    return problem, with_products(problem.network, problem.calibration.points)
+    return problem, with_products(problem.network, problem.calibration.points, lambda name, w: False)
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -61,7 +61,7 @@ def test_the_file_has_the_parameters_of_the_module(name: str, tmp_path: Path) ->
 def test_they_take_a_part_of_what_other_weights_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     checkpoint, settings = saved(tmp_path, product_networks.Own().state_dict()), settings_of("Own")
     results = [compress_network(checkpoint, settings)]
-    monkeypatch.setattr(driver, "with_products", lambda network, points: network)
+    monkeypatch.setattr(driver, "with_products", lambda network, points, but: network)
     results.append(compress_network(checkpoint, settings))
     ours, before = (sum(len(layer.payload) for layer in result.layers) for result in results)
     assert ours < 0.6 * before and all(result.record.error <= BOUND for result in results)
@@ -105,6 +105,12 @@ def test_a_weight_that_is_used_otherwise_stays_as_it_was() -> None:
     assert {layer.weight: layer.bias for layer in network.layers} == {"weights.0": None, "weights.2": "biases.2"}
     assert {"weights.1", "biases.0"} <= set(network.others)
     assert not hasattr(network.module.weights, "1_as_dense")
+
+
+def test_a_weight_with_structure_may_be_left_to_the_engine() -> None:
+    problem, _ = posed("Linear")
+    network = with_products(problem.network, problem.calibration.points, lambda name, w: w.shape == (24, 24))
+    assert [p.name for p in network.products] == ["weights.0", "weights.2"] and "weights.1" in network.others
 
 
 def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_no_expert() -> None:
