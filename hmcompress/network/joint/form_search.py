@@ -31,7 +31,7 @@ _LAST, _POLISHED = 2, 20  # layers before the last one from which the best form 
 _WIDER, _WIDEST = 1.5, 4.0  # times what is usual
 _DEAR = 4.0  # times the work allowed, that the least number of forms may take
 _BIT = 2 * math.log(2)  # times the squared error for each weight: what half a bit more for each of them would save
-_CLOSE, _FAR = 0.03, 1.5  # logarithm of the error over the tolerance
+_CLOSE, _WASTED, _FAR = 0.03, 0.15, 1.5  # logarithm of the error over the tolerance
 _THROUGH, _TWICE = 4, 2  # times as long a form through a module takes as others, and one of its steps
 _LOST = 3  # forms given up one after another, from which on the next ones are half as much coarser
 _JACOBIANS = 40  # of all weights that are left, for the rounding of a layer
@@ -125,11 +125,12 @@ class FormSearch:
                     break
 
     def draw(self, work: float) -> None:
-        """Some forms of even distortions from scratch, each nearer the tolerance, until so much work is done."""
+        """Some forms of even distortions from scratch, each nearer the tolerance, until so much work is done; more of
+        them while they use little of it."""
         knobs = LayerKnobs(self.level * _DRAWN, holding=_FIRST[0], power=_EVEN)
-        for _ in range(_SETTLING):
+        for k in range(2 * _SETTLING):
             gap = self._gap(self._scratch(knobs))
-            if abs(gap) < _CLOSE or self.work > work:
+            if abs(gap) < _CLOSE or self.work > work or (k + 1 >= _SETTLING and gap < _WASTED):
                 return
             knobs = replace(knobs, level=knobs.level * math.exp(gap if gap > 0 else 2 * gap))
 
