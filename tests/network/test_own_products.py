@@ -107,6 +107,13 @@ def test_a_weight_that_is_used_otherwise_stays_as_it_was() -> None:
     assert not hasattr(network.module.weights, "1_as_dense")
 
 
+def test_a_bias_of_two_convolutions_is_added_by_itself_along_their_channels() -> None:
+    _, network = posed("SharedKernels")
+    biases = {p.name: p.bias for p in network.products}
+    assert biases == {"layers.0.weight": None, "layers.1.weight": None, "layers.2.weight": "layers.2.bias"}
+    assert "layers.1.bias" in network.others
+
+
 def test_a_weight_with_structure_may_be_left_to_the_engine() -> None:
     problem, _ = posed("Linear")
     network = with_products(problem.network, problem.calibration.points, lambda name, w: w.shape == (24, 24))

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 _PRODUCTS = {"matmul", "mm", "__matmul__"}
@@ -46,7 +48,8 @@ class Product:
 class Call:
     """One product, of x (..., n) with W (n, m), and what makes the module's result from that.
 
-    axis: of the result, from its end, along which neurons lie. bias: what the same call adds.
+    axis: of the result, from its end, along which neurons lie. bias: what the same call adds; kernel: along that axis,
+    as convolutions do.
     """
 
     place: str
@@ -54,10 +57,17 @@ class Call:
     x: Tensor
     axis: int = -1
     bias: Tensor | None = None
+    kernel: bool = False
 
     def leave(self, z: Tensor) -> Tensor:
         """z (..., m) as the module's own call returns it."""
         return z if self.axis == -1 else z.movedim(-1, self.axis).contiguous()
+
+    def with_bias(self, z: Tensor) -> Tensor:
+        """The module's result z with what the same call adds."""
+        if self.bias is None:
+            return z
+        return z + (self.bias.reshape(-1, *[1] * (-1 - self.axis)) if self.kernel else self.bias)
 
 
 class Watch(TorchFunctionMode):
@@ -105,7 +115,9 @@ class Watch(TorchFunctionMode):
     def _note(self, t: object, out: Tensor) -> None:
         """A view of a known tensor is known too, as it is or turned."""
         known = self._views.get(id(t))
-        if known is None or id(out) in self._views or out.data_ptr() != known[0].data_ptr():
+        if known is None or id(out) in self._views or out.layout != torch.strided or is_functorch_wrapped_tensor(out):
+            return
+        if out.data_ptr() != known[0].data_ptr():
             return
         before, place, turned = known
         assert isinstance(t, Tensor)
@@ -144,9 +156,9 @@ class Watch(TorchFunctionMode):
         place = self.place_of(w)
         if place is None or x.ndim != axes + 2 or w.shape[2:].numel() != 1 or groups not in (None, 1):
             return None
-        if not _all_are(stride, (None, 1)) or not _all_are(padding, (None, 0)):
+        if not _all_are(stride, (None, 1)) or not _all_are(padding, (None, 0, "same", "valid")):
             return None
-        return Call(place, False, x.movedim(1, -1), -1 - axes, b)
+        return Call(place, False, x.movedim(1, -1), -1 - axes, b, kernel=True)
 
     def _sums(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[tuple[Tensor, Call, str]]:
         """The product, its call and the place of the bias, where a sum is of these."""
@@ -173,7 +185,7 @@ class _ByLayers(Watch):
         if product.turned != call.turned:
             return own()
         z = call.leave(layer(call.x))
-        return z if call.bias is None or product.bias is not None else z + along(call.bias, call.axis)
+        return call.with_bias(z) if product.bias is None else z
 
     def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
         known = self._layers.get(call.place)
@@ -196,11 +208,6 @@ def tensor_at(module: nn.Module, place: str) -> Tensor:
     t = getattr(module.get_submodule(path), name)
     assert isinstance(t, Tensor)
     return t
-
-
-def along(bias: Tensor, axis: int) -> Tensor:
-    """A bias (m,) for results whose neurons lie along that axis, as convolutions take it; others as they are."""
-    return bias.reshape(-1, *[1] * (-1 - axis)) if bias.ndim == 1 and axis < -2 else bias
 
 
 def _lies_along(b: Tensor, z: Tensor, axis: int) -> bool:
