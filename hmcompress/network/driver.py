@@ -70,8 +70,8 @@ def compress_network(
     keep_freed_memory()
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
-    in_order = partial(has_structure, engine=Engine())  # which the engine codes as smooth, say, whatever it multiplies
-    posed = replace(original, network=with_products(original.network, original.calibration.points, in_order))
+    structured = partial(has_structure, engine=Engine())  # what the engine codes in few bytes, whatever it multiplies
+    posed = replace(original, network=with_products(original.network, original.calibration.points, structured))
     result = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
     if posed.network.products:
         errors = original.errors(original.held_out, decoded_layers(result.layers))

@@ -53,6 +53,21 @@ class Positive(Plain):
         return nn.functional.softplus(2 * self.net(x))
 
 
+class Written(nn.Module):
+    """With its products written out, of parameters (inputs, outputs) and (1, outputs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = 2, 128, 128, 128, 128, 1
+        self.weights = nn.ParameterList(torch.zeros(n, m) for n, m in pairwise(sizes))
+        self.biases = nn.ParameterList(torch.zeros(1, m) for m in sizes[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.add(torch.matmul(torch.tanh(x) if k else x, w), b)
+        return x
+
+
 class Two(nn.Module):
     """Two networks."""
 
@@ -69,8 +84,18 @@ def weights(sample: str, prefix: str = "net.") -> dict[str, Tensor]:
     return {prefix + name.removeprefix("net."): t for name, t in state.items() if isinstance(t, Tensor)}
 
 
+def written(sample: str) -> dict[str, Tensor]:
+    """Weights and biases in lists, as they stand in x W + b."""
+    given = weights(sample).values()
+    matrices, vectors = ([t for t in given if t.ndim == axes] for axes in (2, 1))
+    return {f"weights.{k}": t.T.contiguous() for k, t in enumerate(matrices)} | {
+        f"biases.{k}": t[None] for k, t in enumerate(vectors)
+    }
+
+
 CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "Plain": lambda: weights("burgers"),
+    "Written": lambda: written("burgers"),
     "Condition": lambda: weights("burgers"),
     "Positive": lambda: weights("burgers"),
     "Two": lambda: weights("burgers", "u.") | weights("allen_cahn", "v."),

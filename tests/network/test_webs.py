@@ -20,6 +20,7 @@ import hmcompress.network.joint.symmetries as symmetries_module
 import hmcompress.network.joint.web as web_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.model.links as links
+import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.bound.ntk import RateLimit, tangent_kernel
@@ -325,7 +326,7 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Forces", "Aliased", "Towers"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = name == "Forces"  # which take longer
-    monkeypatch.setattr(joint_module, "_WORK", {"default": 1e10 if slopes else 5e9})
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 2)
     monkeypatch.setattr(joint_module, "_WIDTHS", 1)
     monkeypatch.setattr(form_search, "_LEAST", 2)
@@ -333,7 +334,8 @@ def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatc
     joint = compressed(name, tmp_path)
     assert 2e-3 < joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
-    assert nbytes(joint) < 0.5 * nbytes(compressed(name, tmp_path, "fast"))  # by passes alone
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
+    assert nbytes(joint) < (0.9 if slopes else 0.7) * nbytes(compressed(name, tmp_path))
 
 
 def test_a_module_of_several_names_is_as_before_once_it_ran_with_other_weights() -> None:
@@ -346,8 +348,8 @@ def test_a_module_of_several_names_is_as_before_once_it_ran_with_other_weights()
     assert not torch.allclose(other, before)
 
 
-def compressed(name: str, folder: Path, effort: str = "default") -> NetworkResult:
-    return compress_network(saved(folder, module_of(name).state_dict()), settings_of(name, effort=effort))
+def compressed(name: str, folder: Path) -> NetworkResult:
+    return compress_network(saved(folder, module_of(name).state_dict()), settings_of(name, effort="default"))
 
 
 def nbytes(result: NetworkResult) -> int:
