@@ -14,7 +14,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix.basics import price
 from hmcompress.hmatrix.likeness import like_lines
 from hmcompress.hmatrix.request import Candidate, Request
-from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure
+from hmcompress.hmatrix.screen import LEAST_LOOK, Structure, find_structure, has_few_directions
 from hmcompress.hmatrix.seriation import cluster_points, principal_order
 from hmcompress.hmatrix.tree.basis import BASES
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan, Split, splits
@@ -53,7 +53,7 @@ def candidates(
     """
     plain = Candidate(PLAIN_LEAF)
     if structure is None:
-        return [plain]
+        return [plain, *_quick(step, request)]
     searched = structure.is_global(request.effort) or grid is not None
     alike = like_lines(request.values, step) if searched or structure.has_like_lines() else []
     if not (searched or alike):
@@ -61,6 +61,18 @@ def candidates(
         return [replace(plain, scaled=structure.is_scaled() or not quick)]
     found = _searched(step, request, [_grid_order(request.values.shape, grid)] if grid else [], alike, structure, known)
     return list(dict.fromkeys(found))
+
+
+def _quick(step: float, request: Request) -> list[Candidate]:
+    """Leaves with a low-rank part, one for the whole matrix unless it is large, where that clearly pays."""
+    if not has_few_directions(request.w, step):
+        return []
+    values = request.values
+    if values.size > _WHOLE:
+        plan, _ = plan_matrix(values, step, smooth=False, repeats=False)
+    else:
+        plan, _ = min(whole_leaves(values / values.dtype.type(step), smooth=False), key=lambda pair: pair[1])
+    return [Candidate(_filled(plan) if request.norm == "max" else plan)] if plan != PLAIN_LEAF else []
 
 
 def _searched(

@@ -6,25 +6,19 @@ repeat.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.basics.scales import rank_one_scales
 from hmcompress.hmatrix.concentration import LINES, LONGEST, concentration
 from hmcompress.hmatrix.likeness import likeness
 from hmcompress.hmatrix.tree.deficiency import deficiency, some_lines
 from hmcompress.hmatrix.tree.repeats import find_repeats
+from hmcompress.hmatrix.whitened import PART, Whitened, as_array, spike_bits, spread, total, whitened
 
 Array = np.ndarray
 _PROBE = 16
 LEAST_LOOK = 32  # rows and columns below which a look tells nothing
-_LEAST_SHARE = 1e-9  # of the energy, that directions leave
-_DEPENDENT = 1e-12  # of the largest eigenvalue of a Gram matrix: what is below is rounding
-_POWERS, _HOPELESS = 2, 0.5  # iterations; the share of its cost that a direction must save after the first
-_FACTOR_BITS = 3.0  # an entry of a factor
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
 _SMOOTH = {"default": 0.2, "max": 0.06}
 _UNEVEN = {"default": 2.4, "max": 1.5}
@@ -34,12 +28,10 @@ _SHUFFLED = {"default": 0.15, "max": 0.02}
 _SMOOTHER, _MORE_UNEVEN = 0.15, 3.0  # how much more structure makes another order worth a search
 # Share of the bits. Without scales a general coder serves, which decodes many times faster.
 _SCALES = 0.005
-_NORMAL = (2.0**-100, 2.0**100)
 _COARSEST = 2.0**32  # of a step over the largest entry looked at: weights of dead neurons tell as little as zeros do
 _GLANCE, _LOOK = 256, 512  # rows and columns looked at, at most, first and then
 _NO_SPIKE, _EVEN, _UNSCALED = 0.02, 1.3, 0.0045  # what few entries show at most where many show nothing
-_PART = 256
-_GAUSSIAN_BITS, _LEAST_BITS = 2.05, 0.5  # entropy of a Gaussian rounded to its own standard deviation; a floor
+_QUICK, _CLEAR = 128, 0.3  # rows and columns of the quickest look, and the bits an entry that it must promise
 _ALIKE = 0.05  # steps, root mean square: more than blocks that repeat each other differ by
 _ALIKE_BITS = 0.1
 _HEAVY = 12.0  # kurtosis of what is not zero, beyond which large entries are cut: tails say nothing about structure
@@ -104,33 +96,6 @@ class Structure:
         return self.repeats or smooth or self.unevenness > _UNEVEN[effort]
 
 
-@dataclass(frozen=True)
-class _Whitened:
-    """A matrix divided by row and column scales: rows[i] * entries[i, j] * columns[j], float32, never multiplied out.
-
-    square: entries squared. step: in units of the entries. saved: the share of the bits that the scales save.
-    """
-
-    entries: Array
-    square: Array
-    rows: Array
-    columns: Array
-    step: float
-    saved: float
-
-    def times(self, x: Array) -> Array:
-        """x (k, m) times the matrix. Few rows from the left are what torch multiplies in a fraction of numpy's time."""
-        return (torch.from_numpy(x * self.rows) @ torch.from_numpy(self.entries)).numpy() * self.columns
-
-    def times_transpose(self, x: Array) -> Array:
-        """x (k, n) times the transpose."""
-        return (torch.from_numpy(x * self.columns) @ torch.from_numpy(self.entries).T).numpy() * self.rows
-
-    def corner(self) -> Array:
-        """Its first rows and columns."""
-        return self.entries[:_PART, :_PART] * self.rows[:_PART, None] * self.columns[:_PART]
-
-
 _UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0, 1.0, 0.0)  # all is worth a try
 
 
@@ -144,97 +109,33 @@ def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> St
     return found if found.is_nothing() else _look(w, step, _LOOK)
 
 
+def has_few_directions(w: Tensor, step: float) -> bool:
+    """Whether a low-rank part of w (m, n) clearly pays at this step, as far as very few rows and columns show it."""
+    if min(w.shape) < LEAST_LOOK:
+        return False
+    some = spread(w, _QUICK)
+    x = whitened(some, step) if some.any() else None
+    if x is None or x.step > _COARSEST:
+        return False
+    spike = spike_bits(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
+    return spike is not None and max(spike, deficiency(some / step, w.shape)) > _CLEAR
+
+
 def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     """What `most` rows and columns show, spread over the matrix."""
-    row_stride, column_stride = (-(-s // most) for s in w.shape)
-    some = _array(w[::row_stride, ::column_stride])
+    some = spread(w, most)
     if not some.any():
         return _UNKNOWN
-    x = _whitened(some, step)
+    x = whitened(some, step)
     if x.step > _COARSEST:
         return _UNKNOWN
-    part = _whitened(_array(w[:_PART, :_PART]), step) if max(row_stride, column_stride) > 1 else x
-    spike = _spike(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
+    part = whitened(as_array(w[:PART, :PART]), step) if some.shape != w.shape else x
+    spike = spike_bits(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
-    low = 0.0 if spike is None else deficiency(_array(w[some_lines(w.shape)]) / step, w.shape)
+    low = 0.0 if spike is None else deficiency(as_array(w[some_lines(w.shape)]) / step, w.shape)
     smoothness, waves = _smoothness(part.corner()), _concentration(w)
     return Structure(spike or 0.0, smoothness, uneven, repeats, x.saved, tails, alike, low, waves)
-
-
-def _array(w: Array | Tensor) -> Array:
-    """As an array; some of a matrix of 16-bit numbers is widened, not all of it."""
-    if isinstance(w, np.ndarray):
-        return w
-    return (w if w.dtype in (torch.float32, torch.float64) else w.float()).numpy()
-
-
-def _whitened(a: Array, step: float) -> _Whitened:
-    x, largest = _unit(a)
-    square = np.square(x)
-    rows, columns = rank_one_scales(square)
-    rows, columns = (np.maximum(s, 1e-6 * max(float(s.max()), 1e-12)).astype(np.float32) for s in (rows, columns))
-    log_rms = 0.5 * np.log2(max(float(square.mean()), 1e-30))
-    saved = log_rms - float(np.log2(rows).mean() + np.log2(columns).mean())
-    bits = max(log_rms + np.log2(largest / step) + _GAUSSIAN_BITS, _LEAST_BITS)
-    return _Whitened(x, square, 1 / rows, 1 / columns, float(step / largest), saved / bits)
-
-
-def _unit(a: Array) -> tuple[Array, np.float64]:
-    """a over its largest magnitude, float32, whose squares neither overflow nor vanish; and that magnitude."""
-    x = np.array(a, order="C")
-    largest = np.float64(max(x.max(initial=0), -x.min(initial=0)) or 1.0)
-    if x.dtype == np.float32 and _NORMAL[0] < largest < _NORMAL[1]:
-        x *= np.float32(1 / largest)
-        return x, largest
-    return (x / largest).astype(np.float32), largest
-
-
-def _spike(x: _Whitened, shape: tuple[int, int]) -> float | None:
-    """Bits an entry that leading singular directions take out of a matrix of this shape, less what their factors need.
-
-    None where they are as those of noise; 0 where each costs more than it saves, which all together need not do.
-    x: its entries, or some of its rows and columns, of which noise takes a larger share into its leading directions.
-    """
-    energy = _sum(x.square, x.rows**2, x.columns**2)
-    image = x.times_transpose(_directions(x.entries.shape[1]))
-    cost = _FACTOR_BITS * (1 / shape[0] + 1 / shape[1]) + _noise_gain(x.entries.shape) - _noise_gain(shape)
-    gains = np.zeros(1)
-    for _ in range(_POWERS):
-        image = x.times_transpose(_orthonormal(x.times(image)))
-        gains = -0.5 * np.log2(np.maximum(1 - np.linalg.eigvalsh(_gram(image)) / energy, _LEAST_SHARE))
-        if gains.max() < _HOPELESS * cost:  # as of noise: no further power can bring out what pays
-            return None
-    return float(np.sum(np.maximum(gains - cost, 0)))
-
-
-def _noise_gain(shape: tuple[int, ...]) -> float:
-    """Bits an entry that the leading direction of noise takes: its singular value is about sqrt(m) + sqrt(n)."""
-    return -0.5 * float(np.log2(max(1 - sum(n**-0.5 for n in shape) ** 2, _LEAST_SHARE)))
-
-
-@cache
-def _directions(n: int) -> Array:
-    """Six quasi-random directions (6, n)."""
-    x = np.outer([0.618034, 0.414214, 0.732051, 0.236068, 0.645751, 0.316625], np.arange(n) + 1)
-    return (np.modf(x)[0] - 0.5).astype(np.float32)
-
-
-def _gram(x: Array) -> Array:
-    wide = x.astype(np.float64)
-    return wide @ wide.T
-
-
-def _orthonormal(x: Array) -> Array:
-    """An orthonormal basis of the rows of x (k, n), by its Gram matrix; zeros in place of what depends on others."""
-    values, vectors = np.linalg.eigh(_gram(x))
-    scales = np.where(values > _DEPENDENT * values[-1], values, np.inf) ** -0.5
-    return (vectors * scales).T.astype(np.float32) @ x
-
-
-def _sum(a: Array, rows: Array, columns: Array) -> float:
-    """The sum of rows[i] * a[i, j] * columns[j]."""
-    return float(rows.astype(np.float64) @ (a @ columns))
 
 
 def _smoothness(part: Array) -> float:
@@ -246,17 +147,17 @@ def _smoothness(part: Array) -> float:
 def _concentration(w: Array | Tensor) -> float:
     """How few cosines make up rows or columns, judged by some."""
     rows, columns = (-(-side // LINES) for side in w.shape)
-    return max(concentration(_array(w[::rows, :LONGEST])), concentration(_array(w[:LONGEST, ::columns].T)))
+    return max(concentration(as_array(w[::rows, :LONGEST])), concentration(as_array(w[:LONGEST, ::columns].T)))
 
 
-def _unevenness(x: _Whitened) -> tuple[float, float]:
+def _unevenness(x: Whitened) -> tuple[float, float]:
     """How uneven cells are, and how much of that a few large entries would make by chance."""
     m, n = (s // _CELLS * _CELLS for s in x.square.shape)
     square, rows, columns = x.square[:m, :n], x.rows[:m] ** 2, x.columns[:n] ** 2
     cells = square.reshape(m, _CELLS, -1).transpose(1, 0, 2) @ columns.reshape(_CELLS, -1, 1)  # of each row, by columns
     energy = (rows[:, None] * cells[..., 0].T).reshape(_CELLS, -1, _CELLS).sum(1) * (_CELLS**2 / (m * n))
     mean = float(energy.mean())
-    kurtosis = _sum(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30)
+    kurtosis = total(np.square(square), rows**2, columns**2) / (m * n) / max(mean**2, 1e-30)
     most = _HEAVY * square.size / max(int(np.count_nonzero(square)), 1)
     tails = kurtosis / _HEAVY
     if kurtosis <= most:
@@ -286,7 +187,7 @@ def _repeats(blocks: list[Array], step: float) -> bool:
 def _samples(a: Array | Tensor) -> list[Array]:
     """Blocks at the corners that two splits give, where what repeats begins."""
     rows, columns = (_corners(n) for n in a.shape)
-    return [_array(a[r : r + _PROBE, c : c + _PROBE]) for r in rows for c in columns]
+    return [as_array(a[r : r + _PROBE, c : c + _PROBE]) for r in rows for c in columns]
 
 
 def _corners(n: int) -> list[int]:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hmcompress.hmatrix import compress_matrix
+from hmcompress.coding.lossless import pcodec_encode
+from hmcompress.hmatrix import candidates, compress_matrix
+from hmcompress.hmatrix.screen import has_few_directions
 from hmcompress.hmatrix.tree.deficiency import deficiency, deficient_ranks, some_lines
 
 
@@ -55,10 +57,37 @@ def test_blocks_of_low_rank_are_found():
 
 def test_what_is_left_of_low_rank_is_coded_beside_it():
     a = product(512, 512, 48, noise=1e-3)
-    assert (
-        compress_matrix(torch.from_numpy(a), 1e-4).nbytes
-        < 0.5 * compress_matrix(torch.from_numpy(a), 1e-4, effort="fast").nbytes
-    )
+    quantised = pcodec_encode(np.rint(a / (1e-4 * np.sqrt(12 * np.mean(a**2)))).reshape(-1).astype(np.int32), 8)
+    assert compress_matrix(torch.from_numpy(a), 1e-4).nbytes < 0.5 * len(quantised)
+
+
+@pytest.mark.parametrize("norm", ["fro", "max", "spectral"])
+@pytest.mark.parametrize(("shape", "rank"), [((512, 512), 4), ((300, 700), 12), ((400, 256), 48)])
+def test_effort_fast_finds_low_rank_too(norm, shape, rank):
+    w = torch.from_numpy(product(*shape, rank)).float()
+    matrix = compress_matrix(w, 1e-2, norm, effort="fast")
+    assert 0.9e-2 < matrix.error <= 1e-2 and matrix.nbytes < 1.1 * rank * sum(shape)  # bytes of an entry of its factors
+
+
+def test_effort_fast_finds_singular_values_that_fall():
+    u, v = (np.linalg.qr(product(400, 400, 400))[0] for _ in range(2))
+    w = torch.from_numpy((u / np.arange(1, 401) ** 1.5) @ v.T).float()
+    matrix = compress_matrix(w, 1e-2, effort="fast")
+    rank = int((np.arange(1, 401) ** -1.5 > 1e-2 / 3).sum())
+    assert matrix.error <= 1e-2 and matrix.nbytes < 2 * rank * 800  # of its factors in half precision
+
+
+def test_effort_fast_takes_a_matrix_in_blocks_where_it_is_large(monkeypatch):
+    monkeypatch.setattr(candidates, "_WHOLE", 1 << 16)
+    matrix = compress_matrix(torch.from_numpy(product(512, 512, 4)).float(), 1e-2, effort="fast")
+    assert matrix.error <= 1e-2 and matrix.leaves["low_rank"] + matrix.leaves["hybrid"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_effort_fast_finds_no_directions_in_noise(dtype):
+    w = torch.from_numpy(product(300, 300, 300)).to(dtype)
+    assert not has_few_directions(w, 1e-2)
+    assert has_few_directions(torch.from_numpy(product(300, 300, 9)).to(dtype), 1e-2)
 
 
 @pytest.mark.parametrize("rank", [8, 31, 100])
