@@ -5,7 +5,7 @@ out, as large singular values, as neighbours that resemble each other, as blocks
 repeat.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,7 @@ from hmcompress.hmatrix.whitened import PART, Whitened, as_array, spike_bits, sp
 
 Array = np.ndarray
 _PROBE = 16
-LEAST_LOOK = 32  # rows and columns below which a look tells nothing
+LEAST_LOOK, _LEAST_SMOOTH = 32, 16  # rows and columns below which a look tells nothing, and even of smoothness
 _SPIKE = {"default": 0.06, "max": 0.02}  # bits an entry: smaller gains are not searched for
 _SMOOTH = {"default": 0.2, "max": 0.06}
 _UNEVEN = {"default": 2.4, "max": 1.5}
@@ -102,11 +102,22 @@ _UNKNOWN = Structure(1.0, 1.0, 100.0, False, 1.0, 0.0, 1.0, 1.0, 0.0)  # all is 
 def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> Structure:
     """Look for structure in w (m, n) that matters at this step: unless `thorough`, at few rows and columns first."""
     if min(w.shape) < LEAST_LOOK:
-        return _UNKNOWN
+        return _UNKNOWN if thorough or min(w.shape) < _LEAST_SMOOTH else _small_look(w, step)
     if thorough or max(w.shape) <= _GLANCE:
         return _look(w, step, _LOOK)
     found = _look(w, step, _GLANCE)
     return found if found.is_nothing() else _look(w, step, _LOOK)
+
+
+def _small_look(w: Array | Tensor, step: float) -> Structure:
+    """Of a small matrix, whether neighbours predict each other: what else may help is tried in any case."""
+    some = spread(w, _LOOK)
+    if not some.any():
+        return _UNKNOWN
+    x = whitened(some, step)
+    if x.step > _COARSEST:
+        return _UNKNOWN
+    return replace(_UNKNOWN, smoothness=max(_smoothness(x.corner()), 2 * _ROUGH), waves=_concentration(w))
 
 
 def has_few_directions(w: Tensor, step: float) -> bool:
