@@ -43,8 +43,8 @@ class Outcome:
 @np.errstate(all="ignore")  # what is too small or too large for a peer does not keep the tolerance
 def run_peer(peer: Peer, matrix: Matrix, tol: float) -> Outcome:
     """Encode, decode and measure; weights are kept as they are where the peer is no smaller or not within `tol`."""
-    if not peer.lossless and matrix.is_codable and tol >= 1:
-        return Outcome(0, lambda: torch.zeros_like(matrix.w), 1.0, b"")
+    if not peer.lossless and (matrix.norm == 0 or (matrix.is_codable and tol >= 1)):
+        return Outcome(0, lambda: torch.zeros_like(matrix.w), float(matrix.norm > 0), b"")
     kept = Outcome(matrix.nbytes, lambda: matrix.w, 0.0)
     payload = peer.encode(matrix, tol) if matrix.is_codable or peer.lossless else None
     if payload is None or len(payload) >= matrix.nbytes:

@@ -17,7 +17,8 @@ from hmcompress.commands.compare import check_tolerances
 from hmcompress.commands.encoding import Each
 from hmcompress.layers import to_matrices
 from hmcompress.network.bound.problem import pose
-from hmcompress.network.driver import compress_network, load_tensors
+from hmcompress.network.driver import compress_network
+from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.report.comparisons import METHODS, CompareReport, CompareRow, CompareTotal
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import Progress, silent
@@ -58,8 +59,8 @@ def compare_outputs(
     check_tolerances(tols)
     tensors = load_tensors(checkpoint)
     problem = pose(settings, tensors, checkpoint.path)
-    weights = [(layer.weight, layer.bias) for layer in problem.network.layers]
-    weights += [(name, None) for name in problem.network.others]
+    network = owned(problem.network, checkpoint, kept(checkpoint, settings))
+    weights = [(layer.weight, layer.bias) for layer in network.layers] + [(name, None) for name in network.others]
 
     def error(replaced: Mapping[str, Tensor]) -> float:
         return max(problem.errors(problem.held_out, replaced))
@@ -67,9 +68,10 @@ def compare_outputs(
     def ours(tol: float, tell: Progress) -> Ours:
         aim = settings.model_copy(update={"tol": tol})
         result = compress_network(checkpoint, aim, tell, Each(checkpoint, aim))
+        later = {name: 0 for layer in result.layers for name in layer.row.tensors[1:]}  # in the payload of the first
         layers = {layer.row.tensors[0]: layer for layer in result.layers}
         return Ours(
-            {name: len(layer.payload) for name, layer in layers.items()},
+            later | {name: len(layer.payload) for name, layer in layers.items()},
             {name: layer.row.error for name, layer in layers.items()},
             result.record.error,
             result.record.rate_limit_bytes,
@@ -171,15 +173,15 @@ def _size(setting: tuple[Knob, int]) -> int:
 
 
 def _at_bytes(knobs: Sequence[Knob], tol: float, nbytes: int) -> CompareTotal:
-    """The smallest error of the families within so many bytes; with biases joined, no bytes at all are possible."""
+    """The smallest error of the families within so many bytes; where all take more, the fewest that any takes."""
     settings = [(knob, k) for knob in knobs if (k := knob.finest_within(nbytes)) is not None]
-    knob, k = min(settings, key=lambda setting: setting[0].error(setting[1]))
+    coarsest = min(((knob, 0) for knob in knobs), key=_size)
+    knob, k = min(settings, key=lambda setting: setting[0].error(setting[1]), default=coarsest)
     source = sum(part.source_bytes for part in knob.parts)
     return CompareTotal(tol, knob.peer.name, knob.nbytes(k), knob.error(k), source / max(knob.nbytes(k), 1))
 
 
 def _ours(contest: Contest, tol: float, ours: Ours) -> Found:
-    """What ours leaves out of its metric is kept as it is."""
     parts = contest.parts(joined=True)
     nbytes = [_our_bytes(ours.part_bytes, part) for part in parts]
     errors = [ours.part_errors.get(part.weight, 0.0) for part in parts]

@@ -167,6 +167,14 @@ def test_layer_bytes_include_the_bias(outputs_report):
     assert rows["svd32", "a"].bytes <= (20 * 8 + 20) * 4
 
 
+def test_a_method_that_cannot_come_down_to_our_bytes_is_shown_at_its_fewest():
+    odd = torch.full((8, 8), math.inf)  # has no relative error, so that others keep it
+    contest = Contest([("a", "b"), ("odd", None)], {**LAYERS, "odd": odd}, network_error)
+    report = compare_network(contest, (1e-2,), lambda tol, tell: Ours({"a": 30, "odd": 20}, {"a": 0.5}, 9e-3))
+    ours, *others = report.at_our_bytes
+    assert ours.bytes == 50 and all(total.bytes == 8 * 8 * 4 and total.error <= 1 for total in others)
+
+
 @pytest.fixture(scope="module")
 def pinn(tmp_path_factory):
     """A small PINN-like checkpoint and the settings of its network."""
@@ -194,3 +202,9 @@ def test_compare_runs_a_network_from_its_settings(pinn):
     assert all(total.error is None or total.error <= 1e-1 for total in report.totals)
     assert totals["hmatrix"].bytes < totals["quantization_entropy"].bytes
     assert {row.layer for row in report.rows} == {"net.0.weight", "net.2.weight"}
+
+
+def test_what_is_kept_is_out_of_the_contest(pinn):
+    file, options = pinn
+    report = compare(file, (1e-1,), exclude=["net.2.*"], **options)
+    assert {row.layer for row in report.rows} == {"net.0.weight"}

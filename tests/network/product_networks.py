@@ -136,6 +136,21 @@ class Later(Own):
         return y if len(x) < 8 else y + 3 * self.weights[1].square().sum()
 
 
+class Named(nn.Module):
+    """A part has the name of one of torch's methods, so that no attribute leads to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights, biases = parameters(True, -1)
+        self.parts = nn.ParameterList([weights[0], *weights[2:]])
+        self.parameters = nn.ParameterList([weights[1], *biases])
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self._modules["parameters"]
+        assert isinstance(own, nn.ParameterList)
+        return torch.tanh(torch.tanh(x @ self.parts[0] + own[1]) @ own[0] + own[2]) @ self.parts[1] + own[3]
+
+
 class Children(Own):
     """Asks how many parameters there are."""
 

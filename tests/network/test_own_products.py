@@ -15,6 +15,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.links import with_stacks
 from hmcompress.network.model.network import Network, in_double
 from hmcompress.network.model.products import canonical, with_products
+from hmcompress.pipeline import compare
 
 NETWORKS = Path(product_networks.__file__)
 STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels"]
@@ -139,3 +140,18 @@ def test_what_shows_with_many_samples_alone_is_found_on_the_module_itself(tmp_pa
     problem = pose(settings, module.state_dict())
     assert max(problem.errors(problem.held_out, load_state_dict(tmp_path / "f"))) <= BOUND
     assert all(len(layer.shapes) == 1 for layer in result.layers)
+
+
+def test_compare_counts_a_bias_with_its_product(tmp_path: Path) -> None:
+    checkpoint, settings = saved(tmp_path, product_networks.Own().eval().state_dict()), settings_of("Own")
+    stored = compress(checkpoint.path, dry_run=True, settings=settings)
+    compared = compare(checkpoint.path, (BOUND,), settings=settings)
+    ours = next(total for total in compared.totals if total.method == "hmatrix")
+    assert ours.bytes == sum(layer.stored_bytes for layer in stored.layers)
+
+
+def test_a_part_with_the_name_of_a_method_is_left_alone() -> None:
+    problem, network = posed("Named")
+    assert [layer.weight for layer in network.layers] == ["parts.0", "parts.1"]
+    assert "parameters.0" in network.others
+    assert network.run(problem.calibration.points.tensors)[0].shape[-1] == 1
