@@ -8,7 +8,17 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
 from hmcompress.hmatrix.grids import compact, positions, product, weighted
-from hmcompress.hmatrix.patterns import copied, interpolated, lattice, listed, short_floats, sinusoids, tiles, trellis
+from hmcompress.hmatrix.patterns import (
+    copied,
+    digits,
+    interpolated,
+    lattice,
+    listed,
+    short_floats,
+    sinusoids,
+    tiles,
+    trellis,
+)
 from hmcompress.hmatrix.tree import tree
 
 Decoder = Callable[[bytes, tuple[int, int], torch.dtype], Body]
@@ -17,6 +27,7 @@ EXACT, TREE, WEIGHTED, LATTICE, TRELLIS, COMPACT, INTERPOLATED, PRODUCT, TILED, 
 BASED = 12  # less another layer, which no matrix knows: the container decodes it
 SINUSOIDS, POSITIONS = 13, 14
 TURNED = 15  # the transpose of a parameter, and beside it a bias: likewise
+DIGITS = 16
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 
@@ -64,6 +75,7 @@ CODECS: dict[int, Decoder] = {
     COPIED: _decode_copied,
     SINUSOIDS: sinusoids.decode,
     POSITIONS: positions.decode,
+    DIGITS: digits.decode,
 }
 
 

@@ -35,6 +35,7 @@ from hmcompress.hmatrix.screen import Structure, find_structure
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF
 from hmcompress.hmatrix.tune import tune, tune_interpolated, tune_trellis
 from hmcompress.hmatrix.tune_copies import tune_copies
+from hmcompress.hmatrix.tune_digits import tune_digits
 from hmcompress.hmatrix.tune_short import tune_short_floats
 from hmcompress.hmatrix.tune_sinusoids import tune_sinusoids
 from hmcompress.hmatrix.tune_thrift import with_thrift
@@ -105,11 +106,8 @@ def _lossy(request: Request, grid: tuple[int, int] | None, kernel: int, first: i
     best = min(filter(None, (_arranged(request, grid, kernel), waves)), key=lambda matrix: matrix.nbytes, default=None)
     if best is not None and best.nbytes * _NO_LATTICE <= request.w.numel():
         return best
-    found = [
-        matrix
-        for matrix in (best, _lattice_or_lists(request, best), _copied(request, kernel, best, first))
-        if matrix is not None
-    ]
+    others = (_lattice_or_lists(request, best), _copied(request, kernel, best, first), tune_digits(request))
+    found = (matrix for matrix in (best, *others) if matrix is not None)
     return tune_short_floats(request, min(found, key=lambda matrix: matrix.nbytes, default=None))
 
 
@@ -188,7 +186,7 @@ def _in_tiles(request: Request, tile: Tile, best: HMatrix | None) -> HMatrix | N
 def _smallest(request: Request, grid: tuple[int, int] | None) -> HMatrix | None:
     """The smallest lossy form that keeps the bound, or None."""
     if request.size == 0:
-        return request.measured(zero_payload())
+        return request.measured(zero_payload(request.w.numel()))
     step = first_step(request)
     if not _is_step(step, request):
         return None

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.measure import Norm, relative_error
-from hmcompress.hmatrix.codecs import EXACT, LATTICE, TREE
+from hmcompress.hmatrix.codecs import DIGITS, EXACT, LATTICE, TREE
 from hmcompress.hmatrix.hmatrix import HMatrix
-from hmcompress.hmatrix.patterns import lattice
+from hmcompress.hmatrix.patterns import digits, lattice
 from hmcompress.hmatrix.tree import tree
 from hmcompress.hmatrix.tree.blocks import PLAIN_LEAF, Leaf, Plan
 from hmcompress.hmatrix.tree.encode import Options
@@ -92,8 +92,10 @@ class Request:
         return Options(every=self.norm == "max", scales=self.effort != "fast")
 
 
-def zero_payload() -> bytes:
+def zero_payload(entries: int) -> bytes:
     """A matrix of zeros, of any shape."""
+    if entries <= digits.MOST:
+        return bytes([DIGITS])
     return bytes([TREE]) + tree.encode(Leaf(), [CodedLeaf(())], 0.0, NATURAL, NATURAL, "fast")
 
 

@@ -69,6 +69,10 @@ def matrices() -> dict[str, HMatrix]:
         "thrift": compress_matrix(
             noise * torch.exp(torch.randn(48, 1, generator=own) + torch.randn(64, generator=own)), 0.1
         ),
+        "digits": compress_matrix(torch.randn(3, 7, generator=own), 1e-2),
+        "digits_from_lowest": compress_matrix(torch.rand(2, 9, generator=own) + 0.6, 1e-2),
+        "digits_of_a_long_step": compress_matrix(torch.tensor([[0.1, -0.3, 0.2]]), 1e-6),
+        "digits_none": compress_matrix(torch.zeros(3, 4), 1e-2),
         "group_codes_of_scales": compress_matrix(codes.mul(scales[..., None]).reshape(32, 256), 1e-4),
     }
 

@@ -32,6 +32,7 @@ SOURCES = {
     "lossless": ("noise", "default", 1e-12),
     "interpolated": ("green", "default", 1e-3),
     "zeros": ("zeros", "default", 1e-2),
+    "digits": ("few", "default", 1e-2),
     "short floats": ("short", "default", 3e-4),
     "pruned short floats": ("pruned", "default", 3e-4),
     "copied": ("rotated", "default", 1e-2),
@@ -45,6 +46,7 @@ def source(name: str) -> HMatrix:
     special = {
         "kernel": lambda: kernel("distance", 160),
         "zeros": lambda: torch.zeros(40, 40),
+        "few": lambda: matrix("noise")[:5, :9],
         "green": greens,
         "rotated": lambda: torch.cat([matrix("noise"), -matrix("noise").flip(0, 1), matrix("noise").roll(9, 1)]),
         "antisymmetric": lambda: matrix("noise")[:48, :48].tril(-1) - matrix("noise")[:48, :48].tril(-1).T,

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import join
-from hmcompress.hmatrix import compress_matrix
+from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.basics import exact
+from hmcompress.hmatrix.basics.measure import reference
 from hmcompress.hmatrix.codecs import COMPACT, EXACT, POSITIONS, PRODUCT, WEIGHTED
 from hmcompress.hmatrix.grids import compact, positions, product, weighted
 from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.hmatrix.request import Request, zero_payload
+from hmcompress.hmatrix.tune_digits import tune_digits
 from hmcompress.layers import from_matrices, real_layout, to_matrices
 
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
@@ -142,7 +145,13 @@ class Stored(Coded):
 
 def lossless(w: Tensor) -> Stored:
     """A weight of any shape, bit for bit."""
-    return Stored(join([bytes([EXACT]) + exact.encode(matrix) for matrix in to_matrices(w)]), w)
+    return Stored(join([_exact(matrix) for matrix in to_matrices(w)]), w)
+
+
+def _exact(matrix: Tensor) -> bytes:
+    if not bool(matrix.any() or matrix.signbit().any()):
+        return zero_payload(matrix.numel())
+    return bytes([EXACT]) + exact.encode(matrix)
 
 
 @dataclass
@@ -184,9 +193,22 @@ class Engine:
         if key not in self._known:
             kernel = real_layout(w.shape, w.dtype).kernel
             slices = [compress_matrix(matrix, tol, effort=self.effort, kernel=kernel) for matrix in to_matrices(w)]
-            values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape, w.dtype)
-            self._known[key] = Stored(join([s.payload for s in slices]), values)
+            self._known[key] = _stored(slices, w)
         return self._known[key]
+
+    def few(self, name: str, w: Tensor, tol: float) -> Stored | None:
+        """The same of a weight of few entries, in a form that is found at once; None where that cannot be."""
+        slices = [
+            tune_digits(Request(x, _rounded(tol), "fro", self.effort, reference(x, "fro"))) for x in to_matrices(w)
+        ]
+        found = [matrix for matrix in slices if matrix is not None]
+        return _stored(found, w) if len(found) == len(slices) else None
+
+
+def _stored(slices: Sequence[HMatrix], w: Tensor) -> Stored:
+    """Coded matrices of a weight."""
+    values = from_matrices(torch.stack([s.to_dense() for s in slices]), w.shape, w.dtype)
+    return Stored(join([s.payload for s in slices]), values)
 
 
 def _share_of_noise(w: Tensor) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
+from hmcompress.hmatrix.patterns.digits import MOST
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.gradients import WIDEST
@@ -90,16 +91,20 @@ def _other(name: str, data: Original, knobs: Knobs) -> Coded:
         grid = metric.quantise(matrix, knobs.delta, knobs.dead_zone)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     coded = Slices(tuple(slices), tuple(w.shape), w.dtype)
-    return coded if w.ndim > 1 else _smallest_vector(coded, name, data, knobs.delta / sensitivity)
+    return _smallest(coded, name, data, knobs.delta / sensitivity * math.sqrt(w.numel() / 12))
 
 
-def _smallest_vector(coded: Coded, name: str, data: Original, level: float) -> Coded:
-    """A vector as it is coded, or without loss, or, a long one, by the engine (a mean over a mesh is smooth)."""
+def _smallest(coded: Coded, name: str, data: Original, tol: float) -> Coded:
+    """A weight as it is coded, or, of few entries, without a metric; a vector also without loss, or, a long one, by the
+    engine (a mean over a mesh is smooth)."""
     w = data.others[name]
-    candidates = [coded, data.engine.exact(name, w)]
-    if w.numel() >= _LONG:
-        candidates.append(data.engine.tensor(name, w, level * math.sqrt(w.numel() / 12)))
-    return min(candidates, key=lambda part: len(part.payload(thorough=False)))
+    candidates: list[Coded | None] = [coded]
+    if w.numel() <= MOST and name not in data.without_zero_rows:
+        candidates.append(data.engine.few(name, w, tol))
+    if w.ndim == 1:
+        candidates.append(data.engine.exact(name, w))
+        candidates += [data.engine.tensor(name, w, tol)] if w.numel() >= _LONG else []
+    return min(filter(None, candidates), key=lambda part: len(part.payload(thorough=False)))
 
 
 def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) -> Callable:
