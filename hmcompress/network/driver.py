@@ -26,7 +26,7 @@ from hmcompress.network.bound.outcome import (
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.bound.quantities import hidden
 from hmcompress.network.layerwise.coded import Engine, lossless
-from hmcompress.network.layerwise.fallback import nearest_weights
+from hmcompress.network.layerwise.fallback import nearest_weights, smaller_without_loss
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
 from hmcompress.network.layerwise.search import DEARER, glance
 from hmcompress.network.layerwise.structure import has_structure
@@ -180,7 +180,8 @@ def _search(subject: Subject, settings: Settings, small: SmallNetworks) -> list[
     if not found:
         problem.errors(problem.held_out, subject.tensors)  # raises where no tensor can be replaced at all
         raise BoundError(f"no step keeps the network's error below {tol:g}: raise tol or give more samples")
-    return found
+    exact = smaller_without_loss(problem.network, subject.tensors, min(trial.nbytes for trial in found))
+    return found if exact is None else [*found, exact]
 
 
 def _kernel(subject: Subject, settings: Settings) -> TangentBound | None:

@@ -1,4 +1,4 @@
-"""Where no pass keeps the bound: the original weights themselves, each as coarse as the bound allows, or lossless."""
+"""Where no pass keeps the bound, or takes much: the original weights, as coarse as the bound allows, or lossless."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -12,6 +12,7 @@ from hmcompress.network.model.network import Network
 
 _FINER = 4.0  # from one relative error of the weights to the next
 _FINEST = 1e-7
+_MUCH = 0.4  # of the weights' own bytes, from which they may take less without loss
 
 
 def nearest_weights(
@@ -23,6 +24,16 @@ def nearest_weights(
         if error <= LIMIT * tol:
             return Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), error)
     return None
+
+
+def smaller_without_loss(network: Network, tensors: Mapping[str, Tensor], nbytes: int) -> Trial | None:
+    """The weights without loss where that takes fewer than so many bytes, as those of 16 bits may; else None."""
+    own = (tensors[name].nbytes for x in network.layers for name in (x.weight, x.bias) if name is not None)
+    if nbytes < _MUCH * (sum(own) + sum(tensors[name].nbytes for name in network.others)):
+        return None
+    parts = _every(network, tensors, lambda name, w: lossless(w))
+    exact = Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), 0.0)
+    return exact if exact.nbytes < nbytes else None
 
 
 def _finer_and_finer(network: Network, tensors: Mapping[str, Tensor], engine: Engine, tol: float) -> Iterator[Parts]:
