@@ -9,8 +9,9 @@ import vector_networks
 from small_networks import outputs_settings, saved
 
 import hmcompress
-from hmcompress.hmatrix.grids.feedback import factorise, quantise
+from hmcompress.hmatrix.grids.feedback import Part, factorise, quantise
 from hmcompress.network import compress_network
+from hmcompress.network.layerwise.gradients import ModesMetric, WholeMetric
 from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "vector_networks.py"
@@ -59,3 +60,14 @@ def test_a_vector_has_steps_of_its_own_where_they_pay(spread: float, steps: int)
     error = np.sqrt(np.mean(np.square((grid.to_dense() - w)[:, 0] * sizes)))
     assert 0.7 < error / (0.01 / 12**0.5) < 1.3
     assert (len(np.unique(grid.row_exponents)) > 1) == (steps > 1)
+
+
+def test_the_error_of_a_change_is_that_of_the_moments() -> None:
+    random = np.random.default_rng(3)
+    change = random.standard_normal((5, 7))
+    rows, columns = (a @ a.T for a in (random.standard_normal((5, 9)), random.standard_normal((7, 9))))
+    whole = WholeMetric(factorise(rows), factorise(columns))
+    assert whole.error(change) == pytest.approx(np.trace(rows @ change @ columns @ change.T))
+    few = np.array([0, 2, 6])
+    modes = ModesMetric((Part(few, factorise(rows), factorise(columns[:3, :3])),))
+    assert modes.error(change) == pytest.approx(np.trace(rows @ change[:, few] @ columns[:3, :3] @ change[:, few].T))

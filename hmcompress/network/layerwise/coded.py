@@ -23,6 +23,7 @@ from hmcompress.layers import from_matrices, real_layout, to_matrices
 _LOOSEST, _TIGHTEST = 0.7, 1e-7
 _LOOK = 1e-2  # tolerance at which structure is looked for
 _CORNER = 1024  # rows and columns that are looked at first
+_LEVELS = 8  # errors an octave at which a few entries are coded
 _NOISE = 0.6  # share of the bytes of noise that rules structure out
 
 
@@ -161,6 +162,7 @@ class Engine:
     effort: str = "default"
     _known: dict[tuple[str, float, float], Stored] = field(default_factory=dict)
     _cheap: dict[str, float] = field(default_factory=dict)
+    _few: dict[tuple[str, int], list[Stored]] = field(default_factory=dict)
 
     def share_of_noise(self, name: str, w: Tensor) -> float:
         """What the engine takes for a matrix over what noise would cost: the more structure, the less."""
@@ -196,13 +198,14 @@ class Engine:
             self._known[key] = _stored(slices, w)
         return self._known[key]
 
-    def few(self, name: str, w: Tensor, tol: float) -> Stored | None:
-        """The same of a weight of few entries, in a form that is found at once; None where that cannot be."""
-        slices = [
-            tune_digits(Request(x, _rounded(tol), "fro", self.effort, reference(x, "fro"))) for x in to_matrices(w)
-        ]
-        found = [matrix for matrix in slices if matrix is not None]
-        return _stored(found, w) if len(found) == len(slices) else None
+    def few(self, name: str, w: Tensor, tol: float) -> list[Stored]:
+        """A weight of few entries in a form that is found at once, at about this error; empty where that cannot be."""
+        step = round(_LEVELS * math.log2(_rounded(tol)))
+        if (name, step) not in self._few:
+            asked = [Request(x, 2 ** (step / _LEVELS), "fro", self.effort, reference(x, "fro")) for x in to_matrices(w)]
+            found = [matrix for request in asked if (matrix := tune_digits(request)) is not None]
+            self._few[name, step] = [_stored(found, w)] if len(found) == len(asked) else []
+        return self._few[name, step]
 
 
 def _stored(slices: Sequence[HMatrix], w: Tensor) -> Stored:

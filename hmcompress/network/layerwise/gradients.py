@@ -47,6 +47,10 @@ class WholeMetric:
     def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
         return quantise(w, self.columns, self.rows, delta, dead_zone, vector=self.vector)
 
+    def error(self, change: np.ndarray) -> float:
+        """Of a change (m, n)."""
+        return _weighed(change, self.rows, self.columns)
+
 
 @dataclass(frozen=True)
 class ModesMetric:
@@ -56,6 +60,14 @@ class ModesMetric:
 
     def quantise(self, w: np.ndarray, delta: float, dead_zone: float) -> Grid:
         return quantise_apart(w, self.parts, delta, dead_zone)
+
+    def error(self, change: np.ndarray) -> float:
+        """Of a change (m, n)."""
+        return sum(_weighed(change[:, p.columns], p.rows_factor, p.columns_factor) for p in self.parts)
+
+
+def _weighed(change: np.ndarray, rows: Factor, columns: Factor) -> float:
+    return float(np.sum((rows.lower.T @ change[np.ix_(rows.order, columns.order)] @ columns.lower) ** 2))
 
 
 Metric = WholeMetric | ModesMetric  # squared relative error of the outputs that a change of a matrix (m, n) makes

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
+from hmcompress.hmatrix.basics.price import SLOPE
 from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
 from hmcompress.hmatrix.patterns.digits import MOST
 from hmcompress.layers import to_matrices
@@ -91,20 +92,29 @@ def _other(name: str, data: Original, knobs: Knobs) -> Coded:
         grid = metric.quantise(matrix, knobs.delta, knobs.dead_zone)
         slices.append(Weighted(grid.with_live_rows(matrix) if name in data.without_zero_rows else grid))
     coded = Slices(tuple(slices), tuple(w.shape), w.dtype)
-    return _smallest(coded, name, data, knobs.delta / sensitivity * math.sqrt(w.numel() / 12))
+    return _cheapest(coded, name, data, knobs.delta)
 
 
-def _smallest(coded: Coded, name: str, data: Original, tol: float) -> Coded:
+def _cheapest(coded: Coded, name: str, data: Original, delta: float) -> Coded:
     """A weight as it is coded, or, of few entries, without a metric; a vector also without loss, or, a long one, by the
-    engine (a mean over a mesh is smooth)."""
-    w = data.others[name]
-    candidates: list[Coded | None] = [coded]
+    engine (a mean over a mesh is smooth). Errors have a price: at this water level, what less of them takes."""
+    w, candidates = data.others[name], [coded]
+    tol = delta / data.other_sensitivities[name] * math.sqrt(w.numel() / 12)
     if w.numel() <= MOST and name not in data.without_zero_rows:
-        candidates.append(data.engine.few(name, w, tol))
+        candidates += data.engine.few(name, w, tol)
     if w.ndim == 1:
         candidates.append(data.engine.exact(name, w))
         candidates += [data.engine.tensor(name, w, tol)] if w.numel() >= _LONG else []
-    return min(filter(None, candidates), key=lambda part: len(part.payload(thorough=False)))
+    if len(candidates) == 1:
+        return coded
+    matrices = to_matrices(w).double().numpy()
+
+    def cost(part: Coded) -> float:
+        changes = to_matrices(part.dense().to(w.dtype)).double().numpy() - matrices
+        error = sum(metric.error(c) for metric, c in zip(data.other_metrics[name], changes, strict=True))
+        return 8 * len(part.payload(thorough=False)) + SLOPE * error / delta**2
+
+    return min(candidates, key=cost)
 
 
 def _quantising(network: Network, data: Original, knobs: Knobs, parts: Parts) -> Callable:
