@@ -44,6 +44,7 @@ _STEPS, _DAMPING = 20, 1e-6  # on all samples, with a price on the weights, unti
 _ROUNDS, _MORE, _NEARLY = 3, 3, 1.08  # of these, and further ones where the error over the tolerance comes near enough
 _HOPELESS = ((5.0, 1.6), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
 _BY_HEART = 1.5  # held-out error over that of the samples, above which there are too few of these
+_AHEAD = 1.3  # the same after the first steps, where the held-out error is hopeless: it hardly falls with the other
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -124,7 +125,7 @@ class _Learner:
             self.error = math.inf
             return None
         narrow = self.last or narrow_learned(self.origin, data, self.scale, hidden, self.tol)
-        small = self.last = widened(narrow, small)
+        small = self.last = small if narrow is None else widened(narrow, small)
         for k, (rows, steps, damping) in enumerate(_FIRST):
             hopeless = _HOPELESS[isinstance(small, SmallWeb)][k]
             far = (hopeless * self.tol) ** 2
@@ -132,6 +133,10 @@ class _Learner:
             self.tick((k + 1) / 4)
             self.error = error**0.5 / self.tol
             if self.error > hopeless:
+                return None
+            held = as_middle(self.problem.network, small).error(self.problem) / self.tol
+            if held > max(hopeless, _AHEAD * self.error):
+                self.error = math.inf
                 return None
         found, self.error = _holding(self.problem, small, data, self.tol)
         return found
