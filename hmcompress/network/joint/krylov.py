@@ -55,15 +55,17 @@ def descend(
     damping: float = 1.0,
     goal: float = 0.0,
     far: float = math.inf,
+    tick: Callable[[float], None] = lambda share: None,
 ) -> float:
     """At most so many steps of so many products each, in place; level: of a price on the weights; goal: squared
-    error at which that ends; far: one above which it also ends where it hardly falls. Returns the squared error on the
-    data. Raises NetworkError where it does not run so."""
+    error at which that ends; far: one above which it also ends where it hardly falls; tick: told which share of the
+    steps is done. Returns the squared error on the data. Raises NetworkError where it does not run so."""
     single, errors = in_single(network, data), [math.inf]
     descent = _Descent(single, data.weight, level, damping)
     for _ in range(steps):
         error, moved = descent.step(products)
         errors.append(error)
+        tick((len(errors) - 1) / steps)
         if not moved or error <= goal or error > max(far, _STANDS * min(errors[:-_WHILE], default=math.inf)):
             break
     for layer, own in zip(network.layers, single.layers, strict=True):

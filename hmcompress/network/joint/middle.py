@@ -5,6 +5,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -129,8 +130,8 @@ class _Learner:
         for k, (rows, steps, damping) in enumerate(_FIRST):
             hopeless = _HOPELESS[isinstance(small, SmallWeb)][k]
             far = (hopeless * self.tol) ** 2
-            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal, far=far)
-            self.tick((k + 1) / 4)
+            tick = partial(self._part, k)
+            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal, far=far, tick=tick)
             self.error = error**0.5 / self.tol
             if self.error > hopeless:
                 return None
@@ -138,8 +139,12 @@ class _Learner:
             if held > max(hopeless, _AHEAD * self.error):
                 self.error = math.inf
                 return None
-        found, self.error = _holding(self.problem, small, data, self.tol)
+        found, self.error = _holding(self.problem, small, data, self.tol, partial(self._part, len(_FIRST)))
         return found
+
+    def _part(self, parts: int, share: float) -> None:
+        """Some of the four parts are done, and a share of the next one: the first steps, and then rounds."""
+        self.tick((parts + share) / (len(_FIRST) + 2))
 
     def _affordable(self, small: SmallNetwork) -> Data:
         """As many samples as a module is run with in the time."""
@@ -148,12 +153,15 @@ class _Learner:
         return self.data.first(min(len(self.data), self.origin.at_once(1), int(_RUNS * self.work / small.each)))
 
 
-def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> tuple[Middle | None, float]:
+def _holding(
+    problem: Problem, small: SmallNetwork, data: Data, tol: float, tick: Callable[[float], None] = lambda share: None
+) -> tuple[Middle | None, float]:
     """What holds on held-out points, of small weights, or how far it is from that: without end, where it is much nearer
     on the samples that it learned from."""
     held, learned = math.inf, 0.0
     for k in range(_ROUNDS + _MORE):
         error = descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
+        tick(min((k + 1) / 2, 1.0))
         middle = as_middle(problem.network, small)
         held, learned = middle.error(problem) / tol, error**0.5 / tol
         if held < _FITS:

@@ -280,4 +280,3 @@ class SmallNetwork(ABC):
             part = data.part(begin, begin + rows)
             transposed, y = self.jacobian(part)
             yield transposed, (part.outputs.T - y).reshape(-1)
-

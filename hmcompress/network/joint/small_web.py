@@ -86,19 +86,16 @@ class SmallWeb(SmallNetwork):
         if rows >= len(data):
             return self._jacobian(data)
         parts = [self._jacobian(data.part(begin, begin + rows)) for begin in range(0, len(data), rows)]
-        each = [(j.unflatten(1, y.shape), y) for j, y in parts]
-        y = torch.cat([y for _, y in each], 1)
-        return torch.cat([j for j, _ in each], 2).flatten(1), y
+        each = [j.unflatten(1, y.shape) for j, y in parts]
+        return torch.cat(each, 2).flatten(1), torch.cat([y for _, y in parts], 1)
 
     def pieces(self, data: Data, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Several from one run: of few samples, what a module's operations take is nearly all that they take at all."""
         for begin in range(0, len(data), _TOGETHER * rows):
             part = data.part(begin, begin + _TOGETHER * rows)
             transposed, y = self.jacobian(part)
-            slopes, r = transposed.unflatten(1, y.shape), part.outputs.T - y
-            for first in range(0, len(part), rows):
-                some = slice(first, first + rows)
-                yield slopes[:, :, some].reshape(len(slopes), -1), r[:, some].reshape(-1)
+            both = transposed.unflatten(1, y.shape).split(rows, 2), (part.outputs.T - y).split(rows, 1)
+            yield from ((j.reshape(len(j), -1), r.reshape(-1)) for j, r in zip(*both, strict=True))
 
     def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
         y, found = self._by_samples(data) if self.web.by_samples else self._by_layers(data)
@@ -119,15 +116,13 @@ class SmallWeb(SmallNetwork):
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
-        moved, found = [own[k] for k in range(self.done, len(self.all_layers))], self._empty(y)
+        moved = [own[k] for k in range(self.done, len(self.all_layers))]
+        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
         for j in range(y.shape[1]):
             slopes = torch.autograd.grad(y[:, j].sum(), moved, retain_graph=True, materialize_grads=True)
             each = [g[:, layer.live] for layer, g in zip(self.layers, slopes, strict=True)]
             found[:, j] = torch.cat(each, 1).T
         return y, found
-
-    def _empty(self, y: Tensor) -> Tensor:
-        return torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
 
     def _by_layers(self, data: Data) -> tuple[Tensor, Tensor]:
         """The same by what enters and leaves each layer, which is quicker."""
@@ -142,7 +137,8 @@ class SmallWeb(SmallNetwork):
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
-        left, found = range(self.done, len(self.all_layers)), self._empty(y)
+        left = range(self.done, len(self.all_layers))
+        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
         fills, zs = [self._filling(k, joined(entering[k])) for k in left], [z for k in left for z in leaving[k]]
         for j in range(y.shape[1]):
             slopes = iter(torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True))
@@ -152,18 +148,17 @@ class SmallWeb(SmallNetwork):
         return y, found
 
     def _filling(self, k: int, x: Tensor) -> Callable[[Tensor, Tensor], None]:
-        """What writes derivatives (weights, N) by a layer's weights from those by its outputs; x (N, ..., n): its
-        inputs."""
+        """What writes derivatives (weights, N) by weights, of inputs x (N, ..., n), from those by a layer's outputs."""
         layer = self.all_layers[k]
         rows, columns = torch.nonzero(layer.live, as_tuple=True)
         read = x.T[columns] if x.ndim == 2 else None
 
         def fill(block: Tensor, g: Tensor) -> None:
             g = g if self.web.sliced else g[..., layer.rows]
-            if read is not None:
-                torch.index_select(g.T.contiguous(), 0, rows, out=block).mul_(read)
-            else:
+            if read is None:
                 block.copy_(torch.einsum("ntm,ntc->mcn", g.flatten(1, -2), x.flatten(1, -2))[rows, columns])
+            else:
+                torch.index_select(g.T.contiguous(), 0, rows, out=block).mul_(read)
 
         return fill
 
