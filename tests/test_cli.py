@@ -1,5 +1,6 @@
 """Claims about the command line: exit codes, one line an error, one JSON document; the pipeline is a stand-in here."""
 
+import inspect
 import io
 import json
 import os
@@ -9,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from hmcompress import cli
 from hmcompress.errors import BoundError, FormatError, NetworkError, OutputError, SourceError
 from hmcompress.pipeline import default_output
+from hmcompress.report import terminal
 from hmcompress.report.terminal import so_far, time_left
 
 sys.path.insert(0, str(Path(__file__).parent / "report"))
@@ -340,6 +343,21 @@ def test_no_command_shows_the_help_and_is_no_success(capsys):
 )
 def test_time_left_waits_until_there_is_something_to_judge_by(done, total, elapsed, left):
     assert time_left(done, total, elapsed) == left
+
+
+def test_time_left_of_other_work_is_by_its_own_speed():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with terminal._bar(console, False) as tell:
+        task = inspect.getclosurevars(tell).nonlocals["shown"]
+        tell("fit", 50, 100)
+        begun = task.start_time
+        tell("fit", 100, 100)
+        assert task.start_time == begun
+        tell("fit", 25, 100)
+        assert begun < task.start_time
+        begun = task.start_time
+        tell("search", 30, 200)
+        assert begun < task.start_time and task.completed == 30
 
 
 def test_progress_is_told_in_bytes_or_in_per_cent():

@@ -74,9 +74,11 @@ def _bar(console: Console, quiet: bool) -> Iterator[Tell]:
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), _Left())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task, shown = bar.add_task("", total=None), bar.tasks[0]
 
         def tell(what: str, done: int, total: int) -> None:
+            if total != shown.total or done < shown.completed:  # other work, whose speed is another
+                bar.reset(task)
             bar.update(task, description=abbreviate(one_line(what), 30), completed=done, total=total)
 
         yield tell

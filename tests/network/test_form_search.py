@@ -217,7 +217,7 @@ def test_what_fewer_neurons_have_found_stays_where_more_of_them_hold_by_chance(
     found.begin()
     found.tol = 1.01 * found.forms[0].error
     stage = SimpleNamespace(share=1.0, work=1e9)
-    monkeypatch.setattr(smallest, "JointStage", lambda *args: stage)
+    monkeypatch.setattr(smallest, "JointStage", lambda *args, **named: stage)
     for name in ("scatter", "polish"):
         monkeypatch.setattr(FormSearch, name, lambda self, work: None)
     for settled, kept in (([True, False], True), ([False], False)):

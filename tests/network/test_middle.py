@@ -25,7 +25,7 @@ from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.linearised import stacks_at
-from hmcompress.network.joint.widening import widened
+from hmcompress.network.joint.widening import narrow_learned, widened
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, Parts, tensors_of
@@ -290,6 +290,46 @@ def test_no_wider_network_is_tried_where_samples_are_learned_by_heart(
     monkeypatch.setattr(middle, "descend", lambda *args, **kwargs: (0.5e-2) ** 2)
     monkeypatch.setattr(middle.Middle, "error", lambda *args: 3e-2)
     assert middle._holding(problem, network, data, 1e-2) == (None, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("held", "descents", "error"),
+    [(7e-2, 1, math.inf), (6e-2, 2, math.inf), (1.2e-2, 3, 0.9)],
+    ids=["at once", "later", "not at all"],
+)
+def test_what_samples_teach_by_heart_ends_after_its_first_steps(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, held: float, descents: int, error: float
+) -> None:
+    taken = list[float]()
+
+    def descend(*args: object, **kwargs: object) -> float:
+        taken.append((4.9e-2 if len(taken) < 1 else 0.9e-2) ** 2)
+        return taken[-1]
+
+    monkeypatch.setattr(middle, "descend", descend)
+    monkeypatch.setattr(middle.Middle, "error", lambda *args: held)
+    monkeypatch.setattr(middle, "_holding", lambda *args: taken.append(0.0) or (None, 0.9))
+    found = middle._Learner(problem, chains_in(problem), 1e-2, 1e12, lambda share: None)
+    assert found.learned(12) is None
+    assert (len(taken), found.error) == (descents, error)
+
+
+def test_a_narrow_network_of_too_many_weights_is_not_learned_first(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, data = learner(problem)
+    assert narrow_learned(chains_in(problem), data.first(64), network.scale, 12, 1.0) is not None
+    monkeypatch.setattr(widening, "_MOST_WORK", 1e6)
+    assert narrow_learned(chains_in(problem), data, network.scale, 12, 1e-2) is None
+    monkeypatch.setattr(middle, "descend", lambda *args, **kwargs: math.inf)
+    assert middle._Learner(problem, chains_in(problem), 1e-2, 1e12, lambda share: None).learned(12) is None
+
+
+def test_the_middle_way_tells_of_each_step(problem: Problem) -> None:
+    network, data = learner(problem)
+    told = list[float]()
+    descend(network, data, 4, 3, tick=told.append)
+    assert told == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_a_network_that_still_holds_is_not_learned_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,18 @@ def test_products_with_the_jacobian_are_those_of_the_jacobian(name: str) -> None
     torch.testing.assert_close(back, jacobian @ u.T.reshape(-1))
 
 
+@pytest.mark.parametrize("name", ["Residual", "Forces"])
+def test_pieces_of_a_jacobian_from_one_run_are_those_of_each_by_itself(name: str) -> None:
+    network, data = learner(posed(name), rows=230)
+    pieces = list(network.pieces(data, 50))
+    parts = [data.part(begin, begin + 50) for begin in range(0, len(data), 50)]
+    assert [j.shape[1] for j, _ in pieces] == [part.outputs.numel() for part in parts]
+    for (slopes, r), part in zip(pieces, parts, strict=True):
+        jacobian, y = network.jacobian(part)
+        torch.testing.assert_close(slopes, jacobian)
+        torch.testing.assert_close(r, (part.outputs.T - y).reshape(-1))
+
+
 def test_products_stay_where_weights_move_on() -> None:
     network, data = learner(posed("Residual"))
     point, v = web_at(network, data), random_moves(network)

@@ -2,7 +2,7 @@
 Kronecker factors of each layer (Martens & Grosse 2015), in single precision. Weights that are not free stay."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,9 +38,11 @@ class _Preconditioner:
         a, ua = torch.linalg.eigh((x.T @ x / len(x)).double())
         return ug.float(), ua.float(), (g.clamp_min(0)[:, None] * a.clamp_min(0)).float()
 
-    def __call__(self, v: Weights, shift: Weights) -> Weights:
-        parts = zip(v, shift, self.parts, self.free, strict=True)
-        return [f * (ug @ ((ug.T @ w @ ua) / (size + float(s.mean()))) @ ua.T) for w, s, (ug, ua, size), f in parts]
+    def shifted(self, shift: Weights) -> Callable[[Weights], Weights]:
+        """With a mean of these numbers as c of each layer."""
+        sizes = [size + float(s.mean()) for (_, _, size), s in zip(self.parts, shift, strict=True)]
+        parts = [(ug, ug.T, ua, ua.T, size) for (ug, ua, _), size in zip(self.parts, sizes, strict=True)]
+        return lambda v: [ug @ ((gu @ w @ ua) / size) @ au for w, (ug, gu, ua, au, size) in zip(v, parts, strict=True)]
 
 
 def descend(
@@ -53,15 +55,17 @@ def descend(
     damping: float = 1.0,
     goal: float = 0.0,
     far: float = math.inf,
+    tick: Callable[[float], None] = lambda share: None,
 ) -> float:
     """At most so many steps of so many products each, in place; level: of a price on the weights; goal: squared
-    error at which that ends; far: one above which it also ends where it hardly falls. Returns the squared error on the
-    data. Raises NetworkError where it does not run so."""
+    error at which that ends; far: one above which it also ends where it hardly falls; tick: told which share of the
+    steps is done. Returns the squared error on the data. Raises NetworkError where it does not run so."""
     single, errors = in_single(network, data), [math.inf]
     descent = _Descent(single, data.weight, level, damping)
     for _ in range(steps):
         error, moved = descent.step(products)
         errors.append(error)
+        tick((len(errors) - 1) / steps)
         if not moved or error <= goal or error > max(far, _STANDS * min(errors[:-_WHILE], default=math.inf)):
             break
     for layer, own in zip(network.layers, single.layers, strict=True):
@@ -87,18 +91,19 @@ class _Descent:
         solver = _Preconditioner.of(sent, point.inputs, free)
         diagonal = [(g**2).T @ x**2 for g, x in zip(sent, point.inputs, strict=True)]
         price, before = _price_of_all(layers, self.level), [layer.matrix for layer in layers]
+        joined = _Joined.of(before)
         error = self.weight * float(residual.pow(2).sum())
-        curvature = self._split(price.curvature(self._joined(before)), before)
+        curvature = joined.split(price.curvature(joined(before)))
         gradient = [self.weight * g for g in point.backward(residual)]
         gradient = [f * (g - c * w) for f, g, c, w in zip(free, gradient, curvature, before, strict=True)]
-        target = error + price.value(self._joined(before))
+        target = error + price.value(joined(before))
         for k in range(_TRIES):
             shift = [self.damping * d + c + _TINY for d, c in zip(diagonal, curvature, strict=True)]
             start = [_MOMENTUM * 0.5**k * v for v in self.last or ()]
             moves = self._solve(point, gradient, shift, solver, products, start)
             self._set([w + v for w, v in zip(before, moves, strict=True)])
             after = self.weight * float((self.network.wanted - self.network.outputs()).pow(2).sum())
-            if after + price.value(self._joined([layer.matrix for layer in layers])) < target:
+            if after + price.value(joined([layer.matrix for layer in layers])) < target:
                 self.damping, self.last = max(self.damping / _MORE, _LEAST_DAMPING), moves
                 return after, True
             self.damping *= _MORE ** (k + 1)
@@ -115,40 +120,36 @@ class _Descent:
         start: Weights,
     ) -> Weights:
         """(J^T J + shift)^-1 times the gradient, by conjugate gradients from some start, or from zero."""
+        joined, inverse = _Joined.of(gradient), solver.shifted(shift)
+        free, along_shift = joined(solver.free), joined(shift)
 
-        def normal(v: Weights) -> Weights:
-            image = point.backward(self.weight * point.forward(v))
-            return [f * (i + s * d) for f, i, s, d in zip(solver.free, image, shift, v, strict=True)]
+        def normal(v: Tensor) -> Tensor:
+            image = joined(point.backward(self.weight * point.forward(joined.split(v))))
+            return free * (image + along_shift * v)
 
-        x = start or [torch.zeros_like(g) for g in gradient]
-        r = [g - i for g, i in zip(gradient, normal(x), strict=True)] if start else gradient
-        z = solver(r, shift)
-        direction, size = z, _dot(r, z)
+        def solved(r: Tensor) -> Tensor:
+            return free * joined(inverse(joined.split(r)))
+
+        b = joined(gradient)
+        x = joined(start) if start else torch.zeros_like(b)
+        r = b - normal(x) if start else b
+        z = solved(r)
+        direction, size = z, joined.dot(r, z)
         enough = _RESIDUAL * size
         for _ in range(products):
             image = normal(direction)
-            along = size / max(_dot(direction, image), 1e-300)
-            x = [a + along * d for a, d in zip(x, direction, strict=True)]
-            r = [a - along * i for a, i in zip(r, image, strict=True)]
-            z = solver(r, shift)
-            size, last = _dot(r, z), size
+            along = size / max(joined.dot(direction, image), 1e-300)
+            x, r = x + along * direction, r - along * image
+            z = solved(r)
+            size, last = joined.dot(r, z), size
             if size < enough:
                 break
-            direction = [a + size / last * d for a, d in zip(z, direction, strict=True)]
-        return x
+            direction = z + size / last * direction
+        return joined.split(x)
 
     def _set(self, weights: Weights) -> None:
         for layer, w in zip(self.network.layers, weights, strict=True):
             layer.matrix = w
-
-    @staticmethod
-    def _joined(weights: Weights) -> Tensor:
-        return torch.cat([w.reshape(-1) for w in weights])
-
-    @staticmethod
-    def _split(values: Tensor, like: Weights) -> Weights:
-        parts = values.split([w.numel() for w in like])
-        return [p.reshape(w.shape) for p, w in zip(parts, like, strict=True)]
 
 
 def _price_of_all(layers: Sequence[Layer], level: float) -> Price:
@@ -162,5 +163,23 @@ def _price_of_all(layers: Sequence[Layer], level: float) -> Price:
     return replace(price, sizes=torch.cat([size.reshape(-1) for size in sizes]))
 
 
-def _dot(a: Weights, b: Weights) -> float:
-    return sum(float((x * y).sum()) for x, y in zip(a, b, strict=True))
+@dataclass(frozen=True)
+class _Joined:
+    """Matrices one after another in a single vector: some long operations instead of many short ones."""
+
+    shapes: list[torch.Size]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, like: Weights) -> "_Joined":
+        return cls([w.shape for w in like], [w.numel() for w in like])
+
+    def __call__(self, weights: Weights) -> Tensor:
+        return torch.cat([w.reshape(-1) for w in weights])
+
+    def split(self, v: Tensor) -> Weights:
+        return [part.view(shape) for part, shape in zip(v.split(self.sizes), self.shapes, strict=True)]
+
+    def dot(self, a: Tensor, b: Tensor) -> float:
+        """Summed matrix by matrix, as single precision carries no more."""
+        return sum(float(part.sum()) for part in (a * b).split(self.sizes))

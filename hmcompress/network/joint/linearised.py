@@ -40,9 +40,8 @@ class Linearised:
 
     def forward(self, v: Weights) -> Tensor:
         """J v, (N, k)."""
-        with torch.enable_grad():
-            along = torch.stack([(g * dw).sum() for g, dw in zip(self.sent_back, v, strict=True)]).sum()
-        return torch.autograd.grad(along, self.u, retain_graph=True)[0]
+        pairs = [(g, dw) for g, dw in zip(self.sent_back, v, strict=True) if g.requires_grad]
+        return torch.autograd.grad([g for g, _ in pairs], self.u, [dw for _, dw in pairs], retain_graph=True)[0]
 
     def backward(self, u: Tensor) -> Weights:
         """J^T u."""

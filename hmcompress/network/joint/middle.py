@@ -5,6 +5,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ _STEPS, _DAMPING = 20, 1e-6  # on all samples, with a price on the weights, unti
 _ROUNDS, _MORE, _NEARLY = 3, 3, 1.08  # of these, and further ones where the error over the tolerance comes near enough
 _HOPELESS = ((5.0, 1.6), (2.0, 1.3))  # error over the tolerance after the first steps; of a web, which takes long
 _BY_HEART = 1.5  # held-out error over that of the samples, above which there are too few of these
+_AHEAD = 1.3  # the same after the first steps, where the held-out error is hopeless: it hardly falls with the other
 _SHARE = 0.5  # of the squared tolerance that the price counts on
 _ENOUGH = 0.7  # of the tolerance, to which the first steps go
 _FITS = 0.93  # of the tolerance
@@ -124,17 +126,25 @@ class _Learner:
             self.error = math.inf
             return None
         narrow = self.last or narrow_learned(self.origin, data, self.scale, hidden, self.tol)
-        small = self.last = widened(narrow, small)
+        small = self.last = small if narrow is None else widened(narrow, small)
         for k, (rows, steps, damping) in enumerate(_FIRST):
             hopeless = _HOPELESS[isinstance(small, SmallWeb)][k]
             far = (hopeless * self.tol) ** 2
-            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal, far=far)
-            self.tick((k + 1) / 4)
+            tick = partial(self._part, k)
+            error = descend(small, data.first(rows), steps, _PRODUCTS, damping=damping, goal=goal, far=far, tick=tick)
             self.error = error**0.5 / self.tol
             if self.error > hopeless:
                 return None
-        found, self.error = _holding(self.problem, small, data, self.tol)
+            held = as_middle(self.problem.network, small).error(self.problem) / self.tol
+            if held > max(hopeless, _AHEAD * self.error):
+                self.error = math.inf
+                return None
+        found, self.error = _holding(self.problem, small, data, self.tol, partial(self._part, len(_FIRST)))
         return found
+
+    def _part(self, parts: int, share: float) -> None:
+        """Some of the four parts are done, and a share of the next one: the first steps, and then rounds."""
+        self.tick((parts + share) / (len(_FIRST) + 2))
 
     def _affordable(self, small: SmallNetwork) -> Data:
         """As many samples as a module is run with in the time."""
@@ -143,12 +153,15 @@ class _Learner:
         return self.data.first(min(len(self.data), self.origin.at_once(1), int(_RUNS * self.work / small.each)))
 
 
-def _holding(problem: Problem, small: SmallNetwork, data: Data, tol: float) -> tuple[Middle | None, float]:
+def _holding(
+    problem: Problem, small: SmallNetwork, data: Data, tol: float, tick: Callable[[float], None] = lambda share: None
+) -> tuple[Middle | None, float]:
     """What holds on held-out points, of small weights, or how far it is from that: without end, where it is much nearer
     on the samples that it learned from."""
     held, learned = math.inf, 0.0
     for k in range(_ROUNDS + _MORE):
         error = descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
+        tick(min((k + 1) / 2, 1.0))
         middle = as_middle(problem.network, small)
         held, learned = middle.error(problem) / tol, error**0.5 / tol
         if held < _FITS:

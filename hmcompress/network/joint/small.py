@@ -5,7 +5,7 @@ Outputs are in units of the tolerance's norm, so that sums of squared residuals 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -264,10 +264,7 @@ class SmallNetwork(ABC):
         count = self.weights()
         gram, gradient, error = torch.zeros(count, count).double(), torch.zeros(count).double(), 0.0
         rows = max(_CHUNK // max(count * data.outputs.shape[1], 1), 64)
-        for begin in range(0, len(data), rows):
-            part = data.part(begin, begin + rows)
-            transposed, y = self.jacobian(part)
-            r = (part.outputs.T - y).reshape(-1)
+        for transposed, r in self.pieces(data, rows):
             if coarse:
                 single = transposed.float()
                 gram.add_(single @ single.T)
@@ -276,3 +273,10 @@ class SmallNetwork(ABC):
             gradient.addmv_(transposed, r)
             error += float(r @ r)
         return data.weight * gram, data.weight * gradient, data.weight * error
+
+    def pieces(self, data: Data, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The transposed Jacobian, and the residual, of so many samples at a time."""
+        for begin in range(0, len(data), rows):
+            part = data.part(begin, begin + rows)
+            transposed, y = self.jacobian(part)
+            yield transposed, (part.outputs.T - y).reshape(-1)

@@ -1,7 +1,7 @@
 """Small networks that a user's own module computes, with the layers of the small network in place of its own."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from hmcompress.network.model.network import DenseLayer, joined, replaced
 _AND_BACK, _FOR_EACH = 3, 30  # times a forward run; multiplications that take as long as an element of a function
 _TWICE = 4  # times as long, where gradients are taken of gradients
 _COUNTED = 4  # samples by which elements are counted
+_TOGETHER = 4  # pieces of a Jacobian
 _LOOKED_AT = 512  # by which neurons are judged
 
 
@@ -85,9 +86,16 @@ class SmallWeb(SmallNetwork):
         if rows >= len(data):
             return self._jacobian(data)
         parts = [self._jacobian(data.part(begin, begin + rows)) for begin in range(0, len(data), rows)]
-        each = [(j.unflatten(1, y.shape), y) for j, y in parts]
-        y = torch.cat([y for _, y in each], 1)
-        return torch.cat([j for j, _ in each], 2).flatten(1), y
+        each = [j.unflatten(1, y.shape) for j, y in parts]
+        return torch.cat(each, 2).flatten(1), torch.cat([y for _, y in parts], 1)
+
+    def pieces(self, data: Data, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Several from one run: of few samples, what a module's operations take is nearly all that they take at all."""
+        for begin in range(0, len(data), _TOGETHER * rows):
+            part = data.part(begin, begin + _TOGETHER * rows)
+            transposed, y = self.jacobian(part)
+            both = transposed.unflatten(1, y.shape).split(rows, 2), (part.outputs.T - y).split(rows, 1)
+            yield from ((j.reshape(len(j), -1), r.reshape(-1)) for j, r in zip(*both, strict=True))
 
     def _jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
         y, found = self._by_samples(data) if self.web.by_samples else self._by_layers(data)
@@ -108,15 +116,13 @@ class SmallWeb(SmallNetwork):
 
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
-        moved, found = [own[k] for k in range(self.done, len(self.all_layers))], self._empty(y)
+        moved = [own[k] for k in range(self.done, len(self.all_layers))]
+        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
         for j in range(y.shape[1]):
             slopes = torch.autograd.grad(y[:, j].sum(), moved, retain_graph=True, materialize_grads=True)
             each = [g[:, layer.live] for layer, g in zip(self.layers, slopes, strict=True)]
             found[:, j] = torch.cat(each, 1).T
         return y, found
-
-    def _empty(self, y: Tensor) -> Tensor:
-        return torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
 
     def _by_layers(self, data: Data) -> tuple[Tensor, Tensor]:
         """The same by what enters and leaves each layer, which is quicker."""
@@ -132,24 +138,29 @@ class SmallWeb(SmallNetwork):
         with torch.enable_grad(), replaced(self.web.network, note):
             y = self.web.network.call(data.inputs, self.tensors()) * self.scale
         left = range(self.done, len(self.all_layers))
-        xs, zs, found = [joined(entering[k]) for k in left], [z for k in left for z in leaving[k]], self._empty(y)
+        found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
+        fills, zs = [self._filling(k, joined(entering[k])) for k in left], [z for k in left for z in leaving[k]]
         for j in range(y.shape[1]):
             slopes = iter(torch.autograd.grad(y[:, j].sum(), zs, retain_graph=True, materialize_grads=True))
             blocks = found[:, j].split([int(layer.live.sum()) for layer in self.layers])
-            for k, x, block in zip(left, xs, blocks, strict=True):
-                self._fill(block, k, x, joined([next(slopes) for _ in leaving[k]]))
+            for k, fill, block in zip(left, fills, blocks, strict=True):
+                fill(block, joined([next(slopes) for _ in leaving[k]]))
         return y, found
 
-    def _fill(self, block: Tensor, k: int, x: Tensor, g: Tensor) -> None:
-        """Derivatives (weights, N) by a layer's weights, from its inputs (N, ..., n) and those by its outputs."""
+    def _filling(self, k: int, x: Tensor) -> Callable[[Tensor, Tensor], None]:
+        """What writes derivatives (weights, N) by weights, of inputs x (N, ..., n), from those by a layer's outputs."""
         layer = self.all_layers[k]
         rows, columns = torch.nonzero(layer.live, as_tuple=True)
-        g = g if self.web.sliced else g[..., layer.rows]
-        if x.ndim == 2:
-            torch.mul(g.T[rows], x.T[columns], out=block)
-        else:
-            each = torch.einsum("ntm,ntc->mcn", g.flatten(1, -2), x.flatten(1, -2))
-            block.copy_(each[rows, columns])
+        read = x.T[columns] if x.ndim == 2 else None
+
+        def fill(block: Tensor, g: Tensor) -> None:
+            g = g if self.web.sliced else g[..., layer.rows]
+            if read is None:
+                block.copy_(torch.einsum("ntm,ntc->mcn", g.flatten(1, -2), x.flatten(1, -2))[rows, columns])
+            else:
+                torch.index_select(g.T.contiguous(), 0, rows, out=block).mul_(read)
+
+        return fill
 
     def _with_ones(self, k: int, x: Tensor) -> Tensor:
         x = self._own_columns(k, x)

@@ -65,13 +65,12 @@ def smallest_joint(
 
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
-    stage = JointStage(problem, origin, tol, _WORK[effort], slim)
+    stage = JointStage(problem, origin, tol, _WORK[effort], slim, tick=lambda share: tick(_FIRST_PART * share))
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
             break  # what fewer neurons have found stays
         candidates += some
-        tick(_FIRST_PART * stage.share)
     best = sorted(candidates, key=lambda candidate: candidate.promise)[:_BEST]
     best = [candidate for candidate in best if candidate.promise <= _NEARLY * best[0].promise]
     for k, candidate in enumerate(best):
@@ -117,6 +116,7 @@ class JointStage:
     work: float
     slim: bool = False
     rows: int = LEARNED_ROWS
+    tick: Callable[[float], None] = lambda share: None
 
     def __post_init__(self) -> None:
         largest = self.problem.settings.tolerance == "max"
@@ -126,10 +126,9 @@ class JointStage:
         self._held, _ = with_outputs(self.problem, self.origin, held.points.pairs(len(held.points)), self.scale)
         self.done = 0.0
 
-    @property
-    def share(self) -> float:
-        """Of the work that is done."""
-        return min(self.done / self.work, 1.0)
+    def _did(self, work: float) -> None:
+        self.done += work
+        self.tick(min(self.done / self.work, 1.0))
 
     def candidates(self) -> Iterator[list[FormSearch]]:
         """Candidates of growing size: the first width that fits, with several first weights, and the next ones."""
@@ -158,7 +157,7 @@ class JointStage:
         for candidate in sorted(candidates, key=lambda candidate: candidate.network.weights()):
             if not begun or self.done < self.work:
                 candidate.begin()
-                self.done += candidate.work
+                self._did(candidate.work)
                 begun.append(candidate)
                 if candidate.network.each and self._holds_by_chance(candidate, measured):
                     return False
@@ -167,7 +166,7 @@ class JointStage:
             if candidate.promise <= _WORTH * best and (not k or self.done < self.work):
                 before = candidate.work
                 candidate.settle(self.work)
-                self.done += candidate.work - before
+                self._did(candidate.work - before)
         return True
 
     def _holds_by_chance(self, candidate: FormSearch, measured: Callable[[Parts], float]) -> bool:
@@ -180,7 +179,7 @@ class JointStage:
         fits: list[Fit] = []
         for seed in range(_SEEDS):
             fits.append(self._fitted(hidden, seed))
-            self.done += fits[-1].work
+            self._did(fits[-1].work)
             nearest = min(fit.ratio for fit in fits)
             enough = self.work * (_FIRST_PART if some or nearest <= 1 else patience(self.origin))
             cheap = sum(fit.work for fit in fits) < _CHEAP * self.work

@@ -39,7 +39,7 @@ class Web:
 
     def narrowed(self, counts: tuple[int, ...]) -> dict[str, Tensor]:
         """The vectors that lie along groups, for so many neurons of each."""
-        own = own_tensors(self.network.module)
+        own = own_tensors(self.network.module) if self.vectors else {}
         return {name: narrowed(own[self.network.places[name]].detach(), counts[k]) for name, k in self.vectors}
 
     def outputs(self, points: Points) -> Data:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.network.joint.distil import Origin
+from hmcompress.network.joint.form_search import multiplications
 from hmcompress.network.joint.least_squares import minimise
 from hmcompress.network.joint.origin import fresh
 from hmcompress.network.joint.small import Data, Layer, SmallNetwork
@@ -13,14 +14,19 @@ from hmcompress.network.joint.stacks import SmallStacks
 _HIDDEN = (4, 5, 6, 8, 10, 12, 15, 19, 24)  # neurons of a hidden layer
 _WEIGHTS = 400  # of the narrow network, about
 _ROWS, _STEPS = (2048, 4096), 60  # samples, and steps on these
+_MOST_WORK = 4e11  # multiplications that these may take, about
 _GOAL, _GAIN = 0.5, 0.01  # of the tolerance; of a step below which it is about to end
 _WHISPER = 0.03  # share of their random weights by which the others are read at first: at zero they hardly learn
 
 
-def narrow_learned(origin: Origin, data: Data, scale: Tensor, hidden: int, tol: float) -> SmallNetwork:
-    """A network of some hundred weights, with at most so many neurons in a layer, that has learned what it can."""
+def narrow_learned(origin: Origin, data: Data, scale: Tensor, hidden: int, tol: float) -> SmallNetwork | None:
+    """A network of some hundred weights, with at most so many neurons in a layer, that has learned what it can. None:
+    what has no neurons of its own makes it so large that this takes too long."""
     narrow = max((h for h in _HIDDEN if origin.inner_weights(h) <= _WEIGHTS), default=_HIDDEN[0])
     small, damping = fresh(origin, data, scale, min(narrow, hidden), 0, everything=True), 1.0
+    work = sum(multiplications(_STEPS, data.first(rows), small.weights(), small.each) for rows in _ROWS)
+    if work > _MOST_WORK:
+        return None
     for rows in _ROWS:
         minimise(small, data.first(rows), _STEPS, damping=damping, goal=(_GOAL * tol) ** 2, gain=_GAIN)
         damping = 1e-3
