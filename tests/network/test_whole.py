@@ -16,7 +16,9 @@ from hmcompress.network.joint import smallest, whole_quantise
 from hmcompress.network.joint.whole import Whole, numbers
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
+from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.subject import Subject
+from hmcompress.network.layerwise.trial import Trial
 from hmcompress.settings.config import Settings
 from hmcompress.work.progress import silent
 
@@ -172,4 +174,16 @@ def test_what_promises_more_bytes_than_passes_is_given_up(
     problem, data = posed("kinds")
     stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 2e-2)
     stage.search(2.4e11, lambda share: None, worth)
+    assert len(stage.trials) == trials
+
+
+@pytest.mark.parametrize(("errors", "trials"), [([1.0, 1e-2, 1e-2], 2), ([1.0, math.inf, 1.0, 1.0], 3)])
+def test_a_first_trial_that_breaks_gives_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, errors: list[float], trials: int
+) -> None:
+    problem, data = posed("kinds")
+    stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 0.0)
+    left = iter(errors)
+    monkeypatch.setattr(stage, "_trial", lambda level, caution: Trial(Knobs(level), {}, 100, next(left)))
+    stage.search(2.4e11, lambda share: None, 50.0)
     assert len(stage.trials) == trials

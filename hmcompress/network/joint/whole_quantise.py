@@ -41,6 +41,7 @@ _FEWEST, _MOST = 3, 30  # trials
 _WORTH = 1.4  # times the bytes of passes, above which what the first trials promise is given up
 _MORE, _USED = 2, 0.8  # trials, where the smallest that holds leaves more than this share of the tolerance
 _FAR = 3.0  # logarithm of an error over the tolerance that is none
+_BROKEN = 2.3  # the same of one that says nothing about what a little more caution would give
 _AIM, _CLOSE = 0.96, 0.03
 _POWER = 0.5  # of the caution, by which the error falls about
 
@@ -204,7 +205,7 @@ class WholeStage:
         for level, share in _LEVELS:
             while len(self.trials) < max(share * most, _FEWEST) and not _is_close(known[level]):
                 known[level].append(self._step(level, caution))
-                if min(t.score(self.tol) for t in self.trials) > worth:
+                if self._is_given_up(worth):
                     return
                 caution = _next(known[level])
                 tick(len(self.trials) / most)
@@ -214,6 +215,13 @@ class WholeStage:
                 break
             known[level].append(self._step(level, _next(known[level])))
         tick(1.0)
+
+    def _is_given_up(self, worth: float) -> bool:
+        """Whether the trials promise more bytes than they are worth; one that broke, as the first may, says nothing."""
+        telling = [t for t in self.trials if self._excess(t.error) < _BROKEN]
+        if not telling:
+            return len(self.trials) >= _FEWEST
+        return min(t.score(self.tol) for t in telling) > worth
 
     def _step(self, level: float, caution: float) -> tuple[float, float]:
         """A further trial: the logarithms of its caution, which is given, and of its error over what is aimed at."""
