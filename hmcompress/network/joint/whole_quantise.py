@@ -217,8 +217,9 @@ class WholeStage:
         tick(1.0)
 
     def _is_given_up(self, worth: float) -> bool:
-        """Whether the trials promise more bytes than they are worth; one that broke, as the first may, says nothing."""
-        telling = [t for t in self.trials if self._excess(t.error) < _BROKEN]
+        """Whether the trials promise more bytes than they are worth; one that was far too coarse, as the first may be,
+        says nothing."""
+        telling = [t for t in self.trials if self._excess(t.error) <= _BROKEN or math.isinf(t.error)]
         if not telling:
             return len(self.trials) >= _FEWEST
         return min(t.score(self.tol) for t in telling) > worth
