@@ -73,6 +73,25 @@ class Turned(Own):
         return b + x @ w.t()
 
 
+class Summed(Own):
+    """Sums over named axes: each sample's numbers lie between two other axes, and so do the biases."""
+
+    bias = 1, -1, 1
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("sn...,nm->sm...", x, w) + b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., None].expand(-1, -1, 2))[..., 0]
+
+
+class Dotted(Own):
+    turned = False
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.tensordot(x, w, dims=([-1], [1])) + b
+
+
 class Columns(Own):
     """Samples stand side by side."""
 

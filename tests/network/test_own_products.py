@@ -17,7 +17,7 @@ from hmcompress.network.model.network import Network, in_double
 from hmcompress.network.model.products import canonical, with_products
 
 NETWORKS = Path(product_networks.__file__)
-STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels"]
+STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels", "Summed", "Dotted"]
 BOUND = 1e-2
 
 

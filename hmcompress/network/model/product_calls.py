@@ -8,13 +8,15 @@ where the product is taken.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
+
+from hmcompress.network.model.contractions import contractions
 
 _PRODUCTS = {"matmul", "mm", "__matmul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
@@ -132,6 +134,8 @@ class Watch(TorchFunctionMode):
             return self._times(x, w, b, columns=False)
         if name in _CONVOLUTIONS:
             return self._kernel(_CONVOLUTIONS[name], args, named)
+        if name in ("einsum", "tensordot"):
+            return self._contracted(name, args, named)
         if named or len(args) != 2 + (name == "addmm") or name not in _PRODUCTS | {"addmm"}:
             return None
         bias = args[0] if name == "addmm" else None
@@ -148,6 +152,14 @@ class Watch(TorchFunctionMode):
     def _turned(self, call: Call | None) -> Call | None:
         """The product whose result has its neurons along rows."""
         return None if call is None else Call(call.place, call.turned, call.x, -2, call.bias)
+
+    def _contracted(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
+        """The product that a sum over one axis is."""
+        for found in contractions(name, args, named):
+            call = self._times(found.x, found.w, columns=found.columns)
+            if call is not None:
+                return replace(call, x=call.x.permute(found.order), axis=found.axis)
+        return None
 
     def _kernel(self, axes: int, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
         """A convolution whose kernel sees one place."""

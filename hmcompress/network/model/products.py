@@ -128,7 +128,7 @@ def _path_for(network: Network, place: str) -> str:
 
 
 def _fits(matrix: Tensor, bias: Tensor) -> bool:
-    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype and bias.ndim <= 2
+    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype
 
 
 def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
