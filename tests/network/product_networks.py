@@ -92,6 +92,26 @@ class Dotted(Own):
         return torch.tensordot(x, w, dims=([-1], [1])) + b
 
 
+class Scaled(Own):
+    """Weights are kept in other units than they are used in."""
+
+    turned = False
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return functional.linear(x, 1.5 * (w / 1.25), b)
+
+
+class Gain(Own):
+    """One of the scales is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.1))
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return x @ (w * self.gain if len(w) == len(w.T) else w) + b
+
+
 class Columns(Own):
     """Samples stand side by side."""
 

@@ -74,15 +74,16 @@ def test_layers_take_weights_and_biases_of_any_shape(name: str) -> None:
         assert layers[layer.weight].shape == network.shape(layer) and layers[str(layer.bias)].ndim == 1
 
 
-@pytest.mark.parametrize("name", ["Recurrent", "Mapped", "Forces"])
+@pytest.mark.parametrize("name", ["Recurrent", "Mapped", "Forces", "Scaled"])
 def test_the_file_holds_where_layers_are_called_in_other_ways(name: str, tmp_path: Path) -> None:
-    """Several times, so that biases stand by themselves; inside of vmap, where no input can be kept; for gradients."""
+    """Several times, so that biases stand by themselves; inside of vmap, where no input can be kept; for gradients;
+    with weights times numbers."""
     module = getattr(product_networks, name)().eval()
     checkpoint, settings = saved(tmp_path, module.state_dict()), settings_of(name)
     compress(checkpoint.path, tmp_path / "f", settings=settings)
     assert verify(tmp_path / "f", against=checkpoint.path).passed
     _, network = posed(name)
-    assert len(network.products) == {"Recurrent": 3, "Mapped": 0, "Forces": 3}[name]
+    assert len(network.products) == {"Recurrent": 3, "Mapped": 0, "Forces": 3, "Scaled": 3}[name]
 
 
 def test_derivatives_go_through_them(tmp_path: Path) -> None:
@@ -123,6 +124,12 @@ def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_n
     _, network = posed("Constant")
     assert [p.name for p in network.products] == ["last"] and not network.routed
     assert {layer.weight for layer in network.layers} == {"last", "turn.weight"}
+
+
+def test_a_weight_times_another_one_stays_as_it_was() -> None:
+    _, network = posed("Gain")
+    assert [p.name for p in network.products] == ["weights.0", "weights.2"]
+    assert "weights.1" in network.others
 
 
 def test_a_module_that_minds_is_left_alone() -> None:

@@ -20,6 +20,7 @@ from hmcompress.network.model.contractions import contractions
 
 _PRODUCTS = {"matmul", "mm", "__matmul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+_TIMES, _OVER = {"mul", "multiply", "__mul__", "__rmul__"}, {"div", "divide", "true_divide", "__truediv__"}
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _RECENT = 8  # products to which a bias may still be added
 
@@ -72,12 +73,22 @@ class Call:
         return z + (self.bias.reshape(-1, *[1] * (-1 - self.axis)) if self.kernel else self.bias)
 
 
+@dataclass(frozen=True)
+class _View:
+    """A tensor that shows a known one, as it is or turned, times a number."""
+
+    tensor: Tensor
+    place: str
+    turned: bool = False
+    factor: float = 1.0
+
+
 class Watch(TorchFunctionMode):
     """Sees products of some tensors, by their places, and sums of these products with others of them."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._views = {id(t): (t, place, False) for place, t in tensors.items()}
+        self._views = {id(t): _View(t, place) for place, t in tensors.items()}
         self._recent: deque[tuple[Tensor, Call]] = deque(maxlen=_RECENT)
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
@@ -90,8 +101,8 @@ class Watch(TorchFunctionMode):
 
     def place_of(self, t: object) -> str | None:
         """Of the tensor itself, or of a view of it as it is."""
-        _, place, turned = self._views.get(id(t), (None, None, False))
-        return None if turned else place
+        view = self._views.get(id(t))
+        return None if view is None or view.turned or view.factor != 1 else view.place
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -112,6 +123,7 @@ class Watch(TorchFunctionMode):
         out = own()
         if args and isinstance(out, Tensor):
             self._note(args[0], out)
+            self._note_multiple(name, args, out)
         return out
 
     def _note(self, t: object, out: Tensor) -> None:
@@ -119,14 +131,24 @@ class Watch(TorchFunctionMode):
         known = self._views.get(id(t))
         if known is None or id(out) in self._views or out.layout != torch.strided or is_functorch_wrapped_tensor(out):
             return
-        if out.data_ptr() != known[0].data_ptr():
+        if out.data_ptr() != known.tensor.data_ptr():
             return
-        before, place, turned = known
         assert isinstance(t, Tensor)
-        if out.shape == t.shape and out.stride() == t.stride() and out.dtype == before.dtype:
-            self._views[id(out)] = out, place, turned
+        if out.shape == t.shape and out.stride() == t.stride() and out.dtype == known.tensor.dtype:
+            self._views[id(out)] = replace(known, tensor=out)
         elif t.ndim == 2 and (out.shape, out.stride()) == (t.shape[::-1], t.stride()[::-1]):
-            self._views[id(out)] = out, place, not turned
+            self._views[id(out)] = replace(known, tensor=out, turned=not known.turned)
+
+    def _note_multiple(self, name: str, args: Sequence[Any], out: Tensor) -> None:
+        """So is a known one times a number; its layer gets its inputs times that instead."""
+        if name not in _TIMES | _OVER or len(args) != 2:
+            return
+        t, number = args
+        known = self._views.get(id(t))
+        if known is None or id(out) in self._views or not isinstance(number, int | float) or not number:
+            return
+        factor = known.factor / number if name in _OVER else known.factor * number
+        self._views[id(out)] = replace(known, tensor=out, factor=factor)
 
     def _call(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
         if name == "linear":
@@ -145,9 +167,9 @@ class Watch(TorchFunctionMode):
     def _times(self, x: Any, w: Any, bias: Tensor | None = None, columns: bool = True) -> Call | None:
         """x W, or x W^T; None where W is not known, or is no matrix."""
         known = self._views.get(id(w))
-        if known is None or known[0].ndim != 2 or not isinstance(x, Tensor) or id(x) in self._views:
+        if known is None or known.tensor.ndim != 2 or not isinstance(x, Tensor) or id(x) in self._views:
             return None
-        return Call(known[1], known[2] != columns, x, -1, bias)
+        return Call(known.place, known.turned != columns, x if known.factor == 1 else x * known.factor, -1, bias)
 
     def _turned(self, call: Call | None) -> Call | None:
         """The product whose result has its neurons along rows."""
