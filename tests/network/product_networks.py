@@ -93,23 +93,27 @@ class Dotted(Own):
 
 
 class Scaled(Own):
-    """Weights are kept in other units than they are used in."""
+    """Weights are kept in other units than they are used in: by a number, a learned one, one for each row or column."""
 
     turned = False
 
-    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return functional.linear(x, 1.5 * (w / 1.25), b)
-
-
-class Gain(Own):
-    """One of the scales is learned."""
-
     def __init__(self) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.tensor(1.1))
+        self.gain, self.rows, self.cols = (nn.Parameter(1 + torch.rand(n)) for n in (1, 24, 24))
 
     def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return x @ (w * self.gain if len(w) == len(w.T) else w) + b
+        if w is self.weights[0]:
+            return functional.linear(x, 1.5 * (w / 1.25), b)
+        if w is self.weights[1]:
+            return x @ (self.rows[:, None] * w / self.cols).T + b
+        return functional.linear(x, w * self.gain, b)
+
+
+class Masked(Own):
+    """Weights of which some entries count more."""
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return x @ (w * torch.ones_like(w).triu(1)) + b if len(w) == len(w.T) else x @ w + b
 
 
 class Columns(Own):

@@ -77,7 +77,7 @@ def test_layers_take_weights_and_biases_of_any_shape(name: str) -> None:
 @pytest.mark.parametrize("name", ["Recurrent", "Mapped", "Forces", "Scaled"])
 def test_the_file_holds_where_layers_are_called_in_other_ways(name: str, tmp_path: Path) -> None:
     """Several times, so that biases stand by themselves; inside of vmap, where no input can be kept; for gradients;
-    with weights times numbers."""
+    with weights that are multiplied first."""
     module = getattr(product_networks, name)().eval()
     checkpoint, settings = saved(tmp_path, module.state_dict()), settings_of(name)
     compress(checkpoint.path, tmp_path / "f", settings=settings)
@@ -126,10 +126,20 @@ def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_n
     assert {layer.weight for layer in network.layers} == {"last", "turn.weight"}
 
 
-def test_a_weight_times_another_one_stays_as_it_was() -> None:
-    _, network = posed("Gain")
-    assert [p.name for p in network.products] == ["weights.0", "weights.2"]
-    assert "weights.1" in network.others
+def test_weights_may_be_multiplied_by_a_number_for_each_row_or_column() -> None:
+    problem, network = posed("Scaled")
+    assert [(p.name, p.bias) for p in network.products] == [
+        ("weights.0", "biases.0"),
+        ("weights.1", None),
+        ("weights.2", "biases.2"),
+    ]
+    y = network.run(problem.calibration.points.tensors)
+    torch.testing.assert_close(y, problem.calibration.blocks[0].to(network.dtype))
+
+
+def test_a_weight_under_a_mask_stays_as_it_was() -> None:
+    _, network = posed("Masked")
+    assert [p.name for p in network.products] == ["weights.0", "weights.2"] and "weights.1" in network.others
 
 
 def test_a_module_that_minds_is_left_alone() -> None:
