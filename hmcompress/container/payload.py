@@ -11,7 +11,7 @@ from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import BASED, TURNED
-from hmcompress.layers import REAL_PARTS, Layout, from_matrices, real_layout, to_matrices
+from hmcompress.layers import REAL_PARTS, Layout, from_matrices, layout, real_layout, to_matrices
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
@@ -66,10 +66,11 @@ def decode_layer(
     """
     weight = shapes[0]
     if payload[:1] == bytes([TURNED]):
-        if len(weight) != 2 or payload[1:2] in (bytes([TURNED]), bytes([BASED])):
+        matrix = layout(weight)
+        if len(weight) < 2 or matrix.count != 1 or payload[1:2] in (bytes([TURNED]), bytes([BASED])):
             raise FormatError("a layer is turned that is no matrix by itself: the file is damaged")
-        w, *bias = decode_layer(payload[1:], [weight[::-1], *shapes[1:]], dtype)
-        return [w.T.contiguous(), *bias]
+        w, *bias = decode_layer(payload[1:], [(matrix.cols, matrix.rows), *shapes[1:]], dtype)
+        return [w.T.reshape(weight).contiguous(), *bias]
     if len(shapes) == 2:
         matrix = layout_with_bias(weight)
         if math.prod(shapes[1]) != matrix.rows:

@@ -62,7 +62,7 @@ def as_saved(layer: EncodedLayer, products: Mapping[str, Product]) -> EncodedLay
     if weight is None:
         return layer
     if weight.name != layer.row.name:  # its bias, by itself, which was coded as a column
-        lies = len(weight.bias_shape) == 2 and weight.bias_shape[0] == 1
+        lies = len(weight.bias_shape) > 1 and weight.bias_shape[0] == 1
         return replace(layer, shapes=(weight.bias_shape,), payload=turned(layer.payload) if lies else layer.payload)
     shapes = (weight.shape, weight.bias_shape)[: len(layer.shapes)]
     return replace(layer, shapes=shapes, payload=turned(layer.payload) if weight.turned else layer.payload)

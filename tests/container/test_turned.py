@@ -15,7 +15,7 @@ def payload(w: torch.Tensor = MATRIX) -> bytes:
     return turned(compress_matrix(w, 1e-3).payload)
 
 
-@pytest.mark.parametrize("bias", [(20,), (1, 20), (20, 1)], ids=str)
+@pytest.mark.parametrize("bias", [(20,), (1, 20), (20, 1), (1, 1, 20)], ids=str)
 def test_weight_and_bias_come_back_in_their_shapes(bias):
     w, b = decode_layer(payload(), [(32, 20), bias], torch.float32)
     assert w.shape == (32, 20) and b.shape == bias and w.is_contiguous()
@@ -28,10 +28,18 @@ def test_a_weight_comes_back_alone():
     assert (w.T - MATRIX).norm() <= 1e-3 * MATRIX.norm()
 
 
+@pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (1, 24, 1)], ids=str)
+def test_a_row_by_itself_comes_back_in_its_shape(shape):
+    column = torch.randn(24, 1, generator=torch.Generator().manual_seed(1))
+    (row,) = decode_layer(payload(column), [shape], torch.float32)
+    assert row.shape == shape and (row.flatten() - column[:, 0]).norm() <= 1e-3 * column.norm()
+
+
 @pytest.mark.parametrize(
     ("stored", "shapes", "line"),
     [
-        (payload(), [(33, 4, 5)], "no matrix"),
+        (payload(), [(3, 16, 20)], "no matrix"),
+        (payload(), [(33,)], "no matrix"),
         (payload(), [(32, 20), (32,)], "not that of 20 rows"),
         (payload()[1:], [(20, 32), (32,)], "not that of 20 rows"),
         (turned(payload()), [(20, 33)], "no matrix"),

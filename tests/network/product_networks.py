@@ -73,6 +73,49 @@ class Turned(Own):
         return b + x @ w.t()
 
 
+class Summed(Own):
+    """Sums over named axes: each sample's numbers lie between two other axes, and so do the biases."""
+
+    bias = 1, -1, 1
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("sn...,nm->sm...", x, w) + b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., None].expand(-1, -1, 2))[..., 0]
+
+
+class Dotted(Own):
+    turned = False
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.tensordot(x, w, dims=([-1], [1])) + b
+
+
+class Scaled(Own):
+    """Weights are kept in other units than they are used in: by a number, a learned one, one for each row or column."""
+
+    turned = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.rows, self.cols = (nn.Parameter(1 + torch.rand(n)) for n in (1, 24, 24))
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if w is self.weights[0]:
+            return functional.linear(x, 1.5 * (w / 1.25), b)
+        if w is self.weights[1]:
+            return x @ (self.rows[:, None] * w / self.cols).T + b
+        return functional.linear(x, w * self.gain, b)
+
+
+class Masked(Own):
+    """Weights of which some entries count more."""
+
+    def product(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return x @ (w * torch.ones_like(w).triu(1)) + b if len(w) == len(w.T) else x @ w + b
+
+
 class Columns(Own):
     """Samples stand side by side."""
 

@@ -96,6 +96,23 @@ def build_idle() -> nn.Module:
     return Idle()
 
 
+class IdleBlocks(nn.Module):
+    """The same with a block of convolutions, never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Sequential(nn.Conv1d(16, 16, 3, bias=False), nn.BatchNorm1d(16), nn.Conv1d(16, 4, 3))
+        self.blocks = nn.ModuleDict({"used": nn.Linear(2, 16), "idle": block})
+
+    def forward(self, x: Tensor) -> Any:
+        return self.blocks["used"](x)
+
+
+def build_idle_blocks() -> nn.Module:
+    torch.manual_seed(0)
+    return IdleBlocks()
+
+
 def check_jacobian(network: Any, data: Any) -> None:
     """J^T J and J^T r of a small network against differences."""
     gram, gradient, _ = network.normal(data)

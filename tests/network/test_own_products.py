@@ -18,7 +18,7 @@ from hmcompress.network.model.products import canonical, with_products
 from hmcompress.pipeline import compare
 
 NETWORKS = Path(product_networks.__file__)
-STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels"]
+STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels", "Summed", "Dotted"]
 BOUND = 1e-2
 
 
@@ -75,15 +75,16 @@ def test_layers_take_weights_and_biases_of_any_shape(name: str) -> None:
         assert layers[layer.weight].shape == network.shape(layer) and layers[str(layer.bias)].ndim == 1
 
 
-@pytest.mark.parametrize("name", ["Recurrent", "Mapped", "Forces"])
+@pytest.mark.parametrize("name", ["Recurrent", "Mapped", "Forces", "Scaled"])
 def test_the_file_holds_where_layers_are_called_in_other_ways(name: str, tmp_path: Path) -> None:
-    """Several times, so that biases stand by themselves; inside of vmap, where no input can be kept; for gradients."""
+    """Several times, so that biases stand by themselves; inside of vmap, where no input can be kept; for gradients;
+    with weights that are multiplied first."""
     module = getattr(product_networks, name)().eval()
     checkpoint, settings = saved(tmp_path, module.state_dict()), settings_of(name)
     compress(checkpoint.path, tmp_path / "f", settings=settings)
     assert verify(tmp_path / "f", against=checkpoint.path).passed
     _, network = posed(name)
-    assert len(network.products) == {"Recurrent": 3, "Mapped": 0, "Forces": 3}[name]
+    assert len(network.products) == {"Recurrent": 3, "Mapped": 0, "Forces": 3, "Scaled": 3}[name]
 
 
 def test_derivatives_go_through_them(tmp_path: Path) -> None:
@@ -124,6 +125,22 @@ def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_n
     _, network = posed("Constant")
     assert [p.name for p in network.products] == ["last"] and not network.routed
     assert {layer.weight for layer in network.layers} == {"last", "turn.weight"}
+
+
+def test_weights_may_be_multiplied_by_a_number_for_each_row_or_column() -> None:
+    problem, network = posed("Scaled")
+    assert [(p.name, p.bias) for p in network.products] == [
+        ("weights.0", "biases.0"),
+        ("weights.1", None),
+        ("weights.2", "biases.2"),
+    ]
+    y = network.run(problem.calibration.points.tensors)
+    torch.testing.assert_close(y, problem.calibration.blocks[0].to(network.dtype))
+
+
+def test_a_weight_under_a_mask_stays_as_it_was() -> None:
+    _, network = posed("Masked")
+    assert [p.name for p in network.products] == ["weights.0", "weights.2"] and "weights.1" in network.others
 
 
 def test_a_module_that_minds_is_left_alone() -> None:

@@ -1,5 +1,6 @@
 """Sensitivities found by perturbation: of weights that no second moment describes, of layers without gradients."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -35,7 +36,9 @@ def perturbed_sensitivities(
     unused = [name for name in none if tensors[name].ndim > 1]
     if unused:
         more = " ..." * (len(unused) > _SHOWN)
-        options = " ".join(f"--exclude '{pattern}'" for pattern in _patterns(unused, set(tensors) - set(none)))
+        dense = {str(part) for layer in network.layers for part in (layer.weight, layer.bias)}
+        used = dense | {name for name, s in found.items() if s >= _UNUSED}
+        options = " ".join(f"--exclude '{pattern}'" for pattern in _patterns(unused, used))
         raise NetworkError(
             f"the network never uses {', '.join(unused[:_SHOWN])}{more}: keep what is no part of it lossless with "
             f"{options} (or exclude: in the YAML), bound it by a rule with a tol of its own (layers:), or is it "
@@ -61,13 +64,18 @@ def perturbed_errors(
 
 
 def _patterns(unused: Sequence[str], used: Collection[str]) -> list[str]:
-    """Patterns of the unused weights: of modules without any that is used, else names; few are enough to show how."""
+    """Patterns of the unused weights: of modules without any that is used, else of one ending that none of those has,
+    else names; few are enough to show how."""
+    last = Counter(name.rpartition(".")[2] for name in unused)
+    taken = {name.rpartition(".")[2] for name in used}
     found: dict[str, None] = {}
     for name in unused:
         heads = [name[:at] for at, mark in enumerate(name) if mark == "."]
         free = (head for head in heads if not any(other.startswith(head + ".") for other in used))
         module = next(free, None)
-        found[name if module is None else module + ".*"] = None
+        tail = name.rpartition(".")[2]
+        own = name if last[tail] == 1 or tail in taken else f"*.{tail}"
+        found[own if module is None else module + ".*"] = None
     return list(found)[:_SHOWN]
 
 

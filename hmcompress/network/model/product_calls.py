@@ -8,7 +8,7 @@ where the product is taken.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
+from hmcompress.network.model.contractions import contractions
+
 _PRODUCTS = {"matmul", "mm", "__matmul__"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+_TIMES, _OVER = {"mul", "multiply", "__mul__", "__rmul__"}, {"div", "divide", "true_divide", "__truediv__"}
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _RECENT = 8  # products to which a bias may still be added
 
@@ -49,7 +52,7 @@ class Call:
     """One product, of x (..., n) with W (n, m), and what makes the module's result from that.
 
     axis: of the result, from its end, along which neurons lie. bias: what the same call adds; kernel: along that axis,
-    as convolutions do.
+    as convolutions do. after: what each neuron is multiplied by.
     """
 
     place: str
@@ -58,9 +61,11 @@ class Call:
     axis: int = -1
     bias: Tensor | None = None
     kernel: bool = False
+    after: Tensor | None = None
 
     def leave(self, z: Tensor) -> Tensor:
         """z (..., m) as the module's own call returns it."""
+        z = z if self.after is None else z * self.after
         return z if self.axis == -1 else z.movedim(-1, self.axis).contiguous()
 
     def with_bias(self, z: Tensor) -> Tensor:
@@ -70,12 +75,27 @@ class Call:
         return z + (self.bias.reshape(-1, *[1] * (-1 - self.axis)) if self.kernel else self.bias)
 
 
+@dataclass(frozen=True)
+class _View:
+    """A tensor that shows a known one, as it is or turned, times a number or one for each of its rows and columns."""
+
+    tensor: Tensor
+    place: str
+    turned: bool = False
+    rows: Tensor | float = 1.0
+    cols: Tensor | float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        return not (self.turned or _scales(self.rows) or _scales(self.cols))
+
+
 class Watch(TorchFunctionMode):
     """Sees products of some tensors, by their places, and sums of these products with others of them."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._views = {id(t): (t, place, False) for place, t in tensors.items()}
+        self._views = {id(t): _View(t, place) for place, t in tensors.items()}
         self._recent: deque[tuple[Tensor, Call]] = deque(maxlen=_RECENT)
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
@@ -88,8 +108,8 @@ class Watch(TorchFunctionMode):
 
     def place_of(self, t: object) -> str | None:
         """Of the tensor itself, or of a view of it as it is."""
-        _, place, turned = self._views.get(id(t), (None, None, False))
-        return None if turned else place
+        view = self._views.get(id(t))
+        return view.place if view is not None and view.is_plain else None
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -110,6 +130,7 @@ class Watch(TorchFunctionMode):
         out = own()
         if args and isinstance(out, Tensor):
             self._note(args[0], out)
+            self._note_multiple(name, args, out)
         return out
 
     def _note(self, t: object, out: Tensor) -> None:
@@ -117,14 +138,28 @@ class Watch(TorchFunctionMode):
         known = self._views.get(id(t))
         if known is None or id(out) in self._views or out.layout != torch.strided or is_functorch_wrapped_tensor(out):
             return
-        if out.data_ptr() != known[0].data_ptr():
+        if out.data_ptr() != known.tensor.data_ptr():
             return
-        before, place, turned = known
         assert isinstance(t, Tensor)
-        if out.shape == t.shape and out.stride() == t.stride() and out.dtype == before.dtype:
-            self._views[id(out)] = out, place, turned
+        if out.shape == t.shape and out.stride() == t.stride() and out.dtype == known.tensor.dtype:
+            self._views[id(out)] = replace(known, tensor=out)
         elif t.ndim == 2 and (out.shape, out.stride()) == (t.shape[::-1], t.stride()[::-1]):
-            self._views[id(out)] = out, place, not turned
+            turned = replace(known, tensor=out, turned=not known.turned)
+            self._views[id(out)] = replace(turned, rows=known.cols, cols=known.rows)
+
+    def _note_multiple(self, name: str, args: Sequence[Any], out: Tensor) -> None:
+        """So is a known matrix times a number, or one for each row or column: a layer's inputs or outputs get these."""
+        if name not in _TIMES | _OVER or len(args) != 2 or is_functorch_wrapped_tensor(out):
+            return
+        for t, other in (args,) if name in _OVER else (args, args[::-1]):
+            known = self._views.get(id(t))
+            if known is None or known.tensor.ndim != 2 or out.shape != t.shape or id(out) in self._views:
+                continue
+            rows, cols = _factors(other, t.shape)
+            if rows is not None and cols is not None:
+                if name in _OVER:
+                    rows, cols = 1 / rows, 1 / cols
+                self._views[id(out)] = replace(known, tensor=out, rows=known.rows * rows, cols=known.cols * cols)
 
     def _call(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
         if name == "linear":
@@ -132,6 +167,8 @@ class Watch(TorchFunctionMode):
             return self._times(x, w, b, columns=False)
         if name in _CONVOLUTIONS:
             return self._kernel(_CONVOLUTIONS[name], args, named)
+        if name in ("einsum", "tensordot"):
+            return self._contracted(name, args, named)
         if named or len(args) != 2 + (name == "addmm") or name not in _PRODUCTS | {"addmm"}:
             return None
         bias = args[0] if name == "addmm" else None
@@ -141,13 +178,25 @@ class Watch(TorchFunctionMode):
     def _times(self, x: Any, w: Any, bias: Tensor | None = None, columns: bool = True) -> Call | None:
         """x W, or x W^T; None where W is not known, or is no matrix."""
         known = self._views.get(id(w))
-        if known is None or known[0].ndim != 2 or not isinstance(x, Tensor) or id(x) in self._views:
+        if known is None or known.tensor.ndim != 2 or not isinstance(x, Tensor) or id(x) in self._views:
             return None
-        return Call(known[1], known[2] != columns, x, -1, bias)
+        before, after = (known.rows, known.cols) if columns else (known.cols, known.rows)
+        each = after if isinstance(after, Tensor) and after.ndim else None
+        before = before * after if each is None else before
+        x = x * before if _scales(before) else x
+        return Call(known.place, known.turned != columns, x, -1, bias, after=each)
 
     def _turned(self, call: Call | None) -> Call | None:
         """The product whose result has its neurons along rows."""
-        return None if call is None else Call(call.place, call.turned, call.x, -2, call.bias)
+        return None if call is None else replace(call, axis=-2)
+
+    def _contracted(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
+        """The product that a sum over one axis is."""
+        for found in contractions(name, args, named):
+            call = self._times(found.x.permute(found.order), found.w, columns=found.columns)
+            if call is not None:
+                return replace(call, axis=found.axis)
+        return None
 
     def _kernel(self, axes: int, args: Sequence[Any], named: Mapping[str, Any]) -> Call | None:
         """A convolution whose kernel sees one place."""
@@ -213,6 +262,23 @@ def tensor_at(module: nn.Module, place: str) -> Tensor:
 def _lies_along(b: Tensor, z: Tensor, axis: int) -> bool:
     """Whether b has a number for each neuron, and nothing else."""
     return b.numel() == z.shape[axis] and b.ndim <= z.ndim and b.ndim >= -axis and b.shape[axis] == b.numel()
+
+
+def _scales(factor: Tensor | float) -> bool:
+    return isinstance(factor, Tensor) or factor != 1
+
+
+def _factors(other: Any, shape: Sequence[int]) -> tuple[Tensor | float, Tensor | float] | tuple[None, None]:
+    """What multiplies each row and each column of a matrix of this shape, where one is multiplied by `other`."""
+    if isinstance(other, int | float):
+        return (float(other), 1.0) if other else (None, None)
+    if not isinstance(other, Tensor) or other.ndim > 2:
+        return None, None
+    if other.numel() == 1:
+        return other.reshape(()), 1.0
+    if other.shape == (shape[0], 1):
+        return other[:, 0], 1.0
+    return (1.0, other.reshape(-1)) if other.numel() == other.shape[-1] == shape[1] else (None, None)
 
 
 def _bound(names: Sequence[str], args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -44,14 +44,14 @@ class _Recording(Watch):
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
         x = None if is_functorch_wrapped_tensor(call.x) else call.x.detach().clone()
-        seen = _Seen(x, call.turned, self.place_of(call.bias))
+        seen = _Seen(x, call.turned, self.place_of(call.bias) if call.after is None else None)
         self.seen.setdefault(call.place, []).append(seen)
         self._of[id(call)] = seen
         return own()
 
     def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
         seen = self._of[id(call)]
-        if call.bias is None and seen.bias is None:
+        if call.bias is None and call.after is None and seen.bias is None:
             seen.bias = bias
         return own()
 
@@ -128,7 +128,7 @@ def _path_for(network: Network, place: str) -> str:
 
 
 def _fits(matrix: Tensor, bias: Tensor) -> bool:
-    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype and bias.ndim <= 2
+    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype
 
 
 def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
