@@ -56,3 +56,8 @@ def test_a_sum_over_one_axis_of_a_matrix_is_a_product_with_it(name: str, args: A
 )
 def test_other_sums_are_none(name: str, args: Any, named: Any) -> None:
     assert not read(name, *args, **named)
+
+
+def test_a_sum_written_with_lists_of_axes_is_left_to_torch() -> None:
+    x, w = torch.ones(2), torch.ones(2, 3)
+    assert not list(contractions("einsum", (x, [0], w, [0, 1]), {})) and not list(contractions("einsum", (x, [0]), {}))

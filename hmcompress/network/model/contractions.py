@@ -50,9 +50,11 @@ def _with_matrix(of_x: _Operand, of_w: _Operand, out: _Axes) -> Iterator[Contrac
 def _einsum(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[_Operand, _Operand, _Axes] | None:
     """Two tensors with letters for their axes, and the result's."""
     equation, *tensors = args
+    if not isinstance(equation, str):  # with lists of numbers in place of letters
+        return None
     if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
         tensors = list(tensors[0])
-    inputs, arrow, out = str(equation).replace(" ", "").partition("->")
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
     letters = inputs.split(",")
     if named or len(tensors) != 2 or len(letters) != 2:
         return None
