@@ -60,7 +60,7 @@ def foreign_kind(head: bytes) -> str | None:
     if head[:1] == b"\x08" and len(head) > 3 and head[1] < 32 and head[2] in _PROTOBUF:
         return "is an exported graph (ONNX, Core ML or TensorFlow); compress the PyTorch model that it was made from"
     if _is_msgpack(head):
-        return "is a msgpack file (Flax, spaCy?), not a PyTorch model; load it there and save its arrays with torch.save"
+        return "is a msgpack file (Flax, spaCy?), no PyTorch model; load it there and save its arrays with torch.save"
     return None
 
 
