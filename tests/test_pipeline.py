@@ -219,6 +219,7 @@ def test_no_name_is_singled_out_among_many_of_one_size(tmp_path):
     torch.save({f"t{i}": torch.randn(2000) for i in range(20)}, tmp_path / "m.pt")
     (told,) = hmcompress.compress(tmp_path / "m.pt", tol=1e-2, force=True).notes
     assert told.startswith("100% of what is stored are tensors kept lossless: --drop")
+    assert told.endswith("--include makes small matrices and long vectors layers")
 
 
 def test_dropped_base_of_a_kept_tie_stays(source, tmp_path):

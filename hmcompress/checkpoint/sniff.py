@@ -59,7 +59,17 @@ def foreign_kind(head: bytes) -> str | None:
         return "is a joblib file, not a PyTorch model; load it with joblib and save its arrays with torch.save"
     if head[:1] == b"\x08" and len(head) > 3 and head[1] < 32 and head[2] in _PROTOBUF:
         return "is an exported graph (ONNX, Core ML or TensorFlow); compress the PyTorch model that it was made from"
+    if _is_msgpack(head):
+        return "is a msgpack file (Flax, spaCy?), no PyTorch model; load it there and save its arrays with torch.save"
     return None
+
+
+def _is_msgpack(head: bytes) -> bool:
+    """Whether it begins with a small map whose first key is a short name."""
+    if len(head) < 3 or not 0x81 <= head[0] <= 0x8F or not 0xA1 <= head[1] <= 0xBF:
+        return False
+    name = head[2 : 2 + head[1] - 0xA0]
+    return len(name) == head[1] - 0xA0 and name.isascii() and name.decode("ascii").isidentifier()
 
 
 def is_text(head: bytes) -> bool:

@@ -64,7 +64,7 @@ def mostly_kept(tally: Tally) -> tuple[str, ...]:
     most = f", {nbytes:,} bytes of them named {start}..." if nbytes > tally.other.stored_bytes / 10 else ""
     return (
         f"{tally.other.stored_bytes / stored:.0%} of what is stored are tensors kept lossless{most}: "
-        "--drop leaves tensors out, --include makes small matrices layers",
+        "--drop leaves tensors out, --include makes small matrices and long vectors layers",
     )
 
 

@@ -72,6 +72,7 @@ def test_what_is_no_path_is_told(tmp_path, monkeypatch):
         (zlib.compress(b"x" * 100), "joblib"),
         (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
         (b"\x80\x03}q\x00X\x01\x00\x00\x00wcjoblib.numpy_pickle\nNumpyArrayWrapper\n" + bytes(50), "joblib"),
+        (b"\x81\xa6params\x81\xa6kernel\xc8" + bytes(50), "msgpack file (Flax"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'}", "single numpy array"),
         (bytes(100), "no saved PyTorch model"),
         (bytes(range(200, 256)) * 30, "no saved PyTorch model"),
