@@ -217,8 +217,13 @@ def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.
 
 
 def _submodule(module: nn.Module, path: str) -> Any:
-    """As get_submodule, which ScriptModules lack."""
-    return reduce(getattr, path.split(".") if path else [], module)
+    """As get_submodule, which ScriptModules lack, and which no part is found by that is called as a method is."""
+    return reduce(_part, path.split(".") if path else [], module)
+
+
+def _part(module: nn.Module, name: str) -> Any:
+    part = getattr(module, name)
+    return part if isinstance(part, nn.Module) else module._modules[name]
 
 
 def _is_shared(module: nn.Module, linear: nn.Linear) -> bool:

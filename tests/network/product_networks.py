@@ -116,6 +116,23 @@ class Masked(Own):
         return x @ (w * torch.ones_like(w).triu(1)) + b if len(w) == len(w.T) else x @ w + b
 
 
+class Methods(nn.Module):
+    """Its layers lie in a plain list, their tensors in a part called as a method is, where no attribute leads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights, biases = parameters(False, -1)
+        self.layers = [nn.Linear(*w.shape[::-1]) for w in weights]
+        for layer, w, b in zip(self.layers, weights, biases, strict=True):
+            layer.load_state_dict({"weight": w, "bias": b})
+        tensors = [t for layer in self.layers for t in (layer.weight, layer.bias)]
+        self._modules["parameters"] = nn.ParameterList(tensors)
+
+    def forward(self, x: Tensor) -> Any:
+        first, second, last = self.layers
+        return last(torch.tanh(second(torch.tanh(first(x)))))
+
+
 class Columns(Own):
     """Samples stand side by side."""
 

@@ -9,7 +9,7 @@ import torch
 from small_networks import outputs_settings, saved
 
 import hmcompress.network.driver as driver
-from hmcompress import compress, load_state_dict, verify
+from hmcompress import compress, load_model, load_state_dict, verify
 from hmcompress.network import compress_network, pose
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.links import with_stacks
@@ -136,6 +136,15 @@ def test_weights_may_be_multiplied_by_a_number_for_each_row_or_column() -> None:
     ]
     y = network.run(problem.calibration.points.tensors)
     torch.testing.assert_close(y, problem.calibration.blocks[0].to(network.dtype))
+
+
+def test_parameters_may_lie_where_no_attribute_leads(tmp_path: Path) -> None:
+    module = product_networks.Methods().eval()
+    checkpoint = saved(tmp_path, module.state_dict())
+    compress(checkpoint.path, tmp_path / "f", settings=settings_of("Methods", effort="fast"))
+    loaded, x = load_model(tmp_path / "f", product_networks.Methods()).eval(), torch.rand(500, 2)
+    assert len(posed("Methods")[1].products) == 3
+    assert 0.3 * BOUND < (loaded(x) - module(x)).norm() / module(x).norm() <= 1.5 * BOUND
 
 
 def test_a_weight_under_a_mask_stays_as_it_was() -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -253,8 +253,10 @@ def by_layers(module: nn.Module, products: Sequence[Product]) -> Iterator[None]:
 
 def tensor_at(module: nn.Module, place: str) -> Tensor:
     """A parameter or buffer by its place."""
-    path, _, name = place.rpartition(".")
-    t = getattr(module.get_submodule(path), name)
+    *path, name = place.split(".")
+    for step in path:
+        module = cast(nn.Module, module._modules[step])  # get_submodule finds no part that is called as a method is
+    t = getattr(module, name)
     assert isinstance(t, Tensor)
     return t
 

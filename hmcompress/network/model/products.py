@@ -118,8 +118,10 @@ def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
 
 
 def _path_for(network: Network, place: str) -> str:
-    """Of a layer beside a parameter."""
+    """Of a layer beside a parameter, or in the whole module where that lies in a part called as a method is."""
     path, dot, name = place.rpartition(".")
+    if any(hasattr(nn.Module, step) for step in path.split(".")):
+        path, dot, name = "", "", place.replace(".", "_")
     taken = vars(network.module.get_submodule(path))["_modules"]
     own = f"{name}_as_dense"
     while own in taken:
