@@ -176,8 +176,7 @@ def test_compare_counts_a_bias_with_its_product(tmp_path: Path) -> None:
     assert ours.bytes == sum(layer.stored_bytes for layer in stored.layers)
 
 
-def test_a_part_with_the_name_of_a_method_is_left_alone() -> None:
+def test_a_part_with_the_name_of_a_method_has_layers_too() -> None:
     problem, network = posed("Named")
-    assert [layer.weight for layer in network.layers] == ["parts.0", "parts.1"]
-    assert "parameters.0" in network.others
+    assert [layer.weight for layer in network.layers] == ["parts.0", "parameters.0", "parts.1"]
     assert network.run(problem.calibration.points.tensors)[0].shape[-1] == 1

@@ -14,7 +14,6 @@ from hmcompress.network.model.build import filled
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, own_tensors
 from hmcompress.network.model.order import in_order_of_computation
-from hmcompress.network.model.places import held
 from hmcompress.network.model.product_calls import Call, Product, Watch, tensor_at
 from hmcompress.network.model.routed import with_routed
 
@@ -85,8 +84,9 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _recorded(network: Network, few: Inputs) -> _Calls:
-    counts, places = Counter(map(id, own_tensors(network.module).values())), set(network.places.values())
-    alone = {place: t for place, t in held(network.module) if place in places and counts[id(t)] == 1}
+    own = own_tensors(network.module)
+    counts = Counter(map(id, own.values()))
+    alone = {p: own[p] for p in network.places.values() if p in own and counts[id(own[p])] == 1}
     with _Recording({place: t for place, t in alone.items() if t.is_floating_point()}) as recording:
         network.run(few)
     return recording.seen
