@@ -111,11 +111,8 @@ def find_structure(w: Array | Tensor, step: float, thorough: bool = False) -> St
 
 def _small_look(w: Array | Tensor, step: float) -> Structure:
     """Of a small matrix, whether neighbours predict each other: what else may help is tried in any case."""
-    some = spread(w, _LOOK)
-    if not some.any():
-        return _UNKNOWN
-    x = whitened(some, step)
-    if x.step > _COARSEST:
+    x = _some(w, step, _LOOK)
+    if x is None:
         return _UNKNOWN
     return replace(_UNKNOWN, smoothness=max(_smoothness(x.corner()), 2 * _ROUGH), waves=_concentration(w))
 
@@ -124,23 +121,24 @@ def has_few_directions(w: Tensor, step: float) -> bool:
     """Whether a low-rank part of w (m, n) clearly pays at this step, as far as very few rows and columns show it."""
     if min(w.shape) < LEAST_LOOK:
         return False
-    some = spread(w, _QUICK)
+    x = _some(w, step, _QUICK)
+    spike = None if x is None else spike_bits(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
+    return spike is not None and max(spike, deficiency(spread(w, _QUICK) / step, w.shape)) > _CLEAR
+
+
+def _some(w: Array | Tensor, step: float, most: int) -> Whitened | None:
+    """So many rows and columns without their scales; None where they tell nothing."""
+    some = spread(w, most)
     x = whitened(some, step) if some.any() else None
-    if x is None or x.step > _COARSEST:
-        return False
-    spike = spike_bits(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
-    return spike is not None and max(spike, deficiency(some / step, w.shape)) > _CLEAR
+    return None if x is None or x.step > _COARSEST else x
 
 
 def _look(w: Array | Tensor, step: float, most: int) -> Structure:
     """What `most` rows and columns show, spread over the matrix."""
-    some = spread(w, most)
-    if not some.any():
+    x = _some(w, step, most)
+    if x is None:
         return _UNKNOWN
-    x = whitened(some, step)
-    if x.step > _COARSEST:
-        return _UNKNOWN
-    part = whitened(as_array(w[:PART, :PART]), step) if some.shape != w.shape else x
+    part = whitened(as_array(w[:PART, :PART]), step) if x.entries.shape != w.shape else x
     spike = spike_bits(x, (min(w.shape[0], _LOOK), min(w.shape[1], _LOOK)))
     uneven, tails = _unevenness(x)
     repeats, alike = _repeats(_samples(w), step), likeness(x.entries, x.square, x.step)
