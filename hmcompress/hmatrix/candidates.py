@@ -96,10 +96,10 @@ def _searched(
     limit = min(_limit(best, values.size, request.effort), _SPARSE_MAY_SHRINK * known + values.size / 32 + _SLACK)
     worth = [candidate for price, candidate in found if price <= limit]
     if in_steps is not None:
-        found_smooth = structure.is_smooth() or structure.waves > 0
+        smooth = structure.is_smooth() or structure.waves > 0
         small = min(values.shape) < LEAST_LOOK  # which a look tells little about
-        worth += _concentrated(in_steps, best, request) if found_smooth or small else []
-        worth += _differing(in_steps, best) if found_smooth else []
+        worth += _concentrated(in_steps, best, request) if smooth or small else []
+        worth += _differing(in_steps, best) if smooth else []
     few = values.size <= (_WHOLE if structure.repeats else _FEW)
     if known == np.inf:
         plain = not worth or few or _coders_may_find_more(in_steps, best)

@@ -22,7 +22,7 @@ def nearest_weights(
     for parts in _finer_and_finer(network, tensors, engine, tol):
         error = measured(parts)
         if error <= LIMIT * tol:
-            return Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), error)
+            return _trial(parts, error)
     return None
 
 
@@ -31,9 +31,12 @@ def smaller_without_loss(network: Network, tensors: Mapping[str, Tensor], nbytes
     own = (tensors[name].nbytes for x in network.layers for name in (x.weight, x.bias) if name is not None)
     if nbytes < _MUCH * (sum(own) + sum(tensors[name].nbytes for name in network.others)):
         return None
-    parts = _every(network, tensors, lambda name, w: lossless(w))
-    exact = Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), 0.0)
+    exact = _trial(_every(network, tensors, lambda name, w: lossless(w)), 0.0)
     return exact if exact.nbytes < nbytes else None
+
+
+def _trial(parts: Parts, error: float) -> Trial:
+    return Trial(Knobs(0.0), parts, sum(len(part.payload(False)) for part in parts.values()), error)
 
 
 def _finer_and_finer(network: Network, tensors: Mapping[str, Tensor], engine: Engine, tol: float) -> Iterator[Parts]:
