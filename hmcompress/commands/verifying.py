@@ -119,12 +119,11 @@ def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoi
 
 
 def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
-    """A weight as matrices, with its bias as the last column where the layer owns one."""
+    """A weight as matrices; where the layer owns a bias, the numbers of both, which is all that their norm sees."""
     weight, *bias = (tensor for tensor in tensors.values() if tensor is not None)
     if not bias:
         return to_matrices(weight)
-    rows = weight.reshape(len(weight), -1) if bias[0].numel() == len(weight) else weight.T  # turned: of the other side
-    return torch.cat([rows, bias[0].reshape(-1, 1)], dim=1).unsqueeze(0)
+    return torch.cat([t.reshape(-1, 1) for t in (weight, *bias)]).unsqueeze(0)
 
 
 def _comparable(decoded: Tensor, source: Tensor | None) -> bool:

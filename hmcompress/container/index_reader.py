@@ -163,7 +163,8 @@ def _check_layers(index: Index, layer_bytes: int) -> None:
         shapes, dtypes = [index.shapes[name] for name in row.tensors], {index.dtypes[name] for name in row.tensors}
         if len(dtypes) > 1 or not dtypes <= set(CODABLE) or not shapes[0]:
             damaged(f"layer {row.name[:80]!r}")
-        if len(shapes) == 2 and (elements(shapes[1]) not in shapes[0] or dtypes & REAL_PARTS.keys()):
+        biases = elements(shapes[1]) if len(shapes) == 2 else 1
+        if elements(shapes[0]) % max(biases, 1) or (len(shapes) == 2 and dtypes & REAL_PARTS.keys()):
             damaged(f"layer {row.name[:80]!r}")
     if sum(row.nbytes for row in index.layers) != layer_bytes:
         damaged("sum of layer sizes")

@@ -10,8 +10,8 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.codecs import BASED, TURNED
-from hmcompress.layers import REAL_PARTS, Layout, from_matrices, layout, real_layout, to_matrices
+from hmcompress.hmatrix.codecs import BASED, PARTED, TURNED
+from hmcompress.layers import FLOATS, REAL_PARTS, Layout, from_matrices, layout, real_layout, to_matrices
 
 
 def join(payloads: Sequence[bytes]) -> bytes:
@@ -31,6 +31,13 @@ def join(payloads: Sequence[bytes]) -> bytes:
 def turned(payload: bytes) -> bytes:
     """The payload of a parameter from that of its transpose."""
     return bytes([TURNED]) + payload
+
+
+def parted(payloads: Sequence[bytes], rows: int, turned: bool) -> bytes:
+    """The payload of a parameter that holds as many matrices, one after another, which are coded with `rows` rows each,
+    turned or not."""
+    head = Writer().raw(bytes([PARTED])).uint(2 * len(payloads) + turned).uint(rows).getvalue()
+    return head + join(payloads)
 
 
 def split(payload: bytes | memoryview, count: int) -> list[bytes]:
@@ -71,6 +78,8 @@ def decode_layer(
             raise FormatError("a layer is turned that is no matrix by itself: the file is damaged")
         w, *bias = decode_layer(payload[1:], [(matrix.cols, matrix.rows), *shapes[1:]], dtype)
         return [w.T.reshape(weight).contiguous(), *bias]
+    if payload[:1] == bytes([PARTED]):
+        return _parted(bytes(payload[1:]), shapes, dtype)
     if len(shapes) == 2:
         matrix = layout_with_bias(weight)
         if math.prod(shapes[1]) != matrix.rows:
@@ -84,6 +93,22 @@ def decode_layer(
         return [from_matrices(based.decode(to_matrices(other(based.number))[0], real)[None], weight, dtype)]
     slices = _decoded(split(payload, matrix.count), size, real)
     return [from_matrices(slices[0] if len(slices) == 1 else torch.stack(slices), weight, dtype)]
+
+
+def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    """Matrices of a parameter, whose biases are their last columns."""
+    reader, size = Reader(data), math.prod(shapes[0])
+    (count, turned), rows = divmod(reader.uint(), 2), reader.uint()
+    if not size or not rows or not count or size % (count * rows) or dtype not in FLOATS:
+        raise FormatError(f"a layer {shapes[0]} does not consist of {count} matrices of {rows} rows: it is damaged")
+    if len(shapes) == 2 and math.prod(shapes[1]) != count * rows:
+        raise FormatError(f"a bias {shapes[1]} is not that of {count} x {rows} rows: the file is damaged")
+    cols = size // (count * rows)
+    parts = split(reader.rest(), count)
+    w = torch.stack([HMatrix.from_payload(p, (rows, cols + len(shapes) - 1), dtype).to_dense() for p in parts])
+    weight = w[..., :cols].mT if turned else w[..., :cols]
+    biases = [w[..., cols].reshape(shape).contiguous() for shape in shapes[1:]]
+    return [weight.reshape(shapes[0]).contiguous(), *biases]
 
 
 def _decoded(parts: Sequence[bytes], size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:

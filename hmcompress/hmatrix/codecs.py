@@ -28,6 +28,7 @@ BASED = 12  # less another layer, which no matrix knows: the container decodes i
 SINUSOIDS, POSITIONS = 13, 14
 TURNED = 15  # the transpose of a parameter, and beside it a bias: likewise
 DIGITS = 16
+PARTED = 17  # several matrices that a parameter holds, and beside it their biases: likewise
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from threadpoolctl import threadpool_limits
@@ -36,6 +36,7 @@ from hmcompress.network.layerwise.trial import Trial
 from hmcompress.network.layerwise.ways import trials_by_passes
 from hmcompress.network.model.failures import told_of_recomputation
 from hmcompress.network.model.links import with_stacks
+from hmcompress.network.model.network import Network
 from hmcompress.network.model.products import canonical, with_products
 from hmcompress.network.owned import kept, load_tensors, owned
 from hmcompress.network.result import NetworkResult, as_saved, encoded_layer, encoded_tensor, in_checkpoint_order
@@ -70,34 +71,40 @@ def compress_network(
     keep_freed_memory()
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
+    work = _Work(checkpoint, saved, original, settings, progress, metric, ruled)
     structured = partial(has_structure, engine=Engine())  # what the engine codes in few bytes, whatever it multiplies
     posed = replace(original, network=with_products(original.network, original.calibration.points, structured))
-    result = _compressed(posed, saved, checkpoint, settings, progress, metric, ruled)
+    result = _compressed(work, posed)
     if posed.network.products:
         errors = original.errors(original.held_out, decoded_layers(result.layers))
         if not max(errors) <= settings.tol * (1 + _ROUNDING):
-            return _compressed(original, saved, checkpoint, settings, progress, metric, ruled)
+            return _compressed(work, original)
     return result
 
 
-def _compressed(
-    posed: Problem,
-    saved: Mapping[str, Tensor],
-    checkpoint: Checkpoint,
-    settings: Settings,
-    progress: Progress,
-    metric: WeightsMetric | None,
-    ruled: Layers,
-) -> NetworkResult:
+@dataclass(frozen=True)
+class _Work:
+    """What is to be compressed, and how. original: the network as its module is; the rest as in compress_network."""
+
+    checkpoint: Checkpoint
+    saved: Mapping[str, Tensor]
+    original: Problem
+    settings: Settings
+    progress: Progress
+    metric: WeightsMetric | None
+    ruled: Layers
+
+
+def _compressed(work: _Work, posed: Problem) -> NetworkResult:
     """The same of a posed network, which may have layers for products."""
-    keep = kept(checkpoint, settings)
-    tensors, fixed = (canonical(posed.network, t) for t in (saved, decoded_layers(ruled)))
+    settings, ruled, keep = work.settings, work.ruled, kept(work.checkpoint, work.settings)
+    tensors, fixed = (canonical(posed.network, t) for t in (work.saved, decoded_layers(ruled)))
     if not posed.order:
         network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
         posed = replace(posed, network=network)
-    problem = _owning(posed, checkpoint, keep)
-    rest = _owning(posed, checkpoint, keep | fixed.keys()) if fixed else problem
-    coded = partial(_coded, rest, tensors, progress, metric)
+    problem, left_out = _owning(posed, work.checkpoint, keep), keep | fixed.keys() | decoded_layers(ruled).keys()
+    rest = _owning(posed, work.checkpoint, left_out) if fixed else problem
+    coded = partial(_coded, work, rest, tensors, left_out)
     as_they_are = {x.bias: tensors[x.bias] for x in problem.network.layers if x.weight in fixed and x.bias is not None}
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
@@ -117,22 +124,21 @@ def _owning(problem: Problem, checkpoint: Checkpoint, keep: Set[str]) -> Problem
 
 
 def _coded(
-    problem: Problem,
-    tensors: Mapping[str, Tensor],
-    progress: Progress,
-    metric: WeightsMetric | None,
-    settings: Settings,
+    work: _Work, problem: Problem, tensors: Mapping[str, Tensor], left_out: Set[str], settings: Settings
 ) -> tuple[Layers, Mapping[str, Tensor]]:
     """The smallest layers whose outputs keep the tolerance, and what they decode to."""
     if not problem.network.layers and not problem.network.others:
         return (), {}
     start = time.perf_counter()
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
-        subject = Subject.of(problem, tensors, settings.tol, settings.effort, progress)
+        subject = Subject.of(problem, tensors, settings.tol, settings.effort, work.progress)
         trial = _guarded(subject, settings)
-        layers, stored = _encode(problem, trial, tensors, time.perf_counter() - start)
-        if metric is not None and settings.slim != "prefer":
-            return _smaller(subject, settings, metric, layers, stored)
+        layers, stored = _encode(problem, trial, tensors, tuple(work.saved), time.perf_counter() - start)
+        if work.metric is not None and settings.slim != "prefer":
+            if any(p.matrix.count > 1 for p in problem.network.products):  # which that metric codes as one
+                whole = _owning(work.original, work.checkpoint, left_out)
+                subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
+            return _smaller(subject, settings, work.metric, layers, stored, problem.network)
     return layers, stored
 
 
@@ -189,9 +195,9 @@ def _kernel(subject: Subject, settings: Settings) -> TangentBound | None:
 
 
 def _encode(
-    problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], seconds: float
+    problem: Problem, trial: Trial, tensors: Mapping[str, Tensor], names: tuple[str, ...], seconds: float
 ) -> tuple[Layers, Mapping[str, Tensor]]:
-    """The coded layers, in the checkpoint's order, and the decoded tensors that the file will give back."""
+    """The coded layers, in the order of names, and the decoded tensors that the file will give back."""
     layers, matrices, network = {}, {}, problem.network.as_coded(trial.parts)
     share = seconds / max(len(trial.parts), 1)
     for layer in network.layers:
@@ -202,13 +208,17 @@ def _encode(
         if w.ndim == 1:
             payload = min(payload, lossless(w).data, key=len)
         layers[name], matrices[name] = encoded_tensor(name, payload, w, share)
-    products = {name: p for p in network.products for name in (p.name, p.bias) if name is not None}
-    saved = {name: as_saved(layer, products) for name, layer in layers.items()}
-    return in_checkpoint_order(saved, tuple(tensors)), tensors_of(network, matrices)
+    saved = as_saved(layers, network.products, tensors)
+    return in_checkpoint_order(saved, names), tensors_of(network, matrices)
 
 
 def _smaller(
-    subject: Subject, settings: Settings, metric: WeightsMetric, layers: Layers, stored: Mapping[str, Tensor]
+    subject: Subject,
+    settings: Settings,
+    metric: WeightsMetric,
+    layers: Layers,
+    stored: Mapping[str, Tensor],
+    network: Network,
 ) -> tuple[Layers, Mapping[str, Tensor]]:
     """These layers, or the weights by themselves where that is smaller; and what they decode to."""
 
@@ -216,4 +226,4 @@ def _smaller(
         return subject.measure_of_tensors(settings.tol, _kernel(subject, settings))
 
     alone = smaller_alone(subject, metric, bounds, sum(len(layer.payload) for layer in layers))
-    return (layers, stored) if alone is None else (alone.layers, alone.tensors)
+    return (layers, stored) if alone is None else (alone.layers, canonical(network, alone.tensors))

@@ -33,17 +33,23 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
     Tied ones and very wide ones are no dense layers any more, but other weights.
     """
-    coded = checkpoint.entries.keys() - _shared(network, checkpoint) - keep
+    shared = _shared(network, checkpoint)
+
+    def is_stored(name: str) -> bool:
+        return name not in keep and network.source(name) in checkpoint.entries.keys() - keep
+
+    def is_coded(name: str | None) -> bool:
+        return name is not None and is_stored(name) and network.source(name) not in shared
 
     def dense(layers: Iterable[DenseLayer]) -> tuple[DenseLayer, ...]:
         quick = (x for x in layers if _is_quick(network, x))
-        return tuple(x if x.bias in coded else replace(x, bias=None) for x in quick if x.weight in coded)
+        return tuple(x if is_coded(x.bias) else replace(x, bias=None) for x in quick if is_coded(x.weight))
 
     own, others = dense(network.layers), list(network.others)
     for layer in network.layers:
-        if layer.weight in checkpoint.entries.keys() - keep - {x.weight for x in own}:
+        if is_stored(layer.weight) and layer.weight not in {x.weight for x in own}:
             others += [name for name in (layer.weight, layer.bias) if name is not None]
-    others = [name for name in others if name in checkpoint.entries and name not in keep]
+    others = [name for name in others if is_stored(name)]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
     return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=dense(network.repeated))
 

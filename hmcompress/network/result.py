@@ -1,17 +1,21 @@
 """What the outputs metric hands to the pipeline: coded layers, and the record of the network."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from hmcompress.container import EncodedLayer, LayerRow
-from hmcompress.container.payload import decode_layer, split, turned
+from hmcompress.container.payload import decode_layer, parted, split, turned
 from hmcompress.hmatrix import HMatrix, measure_error
-from hmcompress.layers import REAL_PARTS, to_matrices
+from hmcompress.layers import REAL_PARTS, layout, to_matrices
 from hmcompress.network.model.network import DenseLayer
 from hmcompress.network.model.product_calls import Product
 from hmcompress.report.records import NetworkRecord
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,54 @@ def encoded_tensor(name: str, payload: bytes, original: Tensor, seconds: float) 
     return EncodedLayer(row, payload, (shape,), original.dtype, seconds), decoded
 
 
-def as_saved(layer: EncodedLayer, products: Mapping[str, Product]) -> EncodedLayer:
-    """A layer for which the checkpoint has parameters of other shapes: as the file holds it. products: by names."""
-    weight = products.get(layer.row.name)
-    if weight is None:
-        return layer
-    if weight.name != layer.row.name:  # its bias, by itself, which was coded as a column
-        lies = len(weight.bias_shape) > 1 and weight.bias_shape[0] == 1
-        return replace(layer, shapes=(weight.bias_shape,), payload=turned(layer.payload) if lies else layer.payload)
-    shapes = (weight.shape, weight.bias_shape)[: len(layer.shapes)]
-    return replace(layer, shapes=shapes, payload=turned(layer.payload) if weight.turned else layer.payload)
+def as_saved(
+    layers: Mapping[str, EncodedLayer], products: Sequence[Product], tensors: Mapping[str, Tensor]
+) -> dict[str, EncodedLayer]:
+    """Layers as the file holds them, where the checkpoint has parameters of other shapes, by these parameters' names.
+
+    tensors: the original weights and biases of the layers.
+    """
+    saved, groups = dict(layers), defaultdict[str, list[tuple[EncodedLayer, Product]]](list)
+    for p in products:
+        for name, source in ((p.name, p.source), (p.bias_name, p.bias_source)):
+            if name in layers:
+                groups[str(source)].append((saved.pop(str(name)), p))
+    for source, found in groups.items():
+        own, p = [layer for layer, _ in found], found[0][1]
+        as_file = _of_weight(own, p) if source == p.source else _of_bias(own, p)
+        saved[source] = _measured(as_file, own, tensors) if len(own) > 1 else as_file
+    return saved
+
+
+def _of_weight(layers: Sequence[EncodedLayer], p: Product) -> EncodedLayer:
+    """All matrices of a parameter, in its order, with their biases or without."""
+    shapes = (p.shape, p.bias_shape)[: len(layers[0].shapes)]
+    names, held = (p.source, str(p.bias_source))[: len(shapes)], layout(p.shape)
+    if (held.count, held.rows) != (p.matrix.count, p.matrix.rows) or held.count > 1:
+        return _with(layers, names, shapes, parted([x.payload for x in layers], layers[0].shapes[0][0], p.turned))
+    return _with(layers, names, shapes, turned(layers[0].payload) if p.turned else layers[0].payload)
+
+
+def _of_bias(layers: Sequence[EncodedLayer], p: Product) -> EncodedLayer:
+    """All that is added to the products with a parameter, which was coded as columns."""
+    names, shapes, rows = (str(p.bias_source),), (p.bias_shape,), layers[0].shapes[0][0]
+    held = layout(p.bias_shape)
+    if held.count * held.rows * held.cols != rows or rows not in (held.rows, held.cols):
+        return _with(layers, names, shapes, parted([x.payload for x in layers], rows, False))
+    return _with(layers, names, shapes, layers[0].payload if rows == held.rows else turned(layers[0].payload))
+
+
+def _with(layers: Sequence[EncodedLayer], names: Sequence[str], shapes: Shapes, payload: bytes) -> EncodedLayer:
+    row, seconds = replace(layers[0].row, tensors=tuple(names)), sum(layer.seconds for layer in layers)
+    return EncodedLayer(row, payload, shapes, layers[0].dtype, seconds)
+
+
+def _measured(whole: EncodedLayer, layers: Sequence[EncodedLayer], tensors: Mapping[str, Tensor]) -> EncodedLayer:
+    """With the error of all."""
+    original = [tensors[name].reshape(-1, 1) for layer in layers for name in layer.row.tensors]
+    coded = [t.reshape(-1, 1) for layer in layers for t in decode_layer(layer.payload, layer.shapes, layer.dtype)]
+    error, largest = measure_error(torch.cat(original), torch.cat(coded), "fro")
+    return replace(whole, row=replace(whole.row, error=error, max_abs_error=largest))
 
 
 def in_checkpoint_order(layers: Mapping[str, EncodedLayer], names: tuple[str, ...]) -> tuple[EncodedLayer, ...]:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from hmcompress import compress
 from hmcompress.container import FileInfo, FileWriter
-from hmcompress.container.payload import turned
+from hmcompress.container.payload import parted, turned
 from hmcompress.geometry import View
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,6 +21,8 @@ COMPRESSED = GOLDEN / "version_1.hmc.safetensors"
 DECODED = GOLDEN / "version_1.safetensors"
 STANDING, STANDING_DECODED = GOLDEN / "standing.hmc.safetensors", GOLDEN / "standing.safetensors"
 TURNED, TURNED_DECODED = GOLDEN / "turned.hmc.safetensors", GOLDEN / "turned.safetensors"
+PARTED, PARTED_DECODED = GOLDEN / "parted.hmc.safetensors", GOLDEN / "parted.safetensors"
+FILES = ((COMPRESSED, DECODED), (STANDING, STANDING_DECODED), (TURNED, TURNED_DECODED), (PARTED, PARTED_DECODED))
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -87,6 +89,23 @@ def write_turned(path: Path) -> None:
         writer.finish(FileInfo(tuple(name for names in layers for name in names)))
 
 
+def write_parted(path: Path) -> None:
+    """A file of parameters that hold several matrices, turned with biases or not, and a single one of other rows."""
+    noise = torch.randn(3, 20, 17, generator=torch.Generator().manual_seed(5))
+    layers = {
+        ("turned", "turned.bias"): (noise, ((3, 16, 20), (3, 1, 20)), True),
+        ("plain",): (noise[[0, 1, 0]].double(), ((60, 17),), False),
+        ("heads",): (noise[:1].bfloat16(), ((4, 5, 17),), False),
+    }
+    with FileWriter(path) as writer:
+        for names, (matrices, shapes, is_turned) in layers.items():
+            parts = [encode(names[0], matrix) for matrix in matrices]
+            row = replace(parts[0].row, tensors=names)
+            payload = parted([part.payload for part in parts], matrices.shape[1], is_turned)
+            writer.add(replace(parts[0], row=row, shapes=shapes, payload=payload))
+        writer.finish(FileInfo(tuple(name for names in layers for name in names)))
+
+
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     if not COMPRESSED.exists():
@@ -95,7 +114,9 @@ def main() -> None:
         write_standing(STANDING)
     if not TURNED.exists():
         write_turned(TURNED)
-    for file, back in ((COMPRESSED, DECODED), (STANDING, STANDING_DECODED), (TURNED, TURNED_DECODED)):
+    if not PARTED.exists():
+        write_parted(PARTED)
+    for file, back in FILES:
         if not back.exists():
             save_file({name: tensor.clone() for name, tensor in read(file).items()}, back)
 

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from container_files import read
-from make_golden import COMPRESSED, DECODED, INFO, STANDING, STANDING_DECODED, TURNED, TURNED_DECODED, VIEWS, standing
+from make_golden import COMPRESSED, FILES, INFO, STANDING, VIEWS, standing
 from safetensors.torch import load_file
 
 from hmcompress.container import CompressedFile
 from hmcompress.container.based import is_based
-
-FILES = [(COMPRESSED, DECODED), (STANDING, STANDING_DECODED), (TURNED, TURNED_DECODED)]
 
 
 @pytest.mark.parametrize(("file", "decoded"), FILES)

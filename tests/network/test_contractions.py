@@ -9,6 +9,7 @@ from torch import Tensor
 from hmcompress.network.model.contractions import contractions
 
 X, W = (torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((3, 5, 4, 2), (5, 7)))
+STACK, HEADS = (torch.randn(*shape, generator=torch.Generator().manual_seed(1)) for shape in ((2, 5, 7), (5, 4, 2, 7)))
 ROWS, SQUARE = X[..., 0, 0], X[:, :3, 0, 0]
 
 
@@ -16,8 +17,13 @@ def read(name: str, *args: Any, **named: Any) -> list[Tensor]:
     """What each reading of a call computes, as products with W."""
     found = []
     for c in contractions(name, args, named):
-        z = c.x.permute(c.order) @ (c.w if c.columns else c.w.T)
-        found.append(z.movedim(-1, c.axis))
+        weights = [c.w] if c.along is None else c.w.unbind()
+        parts = [x @ (w if c.columns else w.T) for x, w in zip(c.inputs, weights, strict=True)]
+        if c.axis is None:
+            parts = [z.unflatten(-1, c.sizes).permute(c.order) for z in parts]
+        else:
+            parts = [z.movedim(-1, c.axis) for z in parts]
+        found.append(parts[0] if c.along is None else torch.stack(parts, c.along))
     return found
 
 
@@ -30,6 +36,15 @@ def read(name: str, *args: Any, **named: Any) -> list[Tensor]:
         ("einsum", ("binm,io->mnbo", [X, W]), {}),
         ("einsum", ("...inm,io->...onm", X, W), {}),
         ("einsum", ("b...i,i...o", ROWS, W), {}),
+        ("einsum", ("bi,eio->beo", ROWS, STACK), {}),
+        ("einsum", ("ebi,eio->bo", X.permute(3, 2, 0, 1)[:, 0], STACK), {}),
+        ("einsum", ("ebi,eio->ebo", X.permute(3, 2, 0, 1)[:, 0], STACK), {}),
+        ("einsum", ("ebmi,eoi->obem", X.permute(3, 2, 0, 1), STACK.mT), {}),
+        ("einsum", ("bi,ioe->boe", ROWS, STACK.movedim(0, -1)), {}),
+        ("einsum", ("bi,ioe->beo", ROWS, STACK.movedim(0, -1)), {}),
+        ("einsum", ("binm,inmo->bo", X, HEADS), {}),
+        ("einsum", ("bmni,onmi->bo", X.permute(0, 3, 2, 1), HEADS.permute(3, 1, 2, 0)), {}),
+        ("tensordot", (X, HEADS), {"dims": 3}),
         ("tensordot", (ROWS, W), {"dims": 1}),
         ("tensordot", (X, W), {"dims": ([1], [0])}),
         ("tensordot", (W, X), {"dims": ([-2], [-3])}),
@@ -47,6 +62,8 @@ def test_a_sum_over_one_axis_of_a_matrix_is_a_product_with_it(name: str, args: A
         ("einsum", ("bi,io->bio", ROWS, W), {}),
         ("einsum", ("bi,io->b", ROWS, W), {}),
         ("einsum", ("ii,io->io", SQUARE, SQUARE), {}),
+        ("einsum", ("bi,eio->bo", ROWS, STACK), {}),
+        ("einsum", ("bi,ei->be", ROWS[:, :1], W.T), {}),
         ("einsum", ("bi,ij,jk->bk", ROWS, W, W.T), {}),
         ("einsum", ("ii->i", SQUARE), {}),
         ("tensordot", (W, W), {}),

@@ -110,7 +110,7 @@ def test_a_weight_that_is_used_otherwise_stays_as_it_was() -> None:
 
 def test_a_bias_of_two_convolutions_is_added_by_itself_along_their_channels() -> None:
     _, network = posed("SharedKernels")
-    biases = {p.name: p.bias for p in network.products}
+    biases = {p.name: p.bias_name for p in network.products}
     assert biases == {"layers.0.weight": None, "layers.1.weight": None, "layers.2.weight": "layers.2.bias"}
     assert "layers.1.bias" in network.others
 
@@ -129,7 +129,7 @@ def test_products_of_weights_are_left_to_the_module_and_what_sees_no_sample_is_n
 
 def test_weights_may_be_multiplied_by_a_number_for_each_row_or_column() -> None:
     problem, network = posed("Scaled")
-    assert [(p.name, p.bias) for p in network.products] == [
+    assert [(p.name, p.bias_name) for p in network.products] == [
         ("weights.0", "biases.0"),
         ("weights.1", None),
         ("weights.2", "biases.2"),

@@ -1,5 +1,6 @@
 """Sums of products over an axis, as torch.einsum and torch.tensordot write them, read as products with a matrix."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ _Operand = tuple[Tensor, _Axes]
 
 @dataclass(frozen=True)
 class Contraction:
-    """A product of x, with its axes in this order, and W of two axes.
+    """Products of inputs (..., n) with a matrix or, each of its own, with several that lie side by side.
 
-    columns: whether it is x W, not x W^T. axis: of the result, from its end, along which W's other axis then lies.
+    tensor: which holds the matrices; w: these, (n, m) where columns, else (m, n), or with a further first axis. order:
+    of the axes of each result, those of its neurons last and of these sizes. axis: of the result, from its end, where
+    neurons lie along a single one. along: of the result, from its end, where the results of several stand.
     """
 
-    x: Tensor
-    order: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
+    tensor: Tensor
     w: Tensor
     columns: bool
-    axis: int
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    axis: int | None
+    along: int | None
 
 
 def contractions(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Iterator[Contraction]:
@@ -36,15 +42,46 @@ def contractions(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> It
 
 
 def _with_matrix(of_x: _Operand, of_w: _Operand, out: _Axes) -> Iterator[Contraction]:
-    """Where one axis of W is summed over and the other one is new, and nothing else happens to those of x."""
-    (x, outer), (w, inner) = of_x, of_w
-    if w.ndim != 2 or any(len(set(axes)) < len(axes) for axes in (outer, inner, out)):
+    """Where axes of W are summed over, the others are new but for a first one, and nothing else happens to those of
+    x."""
+    outer, (w, inner) = of_x[1], of_w
+    if any(len(set(axes)) < len(axes) for axes in (outer, inner, out)):
         return
-    shared, new = inner if inner[0] in outer else inner[::-1]
-    rest = [axis for axis in out if axis != new]
-    if new in out and new not in outer and shared in outer and set(rest) == set(outer) - {shared}:
-        order = tuple(outer.index(axis) for axis in (*rest, shared))
-        yield Contraction(x, order, w, inner[0] == shared, out.index(new) - len(out))
+    for side in range(min(2, w.ndim)):
+        along, own = inner[:side], inner[side:]
+        summed = [axis in outer and axis not in out for axis in own]
+        cut = summed.index(not summed[0]) if len(set(summed)) == 2 else 0
+        shared, new = (own[:cut], own[cut:]) if summed[0] else (own[cut:], own[:cut])
+        rest = tuple(axis for axis in out if axis not in (*new, *along))
+        if not cut or len(set(summed[cut:])) > 1 or any(axis in outer or axis not in out for axis in new):
+            continue
+        if set(along) <= set(out) and set(rest) == set(outer) - {*shared, *along}:
+            yield from _read(of_x, of_w, out, (along, shared, rest, new), summed[0])
+            return
+
+
+def _read(of_x: _Operand, of_w: _Operand, out: _Axes, parts: Sequence[_Axes], columns: bool) -> Iterator[Contraction]:
+    (x, outer), (w, inner), (along, shared, rest, new) = of_x, of_w, parts
+    sizes = dict(zip(inner, w.shape, strict=True))
+    if any(x.shape[k] != sizes.get(axis, x.shape[k]) for k, axis in enumerate(outer)):
+        return
+    m, n = (math.prod(sizes[axis] for axis in axes) for axes in (new, shared))
+    left = tuple(axis for axis in out if axis not in along)
+    several = range(sizes[along[0]]) if along else None
+    each = [x] if several is None or along[0] not in outer else [x.select(outer.index(along[0]), k) for k in several]
+    own = tuple(axis for axis in outer if axis not in along)
+    order = [own.index(axis) for axis in (*rest, *shared)]
+    inputs = [t.permute(order).reshape(*t.permute(order).shape[: len(rest)], n) for t in each]
+    yield Contraction(
+        tuple(inputs * len(several) if several is not None and len(inputs) == 1 else inputs),
+        w,
+        w.reshape(*w.shape[: len(along)], *((n, m) if columns else (m, n))),
+        columns,
+        tuple(sizes[axis] for axis in new),
+        tuple((*rest, *new).index(axis) for axis in left),
+        left.index(new[0]) - len(left) if len(new) == 1 else None,
+        out.index(along[0]) - len(out) if along else None,
+    )
 
 
 def _einsum(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[_Operand, _Operand, _Axes] | None:

@@ -95,6 +95,11 @@ class Network:
         coded = (x for x in self.repeated if x.weight in names and x.bias is not None)
         return self.with_repeated() if any(x.bias not in names for x in coded) else self
 
+    def source(self, name: str) -> str:
+        """The checkpoint's name of the parameter that holds a weight or bias."""
+        sources = {p.name: p.source for p in self.products} | {p.bias_name: p.bias_source for p in self.products}
+        return sources.get(name) or name
+
     def linear(self, layer: DenseLayer) -> nn.Linear:
         return cast(nn.Linear, self.module.get_submodule(layer.path))
 

@@ -1,9 +1,11 @@
 """Dense layers for the products that a module takes with parameters of its own: found by running it."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +13,19 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import filled
+from hmcompress.network.model.calls import Call
 from hmcompress.network.model.inputs import Points
+from hmcompress.network.model.matrices import Matrix
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, own_tensors
 from hmcompress.network.model.order import in_order_of_computation
-from hmcompress.network.model.product_calls import Call, Product, Watch, tensor_at
+from hmcompress.network.model.product_calls import Product, tensor_at
 from hmcompress.network.model.routed import with_routed
+from hmcompress.network.model.watch import Watch
+
+T = TypeVar("T")
 
 _PROBED = 4  # samples
+_MOST = 64  # matrices of a parameter
 _SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
 
 
@@ -27,10 +35,11 @@ class _Seen:
 
     x: Tensor | None
     turned: bool
-    bias: str | None
+    bias: Matrix | None
 
 
-_Calls = dict[str, list[_Seen]]  # by the place of the weight
+_Calls = dict[Matrix, list[_Seen]]
+_Group = tuple[Product, ...]  # with all matrices of one parameter
 
 
 class _Recording(Watch):
@@ -43,15 +52,16 @@ class _Recording(Watch):
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
         x = None if is_functorch_wrapped_tensor(call.x) else call.x.detach().clone()
-        seen = _Seen(x, call.turned, self.place_of(call.bias) if call.after is None else None)
-        self.seen.setdefault(call.place, []).append(seen)
+        seen = _Seen(x, call.turned, self.vector(call.bias) if call.after is None else None)
+        self.seen.setdefault(call.matrix, []).append(seen)
         self._of[id(call)] = seen
         return own()
 
-    def sum(self, call: Call, bias: str, z: Tensor, own: Callable[[], Tensor]) -> Tensor:
-        seen = self._of[id(call)]
-        if call.bias is None and call.after is None and seen.bias is None:
-            seen.bias = bias
+    def sum(self, calls: Sequence[Call], biases: Sequence[Matrix], z: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        for call, bias in zip(calls, biases, strict=True):
+            seen = self._of[id(call)]
+            if call.bias is None and call.after is None and seen.bias is None:
+                seen.bias = bias
         return own()
 
 
@@ -66,7 +76,9 @@ def with_products(network: Network, points: Points, but: Callable[[str, Tensor],
     few, others = (points.take(slice(k, k + _PROBED)).tensors for k in (0, _PROBED))
     try:
         seen = _products(network, _recorded(network, few), _recorded(network, others))
-        found = tuple(p for p in seen if not but(p.name, p.matrix(tensor_at(network.module, p.place))))
+        found = [
+            g for g in seen if not any(but(p.name, p.weight(tensor_at(network.module, p.matrix.place))) for p in g)
+        ]
         return _adopted(network, found, few) if found else network
     except NetworkError:
         return network
@@ -76,10 +88,12 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     """Tensors of the checkpoint as the network's layers take them: weights (m, n) and biases (m,)."""
     found = dict(tensors)
     for p in network.products:
-        if p.name in tensors:
-            found[p.name] = p.matrix(tensors[p.name]).contiguous()
-        if p.bias is not None and p.bias in tensors:
-            found[p.bias] = tensors[p.bias].reshape(-1)
+        if p.source in tensors:
+            found.pop(p.source, None)
+            found[p.name] = p.weight(tensors[p.source]).contiguous()
+        if p.bias is not None and p.bias_source in tensors:
+            found.pop(str(p.bias_source), None)
+            found[str(p.bias_name)] = p.bias.of(tensors[str(p.bias_source)]).reshape(-1)
     return found
 
 
@@ -92,22 +106,59 @@ def _recorded(network: Network, few: Inputs) -> _Calls:
     return recording.seen
 
 
-def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[Product]:
+def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[_Group]:
     """Of weights that are always used in the same way, on what samples change; a bias that several share stays."""
     names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
-    biases = Counter(bias for calls in seen.values() for bias in {call.bias for call in calls} if bias is not None)
-    for place, calls in seen.items():
-        used = len({call.turned for call in calls})
-        if names[place] not in network.others or used > 1 or not isinstance(own[place], nn.Parameter):
+    groups = defaultdict[str, _Calls](dict)
+    for matrix, calls in sorted(seen.items(), key=lambda item: item[0].index):
+        groups[matrix.place][matrix] = calls
+    users = Counter(place for found in groups.values() for place in {bias.place for bias in _biases(found)})
+    for place, found in groups.items():
+        if names[place] not in network.others or not isinstance(own[place], nn.Parameter) or not _are_alike(found):
             continue
-        if any(call.x is None for call in calls) or _are_same(calls, others.get(place, [])):
+        if any(_are_same(calls, others.get(matrix, [])) for matrix, calls in found.items()):
             continue
-        path, shape = _path_for(network, place), tuple(own[place].shape)
-        product = Product(path, names[place], place, calls[0].turned, shape)
-        bias = calls[0].bias if len({call.bias for call in calls}) == 1 else None
-        if bias is not None and biases[bias] == 1 and _fits(product.matrix(own[place]), own[bias]):
-            product = replace(product, bias=names[bias], bias_place=bias, bias_shape=tuple(own[bias].shape))
-        yield product
+        turned, shape = next(iter(found.values()))[0].turned, tuple(own[place].shape)
+        group = tuple(Product(_path_for(network, m), names[place], m, turned, shape) for m in found)
+        biases = tuple(_only(call.bias for call in calls) for calls in found.values())
+        own_biases = all(b is not None and users[b.place] == 1 for b in biases) and _belong(group, biases, own)
+        yield tuple(map(partial(_with_bias, names, own), group, biases)) if own_biases else group
+
+
+def _biases(found: _Calls) -> set[Matrix]:
+    return {call.bias for calls in found.values() for call in calls if call.bias is not None}
+
+
+def _with_bias(names: Mapping[str, str], own: Mapping[str, Tensor], product: Product, bias: Matrix) -> Product:
+    return replace(product, bias=bias, bias_source=names[bias.place], bias_shape=tuple(own[bias.place].shape))
+
+
+def _are_alike(found: _Calls) -> bool:
+    """Whether all matrices of a parameter are seen, none by itself that is a part of another one, used in one way."""
+    calls, first = [call for each in found.values() for call in each], next(iter(found))
+    whole = {replace(first, index=k) for k in range(min(first.count, _MOST + 1))}
+    return (
+        found.keys() == whole
+        and len(whole) <= _MOST
+        and len({c.turned for c in calls}) == 1
+        and all(c.x is not None for c in calls)
+    )
+
+
+def _only(of: Iterable[T]) -> T | None:
+    """What all are, where they are the same."""
+    found = set(of)
+    return found.pop() if len(found) == 1 else None
+
+
+def _belong(group: _Group, biases: Sequence[Matrix | None], own: Mapping[str, Tensor]) -> bool:
+    """Whether biases have a number for each row, and lie as the matrices do, all that a parameter has."""
+    first = group[0].matrix
+    rows = len(group[0].weight(own[first.place]))
+    wanted = [(rows, first.count, p.matrix.index) for p in group]
+    found = [(b.rows, b.count, b.index) for b in biases if b is not None]
+    places = {b.place for b in biases if b is not None}
+    return found == wanted and len(places) == 1 and own[places.pop()].dtype == own[first.place].dtype
 
 
 def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
@@ -117,68 +168,71 @@ def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
     return same and len(calls) == len(others)
 
 
-def _path_for(network: Network, place: str) -> str:
+def _path_for(network: Network, matrix: Matrix) -> str:
     """Of a layer beside a parameter, or in the whole module where that lies in a part called as a method is."""
-    path, dot, name = place.rpartition(".")
+    path, dot, name = matrix.place.rpartition(".")
     if any(hasattr(nn.Module, step) for step in path.split(".")):
-        path, dot, name = "", "", place.replace(".", "_")
+        path, dot, name = "", "", matrix.place.replace(".", "_")
     taken = vars(network.module.get_submodule(path))["_modules"]
-    own = f"{name}_as_dense"
+    own = f"{name}_as_dense" if matrix.count == 1 else f"{name}_{matrix.index}_as_dense"
     while own in taken:
         own += "_"
     return f"{path}{dot}{own}"
 
 
-def _fits(matrix: Tensor, bias: Tensor) -> bool:
-    return bias.numel() == len(matrix) and bias.dtype == matrix.dtype
-
-
-def _adopted(network: Network, products: tuple[Product, ...], few: Inputs) -> Network:
+def _adopted(network: Network, groups: Sequence[_Group], few: Inputs) -> Network:
     """The network with layers for these products; without those whose parameters it uses in another way as well."""
     y = network.run(few)
-    adopted = _computing(network, products, few, y)
+    adopted = _computing(network, groups, few, y)
     if adopted is None:
-        alone = tuple(p for p in products if _computing(network, (p,), few, y, stay=False) is not None)
+        alone = [g for g in groups if _computing(network, [g], few, y, stay=False) is not None]
         adopted = _computing(network, alone, few, y) if alone else None
-    return network if adopted is None else with_routed(in_order_of_computation(adopted, few), few)
+    return network if adopted is None else with_routed(adopted, few)
 
 
-def _computing(
-    network: Network, products: tuple[Product, ...], few: Inputs, y: Tensor, stay: bool = True
-) -> Network | None:
+def _computing(network: Network, groups: Sequence[_Group], few: Inputs, y: Tensor, stay: bool = True) -> Network | None:
     """The network with these layers, if it computes y; else, or where they are not to stay, its module is as before."""
+    products = [p for group in groups for p in group]
     adopted = _with_layers(network, products)
     try:
         with _without(network, products):
             same = bool((adopted.run(few) - y).abs().max() <= _SAME * y.abs().max())
+        ordered = in_order_of_computation(adopted, few)
+        same = same and all(_are_together(ordered, group) for group in groups)
     except NetworkError:
         same = False
     if not (same and stay):
         for p in products:
             path, _, name = p.path.rpartition(".")
             del network.module.get_submodule(path)._modules[name]
-    return adopted if same else None
+    return ordered if same else None
 
 
-def _with_layers(network: Network, products: tuple[Product, ...]) -> Network:
+def _are_together(network: Network, group: _Group) -> bool:
+    """Whether all are called once, or none is: a file holds biases with all matrices of a parameter, or with none."""
+    once = {layer.weight for layer in network.layers}
+    return len({p.name in once for p in group}) == 1
+
+
+def _with_layers(network: Network, products: Sequence[Product]) -> Network:
     own, layers = own_tensors(network.module), list[DenseLayer]()
     places, network = dict(network.places), network.with_repeated()
     for p in products:
         path, _, name = p.path.rpartition(".")
-        bias = None if p.bias_place is None else own[p.bias_place]
-        layer = filled(p.matrix(own[p.place]), bias)
+        bias = None if p.bias is None else p.bias.of(own[p.bias.place]).reshape(-1)
+        layer = filled(p.weight(own[p.matrix.place]), bias)
         network.module.get_submodule(path).add_module(name, layer.eval())
-        layers.append(DenseLayer(p.path, p.name, p.bias))
-        places |= {p.name: f"{p.path}.weight"} | ({p.bias: f"{p.path}.bias"} if p.bias else {})
-    dense = {name for layer in layers for name in (layer.weight, layer.bias)}
+        layers.append(DenseLayer(p.path, p.name, p.bias_name))
+        places |= {p.name: f"{p.path}.weight"} | ({p.bias_name: f"{p.path}.bias"} if p.bias_name else {})
+    dense = {name for p in products for name in (p.source, p.bias_source)}
     others = tuple(name for name in network.others if name not in dense)
-    return replace(network, layers=(*network.layers, *layers), others=others, places=places, products=products)
+    return replace(network, layers=(*network.layers, *layers), others=others, places=places, products=tuple(products))
 
 
 @contextmanager
-def _without(network: Network, products: tuple[Product, ...]) -> Iterator[None]:
+def _without(network: Network, products: Sequence[Product]) -> Iterator[None]:
     """No numbers in the module's own parameters meanwhile: what uses them beside these products shows it."""
-    places = (place for p in products for place in (p.place, p.bias_place) if place)
+    places = {m.place for p in products for m in (p.matrix, p.bias) if m is not None}
     tensors = [tensor_at(network.module, place) for place in places]
     before = [t.detach().clone() for t in tensors]
     with torch.no_grad():
