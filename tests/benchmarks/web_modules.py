@@ -104,6 +104,25 @@ class Gated(nn.Module):
         return self.last(y)
 
 
+class Ensemble(nn.Module):
+    """Four networks side by side, the layers of all in one parameter."""
+
+    inputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for n, m in pairwise((2, WIDTH, WIDTH, 1)):
+            self.weights.append((2 * torch.rand(4, n, m) - 1) / n**0.5)
+            self.biases.append((2 * torch.rand(4, 1, m) - 1) / n**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(4, -1, -1)
+        for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(b, torch.sin(x) if k else x, w)
+        return x[..., 0].T
+
+
 class Hamiltonian(nn.Module):
     """Motion from the gradient of an energy."""
 
@@ -150,6 +169,10 @@ def waves(x: Tensor) -> Tensor:
     return torch.sin(5 * a + 3 * b.square()) * torch.exp(-a.square()) + 0.3 * torch.cos(7 * b)
 
 
+def four_times(x: Tensor) -> Tensor:
+    return waves(x).expand(-1, 4)
+
+
 def pendulum(x: Tensor) -> Tensor:
     return torch.stack([x[:, 1], -1.5 * torch.sin(3 * x[:, 0])], 1)
 
@@ -178,6 +201,7 @@ def wells(x: Tensor) -> Tensor:
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "Residual": waves,
     "Gated": waves,
+    "Ensemble": four_times,
     "Hamiltonian": pendulum,
     "Pairs": wells,
     "Applied": waves,

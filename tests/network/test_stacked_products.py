@@ -100,6 +100,10 @@ def test_parameters_that_are_used_in_other_ways_stay_as_they_were() -> None:
     assert {"weights.2", "biases.0", "biases.2"} <= set(network.others)
 
 
+def test_parameters_of_few_numbers_stay_as_they_were() -> None:
+    assert not posed("Little")[1].products
+
+
 def test_a_parameter_of_which_a_part_is_not_used_stays_as_it_was() -> None:
     assert not posed("Partly")[1].products
 

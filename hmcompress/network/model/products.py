@@ -25,7 +25,7 @@ from hmcompress.network.model.watch import Watch
 T = TypeVar("T")
 
 _PROBED = 4  # samples
-_MOST = 64  # matrices of a parameter
+_MOST, _FEWEST = 64, 128  # matrices of a parameter; numbers of one that holds several: each has a header to pay for
 _SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
 
 
@@ -117,6 +117,8 @@ def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[_Group
         if names[place] not in network.others or not isinstance(own[place], nn.Parameter) or not _are_alike(found):
             continue
         if any(_are_same(calls, others.get(matrix, [])) for matrix, calls in found.items()):
+            continue
+        if len(found) > 1 and own[place].numel() < _FEWEST:
             continue
         turned, shape = next(iter(found.values()))[0].turned, tuple(own[place].shape)
         group = tuple(Product(_path_for(network, m), names[place], m, turned, shape) for m in found)
