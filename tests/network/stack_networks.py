@@ -120,8 +120,10 @@ class Little(Indexed):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.ParameterList([self.weights[0][:, :6], self.weights[1][:, :6, :6], self.weights[2][..., :6]])
-        self.biases = nn.ParameterList([b[:, :6] for b in self.biases])
+        first, second, last = self.weights
+        cut = [first[:, :4], second[:, :4, :4], last[..., :4]]
+        self.weights = nn.ParameterList(w.contiguous() for w in cut)
+        self.biases = nn.ParameterList(b[:, :4].contiguous() for b in self.biases)
 
 
 class Shared(Stack):

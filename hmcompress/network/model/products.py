@@ -25,7 +25,7 @@ from hmcompress.network.model.watch import Watch
 T = TypeVar("T")
 
 _PROBED = 4  # samples
-_MOST, _FEWEST = 64, 128  # matrices of a parameter; numbers of one that holds several: each has a header to pay for
+_MOST, _FEWEST = 64, 64  # matrices of a parameter; numbers of one that holds several: each has a header to pay for
 _SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
 
 
