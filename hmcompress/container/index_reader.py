@@ -46,9 +46,9 @@ def index_from_json(document: Any, header: dict[str, Entry], layer_bytes: int) -
 
 
 def _owner(value: Any, count: int) -> tuple[int, ...]:
-    """The numbers of a layer's tensors: one, or a weight and its bias."""
+    """The numbers of a layer's tensors: one, or a weight with the lengths of its rows, its bias, or both."""
     numbers = value if isinstance(value, list) else [value]
-    if not 1 <= len(numbers) <= 2:
+    if not 1 <= len(numbers) <= 3:
         damaged("'tensors'")
     return tuple(integer(n, count, "tensors") for n in numbers)
 
@@ -163,8 +163,8 @@ def _check_layers(index: Index, layer_bytes: int) -> None:
         shapes, dtypes = [index.shapes[name] for name in row.tensors], {index.dtypes[name] for name in row.tensors}
         if len(dtypes) > 1 or not dtypes <= set(CODABLE) or not shapes[0]:
             damaged(f"layer {row.name[:80]!r}")
-        biases = elements(shapes[1]) if len(shapes) == 2 else 1
-        if elements(shapes[0]) % max(biases, 1) or (len(shapes) == 2 and dtypes & REAL_PARTS.keys()):
+        vectors = [max(elements(shape), 1) for shape in shapes[1:]]
+        if any(elements(shapes[0]) % size for size in vectors) or (vectors and dtypes & REAL_PARTS.keys()):
             damaged(f"layer {row.name[:80]!r}")
     if sum(row.nbytes for row in index.layers) != layer_bytes:
         damaged("sum of layer sizes")

@@ -10,7 +10,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.codecs import BASED, PARTED, TURNED
+from hmcompress.hmatrix.codecs import BASED, NORMED, PARTED, TURNED
 from hmcompress.layers import FLOATS, REAL_PARTS, Layout, from_matrices, layout, real_layout, to_matrices
 
 
@@ -38,6 +38,11 @@ def parted(payloads: Sequence[bytes], rows: int, turned: bool) -> bytes:
     turned or not."""
     head = Writer().raw(bytes([PARTED])).uint(2 * len(payloads) + turned).uint(rows).getvalue()
     return head + join(payloads)
+
+
+def normed(payload: bytes, is_turned: bool) -> bytes:
+    """The payload of two parameters, a weight's rows in any length, as columns where turned, and their lengths."""
+    return bytes([NORMED, is_turned]) + payload
 
 
 def split(payload: bytes | memoryview, count: int) -> list[bytes]:
@@ -78,6 +83,8 @@ def decode_layer(
             raise FormatError("a layer is turned that is no matrix by itself: the file is damaged")
         w, *bias = decode_layer(payload[1:], [(matrix.cols, matrix.rows), *shapes[1:]], dtype)
         return [w.T.reshape(weight).contiguous(), *bias]
+    if payload[:1] == bytes([NORMED]):
+        return _normed(bytes(payload[1:]), shapes, dtype)
     if payload[:1] == bytes([PARTED]):
         return _parted(bytes(payload[1:]), shapes, dtype)
     if len(shapes) == 2:
@@ -109,6 +116,25 @@ def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) 
     weight = w[..., :cols].mT if turned else w[..., :cols]
     biases = [w[..., cols].reshape(shape).contiguous() for shape in shapes[1:]]
     return [weight.reshape(shapes[0]).contiguous(), *biases]
+
+
+def _normed(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    """A matrix whose rows have their lengths, these lengths, and what else has a number for each row: its last column.
+
+    A row of zeros begins with 1, so that it has a direction; its length is 0.
+    """
+    if len(shapes) < 2 or len(shapes[0]) != 2 or not math.prod(shapes[0]) or data[:1] not in (b"\0", b"\1"):
+        raise FormatError("a layer's rows have their lengths apart, but there is no place for them: it is damaged")
+    is_turned = data[0] == 1
+    m, n = shapes[0][::-1] if is_turned else shapes[0]
+    if any(math.prod(shape) != m for shape in shapes[1:]) or dtype not in FLOATS:
+        raise FormatError(f"lengths {shapes[1]} are not those of {m} rows: the file is damaged")
+    matrix = HMatrix.from_payload(data[1:], (m, n + len(shapes) - 2), dtype).to_dense()
+    w, lengths = matrix[:, :n].clone(), matrix[:, :n].double().norm(dim=1)
+    w[lengths == 0, 0] = 1
+    vectors = [lengths.to(dtype), *(matrix[:, n + k].clone() for k in range(len(shapes) - 2))]
+    weight = (w.T if is_turned else w).contiguous()
+    return [weight, *(v.reshape(shape) for v, shape in zip(vectors, shapes[1:], strict=True))]
 
 
 def _decoded(parts: Sequence[bytes], size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:

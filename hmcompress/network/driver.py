@@ -73,7 +73,9 @@ def compress_network(
     original = pose(settings, saved, checkpoint.path)
     work = _Work(checkpoint, saved, original, settings, progress, metric, ruled)
     structured = partial(has_structure, engine=Engine())  # what the engine codes in few bytes, whatever it multiplies
-    posed = replace(original, network=with_products(original.network, original.calibration.points, structured))
+    apart = kept(checkpoint, settings) | decoded_layers(ruled).keys() if settings.ntk_bound is None else None
+    network = with_products(original.network, original.calibration.points, structured, apart)
+    posed = replace(original, network=network)
     result = _compressed(work, posed)
     if posed.network.products:
         errors = original.errors(original.held_out, decoded_layers(result.layers))
@@ -135,7 +137,7 @@ def _coded(
         trial = _guarded(subject, settings)
         layers, stored = _encode(problem, trial, tensors, tuple(work.saved), time.perf_counter() - start)
         if work.metric is not None and settings.slim != "prefer":
-            if any(p.matrix.count > 1 for p in problem.network.products):  # which that metric codes as one
+            if any(p.matrix.count > 1 or p.lengths for p in problem.network.products):  # coded as they are saved
                 whole = _owning(work.original, work.checkpoint, left_out)
                 subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
             return _smaller(subject, settings, work.metric, layers, stored, problem.network)

@@ -61,7 +61,7 @@ def test_the_file_has_the_parameters_of_the_module(name: str, tmp_path: Path) ->
 def test_they_take_a_part_of_what_other_weights_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     checkpoint, settings = saved(tmp_path, product_networks.Own().state_dict()), settings_of("Own")
     results = [compress_network(checkpoint, settings)]
-    monkeypatch.setattr(driver, "with_products", lambda network, points, but: network)
+    monkeypatch.setattr(driver, "with_products", lambda network, *rest: network)
     results.append(compress_network(checkpoint, settings))
     ours, before = (sum(len(layer.payload) for layer in result.layers) for result in results)
     assert ours < 0.6 * before and all(result.record.error <= BOUND for result in results)

@@ -5,7 +5,7 @@ Many networks hold their weights as plain parameters and write `x @ self.W + sel
 where the product is taken.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hmcompress.network.model.calls import Call
 from hmcompress.network.model.matrices import Matrix
-from hmcompress.network.model.watch import Watch
+from hmcompress.network.model.watch import Normed, Watch
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Product:
 
     source: name in the checkpoint of the parameter that holds the matrix; turned: the matrix there is W^T. shape: of
     the parameter. bias, bias_source, bias_shape: likewise. name, bias_name: of the layer's own weight and bias.
+    lengths: the place of those of W's rows, where the matrix tells their directions alone.
     """
 
     path: str
@@ -33,6 +34,9 @@ class Product:
     bias: Matrix | None = None
     bias_source: str | None = None
     bias_shape: tuple[int, ...] = ()
+    lengths: str | None = None
+    lengths_source: str | None = None
+    lengths_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -42,27 +46,45 @@ class Product:
     def bias_name(self) -> str | None:
         return None if self.bias is None or self.bias_source is None else self.bias.named(self.bias_source)
 
-    def weight(self, t: Tensor) -> Tensor:
-        """W (m, n) from the parameter; kernels of one place are matrices too."""
-        return self.matrix.of(t).T if self.turned else self.matrix.of(t)
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Of the module's own parameters."""
+        found = self.matrix.place, self.bias and self.bias.place, self.lengths
+        return tuple(place for place in found if place)
+
+    def weight(self, tensors: Mapping[str, Tensor], by_place: bool = True) -> Tensor:
+        """W (m, n) from the parameters by place, or by name; kernels of one place are matrices too."""
+        held = self.matrix.of(tensors[self.matrix.place if by_place else self.source])
+        w, lengths = held.T if self.turned else held, self.lengths if by_place else self.lengths_source
+        return w if lengths is None else with_lengths(w, tensors[lengths])
+
+
+def with_lengths(w: Tensor, lengths: Tensor) -> Tensor:
+    """The rows of a matrix (m, n) in these lengths, m numbers, which may be negative."""
+    rows = w.double()
+    return (rows * (lengths.reshape(-1, 1).double() / rows.norm(dim=1, keepdim=True))).to(w.dtype)
 
 
 class _ByLayers(Watch):
     """Products are those of layers, which add their biases at once."""
 
     def __init__(self, module: nn.Module, products: Sequence[Product]) -> None:
-        places = {m.place for p in products for m in (p.matrix, p.bias) if m is not None}
-        super().__init__({place: tensor_at(module, place) for place in places})
+        super().__init__({place: tensor_at(module, place) for p in products for place in p.places})
         self._layers = {p.matrix: (p, module.get_submodule(p.path)) for p in products}
+        self._normed = {frozenset((p.matrix.place, p.lengths)): p for p in products if p.lengths is not None}
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
         if call.matrix not in self._layers:  # a bias by which something is multiplied
             return own()
         product, layer = self._layers[call.matrix]
-        if product.turned != call.turned:
+        if (product.turned, product.lengths) != (call.turned, call.lengths):
             return own()
         z = call.leave(layer(call.x))
         return call.with_bias(z) if product.bias is None else z
+
+    def normed(self, w: Tensor, places: frozenset[str]) -> Normed | None:
+        p = self._normed.get(places)
+        return None if p is None or p.lengths is None else Normed(p.matrix, p.turned, p.lengths)
 
     def sum(self, calls: Sequence[Call], biases: Sequence[Matrix], z: Tensor, own: Callable[[], Tensor]) -> Tensor:
         known = (self._layers.get(call.matrix) for call in calls)

@@ -1,148 +1,129 @@
 """Dense layers for the products that a module takes with parameters of its own: found by running it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.build import filled
-from hmcompress.network.model.calls import Call
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.matrices import Matrix
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, own_tensors
 from hmcompress.network.model.order import in_order_of_computation
 from hmcompress.network.model.product_calls import Product, tensor_at
+from hmcompress.network.model.recording import SAME, Calls, are_same, recorded
 from hmcompress.network.model.routed import with_routed
-from hmcompress.network.model.watch import Watch
 
 T = TypeVar("T")
 
 _PROBED = 4  # samples
 _MOST, _FEWEST = 64, 64  # matrices of a parameter; numbers of one that holds several: each has a header to pay for
-_SAME = 1e-4  # share of the largest output up to which outputs are the same, where sums are taken in another order
 
 
-@dataclass
-class _Seen:
-    """One product that was taken: of what, None inside torch.func transforms, whether with W^T, and which bias came."""
-
-    x: Tensor | None
-    turned: bool
-    bias: Matrix | None
-
-
-_Calls = dict[Matrix, list[_Seen]]
 _Group = tuple[Product, ...]  # with all matrices of one parameter
 
 
-class _Recording(Watch):
-    """Notes products, and leaves all as it is."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.seen: _Calls = {}
-        self._of: dict[int, _Seen] = {}
-
-    def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
-        x = None if is_functorch_wrapped_tensor(call.x) else call.x.detach().clone()
-        seen = _Seen(x, call.turned, self.vector(call.bias) if call.after is None else None)
-        self.seen.setdefault(call.matrix, []).append(seen)
-        self._of[id(call)] = seen
-        return own()
-
-    def sum(self, calls: Sequence[Call], biases: Sequence[Matrix], z: Tensor, own: Callable[[], Tensor]) -> Tensor:
-        for call, bias in zip(calls, biases, strict=True):
-            seen = self._of[id(call)]
-            if call.bias is None and call.after is None and seen.bias is None:
-                seen.bias = bias
-        return own()
-
-
-def with_products(network: Network, points: Points, but: Callable[[str, Tensor], bool]) -> Network:
+def with_products(
+    network: Network, points: Points, but: Callable[[str, Tensor], bool], apart: Set[str] | None = frozenset()
+) -> Network:
     """The same network with those of its parameters among its layers that it multiplies activations by.
 
     Its module is given these layers too. but: whether a weight (m, n) of some name is to stay among the others. What is
-    used in another way as well, so that outputs would be others, stays there.
+    used in another way as well, so that outputs would be others, stays there. So do, where a weight's rows are in one
+    parameter and their lengths in another, those of the names `apart`; None: all of these.
     """
     if network.kind != "factory" or isinstance(network.module, torch.jit.ScriptModule):
         return network
     few, others = (points.take(slice(k, k + _PROBED)).tensors for k in (0, _PROBED))
     try:
-        seen = _products(network, _recorded(network, few), _recorded(network, others))
-        found = [
-            g for g in seen if not any(but(p.name, p.weight(tensor_at(network.module, p.matrix.place))) for p in g)
-        ]
+        seen = _products(network, recorded(network, few), recorded(network, others))
+        own = own_tensors(network.module)
+        found = [g for g in seen if not any(_is_apart(p, apart) or but(p.name, p.weight(own)) for p in g)]
         return _adopted(network, found, few) if found else network
     except NetworkError:
         return network
+
+
+def _is_apart(p: Product, apart: Set[str] | None) -> bool:
+    return p.lengths is not None and (apart is None or bool({p.source, str(p.lengths_source)} & apart))
 
 
 def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the checkpoint as the network's layers take them: weights (m, n) and biases (m,)."""
     found = dict(tensors)
     for p in network.products:
-        if p.source in tensors:
-            found.pop(p.source, None)
-            found[p.name] = p.weight(tensors[p.source]).contiguous()
+        if p.source in tensors and (p.lengths is None or p.lengths_source in tensors):
+            for name in (p.source, p.lengths_source):
+                found.pop(str(name), None)
+            found[p.name] = p.weight(tensors, by_place=False).contiguous()
         if p.bias is not None and p.bias_source in tensors:
             found.pop(str(p.bias_source), None)
             found[str(p.bias_name)] = p.bias.of(tensors[str(p.bias_source)]).reshape(-1)
     return found
 
 
-def _recorded(network: Network, few: Inputs) -> _Calls:
-    own = own_tensors(network.module)
-    counts = Counter(map(id, own.values()))
-    alone = {p: own[p] for p in network.places.values() if p in own and counts[id(own[p])] == 1}
-    with _Recording({place: t for place, t in alone.items() if t.is_floating_point()}) as recording:
-        network.run(few)
-    return recording.seen
-
-
-def _products(network: Network, seen: _Calls, others: _Calls) -> Iterator[_Group]:
+def _products(network: Network, seen: Calls, others: Calls) -> Iterator[_Group]:
     """Of weights that are always used in the same way, on what samples change; a bias that several share stays."""
     names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
-    groups = defaultdict[str, _Calls](dict)
+    groups = defaultdict[str, Calls](dict)
     for matrix, calls in sorted(seen.items(), key=lambda item: item[0].index):
         groups[matrix.place][matrix] = calls
     users = Counter(place for found in groups.values() for place in {bias.place for bias in _biases(found)})
+    users.update(place for own_place, found in groups.items() for place in (own_place, *_lengths(found)))
     for place, found in groups.items():
-        if names[place] not in network.others or not isinstance(own[place], nn.Parameter) or not _are_alike(found):
+        stay = {name for name in network.others if isinstance(own[network.places[name]], nn.Parameter)}
+        g = next(iter(_lengths(found)), None)
+        if (
+            names[place] not in stay
+            or (g is not None and (names[g] not in stay or users[g] > 1))
+            or not _are_alike(found)
+        ):
             continue
-        if any(_are_same(calls, others.get(matrix, [])) for matrix, calls in found.items()):
+        if any(are_same(calls, others.get(matrix, [])) for matrix, calls in found.items()):
             continue
         if len(found) > 1 and own[place].numel() < _FEWEST:
             continue
-        turned, shape = next(iter(found.values()))[0].turned, tuple(own[place].shape)
-        group = tuple(Product(_path_for(network, m), names[place], m, turned, shape) for m in found)
-        biases = tuple(_only(call.bias for call in calls) for calls in found.values())
-        own_biases = all(b is not None and users[b.place] == 1 for b in biases) and _belong(group, biases, own)
-        yield tuple(map(partial(_with_bias, names, own), group, biases)) if own_biases else group
+        yield _group(network, found, users)
 
 
-def _biases(found: _Calls) -> set[Matrix]:
+def _biases(found: Calls) -> set[Matrix]:
     return {call.bias for calls in found.values() for call in calls if call.bias is not None}
+
+
+def _lengths(found: Calls) -> set[str]:
+    return {call.lengths for calls in found.values() for call in calls if call.lengths is not None}
+
+
+def _group(network: Network, found: Calls, users: Mapping[str, int]) -> _Group:
+    names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
+    first, g = next(iter(found)), next(iter(_lengths(found)), None)
+    held = Product("", names[first.place], first, found[first][0].turned, tuple(own[first.place].shape))
+    if g is not None:
+        held = replace(held, lengths=g, lengths_source=names[g], lengths_shape=tuple(own[g].shape))
+    group = tuple(replace(held, path=_path_for(network, m), matrix=m) for m in found)
+    biases = tuple(_only(call.bias for call in calls) for calls in found.values())
+    own_biases = all(b is not None and users[b.place] == 1 for b in biases) and _belong(group, biases, own)
+    return tuple(map(partial(_with_bias, names, own), group, biases)) if own_biases else group
 
 
 def _with_bias(names: Mapping[str, str], own: Mapping[str, Tensor], product: Product, bias: Matrix) -> Product:
     return replace(product, bias=bias, bias_source=names[bias.place], bias_shape=tuple(own[bias.place].shape))
 
 
-def _are_alike(found: _Calls) -> bool:
+def _are_alike(found: Calls) -> bool:
     """Whether all matrices of a parameter are seen, none by itself that is a part of another one, used in one way."""
     calls, first = [call for each in found.values() for call in each], next(iter(found))
     whole = {replace(first, index=k) for k in range(min(first.count, _MOST + 1))}
     return (
         found.keys() == whole
         and len(whole) <= _MOST
-        and len({c.turned for c in calls}) == 1
+        and len({(c.turned, c.lengths) for c in calls}) == 1
         and all(c.x is not None for c in calls)
     )
 
@@ -156,18 +137,11 @@ def _only(of: Iterable[T]) -> T | None:
 def _belong(group: _Group, biases: Sequence[Matrix | None], own: Mapping[str, Tensor]) -> bool:
     """Whether biases have a number for each row, and lie as the matrices do, all that a parameter has."""
     first = group[0].matrix
-    rows = len(group[0].weight(own[first.place]))
+    rows = len(group[0].weight(own))
     wanted = [(rows, first.count, p.matrix.index) for p in group]
     found = [(b.rows, b.count, b.index) for b in biases if b is not None]
     places = {b.place for b in biases if b is not None}
     return found == wanted and len(places) == 1 and own[places.pop()].dtype == own[first.place].dtype
-
-
-def _are_same(calls: list[_Seen], others: list[_Seen]) -> bool:
-    """Whether products are of the same numbers, as those of weights are."""
-    pairs = ((one.x, other.x) for one, other in zip(calls, others, strict=False))
-    same = all(x is not None and y is not None and torch.equal(x, y) for x, y in pairs)
-    return same and len(calls) == len(others)
 
 
 def _path_for(network: Network, matrix: Matrix) -> str:
@@ -198,7 +172,7 @@ def _computing(network: Network, groups: Sequence[_Group], few: Inputs, y: Tenso
     adopted = _with_layers(network, products)
     try:
         with _without(network, products):
-            same = bool((adopted.run(few) - y).abs().max() <= _SAME * y.abs().max())
+            same = bool((adopted.run(few) - y).abs().max() <= SAME * y.abs().max())
         ordered = in_order_of_computation(adopted, few)
         same = same and all(_are_together(ordered, group) for group in groups)
     except NetworkError:
@@ -222,11 +196,11 @@ def _with_layers(network: Network, products: Sequence[Product]) -> Network:
     for p in products:
         path, _, name = p.path.rpartition(".")
         bias = None if p.bias is None else p.bias.of(own[p.bias.place]).reshape(-1)
-        layer = filled(p.weight(own[p.matrix.place]), bias)
+        layer = filled(p.weight(own), bias)
         network.module.get_submodule(path).add_module(name, layer.eval())
         layers.append(DenseLayer(p.path, p.name, p.bias_name))
         places |= {p.name: f"{p.path}.weight"} | ({p.bias_name: f"{p.path}.bias"} if p.bias_name else {})
-    dense = {name for p in products for name in (p.source, p.bias_source)}
+    dense = {name for p in products for name in (p.source, p.bias_source, p.lengths_source)}
     others = tuple(name for name in network.others if name not in dense)
     return replace(network, layers=(*network.layers, *layers), others=others, places=places, products=tuple(products))
 
@@ -234,8 +208,7 @@ def _with_layers(network: Network, products: Sequence[Product]) -> Network:
 @contextmanager
 def _without(network: Network, products: Sequence[Product]) -> Iterator[None]:
     """No numbers in the module's own parameters meanwhile: what uses them beside these products shows it."""
-    places = {m.place for p in products for m in (p.matrix, p.bias) if m is not None}
-    tensors = [tensor_at(network.module, place) for place in places]
+    tensors = [tensor_at(network.module, place) for place in {place for p in products for place in p.places}]
     before = [t.detach().clone() for t in tensors]
     with torch.no_grad():
         try:

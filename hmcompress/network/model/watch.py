@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,22 @@ _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _RECENT = 8  # products to which a bias may still be added
 
 
+@dataclass(frozen=True)
+class Normed:
+    """Which parameter tells the directions of a weight's rows, turned or not, and which one, by its place, lengths."""
+
+    rows: Matrix
+    turned: bool
+    lengths: str
+
+
 class Watch(TorchFunctionMode):
     """Sees products of some tensors, by their places, and sums of these products with others of them."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._views = {id(t): View.whole(t, place) for place, t in tensors.items()}
+        self._made: dict[int, tuple[Tensor, frozenset[str]]] = {}  # from which parameters alone tensors were computed
         self._recent: deque[Result] = deque(maxlen=_RECENT)
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
@@ -37,6 +47,10 @@ class Watch(TorchFunctionMode):
 
     def sum(self, calls: Sequence[Call], biases: Sequence[Matrix], z: Tensor, own: Callable[[], Tensor]) -> Tensor:
         """What z is, which the calls gave, with the bias for each of them."""
+        raise NotImplementedError
+
+    def normed(self, w: Tensor, places: frozenset[str]) -> Normed | None:
+        """How W (m, n), computed from two parameters, is rows of one in the lengths that the other has, if it is."""
         raise NotImplementedError
 
     def vector(self, t: object) -> Matrix | None:
@@ -64,6 +78,7 @@ class Watch(TorchFunctionMode):
             for part in out if isinstance(out, tuple | list) else (out,):
                 self._note(args[0], part)
             self._note_multiple(name, args, out)
+        self._note_made((*args, *(kwargs or {}).values()), out)
         return out
 
     def _kept(self, result: Result) -> Tensor:
@@ -103,6 +118,21 @@ class Watch(TorchFunctionMode):
             if rows is not None and cols is not None:
                 self._views[id(out)] = known.times(out, *((1 / rows, 1 / cols) if name in _OVER else (rows, cols)))
 
+    def _note_made(self, given: Sequence[Any], out: Any) -> None:
+        """What is computed from one or two parameters, and from nothing else."""
+        view = self._views.get(id(out))
+        if not isinstance(out, Tensor) or is_functorch_wrapped_tensor(out) or not (view is None or view.is_scaled):
+            return
+        sources = [self._sources(t) for t in given if isinstance(t, Tensor | list | tuple) and not _are_numbers(t)]
+        places = frozenset[str]().union(*sources)
+        if sources and all(sources) and len(places) <= 2:
+            self._made[id(out)] = out, places
+
+    def _sources(self, t: object) -> frozenset[str]:
+        if id(t) in self._made:
+            return self._made[id(t)][1]
+        return frozenset([self._views[id(t)].place]) if id(t) in self._views else frozenset()
+
     def _call(self, name: str, args: Sequence[Any], named: Mapping[str, Any]) -> Call | Stacked | None:
         if name == "linear":
             x, w, b = _bound(("input", "weight", "bias"), args, named)
@@ -120,8 +150,11 @@ class Watch(TorchFunctionMode):
     def _times(self, x: Any, w: Any, bias: Tensor | None = None, columns: bool = True) -> Call | Stacked | None:
         """x W, or x W^T; None where W is not known, or shows no whole matrices."""
         known = self._views.get(id(w))
-        if known is None or not isinstance(x, Tensor) or id(x) in self._views:
+        if not isinstance(x, Tensor) or id(x) in self._views or id(x) in self._made:
             return None
+        call = self._of_lengths(x, w, bias, columns)
+        if known is None or call is not None:
+            return call
         found = known.matrices()
         if found is None or (w.ndim > 2 and (x.ndim < 2 or found.axis is None)):
             return None
@@ -130,6 +163,16 @@ class Watch(TorchFunctionMode):
         shape = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])
         shape = (*shape, x.shape[-2], w.shape[-1 if columns else -2])
         return side_by_side(found, found.turned != columns, x, w if columns else w.mT, shape)
+
+    def _of_lengths(self, x: Tensor, w: Any, bias: Tensor | None, columns: bool) -> Call | None:
+        """The product with rows in the lengths that another parameter has."""
+        places = self._sources(w)
+        if len(places) != 2 or w.ndim != 2:
+            return None
+        found = self.normed(w.T if columns else w, places)
+        if found is None:
+            return None
+        return Call(found.rows, found.turned, x, -1, bias, lengths=found.lengths)
 
     def _scaled(self, known: View, found: Matrices, x: Tensor, bias: Tensor | None, columns: bool) -> Call:
         """The product with a single matrix or a multiple of one."""
@@ -228,6 +271,10 @@ def _factors(other: Any, shape: Sequence[int]) -> tuple[Factor, Factor] | tuple[
 def _bound(names: Sequence[str], args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
     given = {**dict(zip(names, args, strict=False)), **named}
     return tuple(given.get(name) for name in names)
+
+
+def _are_numbers(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(each, int | float) for each in given)
 
 
 def _turned(x: Any) -> Any:
