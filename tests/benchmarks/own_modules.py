@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import hmcompress.network.stages as stages
 from hmcompress.checkpoint import open_checkpoint
@@ -68,6 +69,32 @@ class Written(nn.Module):
         return x
 
 
+class Normed(Plain):
+    """With the lengths of rows apart, as weight normalisation keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):
+                weight_norm(layer)
+
+
+class Stacked(nn.Module):
+    """Two networks side by side in parameters of both, (2, inputs, outputs) and (2, 1, outputs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = 2, 128, 128, 128, 128, 1
+        self.weights = nn.ParameterList(torch.zeros(2, n, m) for n, m in pairwise(sizes))
+        self.biases = nn.ParameterList(torch.zeros(2, 1, m) for m in sizes[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(2, -1, -1)
+        for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(b, torch.tanh(x) if k else x, w)
+        return x[..., 0].T
+
+
 class Two(nn.Module):
     """Two networks."""
 
@@ -93,11 +120,31 @@ def written(sample: str) -> dict[str, Tensor]:
     }
 
 
+def normed(sample: str) -> dict[str, Tensor]:
+    """Rows, and their lengths."""
+    found = dict[str, Tensor]()
+    for name, t in weights(sample).items():
+        path, _, part = name.rpartition(".")
+        if part == "weight":
+            found[f"{path}.parametrizations.weight.original0"] = t.norm(dim=1, keepdim=True)
+            found[f"{path}.parametrizations.weight.original1"] = t
+        else:
+            found[name] = t
+    return found
+
+
+def stacked(*samples: str) -> dict[str, Tensor]:
+    parts = [written(sample) for sample in samples]
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+
 CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
     "Plain": lambda: weights("burgers"),
     "Written": lambda: written("burgers"),
     "Condition": lambda: weights("burgers"),
     "Positive": lambda: weights("burgers"),
+    "Normed": lambda: normed("burgers"),
+    "Stacked": lambda: stacked("burgers", "allen_cahn"),
     "Two": lambda: weights("burgers", "u.") | weights("allen_cahn", "v."),
 }
 
