@@ -46,7 +46,7 @@ def index_from_json(document: Any, header: dict[str, Entry], layer_bytes: int) -
 
 
 def _owner(value: Any, count: int) -> tuple[int, ...]:
-    """The numbers of a layer's tensors: one, or a weight with the lengths of its rows, its bias, or both."""
+    """The numbers of a layer's tensors: one, or a weight with what makes it, its bias, or both."""
     numbers = value if isinstance(value, list) else [value]
     if not 1 <= len(numbers) <= 3:
         damaged("'tensors'")

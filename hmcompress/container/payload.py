@@ -10,7 +10,7 @@ from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.container.based import Other, is_based, read_based
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
-from hmcompress.hmatrix.codecs import BASED, NORMED, PARTED, TURNED
+from hmcompress.hmatrix.codecs import BASED, OF_TWO, PARTED, TURNED
 from hmcompress.layers import FLOATS, REAL_PARTS, Layout, from_matrices, layout, real_layout, to_matrices
 
 
@@ -40,9 +40,10 @@ def parted(payloads: Sequence[bytes], rows: int, turned: bool) -> bytes:
     return head + join(payloads)
 
 
-def normed(payload: bytes, is_turned: bool) -> bytes:
-    """The payload of two parameters, a weight's rows in any length, as columns where turned, and their lengths."""
-    return bytes([NORMED, is_turned]) + payload
+def of_two(payload: bytes, is_turned: bool, is_factor: bool) -> bytes:
+    """The payload of two parameters that make a weight: its rows, as columns where turned, and their lengths or, where
+    the second one is a factor, ones."""
+    return bytes([OF_TWO, is_turned + 2 * is_factor]) + payload
 
 
 def split(payload: bytes | memoryview, count: int) -> list[bytes]:
@@ -83,8 +84,8 @@ def decode_layer(
             raise FormatError("a layer is turned that is no matrix by itself: the file is damaged")
         w, *bias = decode_layer(payload[1:], [(matrix.cols, matrix.rows), *shapes[1:]], dtype)
         return [w.T.reshape(weight).contiguous(), *bias]
-    if payload[:1] == bytes([NORMED]):
-        return _normed(bytes(payload[1:]), shapes, dtype)
+    if payload[:1] == bytes([OF_TWO]):
+        return _of_two(bytes(payload[1:]), shapes, dtype)
     if payload[:1] == bytes([PARTED]):
         return _parted(bytes(payload[1:]), shapes, dtype)
     if len(shapes) == 2:
@@ -118,23 +119,25 @@ def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) 
     return [weight.reshape(shapes[0]).contiguous(), *biases]
 
 
-def _normed(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
-    """A matrix whose rows have their lengths, these lengths, and what else has a number for each row: its last column.
-
-    A row of zeros begins with 1, so that it has a direction; its length is 0.
-    """
-    if len(shapes) < 2 or len(shapes[0]) != 2 or not math.prod(shapes[0]) or data[:1] not in (b"\0", b"\1"):
-        raise FormatError("a layer's rows have their lengths apart, but there is no place for them: it is damaged")
-    is_turned = data[0] == 1
-    m, n = shapes[0][::-1] if is_turned else shapes[0]
-    if any(math.prod(shape) != m for shape in shapes[1:]) or dtype not in FLOATS:
-        raise FormatError(f"lengths {shapes[1]} are not those of {m} rows: the file is damaged")
+def _of_two(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    """What makes a matrix: itself and ones, or its rows and their lengths, of which one of zeros then begins with 1, so
+    that it has a direction; and what else has a number for each row, its last column."""
+    if len(shapes) < 2 or len(shapes[0]) < 2 or not math.prod(shapes[0]) or not data or data[0] > 3:
+        raise FormatError("two parameters make a layer that has no second one: the file is damaged")
+    (is_factor, is_turned), weight = divmod(data[0], 2), shapes[0]
+    m, n = weight[0], math.prod(weight[1:])
+    m, n = (n, m) if is_turned else (m, n)
+    vectors = shapes[2:] if is_factor else shapes[1:]
+    fits = all(math.prod(shape) == m for shape in vectors) and math.prod(shapes[1]) in range(1, m * n + 1)
+    if not fits or (len(weight) > 2 and (is_turned or not is_factor)) or dtype not in FLOATS:
+        raise FormatError(f"parameters {shapes[1:]} have no numbers for {m} rows: the file is damaged")
     matrix = HMatrix.from_payload(data[1:], (m, n + len(shapes) - 2), dtype).to_dense()
-    w, lengths = matrix[:, :n].clone(), matrix[:, :n].double().norm(dim=1)
-    w[lengths == 0, 0] = 1
-    vectors = [lengths.to(dtype), *(matrix[:, n + k].clone() for k in range(len(shapes) - 2))]
-    weight = (w.T if is_turned else w).contiguous()
-    return [weight, *(v.reshape(shape) for v, shape in zip(vectors, shapes[1:], strict=True))]
+    w, beside = matrix[:, :n].clone(), torch.ones(shapes[1], dtype=dtype)
+    if not is_factor:
+        lengths = w.double().norm(dim=1)
+        w[lengths == 0, 0], beside = 1, lengths.to(dtype).reshape(shapes[1])
+    biases = [matrix[:, n].clone().reshape(shape) for shape in shapes[2:]]
+    return [(w.T if is_turned else w).reshape(weight).contiguous(), beside, *biases]
 
 
 def _decoded(parts: Sequence[bytes], size: tuple[int, int], dtype: torch.dtype) -> list[Tensor]:

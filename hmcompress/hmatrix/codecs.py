@@ -29,7 +29,7 @@ SINUSOIDS, POSITIONS = 13, 14
 TURNED = 15  # the transpose of a parameter, and beside it a bias: likewise
 DIGITS = 16
 PARTED = 17  # several matrices that a parameter holds, and beside it their biases: likewise
-NORMED = 18  # rows and, apart, their lengths: likewise
+OF_TWO = 18  # two parameters that make a weight: likewise
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
 

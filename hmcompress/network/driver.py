@@ -137,7 +137,7 @@ def _coded(
         trial = _guarded(subject, settings)
         layers, stored = _encode(problem, trial, tensors, tuple(work.saved), time.perf_counter() - start)
         if work.metric is not None and settings.slim != "prefer":
-            if any(p.matrix.count > 1 or p.lengths for p in problem.network.products):  # coded as they are saved
+            if any(p.matrix.count > 1 or p.beside for p in problem.network.products):  # coded as they are saved
                 whole = _owning(work.original, work.checkpoint, left_out)
                 subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
             return _smaller(subject, settings, work.metric, layers, stored, problem.network)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.container import EncodedLayer, LayerRow
-from hmcompress.container.payload import decode_layer, normed, parted, split, turned
+from hmcompress.container.payload import decode_layer, of_two, parted, split, turned
 from hmcompress.hmatrix import HMatrix, measure_error
 from hmcompress.layers import REAL_PARTS, layout, to_matrices
 from hmcompress.network.model.network import DenseLayer
@@ -83,9 +83,9 @@ def _of_weight(layers: Sequence[EncodedLayer], p: Product) -> EncodedLayer:
     """All matrices of a parameter, in its order, with their biases or without."""
     shapes = (p.shape, p.bias_shape)[: len(layers[0].shapes)]
     names, held = (p.source, str(p.bias_source))[: len(shapes)], layout(p.shape)
-    if p.lengths_source is not None:
-        names, shapes = (names[0], p.lengths_source, *names[1:]), (shapes[0], p.lengths_shape, *shapes[1:])
-        return _with(layers, names, shapes, normed(layers[0].payload, p.turned))
+    if p.beside is not None:
+        names, shapes = (names[0], str(p.beside_source), *names[1:]), (shapes[0], p.beside_shape, *shapes[1:])
+        return _with(layers, names, shapes, of_two(layers[0].payload, p.turned, p.beside.is_factor))
     if (held.count, held.rows) != (p.matrix.count, p.matrix.rows) or held.count > 1:
         return _with(layers, names, shapes, parted([x.payload for x in layers], layers[0].shapes[0][0], p.turned))
     return _with(layers, names, shapes, turned(layers[0].payload) if p.turned else layers[0].payload)

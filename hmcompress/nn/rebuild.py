@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
-from hmcompress.hmatrix.codecs import BASED, INTERPOLATED, NORMED, PARTED, TURNED
+from hmcompress.hmatrix.codecs import BASED, INTERPOLATED, OF_TWO, PARTED, TURNED
 from hmcompress.hmatrix.patterns.interpolated import read as read_predicted
 from hmcompress.hmatrix.tree.order import Order
 from hmcompress.hmatrix.tree.tree import TreeBody
@@ -57,10 +57,10 @@ class Ordered:
 
 def read(payload: bytes | memoryview, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool) -> Ordered | None:
     """The payload of a (m, n) matrix, its last column the bias where `has_bias`; None where that cannot be parted, or
-    where every entry is stored as it was, turned, in parts, with lengths of rows apart, or on top of another layer.
+    where every entry is stored as it was, turned, in parts, made of two parameters, or on top of another layer.
     Raises FormatError.
     """
-    if bytes(payload[:1]) in map(bytes, ([BASED], [TURNED], [PARTED], [NORMED])):
+    if bytes(payload[:1]) in map(bytes, ([BASED], [TURNED], [PARTED], [OF_TWO])):
         return None
     if payload[:1] == bytes([INTERPOLATED]):
         found = read_predicted(bytes(payload[1:]), shape)

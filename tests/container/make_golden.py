@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from hmcompress import compress
 from hmcompress.container import FileInfo, FileWriter
-from hmcompress.container.payload import normed, parted, turned
+from hmcompress.container.payload import of_two, parted, turned
 from hmcompress.geometry import View
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,13 +22,13 @@ DECODED = GOLDEN / "version_1.safetensors"
 STANDING, STANDING_DECODED = GOLDEN / "standing.hmc.safetensors", GOLDEN / "standing.safetensors"
 TURNED, TURNED_DECODED = GOLDEN / "turned.hmc.safetensors", GOLDEN / "turned.safetensors"
 PARTED, PARTED_DECODED = GOLDEN / "parted.hmc.safetensors", GOLDEN / "parted.safetensors"
-NORMED, NORMED_DECODED = GOLDEN / "normed.hmc.safetensors", GOLDEN / "normed.safetensors"
+OF_TWO, OF_TWO_DECODED = GOLDEN / "of_two.hmc.safetensors", GOLDEN / "of_two.safetensors"
 FILES = (
     (COMPRESSED, DECODED),
     (STANDING, STANDING_DECODED),
     (TURNED, TURNED_DECODED),
     (PARTED, PARTED_DECODED),
-    (NORMED, NORMED_DECODED),
+    (OF_TWO, OF_TWO_DECODED),
 )
 
 
@@ -113,18 +113,20 @@ def write_parted(path: Path) -> None:
         writer.finish(FileInfo(tuple(name for names in layers for name in names)))
 
 
-def write_normed(path: Path) -> None:
-    """A file of rows with their lengths apart, as columns with a bias and by themselves, some without a direction."""
+def write_of_two(path: Path) -> None:
+    """A file of rows with their lengths, as columns with a bias and by themselves, some without a direction, and of a
+    weight with a factor."""
     noise = torch.randn(20, 17, generator=torch.Generator().manual_seed(5)) * (torch.arange(20) % 5 > 0)[:, None]
     layers = {
-        ("columns", "columns.length", "columns.bias"): (noise, ((16, 20), (1, 20), (20,)), True),
-        ("rows", "rows.length"): (noise.double(), ((20, 17), (20, 1)), False),
+        ("columns", "columns.length", "columns.bias"): (noise, ((16, 20), (1, 20), (20,)), True, False),
+        ("rows", "rows.length"): (noise.double(), ((20, 17), (20, 1)), False, False),
+        ("weight", "factor"): (noise[:, :16].half(), ((20, 4, 4), (20, 4)), False, True),
     }
     with FileWriter(path) as writer:
-        for names, (matrix, shapes, is_turned) in layers.items():
+        for names, (matrix, shapes, *how) in layers.items():
             layer = encode(names[0], matrix)
             row = replace(layer.row, tensors=names)
-            writer.add(replace(layer, row=row, shapes=shapes, payload=normed(layer.payload, is_turned)))
+            writer.add(replace(layer, row=row, shapes=shapes, payload=of_two(layer.payload, *how)))
         writer.finish(FileInfo(tuple(name for names in layers for name in names)))
 
 
@@ -138,8 +140,8 @@ def main() -> None:
         write_turned(TURNED)
     if not PARTED.exists():
         write_parted(PARTED)
-    if not NORMED.exists():
-        write_normed(NORMED)
+    if not OF_TWO.exists():
+        write_of_two(OF_TWO)
     for file, back in FILES:
         if not back.exists():
             save_file({name: tensor.clone() for name, tensor in read(file).items()}, back)

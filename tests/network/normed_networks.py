@@ -94,3 +94,32 @@ class Scaled(Normed):
 
     def product(self, x: Tensor, v: Tensor, g: Tensor, b: Tensor) -> Tensor:
         return functional.linear(x, g * v, b)
+
+
+class SharedFactor(Scaled):
+    """One parameter is the factor of two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths[1] = self.lengths[0]
+
+
+class Runs(Scaled):
+    """A factor for the two numbers of each pair of neurons: those of the neuron and of its square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.ParameterList(torch.stack([v, v.flip(0) / 3], -1) for v in self.rows)
+        self.lengths = nn.ParameterList(1 + torch.rand(v.shape[:2]) for v in self.rows)
+
+    def product(self, x: Tensor, v: Tensor, g: Tensor, b: Tensor) -> Tensor:
+        pairs = torch.stack([x, x.square()], -1)
+        return functional.linear(pairs.view(len(x), -1), (v * g.unsqueeze(-1)).view(len(v), -1), b)
+
+
+class Entries(Scaled):
+    """A factor for each entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths = nn.ParameterList(1 + torch.rand(v.shape) for v in self.rows)

@@ -100,9 +100,25 @@ def test_lengths_of_two_weights_stay_as_they_were() -> None:
     assert [p.source for p in posed("SharedLengths")[1].products] == ["rows.2"]
 
 
-def test_a_factor_for_each_row_is_no_length() -> None:
-    _, network = posed("Scaled")
-    assert [p.lengths for p in network.products] == [None] * 3 and "lengths.0" in network.others
+@pytest.mark.parametrize("name", ["Scaled", "Runs", "Entries"])
+def test_a_factor_goes_into_its_weight(name: str, tmp_path: Path) -> None:
+    """One for each row, for runs of entries as splines have it, or for each entry."""
+    _, network = posed(name)
+    assert all(p.beside is not None and p.beside.is_factor for p in network.products) and not network.others
+    module = getattr(normed_networks, name)().eval()
+    checkpoint = saved(tmp_path, module.state_dict())
+    compress(checkpoint.path, tmp_path / "f", settings=settings_of(name))
+    stored = load_state_dict(tmp_path / "f")
+    assert all((t == 1).all() for key, t in stored.items() if key.startswith("lengths"))
+    other = getattr(normed_networks, name)().eval()
+    other.load_state_dict(stored)
+    assert 0 < error(module, other) <= 1.1 * BOUND
+
+
+def test_a_factor_of_two_weights_stays_as_it_was() -> None:
+    _, network = posed("SharedFactor")
+    assert [p.beside is None for p in network.products] == [True, True, False]
+    assert "lengths.0" in network.others
 
 
 @pytest.mark.parametrize("name", ["rows.1", "lengths.1"])

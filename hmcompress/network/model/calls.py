@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hmcompress.network.model.matrices import Matrices, Matrix
+from hmcompress.network.model.matrices import Beside, Matrices, Matrix
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Call:
 
     axis: of the result, from its end, along which neurons lie. bias: what the same call adds; kernel: along that axis,
     as convolutions do. after: what each neuron is multiplied by. sizes, order: of the axes along which neurons lie
-    where these are several, and of all axes of the result. lengths: the place of
-    those of W's rows, of which the matrix then tells the directions alone.
+    where these are several, and of all axes of the result. beside: with
+    what the parameter of the matrix makes W.
     """
 
     matrix: Matrix
@@ -28,7 +28,7 @@ class Call:
     after: Tensor | None = None
     sizes: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
-    lengths: str | None = None
+    beside: Beside | None = None
 
     def leave(self, z: Tensor) -> Tensor:
         """z (..., m) as the module's own call returns it."""

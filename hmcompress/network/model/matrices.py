@@ -30,6 +30,35 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """The parameter with which another one makes a weight: the lengths of its rows, whose directions the other one then
+    tells, or a factor of its entries or of each run of these."""
+
+    place: str
+    is_factor: bool
+
+    def weight(self, v: Tensor, other: Tensor, turned: bool) -> Tensor:
+        """W (m, n) from both; turned: the first one is W^T. Lengths may be negative."""
+        if self.is_factor:
+            shape = _without_ones(other.shape)
+            w = (v * other.reshape(*shape, *[1] * (v.ndim - len(shape)))).reshape(len(v), -1)
+            return w.T if turned else w
+        rows = (v.T if turned else v).double()
+        return (rows * (other.reshape(-1, 1).double() / rows.norm(dim=1, keepdim=True))).to(v.dtype)
+
+    def fits(self, v: Tensor, other: Tensor, shape: tuple[int, ...], turned: bool) -> bool:
+        """Whether both can make a weight of this shape."""
+        if v.dtype != other.dtype:
+            return False
+        if not self.is_factor:
+            return v.ndim == 2 and tuple(v.shape[::-1] if turned else v.shape) == shape and other.numel() == shape[0]
+        size = (len(v), v.numel() // max(len(v), 1)) if v.ndim > 1 else ()
+        factor = _without_ones(other.shape)
+        wanted = size[::-1] if turned else size
+        return factor == v.shape[: len(factor)] and wanted == shape and not (turned and v.ndim > 2)
+
+
+@dataclass(frozen=True)
 class View:
     """A tensor that shows a part of a parameter, turned or not, times a number or one for each row and column.
 
@@ -66,7 +95,7 @@ class View:
             return replace(self, tensor=out)
         if t.ndim == 2 and out.data_ptr() == t.data_ptr() and _is_transpose(out, t):
             return replace(self, tensor=out, strides=self.strides[::-1], rows=self.cols, cols=self.rows)
-        if self.is_scaled or self.origin is None:
+        if self.origin is None:
             return None
         if out.untyped_storage().data_ptr() != t.untyped_storage().data_ptr() or not out.numel():
             return None
@@ -75,7 +104,10 @@ class View:
 
     def times(self, out: Tensor, rows: Factor, cols: Factor) -> "View":
         """The same for a multiple of this one."""
-        return replace(self, tensor=out, rows=self.rows * rows, cols=self.cols * cols)
+        follows = out.is_contiguous() and (self.begin, self.size) == (0, out.numel()) and _is_number(rows, cols)
+        natural = self.strides == _strides(out.shape)
+        origin = int(out.storage_offset()) if follows and natural and self.origin is not None else None
+        return replace(self, tensor=out, origin=origin, rows=self.rows * rows, cols=self.cols * cols)
 
     def matrices(self) -> "Matrices | None":
         """The matrices that it shows, of all that the parameter then holds; None where they are not whole ones."""
@@ -123,6 +155,17 @@ class Matrices:
 
     def at(self, k: int) -> Matrix:
         return replace(self.first, index=self.first.index + k)
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape less the axes of one entry at its end."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(shape)
+
+
+def _is_number(*factors: Factor) -> bool:
+    return all(not isinstance(factor, Tensor) or factor.ndim == 0 for factor in factors)
 
 
 def scales(factor: Factor) -> bool:

@@ -13,8 +13,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from hmcompress.network.model.calls import Call
-from hmcompress.network.model.matrices import Matrix
-from hmcompress.network.model.watch import Normed, Watch
+from hmcompress.network.model.matrices import Beside, Matrix
+from hmcompress.network.model.watch import Made, Watch
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Product:
 
     source: name in the checkpoint of the parameter that holds the matrix; turned: the matrix there is W^T. shape: of
     the parameter. bias, bias_source, bias_shape: likewise. name, bias_name: of the layer's own weight and bias.
-    lengths: the place of those of W's rows, where the matrix tells their directions alone.
+    beside, beside_source, beside_shape: likewise of the parameter with which that makes W.
     """
 
     path: str
@@ -34,9 +34,9 @@ class Product:
     bias: Matrix | None = None
     bias_source: str | None = None
     bias_shape: tuple[int, ...] = ()
-    lengths: str | None = None
-    lengths_source: str | None = None
-    lengths_shape: tuple[int, ...] = ()
+    beside: Beside | None = None
+    beside_source: str | None = None
+    beside_shape: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,20 +49,16 @@ class Product:
     @property
     def places(self) -> tuple[str, ...]:
         """Of the module's own parameters."""
-        found = self.matrix.place, self.bias and self.bias.place, self.lengths
+        found = self.matrix.place, self.bias and self.bias.place, self.beside and self.beside.place
         return tuple(place for place in found if place)
 
     def weight(self, tensors: Mapping[str, Tensor], by_place: bool = True) -> Tensor:
         """W (m, n) from the parameters by place, or by name; kernels of one place are matrices too."""
-        held = self.matrix.of(tensors[self.matrix.place if by_place else self.source])
-        w, lengths = held.T if self.turned else held, self.lengths if by_place else self.lengths_source
-        return w if lengths is None else with_lengths(w, tensors[lengths])
-
-
-def with_lengths(w: Tensor, lengths: Tensor) -> Tensor:
-    """The rows of a matrix (m, n) in these lengths, m numbers, which may be negative."""
-    rows = w.double()
-    return (rows * (lengths.reshape(-1, 1).double() / rows.norm(dim=1, keepdim=True))).to(w.dtype)
+        held = tensors[self.matrix.place if by_place else self.source]
+        if self.beside is not None:
+            other = self.beside.place if by_place else str(self.beside_source)
+            return self.beside.weight(held, tensors[other], self.turned)
+        return self.matrix.of(held).T if self.turned else self.matrix.of(held)
 
 
 class _ByLayers(Watch):
@@ -71,20 +67,20 @@ class _ByLayers(Watch):
     def __init__(self, module: nn.Module, products: Sequence[Product]) -> None:
         super().__init__({place: tensor_at(module, place) for p in products for place in p.places})
         self._layers = {p.matrix: (p, module.get_submodule(p.path)) for p in products}
-        self._normed = {frozenset((p.matrix.place, p.lengths)): p for p in products if p.lengths is not None}
+        self._pairs = {frozenset((p.matrix.place, p.beside.place)): p for p in products if p.beside is not None}
 
     def product(self, call: Call, own: Callable[[], Tensor]) -> Tensor:
         if call.matrix not in self._layers:  # a bias by which something is multiplied
             return own()
         product, layer = self._layers[call.matrix]
-        if (product.turned, product.lengths) != (call.turned, call.lengths):
+        if (product.turned, product.beside) != (call.turned, call.beside):
             return own()
         z = call.leave(layer(call.x))
         return call.with_bias(z) if product.bias is None else z
 
-    def normed(self, w: Tensor, places: frozenset[str]) -> Normed | None:
-        p = self._normed.get(places)
-        return None if p is None or p.lengths is None else Normed(p.matrix, p.turned, p.lengths)
+    def made(self, w: Tensor, places: frozenset[str]) -> Made | None:
+        p = self._pairs.get(places)
+        return None if p is None or p.beside is None else Made(p.matrix, p.turned, p.beside)
 
     def sum(self, calls: Sequence[Call], biases: Sequence[Matrix], z: Tensor, own: Callable[[], Tensor]) -> Tensor:
         known = (self._layers.get(call.matrix) for call in calls)

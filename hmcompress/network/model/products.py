@@ -35,31 +35,31 @@ def with_products(
     """The same network with those of its parameters among its layers that it multiplies activations by.
 
     Its module is given these layers too. but: whether a weight (m, n) of some name is to stay among the others. What is
-    used in another way as well, so that outputs would be others, stays there. So do, where a weight's rows are in one
-    parameter and their lengths in another, those of the names `apart`; None: all of these.
+    used in another way as well, so that outputs would be others, stays there. So do, of weights that two parameters
+    make, those of the names `apart`; None: all of these.
     """
     if network.kind != "factory" or isinstance(network.module, torch.jit.ScriptModule):
         return network
     few, others = (points.take(slice(k, k + _PROBED)).tensors for k in (0, _PROBED))
+    own, places = own_tensors(network.module), network.places
+    single = own.keys() if apart is None else {places[name] for name in apart & places.keys()}
     try:
-        seen = _products(network, recorded(network, few), recorded(network, others))
-        own = own_tensors(network.module)
-        found = [g for g in seen if not any(_is_apart(p, apart) or but(p.name, p.weight(own)) for p in g)]
+        seen = recorded(network, few, single)
+        shared = {place for place, users in _users(seen).items() if users > 1}
+        seen = recorded(network, few, single | shared) if shared - single else seen
+        groups = _products(network, seen, recorded(network, others, single | shared))
+        found = [g for g in groups if not any(but(p.name, p.weight(own)) for p in g)]
         return _adopted(network, found, few) if found else network
     except NetworkError:
         return network
-
-
-def _is_apart(p: Product, apart: Set[str] | None) -> bool:
-    return p.lengths is not None and (apart is None or bool({p.source, str(p.lengths_source)} & apart))
 
 
 def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the checkpoint as the network's layers take them: weights (m, n) and biases (m,)."""
     found = dict(tensors)
     for p in network.products:
-        if p.source in tensors and (p.lengths is None or p.lengths_source in tensors):
-            for name in (p.source, p.lengths_source):
+        if p.source in tensors and (p.beside is None or p.beside_source in tensors):
+            for name in (p.source, p.beside_source):
                 found.pop(str(name), None)
             found[p.name] = p.weight(tensors, by_place=False).contiguous()
         if p.bias is not None and p.bias_source in tensors:
@@ -70,20 +70,16 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _products(network: Network, seen: Calls, others: Calls) -> Iterator[_Group]:
     """Of weights that are always used in the same way, on what samples change; a bias that several share stays."""
-    names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
+    names, own, users = (
+        {place: name for name, place in network.places.items()},
+        own_tensors(network.module),
+        _users(seen),
+    )
     groups = defaultdict[str, Calls](dict)
     for matrix, calls in sorted(seen.items(), key=lambda item: item[0].index):
         groups[matrix.place][matrix] = calls
-    users = Counter(place for found in groups.values() for place in {bias.place for bias in _biases(found)})
-    users.update(place for own_place, found in groups.items() for place in (own_place, *_lengths(found)))
     for place, found in groups.items():
-        stay = {name for name in network.others if isinstance(own[network.places[name]], nn.Parameter)}
-        g = next(iter(_lengths(found)), None)
-        if (
-            names[place] not in stay
-            or (g is not None and (names[g] not in stay or users[g] > 1))
-            or not _are_alike(found)
-        ):
+        if names[place] not in network.others or not isinstance(own[place], nn.Parameter) or not _are_alike(found):
             continue
         if any(are_same(calls, others.get(matrix, [])) for matrix, calls in found.items()):
             continue
@@ -92,20 +88,20 @@ def _products(network: Network, seen: Calls, others: Calls) -> Iterator[_Group]:
         yield _group(network, found, users)
 
 
-def _biases(found: Calls) -> set[Matrix]:
-    return {call.bias for calls in found.values() for call in calls if call.bias is not None}
-
-
-def _lengths(found: Calls) -> set[str]:
-    return {call.lengths for calls in found.values() for call in calls if call.lengths is not None}
+def _users(seen: Calls) -> Counter[str]:
+    """How many parameters are multiplied by, or each is a bias or makes weights of."""
+    pairs = {(matrix.place, place) for matrix, calls in seen.items() for call in calls for place in call.places}
+    return Counter(place for _, place in pairs) + Counter({matrix.place for matrix in seen})
 
 
 def _group(network: Network, found: Calls, users: Mapping[str, int]) -> _Group:
     names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
-    first, g = next(iter(found)), next(iter(_lengths(found)), None)
+    first = next(iter(found))
+    beside = found[first][0].beside
     held = Product("", names[first.place], first, found[first][0].turned, tuple(own[first.place].shape))
-    if g is not None:
-        held = replace(held, lengths=g, lengths_source=names[g], lengths_shape=tuple(own[g].shape))
+    if beside is not None:
+        shape = tuple(own[beside.place].shape)
+        held = replace(held, beside=beside, beside_source=names[beside.place], beside_shape=shape)
     group = tuple(replace(held, path=_path_for(network, m), matrix=m) for m in found)
     biases = tuple(_only(call.bias for call in calls) for calls in found.values())
     own_biases = all(b is not None and users[b.place] == 1 for b in biases) and _belong(group, biases, own)
@@ -123,7 +119,7 @@ def _are_alike(found: Calls) -> bool:
     return (
         found.keys() == whole
         and len(whole) <= _MOST
-        and len({(c.turned, c.lengths) for c in calls}) == 1
+        and len({(c.turned, c.beside) for c in calls}) == 1
         and all(c.x is not None for c in calls)
     )
 
@@ -200,7 +196,7 @@ def _with_layers(network: Network, products: Sequence[Product]) -> Network:
         network.module.get_submodule(path).add_module(name, layer.eval())
         layers.append(DenseLayer(p.path, p.name, p.bias_name))
         places |= {p.name: f"{p.path}.weight"} | ({p.bias_name: f"{p.path}.bias"} if p.bias_name else {})
-    dense = {name for p in products for name in (p.source, p.bias_source, p.lengths_source)}
+    dense = {name for p in products for name in (p.source, p.bias_source, p.beside_source)}
     others = tuple(name for name in network.others if name not in dense)
     return replace(network, layers=(*network.layers, *layers), others=others, places=places, products=tuple(products))
 

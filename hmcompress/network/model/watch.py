@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from hmcompress.network.model.calls import Call, Result, Stacked, side_by_side
 from hmcompress.network.model.contractions import Contraction, contractions
-from hmcompress.network.model.matrices import Factor, Matrices, Matrix, View, scales
+from hmcompress.network.model.matrices import Beside, Factor, Matrices, Matrix, View, scales
 
 _PRODUCTS = {"matmul", "mm", "bmm", "__matmul__"}
 _WITH_BIAS = {"addmm", "baddbmm"}
@@ -24,12 +24,12 @@ _RECENT = 8  # products to which a bias may still be added
 
 
 @dataclass(frozen=True)
-class Normed:
-    """Which parameter tells the directions of a weight's rows, turned or not, and which one, by its place, lengths."""
+class Made:
+    """Which parameter makes a weight with which other one; turned: the first one is W^T."""
 
-    rows: Matrix
+    matrix: Matrix
     turned: bool
-    lengths: str
+    beside: Beside
 
 
 class Watch(TorchFunctionMode):
@@ -49,8 +49,8 @@ class Watch(TorchFunctionMode):
         """What z is, which the calls gave, with the bias for each of them."""
         raise NotImplementedError
 
-    def normed(self, w: Tensor, places: frozenset[str]) -> Normed | None:
-        """How W (m, n), computed from two parameters, is rows of one in the lengths that the other has, if it is."""
+    def made(self, w: Tensor, places: frozenset[str]) -> Made | None:
+        """How W (m, n) is made of the two parameters that it is computed from, if it is in a way that is known."""
         raise NotImplementedError
 
     def vector(self, t: object) -> Matrix | None:
@@ -112,7 +112,7 @@ class Watch(TorchFunctionMode):
             return
         for t, other in (args,) if name in _OVER else (args, args[::-1]):
             known = self._views.get(id(t))
-            if known is None or known.tensor.ndim != 2 or out.shape != t.shape or id(out) in self._views:
+            if known is None or out.shape != t.shape or id(out) in self._views:
                 continue
             rows, cols = _factors(other, t.shape)
             if rows is not None and cols is not None:
@@ -152,11 +152,11 @@ class Watch(TorchFunctionMode):
         known = self._views.get(id(w))
         if not isinstance(x, Tensor) or id(x) in self._views or id(x) in self._made:
             return None
-        call = self._of_lengths(x, w, bias, columns)
+        call = self._of_two(x, w, bias, columns)
         if known is None or call is not None:
             return call
         found = known.matrices()
-        if found is None or (w.ndim > 2 and (x.ndim < 2 or found.axis is None)):
+        if found is None or (w.ndim > 2 and (x.ndim < 2 or found.axis is None or known.is_scaled)):
             return None
         if w.ndim == 2:
             return self._scaled(known, found, x, bias, columns)
@@ -164,15 +164,13 @@ class Watch(TorchFunctionMode):
         shape = (*shape, x.shape[-2], w.shape[-1 if columns else -2])
         return side_by_side(found, found.turned != columns, x, w if columns else w.mT, shape)
 
-    def _of_lengths(self, x: Tensor, w: Any, bias: Tensor | None, columns: bool) -> Call | None:
-        """The product with rows in the lengths that another parameter has."""
+    def _of_two(self, x: Tensor, w: Any, bias: Tensor | None, columns: bool) -> Call | None:
+        """The product with a weight that two parameters make."""
         places = self._sources(w)
         if len(places) != 2 or w.ndim != 2:
             return None
-        found = self.normed(w.T if columns else w, places)
-        if found is None:
-            return None
-        return Call(found.rows, found.turned, x, -1, bias, lengths=found.lengths)
+        found = self.made(w.T if columns else w, places)
+        return None if found is None else Call(found.matrix, found.turned, x, -1, bias, beside=found.beside)
 
     def _scaled(self, known: View, found: Matrices, x: Tensor, bias: Tensor | None, columns: bool) -> Call:
         """The product with a single matrix or a multiple of one."""
@@ -263,6 +261,8 @@ def _factors(other: Any, shape: Sequence[int]) -> tuple[Factor, Factor] | tuple[
         return None, None
     if other.numel() == 1:
         return other.reshape(()), 1.0
+    if len(shape) != 2:
+        return None, None
     if other.shape == (shape[0], 1):
         return other[:, 0], 1.0
     return (1.0, other.reshape(-1)) if other.numel() == other.shape[-1] == shape[1] else (None, None)

@@ -1,9 +1,9 @@
-"""Weights whose rows and their lengths are parameters apart come back as these are, and damage is one line."""
+"""Weights that two parameters make, rows and lengths or one and a factor, come back as these; damage is one line."""
 
 import pytest
 import torch
 
-from hmcompress.container.payload import decode_layer, normed
+from hmcompress.container.payload import decode_layer, of_two
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.nn.rebuild import read as read_form
@@ -12,7 +12,7 @@ MATRIX = torch.randn(20, 33, generator=torch.Generator().manual_seed(0))
 
 
 def payload(w: torch.Tensor = MATRIX, turned: bool = False) -> bytes:
-    return normed(compress_matrix(w, 1e-3).payload, turned)
+    return of_two(compress_matrix(w, 1e-3).payload, turned, False)
 
 
 @pytest.mark.parametrize("lengths", [(20,), (20, 1), (1, 20)], ids=str)
@@ -40,16 +40,36 @@ def test_a_row_of_zeros_has_a_direction_and_no_length():
     assert torch.isfinite(g * w / w.norm(dim=1, keepdim=True)).all()
 
 
+@pytest.mark.parametrize("factor", [(20, 33), (20,), (20, 1), (1,), ()], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_factor_is_ones_beside_the_weight(factor, turned):
+    stored, shape = of_two(compress_matrix(MATRIX, 1e-3).payload, turned, True), (33, 20) if turned else (20, 33)
+    w, ones = decode_layer(stored, [shape, factor], torch.float32)
+    assert w.shape == shape and torch.equal(ones, torch.ones(factor))
+    assert ((w.T if turned else w) - MATRIX).norm() <= 1e-3 * MATRIX.norm()
+
+
+def test_a_weight_of_more_axes_has_a_factor_and_a_bias():
+    stored = of_two(compress_matrix(MATRIX, 1e-3).payload, False, True)
+    w, ones, b = decode_layer(stored, [(20, 4, 8), (20, 4), (20,)], torch.float32)
+    assert torch.equal(ones, torch.ones(20, 4))
+    assert (torch.cat([w.flatten(1), b[:, None]], 1) - MATRIX).norm() <= 1e-3 * MATRIX.norm()
+
+
 @pytest.mark.parametrize(
     ("stored", "shapes", "line"),
     [
-        (payload(), [(20, 33)], "no place for them"),
-        (payload(), [(20, 3, 11), (20,)], "no place for them"),
-        (payload(), [(0, 33), (0,)], "no place for them"),
-        (payload(), [(20, 33), (33,)], "not those of 20 rows"),
-        (payload(), [(20, 32), (20,), (32,)], "not those of 20 rows"),
-        (payload()[:1] + b"\2" + payload()[2:], [(20, 33), (20,)], "damaged"),
-        (normed(payload(), False), [(20, 33), (20,)], "unknown"),
+        (payload(), [(20, 33)], "no second one"),
+        (payload(), [(20, 3, 11), (20,)], "no numbers for 20 rows"),
+        (payload(), [(0, 33), (0,)], "no second one"),
+        (payload(), [(20, 33), (33,)], "no numbers for 20 rows"),
+        (payload(), [(20, 32), (20,), (32,)], "no numbers for 20 rows"),
+        (payload()[:1] + b"\4" + payload()[2:], [(20, 33), (20,)], "damaged"),
+        (of_two(payload(), False, False), [(20, 33), (20,)], "unknown"),
+        (of_two(payload()[2:], True, True), [(11, 3, 20), (11, 3)], "no numbers"),
+        (of_two(payload()[2:], False, True), [(20, 33), (20, 34)], "no numbers"),
+        (of_two(payload()[2:], False, True), [(20, 32), (20,), (32,)], "no numbers"),
+        (payload()[:1], [(20, 33), (20,)], "no second one"),
         (payload()[:2], [(20, 33), (20,)], "empty"),
         (payload()[:40], [(20, 33), (20,)], "damaged"),
     ],
