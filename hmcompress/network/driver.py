@@ -136,12 +136,14 @@ def _coded(
         subject = Subject.of(problem, tensors, settings.tol, settings.effort, work.progress)
         trial = _guarded(subject, settings)
         layers, stored = _encode(problem, trial, tensors, tuple(work.saved), time.perf_counter() - start)
-        if work.metric is not None and settings.slim != "prefer":
-            if any(p.matrix.count > 1 or p.beside for p in problem.network.products):  # coded as they are saved
-                whole = _owning(work.original, work.checkpoint, left_out)
-                subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
-            return _smaller(subject, settings, work.metric, layers, stored, problem.network)
-    return layers, stored
+        if work.metric is None or settings.slim == "prefer":
+            return layers, stored
+        if any(p.matrix.count > 1 or p.beside for p in problem.network.products):  # coded as they are saved
+            if settings.ntk_bound is not None:  # of the layers, which are none of the saved parameters
+                return layers, stored
+            whole = _owning(work.original, work.checkpoint, left_out)
+            subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
+        return _smaller(subject, settings, work.metric, layers, stored, problem.network)
 
 
 def _told(*lines: str | None) -> tuple[str, ...]:

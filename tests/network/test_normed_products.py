@@ -82,6 +82,14 @@ def test_they_take_a_part_of_what_other_weights_take(monkeypatch: pytest.MonkeyP
     assert ours < 0.4 * before and all(result.record.error <= BOUND for result in results)
 
 
+@pytest.mark.parametrize("name", ["Normed", "Wrapped", "Runs"])
+def test_derivatives_go_through_them(name: str, tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, getattr(normed_networks, name)().state_dict())
+    result = compress_network(checkpoint, settings_of(name, calibration={"derivatives": 1}))
+    assert max(result.record.error, *result.record.derivative_errors) <= BOUND
+    assert {layer.row.tensors[1].split(".")[0] for layer in result.layers} <= {"lengths", "layers"}
+
+
 def test_a_module_is_filled_from_the_file(tmp_path: Path) -> None:
     module = normed_networks.Wrapped().eval()
     checkpoint = saved(tmp_path, module.state_dict())

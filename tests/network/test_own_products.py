@@ -87,9 +87,11 @@ def test_the_file_holds_where_layers_are_called_in_other_ways(name: str, tmp_pat
     assert len(network.products) == {"Recurrent": 3, "Mapped": 0, "Forces": 3, "Scaled": 3}[name]
 
 
-def test_derivatives_go_through_them(tmp_path: Path) -> None:
-    checkpoint = saved(tmp_path, product_networks.Added().state_dict())
-    result = compress_network(checkpoint, settings_of("Added", calibration={"derivatives": 1}))
+@pytest.mark.parametrize("name", ["Added", "Turned"])
+def test_derivatives_go_through_them(name: str, tmp_path: Path) -> None:
+    """And through views of weights, which torch.func wraps."""
+    checkpoint = saved(tmp_path, getattr(product_networks, name)().state_dict())
+    result = compress_network(checkpoint, settings_of(name, calibration={"derivatives": 1}))
     assert max(result.record.error, *result.record.derivative_errors) <= BOUND
 
 

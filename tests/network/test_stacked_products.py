@@ -131,6 +131,12 @@ def test_rules_are_for_the_parameters(changes: dict[str, Any], tmp_path: Path) -
     assert 0 < error(module, other) <= 1.1 * BOUND
 
 
+def test_the_kernel_of_a_stack_is_bounded(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, stack_networks.Stack().state_dict())
+    report = compress(checkpoint.path, tmp_path / "f", settings=settings_of("Stack", ntk={"tol": 0.3, "samples": 16}))
+    assert report.network is not None and report.network.ntk is not None and 0 < report.network.ntk.error <= 0.3
+
+
 def test_weights_by_themselves_may_be_smaller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is compared are the parameters as they are."""
     checkpoint, found = saved(tmp_path, stack_networks.Stack().state_dict()), []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, is_gradtrackingtensor
 
 Factor = Tensor | float
 
@@ -88,25 +88,26 @@ class View:
 
     def of(self, out: Tensor) -> "View | None":
         """What a tensor shows that was made from this one; None where it is no view of it."""
-        t = self.tensor
-        if out.layout != torch.strided or is_functorch_wrapped_tensor(out) or out.dtype != t.dtype:
+        t, shown = unwrapped(self.tensor), unwrapped(out)
+        if t is None or shown is None or shown.layout != torch.strided or shown.dtype != t.dtype:
             return None
-        if out.data_ptr() == t.data_ptr() and (out.shape, out.stride()) == (t.shape, t.stride()):
+        if shown.data_ptr() == t.data_ptr() and (shown.shape, shown.stride()) == (t.shape, t.stride()):
             return replace(self, tensor=out)
-        if t.ndim == 2 and out.data_ptr() == t.data_ptr() and _is_transpose(out, t):
+        if t.ndim == 2 and shown.data_ptr() == t.data_ptr() and _is_transpose(shown, t):
             return replace(self, tensor=out, strides=self.strides[::-1], rows=self.cols, cols=self.rows)
         if self.origin is None:
             return None
-        if out.untyped_storage().data_ptr() != t.untyped_storage().data_ptr() or not out.numel():
+        if shown.untyped_storage().data_ptr() != t.untyped_storage().data_ptr() or not shown.numel():
             return None
-        begin = int(out.storage_offset()) - self.origin
-        return replace(self, tensor=out, begin=begin, strides=out.stride())
+        begin = int(shown.storage_offset()) - self.origin
+        return replace(self, tensor=out, begin=begin, strides=shown.stride())
 
     def times(self, out: Tensor, rows: Factor, cols: Factor) -> "View":
         """The same for a multiple of this one."""
-        follows = out.is_contiguous() and (self.begin, self.size) == (0, out.numel()) and _is_number(rows, cols)
-        natural = self.strides == _strides(out.shape)
-        origin = int(out.storage_offset()) if follows and natural and self.origin is not None else None
+        made = unwrapped(out)
+        follows = (self.begin, self.size, self.strides) == (0, out.numel(), _strides(out.shape)) and made is not None
+        is_whole = follows and made is not None and made.is_contiguous() and _is_number(rows, cols)
+        origin = int(made.storage_offset()) if is_whole and made is not None and self.origin is not None else None
         return replace(self, tensor=out, origin=origin, rows=self.rows * rows, cols=self.cols * cols)
 
     def matrices(self) -> "Matrices | None":
@@ -166,6 +167,15 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _is_number(*factors: Factor) -> bool:
     return all(not isinstance(factor, Tensor) or factor.ndim == 0 for factor in factors)
+
+
+def unwrapped(t: Tensor) -> Tensor | None:
+    """The tensor itself, inside torch.func.jvp too; None inside vmap, where it stands for many."""
+    while is_functorch_wrapped_tensor(t):
+        if not is_gradtrackingtensor(t):
+            return None
+        t = get_unwrapped(t)
+    return t
 
 
 def scales(factor: Factor) -> bool:

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from hmcompress.network.model.calls import Call, Result, Stacked, side_by_side
 from hmcompress.network.model.contractions import Contraction, contractions
-from hmcompress.network.model.matrices import Beside, Factor, Matrices, Matrix, View, scales
+from hmcompress.network.model.matrices import Beside, Factor, Matrices, Matrix, View, scales, unwrapped
 
 _PRODUCTS = {"matmul", "mm", "bmm", "__matmul__"}
 _WITH_BIAS = {"addmm", "baddbmm"}
@@ -108,7 +107,7 @@ class Watch(TorchFunctionMode):
 
     def _note_multiple(self, name: str, args: Sequence[Any], out: Any) -> None:
         """So is a known matrix times a number, or one for each row or column: a layer's inputs or outputs get these."""
-        if name not in _TIMES | _OVER or len(args) != 2 or is_functorch_wrapped_tensor(out):
+        if name not in _TIMES | _OVER or len(args) != 2 or not isinstance(out, Tensor) or unwrapped(out) is None:
             return
         for t, other in (args,) if name in _OVER else (args, args[::-1]):
             known = self._views.get(id(t))
@@ -121,7 +120,7 @@ class Watch(TorchFunctionMode):
     def _note_made(self, given: Sequence[Any], out: Any) -> None:
         """What is computed from one or two parameters, and from nothing else."""
         view = self._views.get(id(out))
-        if not isinstance(out, Tensor) or is_functorch_wrapped_tensor(out) or not (view is None or view.is_scaled):
+        if not isinstance(out, Tensor) or unwrapped(out) is None or not (view is None or view.is_scaled):
             return
         sources = [self._sources(t) for t in given if isinstance(t, Tensor | list | tuple) and not _are_numbers(t)]
         places = frozenset[str]().union(*sources)
