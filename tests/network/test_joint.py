@@ -262,6 +262,14 @@ def test_inputs_that_follow_from_others_are_not_read() -> None:
     assert independent(x[:, :0]).shape == (0,) and independent(x[:, :3]).all()
 
 
+def test_inputs_that_only_rounding_moves_are_not_read_in_place_of_others() -> None:
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)).double()
+    walls = torch.stack([1e-16 * x.sum(1), 1e-16 * x[:, 0], 0 * x[:, 0]], 1)  # where a field is zero
+    assert independent(torch.cat([walls, x], 1)).tolist() == [False] * 3 + [True] * 3
+    x[:, 1] *= 1e-9  # in a unit of its own
+    assert independent(torch.cat([walls, x], 1)).tolist() == [False] * 3 + [True] * 3
+
+
 def test_a_small_network_reads_few_fourier_features() -> None:
     state = {"B": torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), **stack([48, 16, 1])}
     settings = outputs_settings(network={"mlp": {"activation": "silu", "fourier": "B"}})
