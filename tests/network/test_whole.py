@@ -151,6 +151,8 @@ def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.
     stage = whole_quantise.WholeStage(whole, 1e-2, lambda parts: 0.0)
     assert not stage.is_slow(2.4e11)
     monkeypatch.setattr(whole_quantise, "_MOST_WORK", 10 * len(whole.start))
+    assert not stage.is_slow(2.4e11)  # many samples pass each operation together
+    monkeypatch.setattr(whole_quantise, "_MOST_CALLS", 100)
     assert stage.is_slow(2.4e11)
 
 
