@@ -13,7 +13,7 @@ from small_networks import outputs_settings, saved
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.joint import smallest, whole_quantise
-from hmcompress.network.joint.whole import Whole, numbers
+from hmcompress.network.joint.whole import Section, Whole, numbers
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Knobs
@@ -142,6 +142,14 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, monkeypatch: pyte
 
     assert payloads() == payloads()
     assert np.sum([len(p) for p in payloads()]) > 0
+
+
+def test_a_number_that_is_alone_in_its_weight_is_rounded() -> None:
+    whole = Whole(*posed("kinds"))
+    sweep = whole_quantise.Sweep(whole, 1e-8, torch.full_like(whole.start, 1e-6))
+    grid = sweep.quantise(Section("scale", (1, 1), np.array([5])))
+    assert grid.q.shape == (1, 1) and grid.q.any()
+    assert not sweep.live[5] and sweep.live.sum() == len(whole.start) - 1
 
 
 def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:

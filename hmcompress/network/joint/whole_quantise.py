@@ -120,7 +120,8 @@ class Sweep:
         alive = np.ones(section.shape, dtype=bool)
         rows, columns = additive_exponents(alive, wanted, math.inf if section.is_vector else _HOLDING, 0.0)
         steps, q = powers(rows[:, None] + columns).reshape(-1), np.zeros(len(order), np.int64)
-        for k, part in enumerate(np.array_split(chosen[order[::-1]], 1 + math.ceil(len(order) / _AT_ONCE))):
+        count = min(1 + math.ceil(len(order) / _AT_ONCE), len(order))
+        for k, part in enumerate(np.array_split(chosen[order[::-1]], count)):
             at = np.sort(part) - section.places[0]
             q[at] = self._fix(gram if not k else self.metric(), np.sort(part), steps[at])
         return Grid(q.reshape(section.shape), rows, columns)
