@@ -152,6 +152,13 @@ def test_a_number_that_is_alone_in_its_weight_is_rounded() -> None:
     assert not sweep.live[5] and sweep.live.sum() == len(whole.start) - 1
 
 
+def test_a_network_whose_gradients_are_found_one_by_one_is_left_to_the_passes() -> None:
+    problem, data = posed("one_by_one")
+    stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 0.0)
+    stage.search(2.4e11, lambda share: None, 1e4)
+    assert [trial.error for trial in stage.trials] == [math.inf]
+
+
 def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, data = posed("kinds")
     whole = Whole(problem, data)

@@ -109,7 +109,10 @@ class Whole:
         theta = theta.clone().requires_grad_()
         with torch.enable_grad(), Formulas(0):
             y = (signs @ self._run(theta, part)[:, :, None]).reshape(-1)
-            (found,) = torch.autograd.grad(y, theta, torch.eye(len(y), dtype=y.dtype), is_grads_batched=True)
+            try:
+                (found,) = torch.autograd.grad(y, theta, torch.eye(len(y), dtype=y.dtype), is_grads_batched=True)
+            except RuntimeError as error:  # on its way back it takes gradients itself
+                raise NetworkError("the network's gradients are found one by one alone") from error
         return (signs @ self.outputs[part][:, :, None]).reshape(-1) - y.detach(), found
 
     def _run(self, theta: Tensor, part: slice) -> Tensor:
