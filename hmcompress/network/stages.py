@@ -176,15 +176,19 @@ def coded_beside(problem: Problem, data: Original, tol: float, structured: Set[s
     numbers = sum(w.numel() for w in data.others.values())
     aim = tol * min(max(math.sqrt(numbers / (numbers + _LEARNED)), _LEAST), _MOST)
     best: Parts = coded_others(data, Knobs(0.0), exact=True)
-    delta = START * aim
+    delta, holds, fails = START * aim, 0.0, math.inf
     for _ in range(_TRIES if numbers else 0):
         parts = coded_others(data, Knobs(delta, structured=frozenset(structured)))
         error = _error_beside(problem, data, parts)
         if error <= aim:
-            best = parts
+            best, holds = parts, delta
             if error >= _NEAR * aim or error == 0:
                 break
+        else:
+            fails = delta
         delta *= min(max(aim * (1 + _NEAR) / 2 / max(error, 1e-300), 1e-2), 1e2)
+        if not holds < delta < fails:  # errors that jump lead back to where it has been
+            delta = math.sqrt(holds * fails)
     return best
 
 

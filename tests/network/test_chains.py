@@ -30,7 +30,7 @@ from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.linearised import in_single, stacks_at
 from hmcompress.network.joint.middle import as_middle
 from hmcompress.network.layerwise.original import prepare
-from hmcompress.network.layerwise.propagate import decoded
+from hmcompress.network.layerwise.propagate import Knobs, decoded
 from hmcompress.network.model.links import with_stacks
 from hmcompress.network.stages import coded_beside
 
@@ -339,3 +339,21 @@ def test_other_weights_use_a_part_of_the_tolerance(monkeypatch: pytest.MonkeyPat
     error = max(problem.errors(problem.calibration, decoded(problem.network, data, parts)))
     assert 1e-3 < error < 1e-2 and set(parts) == {"modes"}
     assert len(parts["modes"].payload(thorough=True)) < 0.5 * tensors["modes"].nbytes
+
+
+def test_other_weights_come_near_where_their_error_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = posed("Basis")
+    data = prepare(problem, module_of("Basis").state_dict(), "fast")
+    levels: list[float] = []
+
+    def coded(data: object, knobs: Knobs, exact: bool = False) -> float:
+        levels.append(knobs.delta)
+        return knobs.delta
+
+    def error(problem: object, data: object, level: float) -> float:
+        return 2e-2 if level > 0.7 * levels[1] else 1e-3  # of the first that is tried
+
+    monkeypatch.setattr(stages, "coded_others", coded)
+    monkeypatch.setattr(stages, "_error_beside", error)
+    found = coded_beside(problem, data, 1e-2, frozenset())
+    assert 0.5 < found / levels[1] <= 0.7

@@ -262,6 +262,15 @@ def test_inputs_that_follow_from_others_are_not_read() -> None:
     assert independent(x[:, :0]).shape == (0,) and independent(x[:, :3]).all()
 
 
+def test_inputs_that_only_rounding_moves_are_not_read_in_place_of_others() -> None:
+    z = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)).double()
+    inner = torch.stack([z[:, 0], z[:, 0] + 0.1 * z[:, 1], z[:, 0] + 0.1 * z[:, 2]], 1)  # alike, unlike what follows
+    walls = 1e-16 * torch.cat([z, torch.zeros(400, 1)], 1)
+    assert independent(torch.cat([walls, inner], 1)).tolist() == [False] * 4 + [True] * 3
+    inner[:, 2] *= 1e-9  # in a unit of its own
+    assert independent(inner).all()
+
+
 def test_a_small_network_reads_few_fourier_features() -> None:
     state = {"B": torch.randn(2, 24, generator=torch.Generator().manual_seed(0)), **stack([48, 16, 1])}
     settings = outputs_settings(network={"mlp": {"activation": "silu", "fourier": "B"}})

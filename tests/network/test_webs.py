@@ -294,19 +294,35 @@ def test_the_last_neuron_of_a_group_stays() -> None:
     assert not network.drop_weakest(data)
 
 
-@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
-def test_idle_neurons_are_taken_out(name: str) -> None:
-    network, data = small(name)
-    for k, axis, first in network.web.groups[0].places:
+def leave_idle(network: SmallWeb, group: int) -> None:
+    """The second neuron of a group."""
+    for k, axis, first in network.web.groups[group].places:
         if axis == 1:
             second = network._at(k, axis, first, 3).start + 1
             network.layers[k].drop_columns(torch.arange(network.layers[k].inputs) == second)
     network.settle()
+
+
+@pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Named", "Fused"])
+def test_idle_neurons_are_taken_out(name: str) -> None:
+    network, data = small(name)
+    leave_idle(network, 0)
     before, weights = network.outputs(data), network.weights()
     network.compact()
     torch.testing.assert_close(network.outputs(data), before)
     assert network.weights() == weights
     assert network.counts[0] == (2 if network.web.exchangeable[0] else 3)
+
+
+def test_idle_neurons_stay_where_parts_of_one_size_are_split_off() -> None:
+    network, data = small("Conditioned")
+    assert network.web.sliced and not network.web.uneven
+    for group, left in enumerate((3, 2)):
+        leave_idle(network, group)
+        before = network.outputs(data)
+        network.compact()
+        assert network.counts == (left, left)
+        torch.testing.assert_close(network.outputs(data), before)
 
 
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Beside", "Ring", "Fused", *REPEATED, *ALIKE])

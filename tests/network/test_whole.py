@@ -13,7 +13,7 @@ from small_networks import outputs_settings, saved
 from hmcompress.network import NetworkResult, compress_network
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.joint import smallest, whole_quantise
-from hmcompress.network.joint.whole import Whole, numbers
+from hmcompress.network.joint.whole import Section, Whole, numbers
 from hmcompress.network.layerwise.guard import Guard
 from hmcompress.network.layerwise.original import Original, prepare
 from hmcompress.network.layerwise.propagate import Knobs
@@ -144,6 +144,21 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, monkeypatch: pyte
     assert np.sum([len(p) for p in payloads()]) > 0
 
 
+def test_a_number_that_is_alone_in_its_weight_is_rounded() -> None:
+    whole = Whole(*posed("kinds"))
+    sweep = whole_quantise.Sweep(whole, 1e-8, torch.full_like(whole.start, 1e-6))
+    grid = sweep.quantise(Section("scale", (1, 1), np.array([5])))
+    assert grid.q.shape == (1, 1) and grid.q.any()
+    assert not sweep.live[5] and sweep.live.sum() == len(whole.start) - 1
+
+
+def test_a_network_whose_gradients_are_found_one_by_one_is_left_to_the_passes() -> None:
+    problem, data = posed("one_by_one")
+    stage = whole_quantise.WholeStage(Whole(problem, data), 1e-2, lambda parts: 0.0)
+    stage.search(2.4e11, lambda share: None, 1e4)
+    assert [trial.error for trial in stage.trials] == [math.inf]
+
+
 def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, data = posed("kinds")
     whole = Whole(problem, data)
@@ -151,6 +166,8 @@ def test_a_network_of_many_operations_is_left_to_the_passes(monkeypatch: pytest.
     stage = whole_quantise.WholeStage(whole, 1e-2, lambda parts: 0.0)
     assert not stage.is_slow(2.4e11)
     monkeypatch.setattr(whole_quantise, "_MOST_WORK", 10 * len(whole.start))
+    assert not stage.is_slow(2.4e11)  # many samples pass each operation together
+    monkeypatch.setattr(whole_quantise, "_MOST_CALLS", 100)
     assert stage.is_slow(2.4e11)
 
 

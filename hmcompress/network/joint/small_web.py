@@ -237,7 +237,7 @@ class SmallWeb(SmallNetwork):
 
     def compact(self) -> None:
         """Of groups whose neurons may change places."""
-        idle = self._idle()
+        idle = self.web.dispensable(self._idle())
         for group, own, movable in zip(self.web.groups, idle, self.web.exchangeable, strict=True):
             if movable and not own.all():
                 for k, axis, first in group.places:

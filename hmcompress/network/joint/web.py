@@ -1,7 +1,7 @@
 """A user's own module as a whole: groups of its neurons, of which a small network has a few, whatever the module does
 with them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,7 @@ class Web:
     largest: int = 0  # numbers of a sample that the original's module holds side by side, in attention
     by_samples: bool = False  # slopes by its weights are not those by its layers' outputs times inputs
     sliced: bool = False  # it runs with layers that are as small as the small network's
+    uneven: bool = False  # also where one group has fewer neurons than the others
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
         """With some other weights changed; its outputs are to be the original's."""
@@ -65,6 +66,16 @@ class Web:
                 if (layer, own) == (k, axis):
                     live[first + count : first + group.count] = False
         return torch.nonzero(live)[:, 0]
+
+    def dispensable(self, idle: Sequence[Tensor]) -> list[Tensor]:
+        """Which of each group's idle neurons may go: where the module splits what a layer gives into parts of one size,
+        as many stay in all groups."""
+        if self.uneven or not self.sliced:
+            return [*idle]
+        busy = [int((~own).sum()) for own in idle]
+        pairs = zip(busy, idle, self.exchangeable, strict=True)
+        most = max((n if movable and n else len(own) for n, own, movable in pairs), default=0)
+        return [own & (own.cumsum(0) > most - n) for n, own in zip(busy, idle, strict=True)]
 
     def zero(self, k: int, counts: tuple[int, ...]) -> Layer:
         """A layer of a small network, without any weights yet."""

@@ -78,12 +78,15 @@ def _with_symmetries(web: Web, points: Points) -> Web:
         tuple(_stays(web.network, points, y, group, reverse) for group in web.groups) for reverse in (True, False)
     )
     web = replace(web, exchangeable=alike, odd=odd)
-    return replace(web, sliced=_runs_sliced(web, points))
+    (two,) = web.widths(2)
+    web = replace(web, sliced=_runs_sliced(web, points, two))
+    uneven = ((*two[:k], 1, *two[k + 1 :]) for k in range(len(two)))
+    return replace(web, uneven=web.sliced and all(_runs_sliced(web, points, counts) for counts in uneven))
 
 
-def _runs_sliced(web: Web, points: Points) -> bool:
-    """Whether the module runs with layers of few neurons, and gives what it gives with the others at zero."""
-    (counts,), generator = web.widths(2), torch.Generator().manual_seed(0)
+def _runs_sliced(web: Web, points: Points, counts: tuple[int, ...]) -> bool:
+    """Whether the module runs with layers of so few neurons, and gives what it gives with the others at zero."""
+    generator = torch.Generator().manual_seed(0)
     layers = [web.zero(k, counts) for k in range(len(web.network.layers))]
     for layer in layers:
         layer.matrix = torch.randn(layer.matrix.shape, generator=generator).double() / layer.matrix.shape[1] ** 0.5

@@ -20,7 +20,7 @@ from hmcompress.network.layerwise.propagate import Parts, tensors_of, without_de
 from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.network import in_double
 
-_CHUNK, _SAMPLES = 64, 20  # rows of a Jacobian at once, and samples: each row is found for all of them
+CHUNK, _SAMPLES = 64, 20  # rows of a Jacobian at once, and samples: each row is found for all of them
 _PRODUCTS = 2_000_000  # numbers times samples squared: of few numbers, more samples take hardly longer than these
 _WRITTEN = 5e6  # numbers that all rows of a chunk write for all of its samples
 _GATHERED = 2048  # that are multiplied at once
@@ -86,7 +86,7 @@ class Whole:
         found, gathered = torch.zeros(count, count, dtype=torch.float32 if coarse else torch.float64), list[Tensor]()
         gradient = torch.zeros(count).double()
         at_once = samples_at_once(count, self.network.written)
-        generator, step = torch.Generator().manual_seed(0), max(min(_CHUNK // each, at_once), 1)
+        generator, step = torch.Generator().manual_seed(0), max(min(CHUNK // each, at_once), 1)
         for begin in range(0, samples, step):
             part = slice(begin, min(begin + step, samples))
             signs = torch.randint(0, 2, (part.stop - begin, each, outputs), generator=generator).double() * 2 - 1
@@ -109,7 +109,10 @@ class Whole:
         theta = theta.clone().requires_grad_()
         with torch.enable_grad(), Formulas(0):
             y = (signs @ self._run(theta, part)[:, :, None]).reshape(-1)
-            (found,) = torch.autograd.grad(y, theta, torch.eye(len(y), dtype=y.dtype), is_grads_batched=True)
+            try:
+                (found,) = torch.autograd.grad(y, theta, torch.eye(len(y), dtype=y.dtype), is_grads_batched=True)
+            except RuntimeError as error:  # on its way back it takes gradients itself
+                raise NetworkError("the network's gradients are found one by one alone") from error
         return (signs @ self.outputs[part][:, :, None]).reshape(-1) - y.detach(), found
 
     def _run(self, theta: Tensor, part: slice) -> Tensor:

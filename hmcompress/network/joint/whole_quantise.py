@@ -14,7 +14,7 @@ from hmcompress.hmatrix.grids.grid import Grid, powers
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.nearest_plane import nearest_plane
 from hmcompress.network.joint.quantise import additive_exponents, eliminated, factor
-from hmcompress.network.joint.whole import Section, Whole, numbers, samples_at_once
+from hmcompress.network.joint.whole import CHUNK, Section, Whole, numbers, samples_at_once
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial, trial_of
@@ -22,6 +22,7 @@ from hmcompress.work.parallel import one_thread
 
 _MOST_NUMBERS, _MOST_OUTPUTS = 5000, 16
 _MOST_WORK = 6e5  # operations on the way back, for one Gauss-Newton matrix
+_MOST_CALLS = 9e4  # or of those of many samples together, for one of each trial
 _ROWS_PER_NUMBER, _LEAST_ROWS = 1.75, 400
 _SAMPLED = 1.25  # outputs of all samples for each number, below which they do not tell them
 _LEVELS = ((0.03, 0.5), (0.1, 0.75), (0.01, 1.0))  # shares of the squared tolerance that all roundings together are to
@@ -119,7 +120,8 @@ class Sweep:
         alive = np.ones(section.shape, dtype=bool)
         rows, columns = additive_exponents(alive, wanted, math.inf if section.is_vector else _HOLDING, 0.0)
         steps, q = powers(rows[:, None] + columns).reshape(-1), np.zeros(len(order), np.int64)
-        for k, part in enumerate(np.array_split(chosen[order[::-1]], 1 + math.ceil(len(order) / _AT_ONCE))):
+        count = min(1 + math.ceil(len(order) / _AT_ONCE), len(order))
+        for k, part in enumerate(np.array_split(chosen[order[::-1]], count)):
             at = np.sort(part) - section.places[0]
             q[at] = self._fix(gram if not k else self.metric(), np.sort(part), steps[at])
         return Grid(q.reshape(section.shape), rows, columns)
@@ -187,8 +189,13 @@ class WholeStage:
         self._squares = means.clamp_min(1e-12 * float(means.max()))
 
     def is_slow(self, work: float) -> bool:
-        rows = _ROWS_PER_NUMBER * len(self.whole.start)
-        return self.whole.work() * rows > _MOST_WORK or _FEWEST * self._each() > _LONGEST * work
+        count, written = len(self.whole.start), self.whole.network.written
+        most = max(_MOST_WORK, _MOST_CALLS / self._most(work) * min(samples_at_once(count, written), CHUNK))
+        return self.whole.work() * _ROWS_PER_NUMBER * count > most or _FEWEST * self._each() > _LONGEST * work
+
+    def _most(self, work: float) -> int:
+        """Trials."""
+        return min(max(round(work / self._each()), _FEWEST), _MOST)
 
     def _each(self) -> float:
         """What a trial takes: cubes of the numbers, and rows of Jacobians, which the network writes again for each."""
@@ -199,7 +206,7 @@ class WholeStage:
     def search(self, work: float, tick: Callable[[float], None], worth: float = math.inf) -> None:
         """At each level the caution that comes near the tolerance, as far as the work allows, and only as long as the
         trials promise no more bytes than what they are worth."""
-        most = min(max(round(work / self._each()), _FEWEST), _MOST)
+        most = self._most(work)
         caution = math.log(_CAUTION * (_FINE / self.tol) ** 0.5)
         known = {level: list[tuple[float, float]]() for level, _ in _LEVELS}
         for level, share in _LEVELS:
