@@ -15,9 +15,9 @@ _REPEATING = 4  # bits for each byte of a number
 
 def encode_table(a: np.ndarray, effort: str = "default", known: float = math.inf) -> bytes:
     """The smaller form of a (m, n), which need not be contiguous; its first byte says which. Type and shape are the
-    caller's to keep. known: as of encode_array."""
+    caller's to keep. known: as of encode_array. At effort max both are coded: a look at large ones misses some."""
     by_rows = encode_array(a, effort, known)
-    if min(a.shape) < 2 or (a.size > 2 * _LOOK and not _columns_may_serve(a)):
+    if min(a.shape) < 2 or (effort != "max" and a.size > 2 * _LOOK and not _columns_may_serve(a)):
         return by_rows
     by_columns = encode_array(a.T, effort, known)
     return min(by_rows, bytes([by_columns[0] | _BY_COLUMNS]) + by_columns[1:], key=len)

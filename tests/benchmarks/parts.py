@@ -78,6 +78,8 @@ def _ratios(results: dict, methods: Sequence[str], names: Sequence[str], tol: fl
     for method in methods:
         found = [results[name, method] for name in names]
         rows.append([METHODS[method], *(ratio(r["source_bytes"] / bytes_at(r, tol)) for r in found)])
+    if all(method in OURS for method in methods):
+        return table(["method", *names], rows)
     best = [_best_peer(results, methods, name, tol) for name in names]
     source = [results[name, methods[0]]["source_bytes"] for name in names]
     rows.append(["*best peer, layer by layer*", *(ratio(s / b) for s, b in zip(source, best, strict=True))])
