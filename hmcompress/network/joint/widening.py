@@ -14,7 +14,7 @@ from hmcompress.network.joint.stacks import SmallStacks
 _HIDDEN = (4, 5, 6, 8, 10, 12, 15, 19, 24)  # neurons of a hidden layer
 _WEIGHTS = 400  # of the narrow network, about
 _ROWS, _STEPS = (2048, 4096), 60  # samples, and steps on these
-_MOST_WORK = 4e11  # multiplications that these may take, about
+_MOST_WORK = 1e12  # multiplications that these may take, about: a quarter of a minute
 _GOAL, _GAIN = 0.5, 0.01  # of the tolerance; of a step below which it is about to end
 _WHISPER = 0.03  # share of their random weights by which the others are read at first: at zero they hardly learn
 
