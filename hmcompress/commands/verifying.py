@@ -91,7 +91,7 @@ def check_network(
 
     Raises NetworkError, and SettingsError where there is neither a source nor a record.
     """
-    from hmcompress.network import load_tensors  # here: few files bound a network, and these imports take a second
+    from hmcompress.network import load_tensors, stays_with_engine  # here: few files need it, and it takes a second
     from hmcompress.network.bound.recheck import as_stored, recheck
 
     record = network_from_json(compressed.index.info.network)
@@ -103,7 +103,8 @@ def check_network(
     left_out = set(_dropped(compressed, checkpoint))
     original = {name: tensor for name, tensor in load_tensors(checkpoint).items() if name not in left_out}
     stored = [name for name in compressed.names if name in original]  # of what is not, the layers tell
-    return recheck(settings, original, load_named(compressed, stored, None, progress), checkpoint.path)
+    decoded = load_named(compressed, stored, None, progress)
+    return recheck(settings, original, decoded, checkpoint.path, stays_with_engine)
 
 
 def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:

@@ -25,11 +25,11 @@ from hmcompress.network.bound.outcome import (
 )
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.bound.quantities import hidden
-from hmcompress.network.layerwise.coded import Engine, lossless
+from hmcompress.network.layerwise.coded import lossless
 from hmcompress.network.layerwise.fallback import nearest_weights, smaller_without_loss
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
 from hmcompress.network.layerwise.search import DEARER, glance
-from hmcompress.network.layerwise.structure import has_structure
+from hmcompress.network.layerwise.structure import stays_with_engine
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.telling import with_telling_columns
 from hmcompress.network.layerwise.trial import Trial
@@ -72,9 +72,8 @@ def compress_network(
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
     work = _Work(checkpoint, saved, original, settings, progress, metric, ruled)
-    structured = partial(has_structure, engine=Engine())  # what the engine codes in few bytes, whatever it multiplies
     apart = kept(checkpoint, settings) | decoded_layers(ruled).keys() if settings.ntk_bound is None else None
-    network = with_products(original.network, original.calibration.points, structured, apart)
+    network = with_products(original.network, original.calibration.points, stays_with_engine, apart)
     posed = replace(original, network=network)
     result = _compressed(work, posed)
     if posed.network.products:

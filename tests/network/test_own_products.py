@@ -95,6 +95,15 @@ def test_derivatives_go_through_them(name: str, tmp_path: Path) -> None:
     assert max(result.record.error, *result.record.derivative_errors) <= BOUND
 
 
+def test_verify_measures_the_kernel_of_their_layers(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, product_networks.Own().state_dict())
+    settings = settings_of("Own", ntk={"tol": 0.3, "samples": 16})
+    report = compress(checkpoint.path, tmp_path / "f", settings=settings)
+    found = verify(tmp_path / "f", against=checkpoint.path).network
+    assert report.network is not None and report.network.ntk is not None and found is not None
+    assert found.ntk_error == pytest.approx(report.network.ntk.error, rel=1e-3)
+
+
 def test_copies_in_another_precision_have_the_layers_too() -> None:
     problem, network = posed("Columns")
     points = problem.calibration.points.to(torch.float64)

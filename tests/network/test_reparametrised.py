@@ -52,8 +52,9 @@ def test_names_of_the_older_weight_norm_fit_the_newer_one(prefix: str, tmp_path:
     assert report.network is not None and report.network.error <= 1e-2
     assert list(hmcompress.load_state_dict(file)) == list(state)
     x = torch.linspace(-1, 1, 64).reshape(32, 2)
+    x[:, 1].abs_()  # within the domain
     loaded, original = hmcompress.load_model(file, reparametrised.normed())(x), reparametrised.normed()(x)
-    assert (loaded - original).norm() <= 0.05 * original.norm()
+    assert (loaded - original).norm() <= 0.02 * original.norm()
 
 
 def test_weights_without_zero_rows_are_found_and_keep_a_live_entry_in_each(tmp_path: Path) -> None:

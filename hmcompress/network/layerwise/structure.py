@@ -25,6 +25,12 @@ def has_structure(name: str, w: Tensor, engine: Engine) -> bool:
     return w.numel() >= _LEAST_SIDE**2 and engine.share_of_noise(name, w) < _STRUCTURED
 
 
+def stays_with_engine(name: str, w: Tensor) -> bool:
+    """Whether a weight that a module multiplies by is no layer, since the engine codes it in few bytes, whatever it
+    multiplies."""
+    return has_structure(name, w, Engine())
+
+
 def wide_layers(problem: Problem, tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """Layers that may be products of two factors."""
     return frozenset(n for n in _matrices(problem, tensors) if min(tensors[n].shape) >= _LEAST_SIDE)
