@@ -25,7 +25,6 @@ T = TypeVar("T")
 _PROBED = 4  # samples
 _MOST, _FEWEST = 64, 64  # matrices of a parameter; numbers of one that holds several: each has a header to pay for
 
-
 _Group = tuple[Product, ...]  # with all matrices of one parameter
 
 
@@ -70,12 +69,8 @@ def canonical(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _products(network: Network, seen: Calls, others: Calls) -> Iterator[_Group]:
     """Of weights that are always used in the same way, on what samples change; a bias that several share stays."""
-    names, own, users = (
-        {place: name for name, place in network.places.items()},
-        own_tensors(network.module),
-        _users(seen),
-    )
-    groups = defaultdict[str, Calls](dict)
+    names, own = {place: name for name, place in network.places.items()}, own_tensors(network.module)
+    groups, users = defaultdict[str, Calls](dict), _users(seen)
     for matrix, calls in sorted(seen.items(), key=lambda item: item[0].index):
         groups[matrix.place][matrix] = calls
     for place, found in groups.items():
