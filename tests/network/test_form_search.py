@@ -104,6 +104,14 @@ def test_a_form_that_competes_stays_only_where_it_promises_fewer_bytes(made: Cal
     assert len(found.forms) == 2 and found.forms[1].error == first.error
 
 
+def test_more_patience_goes_on_for_longer(made: Callable[..., FormSearch]) -> None:
+    found = made(5, 30)
+    found.begin()
+    first = replace(found.forms[0], error=0.5 * found.tol)
+    found.forms = [first] + [replace(first, nbytes=first.nbytes + 1)] * 40
+    assert found.holding() and found._is_idle(1) and not replace(found, patience=2)._is_idle(1)
+
+
 def level(found: FormSearch, lost: int, error: float) -> float:
     found.lost = lost
     return found._varied(LayerKnobs(1e-6), error * found.tol, np.random.default_rng(0), 1.0).level

@@ -71,6 +71,7 @@ class FormSearch:
     goal: float
     slim: bool = False
     dear: bool = False  # each form takes all the work that is allowed, or more: in fewer parts it takes less
+    patience: int = 1  # times the usual number of forms after which none that is smaller is expected
     work: float = 0.0  # multiplications so far
     forms: list[QuantisedForm] = field(default_factory=list)
     lost: int = 0  # forms that were given up since the last one
@@ -176,7 +177,7 @@ class FormSearch:
         """Whether many forms, after the first ones that had begun, came after the smallest that holds."""
         smallest = min(self.holding(), key=lambda form: form.cost, default=None)
         found = next((k for k, form in enumerate(self.forms, 1) if form is smallest), len(self.forms))
-        return len(self.forms) - max(found, begun) >= _IDLE
+        return len(self.forms) - max(found, begun) >= self.patience * _IDLE
 
     def _fewer(self, forms: int) -> int:
         """Of those that are tried at least: with derivatives or through a module each takes several times as long."""

@@ -50,6 +50,7 @@ _CHEAP = 0.08  # share of the work up to which first weights are tried whatever 
 _HEAVY, _LIGHTER = 1e6, 4  # multiplications for a sample, from which on forms have fewer; how many times
 _FEW = 200  # weights up to which J^T J in single precision gains nothing
 _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
+_PATIENCE = 2  # at effort max
 
 
 def smallest_joint(
@@ -265,8 +266,8 @@ class JointStage:
         data = self.data if fit.wary else self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         if dear := network.each > 0 and form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
-        own = self.problem.network
-        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear)
+        own, patience = self.problem.network, _PATIENCE if self.work >= _WORK["max"] else 1
+        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear, patience)
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""
