@@ -50,7 +50,7 @@ _CHEAP = 0.08  # share of the work up to which first weights are tried whatever 
 _HEAVY, _LIGHTER = 1e6, 4  # multiplications for a sample, from which on forms have fewer; how many times
 _FEW = 200  # weights up to which J^T J in single precision gains nothing
 _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
-_PATIENCE = 2  # at effort max
+_PATIENCE = {"default": 1, "max": 2}  # times the usual number of forms in vain
 
 
 def smallest_joint(
@@ -67,6 +67,7 @@ def smallest_joint(
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
     stage = JointStage(problem, origin, tol, _WORK[effort], slim, tick=lambda share: tick(_FIRST_PART * share))
+    stage.patience = _PATIENCE[effort]
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
@@ -118,6 +119,7 @@ class JointStage:
     slim: bool = False
     rows: int = LEARNED_ROWS
     tick: Callable[[float], None] = lambda share: None
+    patience: int = 1  # of the search over forms
 
     def __post_init__(self) -> None:
         largest = self.problem.settings.tolerance == "max"
@@ -266,8 +268,8 @@ class JointStage:
         data = self.data if fit.wary else self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         if dear := network.each > 0 and form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
-        own, patience = self.problem.network, _PATIENCE if self.work >= _WORK["max"] else 1
-        return FormSearch(own, network, level, data, self.error, self.tol, self.fit_tol, self.slim, dear, patience)
+        own, error = self.problem.network, self.error
+        return FormSearch(own, network, level, data, error, self.tol, self.fit_tol, self.slim, dear, self.patience)
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""
