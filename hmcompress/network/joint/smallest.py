@@ -66,8 +66,11 @@ def smallest_joint(
 
     tick: told which share of the work is done. slim: neurons go first, and count beside bytes.
     """
-    stage = JointStage(problem, origin, tol, _WORK[effort], slim, tick=lambda share: tick(_FIRST_PART * share))
-    stage.patience = _PATIENCE[effort]
+
+    def told(share: float) -> None:
+        tick(_FIRST_PART * share)
+
+    stage = JointStage(problem, origin, tol, _WORK[effort], slim, tick=told, patience=_PATIENCE[effort])
     candidates: list[FormSearch] = []
     for some in stage.candidates():
         if not stage.settle(some, min((c.promise for c in candidates), default=math.inf), measured):
