@@ -1,22 +1,21 @@
 """Claims about weights whose rows and their lengths are parameters apart: they are layers, and the file has both."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import normed_networks
 import pytest
 import torch
-from small_networks import outputs_settings, saved
+from posing import BOUND, error, posed_in, settings_in
+from small_networks import saved
 
 import hmcompress.network.driver as driver
 from hmcompress import compress, load_model, load_state_dict, verify
 from hmcompress.network import compress_network, pose
-from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.links import with_stacks
-from hmcompress.network.model.network import Network
 from hmcompress.network.model.products import canonical, with_products
 
-NETWORKS = Path(normed_networks.__file__)
 STYLES = [
     "Normed",
     "Normalised",
@@ -24,17 +23,9 @@ STYLES = [
     "Wrapped",
     pytest.param("Hooked", marks=pytest.mark.filterwarnings("ignore")),
 ]
-BOUND = 1e-2
 
 
-def settings_of(name: str, **changes: Any) -> Any:
-    return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, tol=BOUND, **changes)
-
-
-def posed(name: str, **changes: Any) -> tuple[Problem, Network]:
-    module = getattr(normed_networks, name)()
-    problem = pose(settings_of(name, **changes), module.state_dict())
-    return problem, with_products(problem.network, problem.calibration.points, lambda name, w: False)
+settings_of, posed = partial(settings_in, normed_networks), partial(posed_in, normed_networks)
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -62,15 +53,6 @@ def test_the_file_has_rows_and_lengths(name: str, tmp_path: Path) -> None:
     other.load_state_dict(stored)
     assert 0.3 * BOUND < error(module, other) <= 1.1 * BOUND
     assert len(report.layers) == 3 and sum(layer.stored_bytes for layer in report.layers) < 250
-
-
-def error(module: torch.nn.Module, other: torch.nn.Module) -> float:
-    """Of the outputs, relative."""
-    x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(5))
-    x[:, 0] = 2 * x[:, 0] - 1
-    with torch.no_grad():
-        y, z = module(x), other(x)
-    return float((z - y).norm() / y.norm())
 
 
 def test_they_take_a_part_of_what_other_weights_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

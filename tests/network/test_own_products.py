@@ -1,35 +1,26 @@
 """Claims about products with a module's own parameters: they are dense layers, and all else stays as it was."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import product_networks
 import pytest
 import torch
-from small_networks import outputs_settings, saved
+from posing import BOUND, error, posed_in, settings_in
+from small_networks import saved
 
 import hmcompress.network.driver as driver
 from hmcompress import compress, load_model, load_state_dict, verify
 from hmcompress.network import compress_network, pose
-from hmcompress.network.bound.problem import Problem
 from hmcompress.network.model.links import with_stacks
-from hmcompress.network.model.network import Network, in_double
+from hmcompress.network.model.network import in_double
 from hmcompress.network.model.products import canonical, with_products
 from hmcompress.pipeline import compare
 
-NETWORKS = Path(product_networks.__file__)
 STYLES = ["Own", "Added", "InPlace", "Addmm", "Linear", "Turned", "Columns", "Kernels", "Summed", "Dotted"]
-BOUND = 1e-2
 
 
-def settings_of(name: str, **changes: Any) -> Any:
-    return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, tol=BOUND, **changes)
-
-
-def posed(name: str, **changes: Any) -> tuple[Problem, Network]:
-    module = getattr(product_networks, name)()
-    problem = pose(settings_of(name, **changes), module.state_dict())
-    return problem, with_products(problem.network, problem.calibration.points, lambda name, w: False)
+settings_of, posed = partial(settings_in, product_networks), partial(posed_in, product_networks)
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -51,10 +42,7 @@ def test_the_file_has_the_parameters_of_the_module(name: str, tmp_path: Path) ->
     assert verify(tmp_path / "f", against=checkpoint.path).passed
     other = getattr(product_networks, name)().eval()
     other.load_state_dict(load_state_dict(tmp_path / "f"))
-    x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(5))
-    x[:, 0] = 2 * x[:, 0] - 1
-    y, z = module(x), other(x)
-    assert 0.3 * BOUND < (z - y).norm() / y.norm() <= 1.1 * BOUND
+    assert 0.3 * BOUND < error(module, other) <= 1.1 * BOUND
     assert sum(layer.stored_bytes for layer in report.layers) < 220
 
 

@@ -1,36 +1,27 @@
 """Claims about parameters that hold several matrices: each is a dense layer, and the file has the parameters."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stack_networks
 import torch
-from small_networks import outputs_settings, saved
+from posing import BOUND, error, posed_in, settings_in
+from small_networks import saved
 
 import hmcompress.network.driver as driver
 from hmcompress import compress, load_state_dict, verify
-from hmcompress.network import compress_network, pose
+from hmcompress.network import compress_network
 from hmcompress.network.alone import smaller_alone
-from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.model.links import with_stacks
-from hmcompress.network.model.network import Network
-from hmcompress.network.model.products import canonical, with_products
+from hmcompress.network.model.products import canonical
 
-NETWORKS = Path(stack_networks.__file__)
 STYLES = ["Stack", "Batched", "Later", "Columns", "Named", "Indexed", "Unbound"]
-BOUND = 1e-2
 
 
-def settings_of(name: str, **changes: Any) -> Any:
-    return outputs_settings(network={"factory": f"{NETWORKS}:{name}"}, tol=BOUND, **changes)
-
-
-def posed(name: str, **changes: Any) -> tuple[Problem, Network]:
-    module = getattr(stack_networks, name)()
-    problem = pose(settings_of(name, **changes), module.state_dict())
-    return problem, with_products(problem.network, problem.calibration.points, lambda name, w: False)
+settings_of, posed = partial(settings_in, stack_networks), partial(posed_in, stack_networks)
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -68,14 +59,6 @@ def test_the_file_has_the_parameters_of_the_module(name: str, tmp_path: Path) ->
     assert 0.3 * BOUND < error(module, other) <= 1.1 * BOUND
     assert {layer.name for layer in report.layers} == {f"weights.{i}" for i in range(3)}
     assert sum(layer.stored_bytes for layer in report.layers) < 300
-
-
-def error(module: torch.nn.Module, other: torch.nn.Module) -> float:
-    """Of the outputs, relative."""
-    x = torch.rand(2000, 2, generator=torch.Generator().manual_seed(5))
-    x[:, 0] = 2 * x[:, 0] - 1
-    y, z = module(x), other(x)
-    return float(((z - y).norm() / y.norm()).detach())
 
 
 def test_they_take_a_part_of_what_other_weights_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
