@@ -33,10 +33,10 @@ def turned(payload: bytes) -> bytes:
     return bytes([TURNED]) + payload
 
 
-def parted(payloads: Sequence[bytes], rows: int, turned: bool) -> bytes:
+def parted(payloads: Sequence[bytes], rows: int, is_turned: bool) -> bytes:
     """The payload of a parameter that holds as many matrices, one after another, which are coded with `rows` rows each,
     turned or not."""
-    head = Writer().raw(bytes([PARTED])).uint(2 * len(payloads) + turned).uint(rows).getvalue()
+    head = Writer().raw(bytes([PARTED])).uint(2 * len(payloads) + is_turned).uint(rows).getvalue()
     return head + join(payloads)
 
 
@@ -78,6 +78,8 @@ def decode_layer(
     other: of the layer of this number, the weight, which has the same shape and dtype.
     """
     weight = shapes[0]
+    if len(shapes) > 2 and payload[:1] != bytes([OF_TWO]):
+        raise FormatError(f"a layer has {len(shapes)} tensors that no two parameters make: the file is damaged")
     if payload[:1] == bytes([TURNED]):
         matrix = layout(weight)
         if len(weight) < 2 or matrix.count != 1 or payload[1:2] in (bytes([TURNED]), bytes([BASED])):
@@ -106,7 +108,7 @@ def decode_layer(
 def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
     """Matrices of a parameter, whose biases are their last columns."""
     reader, size = Reader(data), math.prod(shapes[0])
-    (count, turned), rows = divmod(reader.uint(), 2), reader.uint()
+    (count, is_turned), rows = divmod(reader.uint(), 2), reader.uint()
     if not size or not rows or not count or size % (count * rows) or dtype not in FLOATS:
         raise FormatError(f"a layer {shapes[0]} does not consist of {count} matrices of {rows} rows: it is damaged")
     if len(shapes) == 2 and math.prod(shapes[1]) != count * rows:
@@ -114,7 +116,7 @@ def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) 
     cols = size // (count * rows)
     parts = split(reader.rest(), count)
     w = torch.stack([HMatrix.from_payload(p, (rows, cols + len(shapes) - 1), dtype).to_dense() for p in parts])
-    weight = w[..., :cols].mT if turned else w[..., :cols]
+    weight = w[..., :cols].mT if is_turned else w[..., :cols]
     biases = [w[..., cols].reshape(shape).contiguous() for shape in shapes[1:]]
     return [weight.reshape(shapes[0]).contiguous(), *biases]
 

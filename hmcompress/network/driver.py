@@ -71,8 +71,8 @@ def compress_network(
     keep_freed_memory()
     saved = load_tensors(checkpoint)
     original = pose(settings, saved, checkpoint.path)
-    work = _Work(checkpoint, saved, original, settings, progress, metric, ruled)
-    apart = kept(checkpoint, settings) | decoded_layers(ruled).keys() if settings.ntk_bound is None else None
+    work = _Work(checkpoint, saved, original, settings, progress, metric, ruled, decoded_layers(ruled))
+    apart = kept(checkpoint, settings) | work.fixed.keys() if settings.ntk_bound is None else None
     network = with_products(original.network, original.calibration.points, stays_with_engine, apart)
     posed = replace(original, network=network)
     result = _compressed(work, posed)
@@ -85,7 +85,8 @@ def compress_network(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be compressed, and how. original: the network as its module is; the rest as in compress_network."""
+    """What is to be compressed, and how. original: the network as its module is; fixed: what ruled layers decode to;
+    the rest as in compress_network."""
 
     checkpoint: Checkpoint
     saved: Mapping[str, Tensor]
@@ -94,16 +95,17 @@ class _Work:
     progress: Progress
     metric: WeightsMetric | None
     ruled: Layers
+    fixed: Mapping[str, Tensor]
 
 
 def _compressed(work: _Work, posed: Problem) -> NetworkResult:
     """The same of a posed network, which may have layers for products."""
     settings, ruled, keep = work.settings, work.ruled, kept(work.checkpoint, work.settings)
-    tensors, fixed = (canonical(posed.network, t) for t in (work.saved, decoded_layers(ruled)))
+    tensors, fixed = (canonical(posed.network, t) for t in (work.saved, work.fixed))
     if not posed.order:
         network = with_telling_columns(posed.network, posed.calibration.points, settings.tol)
         posed = replace(posed, network=network)
-    problem, left_out = _owning(posed, work.checkpoint, keep), keep | fixed.keys() | decoded_layers(ruled).keys()
+    problem, left_out = _owning(posed, work.checkpoint, keep), keep | fixed.keys() | work.fixed.keys()
     rest = _owning(posed, work.checkpoint, left_out) if fixed else problem
     coded = partial(_coded, work, rest, tensors, left_out)
     as_they_are = {x.bias: tensors[x.bias] for x in problem.network.layers if x.weight in fixed and x.bias is not None}

@@ -33,21 +33,22 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
     Tied ones and very wide ones are no dense layers any more, but other weights.
     """
-    shared = _shared(network, checkpoint)
+    shared, sources = _shared(network, checkpoint), network.sources
 
     def is_stored(name: str) -> bool:
-        return name not in keep and network.source(name) in checkpoint.entries.keys() - keep
+        return sources.get(name, name) in checkpoint.entries and not {name, sources.get(name)} & keep
 
     def is_coded(name: str | None) -> bool:
-        return name is not None and is_stored(name) and network.source(name) not in shared
+        return name is not None and is_stored(name) and sources.get(name, name) not in shared
 
     def dense(layers: Iterable[DenseLayer]) -> tuple[DenseLayer, ...]:
         quick = (x for x in layers if _is_quick(network, x))
         return tuple(x if is_coded(x.bias) else replace(x, bias=None) for x in quick if is_coded(x.weight))
 
     own, others = dense(network.layers), list(network.others)
+    dense_weights = {layer.weight for layer in own}
     for layer in network.layers:
-        if is_stored(layer.weight) and layer.weight not in {x.weight for x in own}:
+        if is_stored(layer.weight) and layer.weight not in dense_weights:
             others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if is_stored(name)]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hmcompress.container.payload import decode_layer, of_two
+from hmcompress.container.payload import decode_layer, of_two, parted, turned
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.nn.rebuild import read as read_form
@@ -69,6 +69,9 @@ def test_a_weight_of_more_axes_has_a_factor_and_a_bias():
         (of_two(payload()[2:], True, True), [(11, 3, 20), (11, 3)], "no numbers"),
         (of_two(payload()[2:], False, True), [(20, 33), (20, 34)], "no numbers"),
         (of_two(payload()[2:], False, True), [(20, 32), (20,), (32,)], "no numbers"),
+        (payload()[2:], [(20, 32), (20,), (20,)], "3 tensors that no two"),
+        (parted([payload()[2:]], 20, False), [(20, 31), (20,), (20,)], "3 tensors that no two"),
+        (turned(payload()[2:]), [(31, 20), (20,), (20,)], "3 tensors that no two"),
         (payload()[:1], [(20, 33), (20,)], "no second one"),
         (payload()[:2], [(20, 33), (20,)], "empty"),
         (payload()[:40], [(20, 33), (20,)], "damaged"),

@@ -15,8 +15,7 @@ class Call:
 
     axis: of the result, from its end, along which neurons lie. bias: what the same call adds; kernel: along that axis,
     as convolutions do. after: what each neuron is multiplied by. sizes, order: of the axes along which neurons lie
-    where these are several, and of all axes of the result. beside: with
-    what the parameter of the matrix makes W.
+    where these are several, and of all axes of the result. beside: with what the parameter of the matrix makes W.
     """
 
     matrix: Matrix

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, is_gradtrackingtensor
 
+from hmcompress.geometry import contiguous_stride
+
 Factor = Tensor | float
 
 
@@ -79,7 +81,7 @@ class View:
     def whole(cls, t: Tensor, place: str) -> "View":
         """Of the parameter itself."""
         origin = int(t.storage_offset()) if t.is_contiguous() else None
-        return cls(t, place, t.numel(), origin, 0, _strides(t.shape))
+        return cls(t, place, t.numel(), origin, 0, contiguous_stride(t.shape))
 
     @property
     def is_scaled(self) -> bool:
@@ -104,10 +106,9 @@ class View:
 
     def times(self, out: Tensor, rows: Factor, cols: Factor) -> "View":
         """The same for a multiple of this one."""
-        made = unwrapped(out)
-        follows = (self.begin, self.size, self.strides) == (0, out.numel(), _strides(out.shape)) and made is not None
-        is_whole = follows and made is not None and made.is_contiguous() and _is_number(rows, cols)
-        origin = int(made.storage_offset()) if is_whole and made is not None and self.origin is not None else None
+        whole = (self.begin, self.size, self.strides) == (0, out.numel(), contiguous_stride(out.shape))
+        made = unwrapped(out) if whole and self.origin is not None and _is_number(rows, cols) else None
+        origin = int(made.storage_offset()) if made is not None and made.is_contiguous() else None
         return replace(self, tensor=out, origin=origin, rows=self.rows * rows, cols=self.cols * cols)
 
     def matrices(self) -> "Matrices | None":
@@ -183,14 +184,9 @@ def scales(factor: Factor) -> bool:
     return isinstance(factor, Tensor) or factor != 1
 
 
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Of a tensor whose numbers follow each other."""
-    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
-
-
 def _are_natural(shape: Sequence[int], strides: Sequence[int], last: int) -> bool:
     """Whether numbers, or parts of `last` numbers, follow each other."""
-    natural = _strides((*shape, last))[:-1]
+    natural = contiguous_stride((*shape, last))[:-1]
     return all(size == 1 or own == wanted for size, own, wanted in zip(shape, strides, natural, strict=True))
 
 

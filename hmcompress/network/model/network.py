@@ -95,10 +95,10 @@ class Network:
         coded = (x for x in self.repeated if x.weight in names and x.bias is not None)
         return self.with_repeated() if any(x.bias not in names for x in coded) else self
 
-    def source(self, name: str) -> str:
-        """The checkpoint's name of the parameter that holds a weight or bias."""
-        sources = {p.name: p.source for p in self.products} | {p.bias_name: p.bias_source for p in self.products}
-        return sources.get(name) or name
+    @property
+    def sources(self) -> dict[str | None, str | None]:
+        """Of the products' weights and biases the checkpoint's names of the parameters that hold them."""
+        return {p.name: p.source for p in self.products} | {p.bias_name: p.bias_source for p in self.products}
 
     def linear(self, layer: DenseLayer) -> nn.Linear:
         return cast(nn.Linear, self.module.get_submodule(layer.path))
