@@ -7,7 +7,7 @@ import torch
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.bodies import Body, QuantizedBody
-from hmcompress.hmatrix.grids import compact, positions, product, weighted
+from hmcompress.hmatrix.grids import compact, positions, product, smooth, weighted
 from hmcompress.hmatrix.patterns import (
     copied,
     digits,
@@ -29,6 +29,7 @@ SINUSOIDS, POSITIONS = 13, 14
 TURNED = 15  # the transpose of a parameter, and beside it a bias: likewise
 DIGITS = 16
 PARTED = 17  # several matrices that a parameter holds, and beside it their biases: likewise
+SMOOTH = 19
 OF_TWO = 18  # two parameters that make a weight: likewise
 
 _HOLDERS = {COPIED: "copies", LISTED: "lists", TILED: "tiles"}  # hold other payloads, of each other only later ones
@@ -78,6 +79,7 @@ CODECS: dict[int, Decoder] = {
     SINUSOIDS: sinusoids.decode,
     POSITIONS: positions.decode,
     DIGITS: digits.decode,
+    SMOOTH: smooth.decode,
 }
 
 

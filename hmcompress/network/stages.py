@@ -13,6 +13,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.learned import smallest_learned
+from hmcompress.network.joint.many import with_modes
 from hmcompress.network.joint.middle import Middle, compressed, middle_network
 from hmcompress.network.joint.origin import origins_of
 from hmcompress.network.joint.smallest import smallest_joint
@@ -71,7 +72,7 @@ class SmallNetworks:
         if found is None and (origin is None or not problem.network.built_in):
             tol, effort = settings.tol, settings.effort
             found = smallest_whole(problem, data, tol, effort, measured, guard.holds, tick, passes, slim)
-        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
+        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent or origin.too_many):
             found = self._middle(origin, settings, measured)
         return found
 
@@ -119,6 +120,11 @@ class SmallNetworks:
     def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
+        if isinstance(origin, Chains) and origin.too_many:
+            modes = with_modes(problem, origin, settings.tol)
+            if modes is None:
+                return None
+            origin = modes
         if isinstance(origin, Web) and problem.network.repeated:
             problem = replace(problem, network=problem.network.with_repeated())
         return smallest_joint(problem, origin, settings.tol, settings.effort, measured, tick, slim)

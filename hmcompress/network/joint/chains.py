@@ -44,6 +44,12 @@ class Chains:
     product: bool = False
     shift: float = 0.0
     bent: bool = field(default=False, kw_only=True)  # outputs are fewer than the chains', not linear in them
+    modes: Tensor | None = field(default=None, kw_only=True)  # (k, q) of many outputs: small networks learn these alone
+
+    @property
+    def too_many(self) -> bool:
+        """Outputs of one chain, for which a small network is no good without their modes."""
+        return not self.product and self.modes is None and self.sizes[-1][-1] > MOST_OUTPUTS
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -53,6 +59,7 @@ class Chains:
     def _sizes(self, part: Chain) -> tuple[int, ...]:
         inner = (self.network.shape(layer)[0] for layer in part.layers[:-1])
         last = sum(self.network.shape(layer)[0] for layer in part.ends)
+        last = last if self.modes is None else self.modes.shape[1]
         return (self.network.shape(part.layers[0])[1], *inner, last)
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Chains":
@@ -93,6 +100,7 @@ def built_in_chains(network: Network, outputs: int) -> Chains | None:
     """Those of a built-in network with so many outputs, where all of its weights are to be coded."""
     dense = sum(isinstance(module, nn.Linear) for module in network.module.modules())
     few = network.cartesian or outputs <= MOST_OUTPUTS  # or pairs of one function and many points
+    few = few or network.kind == "mlp"  # or their modes
     return _built_in(network) if few and not network.others and dense == len(network.layers) else None
 
 

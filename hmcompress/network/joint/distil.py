@@ -1,7 +1,7 @@
 """Small networks that learn what the chains of a large one compute: their data, their first weights."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains, built_in_chains
 from hmcompress.network.joint.features import independent, leading
 from hmcompress.network.joint.first_weights import random_layer
-from hmcompress.network.joint.small import Data, Layer
+from hmcompress.network.joint.small import Data, Layer, SmallNetwork
 from hmcompress.network.joint.stack import SmallStack
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.joint.tracing import found_chains
@@ -27,6 +27,17 @@ _STEP = 1e-4  # of the range of a coordinate, between points whose difference is
 _CONSTANT = 1e-6  # share of the largest step below which a coordinate has none
 
 Origin = Chains | Web
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network that learned, its error over what is near enough, and what that took."""
+
+    network: SmallNetwork
+    ratio: float
+    work: float  # multiplications
+    wary: bool = False  # a part of the samples taught what does not hold for the others
+    hopeless: bool = False  # too much work, or too few samples to say what the function is elsewhere
 
 
 def chains_of(problem: Problem) -> Chains | None:
@@ -63,7 +74,10 @@ def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor
         return _with_derivatives(problem, chains, points, scale)
     found = chains.outputs(points)
     scale = _scale(problem, found.outputs) if scale is None else scale
-    return found.scaled(scale), scale
+    found = found.scaled(scale)
+    if isinstance(chains, Chains) and chains.modes is not None:
+        return replace(found, outputs=found.outputs @ chains.modes), scale
+    return found, scale
 
 
 def _scale(problem: Problem, y: Tensor) -> Tensor:
@@ -120,6 +134,8 @@ def fresh(chains: Chains, data: Data, scale: Tensor, hidden: int, seed: int, eve
         stacks.append(small)
     if data.mix is not None or data.stencil is not None:
         scale = torch.ones(scale.shape[-1] if data.mix is None else data.mix.shape[2]).double()
+    if chains.modes is not None:
+        scale = scale[: chains.modes.shape[1]]
     return SmallStacks(stacks, scale, chains.shift, chains.product)
 
 

@@ -11,7 +11,7 @@ from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.ordering import about, embedded, nbytes, reordered
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data, SmallNetwork
-from hmcompress.network.layerwise.coded import living
+from hmcompress.network.layerwise.coded import Coded, living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
 from hmcompress.network.model.network import Network
@@ -47,6 +47,7 @@ class QuantisedForm:
     quantised: Quantised  # layer after layer
     moved: IntegerMoves  # the same, once its integers moved
     neurons: int  # 0 where they do not count
+    head: Coded | None = None  # the last layer, where it is coded apart
 
     @property
     def cost(self) -> float:
@@ -232,10 +233,14 @@ class FormSearch:
         moves = IntegerMoves(found.network, found.grids, self.data, _BIT * self.goal**2 / self.network.weights())
         moves.descend()
         self.work += multiplications(moves.rounds, self.data, self.network.weights(), self.network.each)
+        self.forms.append(self._form(found, moves))
+        return self.forms[-1].error
+
+    def _form(self, found: Quantised, moves: IntegerMoves) -> QuantisedForm:
+        """Of a network whose integers have moved."""
         size = about(self.original, moves.network.layers, moves.grids)
         neurons = living(embedded(self.original, moves.network, moves.grids).values()) if self.slim else 0
-        self.forms.append(QuantisedForm(size, self.measured(moves.network), found, moves, neurons))
-        return self.forms[-1].error
+        return QuantisedForm(size, self.measured(moves.network), found, moves, neurons)
 
     def holding(self) -> list[QuantisedForm]:
         """The forms that hold."""

@@ -9,7 +9,7 @@ from hmcompress.hmatrix.grids.compact import canonical, encode
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.joint.distil import placed
 from hmcompress.network.joint.small import Layer, Neurons, SmallNetwork
-from hmcompress.network.layerwise.coded import Compact
+from hmcompress.network.layerwise.coded import Coded, Compact
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.model.network import Network
 
@@ -18,7 +18,7 @@ _TRIALS = 60  # for each hidden layer
 
 def embedded(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
     """The small network's layers in the first neurons of the large one's."""
-    return _parts(network, small.layers, grids)
+    return parts_of(network, small.layers, grids)
 
 
 def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> Parts:
@@ -37,14 +37,15 @@ def reordered(network: Network, small: SmallNetwork, grids: Sequence[Grid]) -> P
             changed = _exchanged(grids, neurons, (i, j), -1 if neurons.odd and rng.integers(2) else 1)
             if (found := about(network, layers, [changed[k] for k in own])) <= bytes_now:
                 bytes_now, grids = found, changed
-        new = _parts(network, layers, [grids[k] for k in own])
+        new = parts_of(network, layers, [grids[k] for k in own])
         parts, sizes = parts | new, sizes | {name: nbytes({name: part}) for name, part in new.items()}
         if sum(sizes.values()) < least:
             best, least = parts, sum(sizes.values())
     return best
 
 
-def _parts(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> Parts:
+def parts_of(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> Parts:
+    """Layers of a small network in the first neurons of the large one's."""
     return {name: Compact(grid) for name, grid in _canonical(network, layers, grids)}
 
 
@@ -55,8 +56,12 @@ def _canonical(network: Network, layers: Sequence[Layer], grids: Sequence[Grid])
 
 
 def nbytes(parts: Parts) -> int:
-    """What compact parts take in a file."""
-    return sum(1 + len(encode(part.grid)) for part in parts.values() if isinstance(part, Compact))
+    """What parts take in a file."""
+    return sum(_nbytes(part) for part in parts.values())
+
+
+def _nbytes(part: Coded) -> int:
+    return 1 + len(encode(part.grid)) if isinstance(part, Compact) else len(part.payload(thorough=True))
 
 
 def about(network: Network, layers: Sequence[Layer], grids: Sequence[Grid]) -> int:

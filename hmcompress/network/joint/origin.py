@@ -54,5 +54,6 @@ def numbers_of_neurons(origin: Origin) -> list[int]:
 def narrowest(problem: Problem, origin: Origin, tol: float) -> float:
     """Neurons of a layer below which no fit is tried: with fewer weights than the linearised rate asks for."""
     wanted = problem.rate_limit.nbytes(tol)
-    wanted *= _OF_A_WEB if isinstance(origin, Web) else _WEIGHTS_PER_BYTE
+    few = isinstance(origin, Web) or origin.modes is not None
+    wanted *= _OF_A_WEB if few else _WEIGHTS_PER_BYTE
     return next((hidden for hidden in _HIDDEN if origin.inner_weights(hidden) >= wanted), _HIDDEN[-1])

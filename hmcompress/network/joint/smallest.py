@@ -11,9 +11,11 @@ from typing import Any
 
 from hmcompress.network.bound.error import block_errors
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.distil import LEARNED_ROWS, Origin, learning_data, with_outputs
+from hmcompress.network.joint.distil import LEARNED_ROWS, Fit, Origin, learning_data, with_outputs
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm, form_work, multiplications
+from hmcompress.network.joint.forms_of_many import FormsOfMany
 from hmcompress.network.joint.least_squares import Price, minimise
+from hmcompress.network.joint.many import many_outputs
 from hmcompress.network.joint.origin import fresh, narrowest, numbers_of_neurons, patience
 from hmcompress.network.joint.small import SmallNetwork
 from hmcompress.network.layerwise.propagate import Parts
@@ -48,6 +50,7 @@ _MAX = 0.5  # L2 error over the largest deviation, both relative
 _SEEDS, _WIDTHS = 6, 3  # first weights of each width, and widths
 _CHEAP = 0.08  # share of the work up to which first weights are tried whatever came of the others
 _HEAVY, _LIGHTER = 1e6, 4  # multiplications for a sample, from which on forms have fewer; how many times
+_OF_MANY, _SEVERAL = 2, 2  # times the work, and as few samples, where each says modes of many outputs
 _FEW = 200  # weights up to which J^T J in single precision gains nothing
 _WORK = {"default": 3e11, "max": 3e12}  # multiplications at most, by effort
 _PATIENCE = {"default": 1, "max": 2}  # times the usual number of forms in vain
@@ -100,17 +103,6 @@ def _holding(candidates: Sequence[FormSearch]) -> list[tuple[QuantisedForm, Form
     return [found[key] for key in sorted(found)]
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A network that learned, its error over what is near enough, and what that took."""
-
-    network: SmallNetwork
-    ratio: float
-    work: float  # multiplications
-    wary: bool = False  # a part of the samples taught what does not hold for the others
-    hopeless: bool = False  # too much work, or too few samples to say what the function is elsewhere
-
-
 @dataclass
 class JointStage:
     """Small networks for one problem at one tolerance, within so many multiplications."""
@@ -130,6 +122,8 @@ class JointStage:
         self.data, self.scale = learning_data(self.problem, self.origin, self.rows)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, self.origin, held.points.pairs(len(held.points)), self.scale)
+        self.many = many_outputs(self.problem, self.origin, self.scale, self.tol)
+        self.work *= _OF_MANY if self.many else 1
         self.done = 0.0
 
     def _did(self, work: float) -> None:
@@ -202,6 +196,7 @@ class JointStage:
         options: dict[str, Any] = {"goal": goal, "gain": _FIT_GAIN, "coarse": coarse}
         steps = round(_FIT_STEPS * max(_FIT_MORE ** math.log10(_FIT_TOL / self.tol), 1.0))
         rows = max(_FIT_ROWS, _ROWS_PER_WEIGHT * network.weights())
+        rows = self._enough(network, _FIT_ROWS) if self.many else rows
         dearest = _DEAREST * self.work * (1 if self.data.stencil is None else _WITH_DERIVATIVES)
         if multiplications(steps, self.data.first(rows), network.weights(), network.each) > dearest:
             return Fit(network, math.inf, 0.0, hopeless=True)
@@ -236,7 +231,8 @@ class JointStage:
         fewer, outputs = 2 * self.data.blocks, self.data.outputs.shape[1]  # samples around which the function is known
         if self.data.blocks == 1:  # outputs may have weights of their own, but where each sample runs the module
             fewer = max(outputs // 2, 1) if self.data.beyond is None else outputs
-        return max(least // fewer, min(least, _FORM_ROWS), each * network.weights() // fewer)
+        floor = _FORM_ROWS // (_SEVERAL if self.many else 1)
+        return max(least // fewer, min(least, floor), each * network.weights() // fewer)
 
     def _candidates(self, fitting: Sequence[Fit]) -> list[FormSearch]:
         """The networks under a price and without what is not worth it, where that leaves the tolerance."""
@@ -272,7 +268,8 @@ class JointStage:
         if dear := network.each > 0 and form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         own, error = self.problem.network, self.error
-        return FormSearch(own, network, level, data, error, self.tol, self.fit_tol, self.slim, dear, self.patience)
+        options = (own, network, level, data, error, self.tol, self.fit_tol, self.slim, dear, self.patience)
+        return FormsOfMany(*options, many=self.many) if self.many else FormSearch(*options)
 
     def _slimmer(self, fit: Fit, network: SmallNetwork, level: float) -> tuple[SmallNetwork, float]:
         """Without the neurons that the others can make up for; and the work."""

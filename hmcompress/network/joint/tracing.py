@@ -181,7 +181,7 @@ def _with_outputs(chains: FoundChains, points: Points, run: Run, reduce: bool) -
     """How the outputs follow from the chains: one's own, those of two multiplied, or any function of few."""
     own = chains.values(run.outputs)
     if len(chains.parts) == 1 and own.shape == run.y.shape and same(own, run.y):
-        return replace(chains, direct=True) if own.shape[1] <= MOST_OUTPUTS else None
+        return replace(chains, direct=True) if own.shape[1] <= MOST_OUTPUTS or reduce else None
     for product in _products(chains):
         if _is_product(product, points, run):
             return product

@@ -13,8 +13,8 @@ from hmcompress.container import join
 from hmcompress.hmatrix import HMatrix, compress_matrix
 from hmcompress.hmatrix.basics import exact
 from hmcompress.hmatrix.basics.measure import reference
-from hmcompress.hmatrix.codecs import COMPACT, EXACT, POSITIONS, PRODUCT, WEIGHTED
-from hmcompress.hmatrix.grids import compact, positions, product, weighted
+from hmcompress.hmatrix.codecs import COMPACT, EXACT, POSITIONS, PRODUCT, SMOOTH, WEIGHTED
+from hmcompress.hmatrix.grids import compact, positions, product, smooth, weighted
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.request import Request, zero_payload
 from hmcompress.hmatrix.tune_digits import tune_digits
@@ -73,6 +73,23 @@ class Compact(Weighted):
 
 
 @dataclass(frozen=True)
+class Smooth(Coded):
+    """Coefficients (m, n) of columns that are smooth functions of where rows stand."""
+
+    layout: smooth.Layout
+    grid: Grid
+
+    def dense(self) -> Tensor:
+        return torch.from_numpy(self.layout.inverse(self.grid.to_dense()))
+
+    def payload(self, thorough: bool) -> bytes:
+        return bytes([SMOOTH]) + smooth.encode(self.layout, self.grid, thorough)
+
+    def live_columns(self) -> np.ndarray:
+        return self.grid.live_columns
+
+
+@dataclass(frozen=True)
 class Product(Coded):
     """left (m, r) times right (r, n), each on a grid."""
 
@@ -127,7 +144,7 @@ class Slices(Coded):
 
 def living(parts: Iterable[Coded]) -> int:
     """Inputs of all layers that are read, biases among them: what a slim network keeps."""
-    return sum(int(part.live_columns().sum()) for part in parts if isinstance(part, Weighted))
+    return sum(int(part.live_columns().sum()) for part in parts if isinstance(part, Weighted | Smooth))
 
 
 @dataclass(frozen=True)

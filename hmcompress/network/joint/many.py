@@ -1,0 +1,186 @@
+"""Many outputs of a chain, such as a field on a mesh. A small network learns their modes; its last layer is then what
+best makes all outputs of its neurons, coded as the smooth functions that its columns are."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmcompress.hmatrix.grids.compact import canonical
+from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
+from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
+from hmcompress.network.bound.problem import Problem
+from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
+from hmcompress.network.joint.distil import Origin, with_outputs
+from hmcompress.network.joint.quantise import factor
+from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.stacks import SmallStacks
+from hmcompress.network.layerwise.coded import Coded, Compact, Smooth
+from hmcompress.network.model.network import DenseLayer
+
+_LEFT = 0.45  # of the tolerance, that the modes leave at most
+_SAMPLES, _LEARNED_FROM = 1024, 2048  # from which modes, and last layers, are found
+_SHOWN, _COARSE = 4, 0.02  # modes by which meshes are chosen, and the water level then, in squared tolerances
+_TRIED = 2  # layouts besides the plain one
+_NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
+_RIDGE = 1e-12  # share of the mean diagonal
+
+
+def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
+    """Chains of which few modes of many outputs tell the others well within the tolerance, or None."""
+    if len(chains.parts) > 1 or problem.order or problem.settings.tolerance != "l2":
+        return None
+    (part,) = chains.parts
+    end = part.layers[-1]
+    kept = end.bias is None and chains.network.linear(end).bias is not None  # which no grid holds
+    if part.heads or kept or len(part.functions) == len(part.layers):
+        return None
+    _, s, modes = torch.linalg.svd(problem.calibration.blocks[0][:_SAMPLES], full_matrices=False)
+    left = s.square().flip(0).cumsum(0).flip(0).sqrt() / s.norm()  # by the modes before each
+    few = int((left > _LEFT * tol).sum())
+    return replace(chains, modes=modes[:few].T.contiguous()) if few <= MOST_OUTPUTS else None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Of the neurons that a last layer reads: a pivoted factor of their moment, in squared relative errors."""
+
+    order: np.ndarray
+    lower: np.ndarray
+
+    @classmethod
+    def of(cls, moment: np.ndarray) -> "Metric":
+        return cls(*factor(moment))
+
+    def steps(self, level: float) -> np.ndarray:
+        """Half octaves (n,) of steps at which each coefficient has this distortion."""
+        exponents = np.empty(len(self.order), np.int64)
+        exponents[self.order] = half_octaves(np.sqrt(12 * level) / np.diag(self.lower))
+        return exponents
+
+    def errors(self, change: np.ndarray) -> np.ndarray:
+        """Squared (m,) of rows of a change (m, n)."""
+        return np.square(change[:, self.order] @ self.lower).sum(1)
+
+    def nearest(self, w: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
+        """Integers of w (m, n), each row by the nearest plane."""
+        w, steps, lower = w[:, self.order], steps[self.order], self.lower
+        carried, q = np.zeros_like(w), np.empty(w.shape, np.int64)
+        for j in reversed(range(len(steps))):
+            t = (w[:, j] + carried[:, j] / lower[j, j]) / steps[j]
+            q[:, j] = np.sign(t) * np.floor(np.abs(t) + 0.5 - zone)
+            carried[:, : j + 1] += np.outer(w[:, j] - q[:, j] * steps[j], lower[j, : j + 1])
+        return q[:, np.argsort(self.order)]
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What a last layer should be, w (k, n), and what errors of it cost at a water level."""
+
+    w: np.ndarray
+    metric: Metric
+    level: float
+    zone: float
+
+    def grid(self, layout: Layout | None) -> tuple[Grid, float, float]:
+        """The coefficients without those of high frequencies that are not worth their bytes, about how many bits they
+        take, and their squared error."""
+        z = self.w if layout is None else layout.forward(self.w)
+        exponents = self.metric.steps(self.level)
+        steps = powers(exponents)
+        q = self.metric.nearest(z, steps, self.zone)
+        bits, error = np.log2(1 + 2 * np.abs(q)).sum(1), self.metric.errors(z - q * steps)
+        without = self.metric.errors(z)
+        if layout is not None:
+            gain = np.cumsum(without - error - _NAT * self.level * bits)
+            kept = int(gain.argmax()) + 1 if len(gain) and gain.max() > 0 else 0
+            q[kept:], bits[kept:], error[kept:] = 0, 0, without[kept:]
+        lost = float(self.metric.errors(self.w).sum() - without.sum())  # what no coefficient tells
+        return Grid(q, np.zeros(len(q), np.int64), exponents), float(bits.sum()), float(error.sum()) + lost
+
+    def cost(self, bits: float, error: float) -> float:
+        """In bits."""
+        return bits + error / (_NAT * self.level)
+
+    def best_layouts(self) -> list[Layout]:
+        """Those that cost least, each finer mesh from the best one before."""
+        found: dict[Layout, float] = {}
+        meshes: list[tuple[int, ...]] = [(len(self.w),)]
+        while meshes:
+            new = {layout: self.cost(*self.grid(layout)[1:]) for mesh in meshes for layout in layouts(mesh)}
+            best = min(new, key=new.__getitem__)
+            meshes = [] if found and new[best] >= min(found.values()) else [*finer(best.sizes)]
+            found |= new
+        return sorted(found, key=found.__getitem__)[:_TRIED]
+
+
+@dataclass(frozen=True)
+class ManyOutputs:
+    """All outputs (N, k), on points to learn a last layer from and on held-out ones."""
+
+    end: DenseLayer
+    columns: int  # of the original's layer, with its bias
+    learned: Data
+    held: Data
+    scale: float  # turns outputs into units of the tolerance's norm
+    tried: tuple[Layout | None, ...]
+
+    def head(self, network: SmallNetwork, level: float, zone: float) -> Coded:
+        """The last layer behind a small network's neurons, in the first columns, at this water level."""
+        x = _neurons(network, self.learned)
+        moment, cross = (x.T @ x).numpy(), (x.T @ self.learned.outputs).numpy()
+        live = np.diag(moment) > 0
+        moment, cross = moment[live][:, live], cross[live]
+        moment[np.diag_indices_from(moment)] += _RIDGE * np.diag(moment).mean()
+        w = np.linalg.solve(moment, cross).T
+        metric = Metric.of(self.learned.weight * self.scale**2 * moment)
+        places = self._places(len(live))[live]
+        return min(self._coded(LastLayer(w, metric, level, zone), places), key=lambda found: found[0])[1]
+
+    def _coded(self, wanted: LastLayer, places: np.ndarray) -> Iterator[tuple[float, Coded]]:
+        for layout in self.tried:
+            grid, _, error = wanted.grid(layout)
+            grid = canonical(grid.among(places, self.columns))
+            part = Compact(grid) if layout is None else Smooth(layout, grid)
+            yield wanted.cost(8 * len(part.payload(thorough=False)), error), part
+
+    def _places(self, count: int) -> np.ndarray:
+        """Columns of the original's layer."""
+        places = np.arange(count)
+        if self.end.bias is not None:
+            places[-1] = self.columns - 1
+        return places
+
+    def error(self, network: SmallNetwork, head: Coded) -> float:
+        """Relative, on held-out points."""
+        x, y = _neurons(network, self.held), self.held.outputs
+        found = x @ head.dense()[:, self._places(x.shape[1])].T
+        return float((found - y).norm() / y.norm())
+
+
+def _neurons(network: SmallNetwork, data: Data) -> Tensor:
+    """What the last layer reads (N, n), with a column of ones where there is a bias."""
+    assert isinstance(network, SmallStacks)
+    (stack,), (x,) = network.stacks, data.inputs
+    return stack.layers[-1].extended(stack.forward(x)[0][-1])
+
+
+def many_outputs(problem: Problem, chains: Origin, scale: Tensor, tol: float) -> ManyOutputs | None:
+    """For chains with modes. scale (k,), the same for all outputs: turns them into units of the tolerance's norm."""
+    if not isinstance(chains, Chains) or chains.modes is None:
+        return None
+    whole, one = replace(chains, modes=None), torch.ones(1).double()
+    calibration, held = problem.calibration.points, problem.held_out.points
+    learned, _ = with_outputs(problem, whole, calibration.pairs(_LEARNED_FROM), one)
+    learned = replace(learned, weight=len(calibration) / len(learned))
+    end = chains.parts[0].layers[-1]
+    columns = chains.network.shape(end)[1] + (end.bias is not None)
+    shown = chains.modes[:, :_SHOWN]
+    unit = float(scale[0])
+    size = unit * (learned.outputs @ shown).norm(dim=0) * math.sqrt(learned.weight)
+    example = LastLayer(shown.numpy(), Metric.of(torch.diag(size**2).numpy()), _COARSE * tol**2, 0.0)
+    tried = (None, *example.best_layouts())
+    return ManyOutputs(end, columns, learned, with_outputs(problem, whole, held, one)[0], unit, tried)
