@@ -7,7 +7,7 @@ as in `compact`. All functions are orthonormal: an error of the coefficients is 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -26,7 +26,7 @@ Array = np.ndarray
 PLAIN, COSINES, POLYNOMIALS = range(3)
 KINDS, MOST_AXES = 3, 3
 _COMBINATIONS = KINDS**MOST_AXES
-_LEAST_POINTS = 4  # along an axis
+_LEAST_POINTS, _MOST_POINTS = 4, 4096  # along an axis; with polynomials
 _DEGREES = 2.0  # times the root of the points: more polynomials are hardly told apart at equidistant ones
 
 
@@ -83,7 +83,7 @@ def _inverse(x: Array, kind: int) -> Array:
     return x
 
 
-@cache
+@lru_cache(maxsize=16)
 def _polynomials(size: int) -> Array:
     """Orthonormal ones (size, count) of ascending degree at equidistant points."""
     count = min(size, int(_DEGREES * size**0.5) + 1)
@@ -92,7 +92,7 @@ def _polynomials(size: int) -> Array:
 
 def layouts(sizes: tuple[int, ...]) -> Iterator[Layout]:
     """Of a mesh: the same functions along all axes, or none along the first, as where channels stand there."""
-    for kind in (COSINES, POLYNOMIALS):
+    for kind in (COSINES, POLYNOMIALS) if max(sizes) <= _MOST_POINTS else (COSINES,):
         yield Layout(sizes, (kind,) * len(sizes))
         if len(sizes) > 1:
             yield Layout(sizes, (PLAIN, *(kind,) * (len(sizes) - 1)))
@@ -131,4 +131,8 @@ def _read_layout(stream: Reader, rows: int) -> Layout:
     lines = prod(sizes)
     if not lines or rows % lines or not rows:
         raise FormatError(f"a mesh of {lines} lines cannot have {rows} points: the file is damaged")
-    return Layout((*sizes, rows // lines), tuple(kinds // KINDS**k % KINDS for k in reversed(range(axes + 1))))
+    layout = Layout((*sizes, rows // lines), tuple(kinds // KINDS**k % KINDS for k in reversed(range(axes + 1))))
+    for size, kind in zip(layout.sizes, layout.kinds, strict=True):
+        if kind == POLYNOMIALS and size > _MOST_POINTS:
+            raise FormatError(f"polynomials at {size} points, at most {_MOST_POINTS} can be: the file is damaged")
+    return layout

@@ -1,0 +1,36 @@
+"""Networks that write fields on a mesh: smooth functions of where a point lies, of few modes."""
+
+import torch
+from small_networks import stack
+from torch import Tensor, nn
+
+SIZES = [2, 32, 32]
+MESH = (12, 16)
+POINTS = MESH[0] * MESH[1]
+
+
+def field_state(seed: int = 0) -> dict[str, Tensor]:
+    """State dict of a stack whose last layer's columns are polynomials on the mesh."""
+    x, y = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in MESH), indexing="ij")
+    waves = torch.stack([x**i * y**j for i in range(3) for j in range(3)], -1).reshape(POINTS, 9)
+    state, generator = stack(SIZES, seed), torch.Generator().manual_seed(seed + 1)
+    last, bias = stack([32, 3], seed + 2), torch.randn(9, generator=generator)
+    mix = torch.randn(9, 3, generator=generator)
+    state["net.4.weight"] = waves @ mix @ last["net.0.weight"]
+    state["net.4.bias"] = 0.3 * waves @ bias
+    return state
+
+
+class Field(nn.Module):
+    """The same in a module of the user's own, which gives them their shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, POINTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).reshape(-1, *MESH)
+
+
+def build() -> nn.Module:
+    return Field()

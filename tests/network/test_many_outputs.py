@@ -1,0 +1,111 @@
+"""Networks of many outputs: a small one learns their modes, its last layer is smooth, the bound is of all outputs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from field_networks import POINTS, field_state
+from small_networks import forward, outputs_settings, saved, stack
+from torch import Tensor
+
+import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.stages as stages
+from hmcompress.container.payload import decode_layer
+from hmcompress.hmatrix.codecs import SMOOTH
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.joint.chains import MOST_OUTPUTS
+from hmcompress.network.joint.distil import chains_of
+from hmcompress.network.joint.many import with_modes
+
+TOL = 3e-2
+FACTORY = str(Path(__file__).parent / "field_networks.py") + ":build"
+
+
+def many_settings(**changes: Any) -> Any:
+    return outputs_settings(**{"effort": "default", "tol": TOL, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_work() -> Iterator[None]:
+    """The claims hold for any amount of work; little is enough for networks this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint_module, "_WORK", {"default": 1e10, "max": 1e10})
+        patch.setattr(joint_module, "_SEEDS", 1)
+        patch.setattr(form_search, "_LEAST", 2)
+        patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
+        yield
+
+
+def layer_bytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def decoded(result: NetworkResult) -> dict[str, Tensor]:
+    tensors = {}
+    for layer in result.layers:
+        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
+    return compress_network(saved(tmp_path_factory.mktemp("field"), field_state()), many_settings())
+
+
+def test_a_field_takes_a_fraction_of_layer_after_layer(
+    field: NetworkResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "origins_of", lambda problem: ())
+    alone = compress_network(saved(tmp_path, field_state()), many_settings())
+    assert field.layers[-1].payload[0] == SMOOTH
+    assert 4 * layer_bytes(field) < layer_bytes(alone)
+
+
+def test_the_bound_holds_for_all_outputs_on_decoded_values(field: NetworkResult) -> None:
+    x = pose(many_settings(), field_state()).held_out.points.tensors[0]
+    y, z = forward(field_state(), x, torch.tanh), forward(decoded(field), x, torch.tanh)
+    error = float((z - y).norm() / y.norm())
+    assert error == pytest.approx(field.record.error, rel=1e-6) and 0.7 * TOL < error <= TOL
+
+
+def test_a_module_of_the_users_own_has_modes_too(tmp_path: Path, field: NetworkResult) -> None:
+    settings = many_settings(network={"factory": FACTORY})
+    found = compress_network(saved(tmp_path, field_state()), settings)
+    assert found.layers[-1].payload[0] == SMOOTH and layer_bytes(found) < 1.3 * layer_bytes(field)
+
+
+def test_slim_networks_count_what_the_last_layer_reads(tmp_path: Path, field: NetworkResult) -> None:
+    slim = compress_network(saved(tmp_path, field_state()), many_settings(slim="prefer"))
+    reads = [int((decoded(x)["net.4.weight"] != 0).any(0).sum()) for x in (slim, field)]
+    assert reads[0] <= reads[1] < 16
+
+
+def test_modes_leave_less_than_half_of_the_tolerance() -> None:
+    problem = pose(many_settings(), field_state())
+    chains = chains_of(problem)
+    assert chains is not None and chains.too_many
+    found = with_modes(problem, chains, 1e-2)
+    assert found is not None and found.modes is not None and found.modes.shape == (POINTS, 4)
+    y = problem.held_out.blocks[0]
+    assert float((y - y @ found.modes @ found.modes.T).norm() / y.norm()) < 5e-3
+    fewer = with_modes(problem, chains, 0.5)
+    assert fewer is not None and fewer.modes is not None and fewer.modes.shape[1] < 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"calibration": {"tolerance": "max"}}, field_state()),
+        ({"calibration": {"tolerance": "each"}}, field_state()),
+        ({"calibration": {"derivatives": 1}}, field_state()),
+        ({}, stack([2, 32, 32, 2 * MOST_OUTPUTS], gain=6)),  # of more modes than can be learned
+    ],
+)
+def test_where_modes_do_not_serve_there_are_none(changes: dict[str, Any], state: dict[str, Tensor]) -> None:
+    problem = pose(many_settings(**changes), state)
+    chains = chains_of(problem)
+    assert chains is None or with_modes(problem, chains, 1e-4) is None
