@@ -159,13 +159,15 @@ def test_a_singular_metric_loses_a_form_and_no_more(
 
 
 @pytest.mark.parametrize(("outputs", "rows"), [(1, 4096), (2, 4096), (4, 2048), (10, 1024)])
+@pytest.mark.parametrize("many", [False, True])  # of whose modes each sample tells several
 def test_fewer_samples_are_learned_from_where_each_has_several_outputs(
-    made: Callable[..., FormSearch], outputs: int, rows: int
+    made: Callable[..., FormSearch], outputs: int, rows: int, many: bool
 ) -> None:
     found = made(4)
     data = replace(found.data, outputs=found.data.outputs.expand(-1, outputs))
-    stage = SimpleNamespace(data=data)
-    assert JointStage._enough(stage, found.network, 4096) == rows  # type: ignore[arg-type]
+    stage = SimpleNamespace(data=data, many=many)
+    expected = max(4096 // max(outputs // 2, 1), 512) if many else rows
+    assert JointStage._enough(stage, found.network, 4096) == expected  # type: ignore[arg-type]
 
 
 def test_where_forms_take_long_few_are_tried(made: Callable[..., FormSearch]) -> None:
