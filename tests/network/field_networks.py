@@ -32,5 +32,32 @@ class Field(nn.Module):
         return self.net(x).reshape(-1, *MESH)
 
 
+class Denormalised(Field):
+    """Outputs in units of their own, by buffers: of each point its mean, and one deviation for each half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", 5 + torch.linspace(0, 1, POINTS))
+        self.register_buffer("deviation", torch.ones(POINTS).index_fill(0, torch.arange(POINTS // 2), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mean + self.deviation * self.net(x)
+
+
+class Positive(Field):
+    """A function of the outputs that is not linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.softplus(self.net(x))
+
+
+def build_denormalised() -> nn.Module:
+    return Denormalised()
+
+
+def build_positive() -> nn.Module:
+    return Positive()
+
+
 def build() -> nn.Module:
     return Field()

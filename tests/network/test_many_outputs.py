@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from field_networks import POINTS, field_state
+from field_networks import POINTS, build, build_denormalised, build_positive, field_state
 from small_networks import forward, outputs_settings, saved, stack
 from torch import Tensor
 
@@ -51,6 +51,11 @@ def decoded(result: NetworkResult) -> dict[str, Tensor]:
     return tensors
 
 
+def head(result: NetworkResult) -> int:
+    """The codec of the last layer."""
+    return next(layer.payload[0] for layer in result.layers if layer.row.tensors[0] == "net.4.weight")
+
+
 @pytest.fixture(scope="module")
 def field(tmp_path_factory: pytest.TempPathFactory) -> NetworkResult:
     return compress_network(saved(tmp_path_factory.mktemp("field"), field_state()), many_settings())
@@ -61,7 +66,7 @@ def test_a_field_takes_a_fraction_of_layer_after_layer(
 ) -> None:
     monkeypatch.setattr(stages, "origins_of", lambda problem: ())
     alone = compress_network(saved(tmp_path, field_state()), many_settings())
-    assert field.layers[-1].payload[0] == SMOOTH
+    assert head(field) == SMOOTH
     assert 4 * layer_bytes(field) < layer_bytes(alone)
 
 
@@ -75,7 +80,31 @@ def test_the_bound_holds_for_all_outputs_on_decoded_values(field: NetworkResult)
 def test_a_module_of_the_users_own_has_modes_too(tmp_path: Path, field: NetworkResult) -> None:
     settings = many_settings(network={"factory": FACTORY})
     found = compress_network(saved(tmp_path, field_state()), settings)
-    assert found.layers[-1].payload[0] == SMOOTH and layer_bytes(found) < 1.3 * layer_bytes(field)
+    assert head(found) == SMOOTH and layer_bytes(found) < 1.3 * layer_bytes(field)
+
+
+def test_outputs_in_units_of_their_own_have_modes(tmp_path: Path) -> None:
+    module = build_denormalised()
+    module.load_state_dict(field_state(), strict=False)
+    settings = many_settings(network={"factory": f"{FACTORY}_denormalised"}, tol=1e-2)
+    found = compress_network(saved(tmp_path, module.state_dict()), settings)
+    assert head(found) == SMOOTH and 0.7e-2 < found.record.error <= 1e-2
+    x = pose(settings, module.state_dict()).held_out.points.tensors[0].float()
+    with torch.no_grad():
+        y, _ = module(x), module.load_state_dict(decoded(found), strict=False)
+        error = float((module(x) - y).norm() / y.norm())
+    assert error == pytest.approx(found.record.error, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "linear"), [("", True), ("_denormalised", True), ("_positive", False)])
+def test_only_factors_and_offsets_may_follow(name: str, linear: bool) -> None:
+    module = {"": build, "_denormalised": build_denormalised, "_positive": build_positive}[name]()
+    chains = chains_of(pose(many_settings(network={"factory": FACTORY + name}), module.state_dict()))
+    assert (chains is not None) == linear
+    if name == "_denormalised":
+        assert chains is not None and chains.scaled is not None
+        expected = torch.stack([module.deviation, module.mean]).double()
+        torch.testing.assert_close(chains.scaled, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_slim_networks_count_what_the_last_layer_reads(tmp_path: Path, field: NetworkResult) -> None:

@@ -45,6 +45,7 @@ class Chains:
     shift: float = 0.0
     bent: bool = field(default=False, kw_only=True)  # outputs are fewer than the chains', not linear in them
     modes: Tensor | None = field(default=None, kw_only=True)  # (k, q) of many outputs: small networks learn these alone
+    scaled: Tensor | None = field(default=None, kw_only=True)  # (2, k) factors and offsets that make outputs of these
 
     @property
     def too_many(self) -> bool:
@@ -85,6 +86,10 @@ class Chains:
             inputs = (read if chain.features else min(read, hidden), *sizes[:-1])
             total += sum(m * (n + 1) for m, n in zip(sizes, inputs, strict=True))
         return total
+
+    def rescaled(self, points: Points) -> "Chains":
+        """With the factors and offsets of outputs that follow from other weights as these are now."""
+        return self
 
     def outputs(self, points: Points) -> Data:
         """What enters the chains and the network's outputs, in float64."""

@@ -76,7 +76,8 @@ def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor
     scale = _scale(problem, found.outputs) if scale is None else scale
     found = found.scaled(scale)
     if isinstance(chains, Chains) and chains.modes is not None:
-        return replace(found, outputs=found.outputs @ chains.modes), scale
+        offset = 0.0 if chains.scaled is None else chains.scaled[1] * scale
+        return replace(found, outputs=(found.outputs - offset) @ chains.modes), scale
     return found, scale
 
 

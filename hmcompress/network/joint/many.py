@@ -19,6 +19,7 @@ from hmcompress.network.joint.quantise import factor
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.layerwise.coded import Coded, Compact, Smooth
+from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
 _LEFT = 0.45  # of the tolerance, that the modes leave at most
@@ -38,8 +39,12 @@ def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
     kept = end.bias is None and chains.network.linear(end).bias is not None  # which no grid holds
     if part.heads or kept or len(part.functions) == len(part.layers):
         return None
-    _, s, modes = torch.linalg.svd(problem.calibration.blocks[0][:_SAMPLES], full_matrices=False)
-    left = s.square().flip(0).cumsum(0).flip(0).sqrt() / s.norm()  # by the modes before each
+    y, scaled = problem.calibration.blocks[0][:_SAMPLES], chains.scaled is not None
+    chains = chains.rescaled(problem.calibration.points)
+    if scaled and chains.scaled is None:
+        return None
+    _, s, modes = torch.linalg.svd(y if chains.scaled is None else y - chains.scaled[1], full_matrices=False)
+    left = s.square().flip(0).cumsum(0).flip(0).sqrt() / y.norm()  # by the modes before each
     few = int((left > _LEFT * tol).sum())
     return replace(chains, modes=modes[:few].T.contiguous()) if few <= MOST_OUTPUTS else None
 
@@ -119,13 +124,15 @@ class LastLayer:
 
 @dataclass(frozen=True)
 class ManyOutputs:
-    """All outputs (N, k), on points to learn a last layer from and on held-out ones."""
+    """All outputs (N, k) of a last layer, on points to learn it from and on held-out ones."""
 
     end: DenseLayer
     columns: int  # of the original's layer, with its bias
     learned: Data
     held: Data
-    scale: float  # turns outputs into units of the tolerance's norm
+    size: float  # of the network's outputs on held-out points
+    scale: float  # turns these into units of the tolerance's norm
+    factors: Tensor  # (k,) that turn outputs of the layer into the network's, but for an offset
     tried: tuple[Layout | None, ...]
 
     def head(self, network: SmallNetwork, level: float, zone: float) -> Coded:
@@ -136,7 +143,7 @@ class ManyOutputs:
         moment, cross = moment[live][:, live], cross[live]
         moment[np.diag_indices_from(moment)] += _RIDGE * np.diag(moment).mean()
         w = np.linalg.solve(moment, cross).T
-        metric = Metric.of(self.learned.weight * self.scale**2 * moment)
+        metric = Metric.of(self.learned.weight * (self.scale * _size(self.factors)) ** 2 * moment)
         places = self._places(len(live))[live]
         return min(self._coded(LastLayer(w, metric, level, zone), places), key=lambda found: found[0])[1]
 
@@ -158,7 +165,15 @@ class ManyOutputs:
         """Relative, on held-out points."""
         x, y = _neurons(network, self.held), self.held.outputs
         found = x @ head.dense()[:, self._places(x.shape[1])].T
-        return float((found - y).norm() / y.norm())
+        return float((self.factors * (found - y)).norm()) / self.size
+
+    def error_of_modes(self, network: SmallNetwork, held: Data) -> float:
+        """Relative, of a network that learned them, on held-out points."""
+        return float(network.residual(held).norm()) / (self.scale * self.size)
+
+
+def _size(factors: Tensor) -> float:
+    return float(factors.square().mean().sqrt())
 
 
 def _neurons(network: SmallNetwork, data: Data) -> Tensor:
@@ -172,15 +187,25 @@ def many_outputs(problem: Problem, chains: Origin, scale: Tensor, tol: float) ->
     """For chains with modes. scale (k,), the same for all outputs: turns them into units of the tolerance's norm."""
     if not isinstance(chains, Chains) or chains.modes is None:
         return None
-    whole, one = replace(chains, modes=None), torch.ones(1).double()
+    whole, one, unit = replace(chains, modes=None), torch.ones(1).double(), float(scale[0])
     calibration, held = problem.calibration.points, problem.held_out.points
-    learned, _ = with_outputs(problem, whole, calibration.pairs(_LEARNED_FROM), one)
+    factors, offsets = torch.tensor([[1.0], [0.0]]).double() if chains.scaled is None else chains.scaled
+
+    def own(points: Points) -> Data:
+        data, _ = with_outputs(problem, whole, points, one)
+        return replace(data, outputs=(data.outputs - offsets) / factors)
+
+    learned = own(calibration.pairs(_LEARNED_FROM))
     learned = replace(learned, weight=len(calibration) / len(learned))
     end = chains.parts[0].layers[-1]
     columns = chains.network.shape(end)[1] + (end.bias is not None)
-    shown = chains.modes[:, :_SHOWN]
-    unit = float(scale[0])
-    size = unit * (learned.outputs @ shown).norm(dim=0) * math.sqrt(learned.weight)
-    example = LastLayer(shown.numpy(), Metric.of(torch.diag(size**2).numpy()), _COARSE * tol**2, 0.0)
-    tried = (None, *example.best_layouts())
-    return ManyOutputs(end, columns, learned, with_outputs(problem, whole, held, one)[0], unit, tried)
+    example = _example(chains.modes[:, :_SHOWN], factors, learned, unit, tol)
+    size = float(problem.held_out.blocks[0].norm())
+    return ManyOutputs(end, columns, learned, own(held), size, unit, factors, (None, *example.best_layouts()))
+
+
+def _example(modes: Tensor, factors: Tensor, learned: Data, unit: float, tol: float) -> LastLayer:
+    """A last layer whose neurons are the leading modes (k, n)."""
+    sizes = unit * (learned.outputs * factors @ modes).norm(dim=0) * math.sqrt(learned.weight) * _size(factors)
+    metric = Metric.of(torch.diag(sizes**2).numpy())
+    return LastLayer((modes / factors.reshape(-1, 1)).numpy(), metric, _COARSE * tol**2, 0.0)

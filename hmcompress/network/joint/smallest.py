@@ -287,6 +287,8 @@ class JointStage:
 
     def error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""
+        if self.many:
+            return self.many.error_of_modes(network, self._held)
         kind = self.problem.settings.tolerance
         each = self._held.outputs.shape[1] // self._held.blocks
         blocks = (y.split(each, 1) for y in (self._held.outputs, network.outputs(self._held)))

@@ -16,7 +16,7 @@ from hmcompress.network.model.modules import FUNCTIONS, Activation
 from hmcompress.network.model.network import DenseLayer, Network, in_double
 
 _MOST_OTHERS = 4.0  # numbers of other weights for each of the dense layers
-_BATCH = 4096
+_BATCH, _PROBED = 4096, 64
 _ROUGH = 1e-3  # share of the largest slope up to which differences tell the others
 _STEP = 1e-4  # of a difference, in deviations of what is moved
 _MANY, _FEATURES = 16, 3  # inputs of a layer that are features: more than this, and than so many for each coordinate
@@ -37,6 +37,12 @@ class FoundChains(Chains):
     def beside(self, tensors: Mapping[str, Tensor]) -> Chains:
         """Of a network in which some other weights are changed; its outputs are to be the original's."""
         return replace(self, network=in_double(self.network, tensors)) if tensors else self
+
+    def rescaled(self, points: Points) -> Chains:
+        if self.scaled is None:
+            return self
+        points = points.take(slice(_PROBED)).to(torch.float64)
+        return replace(self, scaled=_scaled(self, points, run_with(self.network, points)))
 
     def outputs(self, points: Points) -> Data:
         found = [self._of_batch(part) for part in _batches(points.to(torch.float64))]
@@ -182,6 +188,8 @@ def _with_outputs(chains: FoundChains, points: Points, run: Run, reduce: bool) -
     own = chains.values(run.outputs)
     if len(chains.parts) == 1 and own.shape == run.y.shape and same(own, run.y):
         return replace(chains, direct=True) if own.shape[1] <= MOST_OUTPUTS or reduce else None
+    if reduce and len(chains.parts) == 1 and (scaled := _scaled(chains, points, run)) is not None:
+        return replace(chains, direct=True, scaled=scaled)
     for product in _products(chains):
         if _is_product(product, points, run):
             return product
@@ -190,6 +198,18 @@ def _with_outputs(chains: FoundChains, points: Points, run: Run, reduce: bool) -
         return None
     reduced = reduce and run.y.shape[1] > own.shape[1] + 2
     return replace(chains, reduced=reduced, bent=chains.bends(points, run))
+
+
+def _scaled(chains: FoundChains, points: Points, run: Run) -> Tensor | None:
+    """Factors and offsets (2, k) of a chain's many outputs, where that is all that the module does with them."""
+    own, moved = chains.values(run.outputs), noisy(run.outputs)
+    if own.shape != run.y.shape or own.shape[1] <= MOST_OUTPUTS:
+        return None
+    there, y = chains.values(moved), run_with(chains.network, points, moved).y
+    factors = ((y - run.y) * (there - own)).sum(0) / (there - own).square().sum(0)
+    offsets = (run.y - factors * own).mean(0)
+    agree = same(factors * own + offsets, run.y) and same(factors * there + offsets, y)
+    return torch.stack([factors, offsets]) if agree and bool(factors.all()) else None
 
 
 def _products(chains: FoundChains) -> Iterator[FoundChains]:
