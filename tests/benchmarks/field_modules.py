@@ -1,5 +1,5 @@
 """Surrogates that write fields: `OMP_NUM_THREADS=1 python tests/benchmarks/field_modules.py [NAME]...` trains each and
-prints the bytes of all layers at two tolerances beside the best of the other compressors: a table of docs/outputs.md."""
+prints the bytes of all layers at two tolerances beside the best of the other compressors."""
 
 import sys
 import time

@@ -45,7 +45,7 @@ def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
         return None
     _, s, modes = torch.linalg.svd(y if chains.scaled is None else y - chains.scaled[1], full_matrices=False)
     left = s.square().flip(0).cumsum(0).flip(0).sqrt() / y.norm()  # by the modes before each
-    few = int((left > _LEFT * tol).sum())
+    few = max(int((left > _LEFT * tol).sum()), 1)
     return replace(chains, modes=modes[:few].T.contiguous()) if few <= MOST_OUTPUTS else None
 
 
@@ -123,27 +123,33 @@ class LastLayer:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a last layer is to give: inputs of the chain, the layer's outputs (N, k), and the size of the network's."""
+
+    data: Data
+    size: float
+
+
+@dataclass(frozen=True)
 class ManyOutputs:
-    """All outputs (N, k) of a last layer, on points to learn it from and on held-out ones."""
+    """All outputs of a last layer, on points to learn it from and on held-out ones."""
 
     end: DenseLayer
     columns: int  # of the original's layer, with its bias
-    learned: Data
-    held: Data
-    size: float  # of the network's outputs on held-out points
-    scale: float  # turns these into units of the tolerance's norm
+    learned: Wanted
+    held: Wanted
     factors: Tensor  # (k,) that turn outputs of the layer into the network's, but for an offset
     tried: tuple[Layout | None, ...]
 
     def head(self, network: SmallNetwork, level: float, zone: float) -> Coded:
         """The last layer behind a small network's neurons, in the first columns, at this water level."""
-        x = _neurons(network, self.learned)
-        moment, cross = (x.T @ x).numpy(), (x.T @ self.learned.outputs).numpy()
+        x = _neurons(network, self.learned.data)
+        moment, cross = (x.T @ x).numpy(), (x.T @ self.learned.data.outputs).numpy()
         live = np.diag(moment) > 0
         moment, cross = moment[live][:, live], cross[live]
-        moment[np.diag_indices_from(moment)] += _RIDGE * np.diag(moment).mean()
+        moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment)
         w = np.linalg.solve(moment, cross).T
-        metric = Metric.of(self.learned.weight * (self.scale * _size(self.factors)) ** 2 * moment)
+        metric = Metric.of(moment * (_size(self.factors) / self.learned.size) ** 2)
         places = self._places(len(live))[live]
         return min(self._coded(LastLayer(w, metric, level, zone), places), key=lambda found: found[0])[1]
 
@@ -163,13 +169,9 @@ class ManyOutputs:
 
     def error(self, network: SmallNetwork, head: Coded) -> float:
         """Relative, on held-out points."""
-        x, y = _neurons(network, self.held), self.held.outputs
+        x = _neurons(network, self.held.data)
         found = x @ head.dense()[:, self._places(x.shape[1])].T
-        return float((self.factors * (found - y)).norm()) / self.size
-
-    def error_of_modes(self, network: SmallNetwork, held: Data) -> float:
-        """Relative, of a network that learned them, on held-out points."""
-        return float(network.residual(held).norm()) / (self.scale * self.size)
+        return float((self.factors * (found - self.held.data.outputs)).norm()) / self.held.size
 
 
 def _size(factors: Tensor) -> float:
@@ -183,29 +185,26 @@ def _neurons(network: SmallNetwork, data: Data) -> Tensor:
     return stack.layers[-1].extended(stack.forward(x)[0][-1])
 
 
-def many_outputs(problem: Problem, chains: Origin, scale: Tensor, tol: float) -> ManyOutputs | None:
-    """For chains with modes. scale (k,), the same for all outputs: turns them into units of the tolerance's norm."""
+def many_outputs(problem: Problem, chains: Origin, tol: float) -> ManyOutputs | None:
+    """For chains with modes; None for all others."""
     if not isinstance(chains, Chains) or chains.modes is None:
         return None
-    whole, one, unit = replace(chains, modes=None), torch.ones(1).double(), float(scale[0])
-    calibration, held = problem.calibration.points, problem.held_out.points
     factors, offsets = torch.tensor([[1.0], [0.0]]).double() if chains.scaled is None else chains.scaled
+    whole, one = replace(chains, modes=None), torch.ones(1).double()
 
-    def own(points: Points) -> Data:
+    def wanted(points: Points) -> Wanted:
         data, _ = with_outputs(problem, whole, points, one)
-        return replace(data, outputs=(data.outputs - offsets) / factors)
+        return Wanted(replace(data, outputs=(data.outputs - offsets) / factors), float(data.outputs.norm()))
 
-    learned = own(calibration.pairs(_LEARNED_FROM))
-    learned = replace(learned, weight=len(calibration) / len(learned))
+    learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM))
     end = chains.parts[0].layers[-1]
     columns = chains.network.shape(end)[1] + (end.bias is not None)
-    example = _example(chains.modes[:, :_SHOWN], factors, learned, unit, tol)
-    size = float(problem.held_out.blocks[0].norm())
-    return ManyOutputs(end, columns, learned, own(held), size, unit, factors, (None, *example.best_layouts()))
+    meshes = _example(chains.modes[:, :_SHOWN], factors, learned, tol).best_layouts()
+    return ManyOutputs(end, columns, learned, wanted(problem.held_out.points), factors, (None, *meshes))
 
 
-def _example(modes: Tensor, factors: Tensor, learned: Data, unit: float, tol: float) -> LastLayer:
+def _example(modes: Tensor, factors: Tensor, learned: Wanted, tol: float) -> LastLayer:
     """A last layer whose neurons are the leading modes (k, n)."""
-    sizes = unit * (learned.outputs * factors @ modes).norm(dim=0) * math.sqrt(learned.weight) * _size(factors)
+    sizes = (learned.data.outputs * factors @ modes).norm(dim=0) / learned.size * _size(factors)
     metric = Metric.of(torch.diag(sizes**2).numpy())
     return LastLayer((modes / factors.reshape(-1, 1)).numpy(), metric, _COARSE * tol**2, 0.0)

@@ -122,7 +122,7 @@ class JointStage:
         self.data, self.scale = learning_data(self.problem, self.origin, self.rows)
         held = self.problem.held_out
         self._held, _ = with_outputs(self.problem, self.origin, held.points.pairs(len(held.points)), self.scale)
-        self.many = many_outputs(self.problem, self.origin, self.scale, self.tol)
+        self.many = many_outputs(self.problem, self.origin, self.tol)
         self.work *= _OF_MANY if self.many else 1
         self.done = 0.0
 
@@ -288,7 +288,7 @@ class JointStage:
     def error(self, network: SmallNetwork) -> float:
         """As the tolerance defines it, on held-out points."""
         if self.many:
-            return self.many.error_of_modes(network, self._held)
+            return float(network.residual(self._held).norm() / self.scale[0]) / self.many.held.size
         kind = self.problem.settings.tolerance
         each = self._held.outputs.shape[1] // self._held.blocks
         blocks = (y.split(each, 1) for y in (self._held.outputs, network.outputs(self._held)))
