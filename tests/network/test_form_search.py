@@ -166,7 +166,7 @@ def test_fewer_samples_are_learned_from_where_each_has_several_outputs(
     found = made(4)
     data = replace(found.data, outputs=found.data.outputs.expand(-1, outputs))
     stage = SimpleNamespace(data=data, many=many)
-    expected = max(4096 // max(outputs // 2, 1), 512) if many else rows
+    expected = max(4096 // outputs, 512) if many else rows
     assert JointStage._enough(stage, found.network, 4096) == expected  # type: ignore[arg-type]
 
 

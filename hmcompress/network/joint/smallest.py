@@ -230,7 +230,7 @@ class JointStage:
         """Rows: fewer where each says several things, its derivatives or several outputs among them."""
         fewer, outputs = 2 * self.data.blocks, self.data.outputs.shape[1]  # samples around which the function is known
         if self.data.blocks == 1:  # outputs may have weights of their own, but where each sample runs the module
-            fewer = max(outputs // 2, 1) if self.data.beyond is None else outputs
+            fewer = max(outputs // 2, 1) if self.data.beyond is None and not self.many else outputs
         floor = _FORM_ROWS // (_SEVERAL if self.many else 1)
         return max(least // fewer, min(least, floor), each * network.weights() // fewer)
 
