@@ -18,7 +18,7 @@ from hmcompress.network.joint.distil import Origin, with_outputs
 from hmcompress.network.joint.quantise import factor
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
-from hmcompress.network.layerwise.coded import Coded, Compact, Smooth
+from hmcompress.network.layerwise.coded import Coded, Compact, Smooth, Weighted
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
@@ -27,6 +27,8 @@ _SAMPLES, _LEARNED_FROM = 1024, 2048  # from which modes, and last layers, are f
 _SHOWN, _COARSE = 4, 0.02  # modes by which meshes are chosen, and the water level then, in squared tolerances
 _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
+_NEARLY = 1.5  # times the least cost, up to which what a layout costs is looked at
+_FEW = 4096  # integers that `compact` codes fast
 _RIDGE = 1e-12  # share of the mean diagonal
 
 
@@ -154,11 +156,13 @@ class ManyOutputs:
         return min(self._coded(LastLayer(w, metric, level, zone), places), key=lambda found: found[0])[1]
 
     def _coded(self, wanted: LastLayer, places: np.ndarray) -> Iterator[tuple[float, Coded]]:
-        for layout in self.tried:
-            grid, _, error = wanted.grid(layout)
-            grid = canonical(grid.among(places, self.columns))
-            part = Compact(grid) if layout is None else Smooth(layout, grid)
-            yield wanted.cost(8 * len(part.payload(thorough=False)), error), part
+        """In each layout that about costs the least, and what it does cost."""
+        grids = [(layout, *wanted.grid(layout)) for layout in self.tried]
+        least = min(wanted.cost(bits, error) for _, _, bits, error in grids)
+        for layout, grid, bits, error in grids:
+            if wanted.cost(bits, error) <= _NEARLY * least:
+                part = _placed(layout, canonical(grid.among(places, self.columns)))
+                yield wanted.cost(8 * len(part.payload(thorough=False)), error), part
 
     def _places(self, count: int) -> np.ndarray:
         """Columns of the original's layer."""
@@ -172,6 +176,12 @@ class ManyOutputs:
         x = _neurons(network, self.held.data)
         found = x @ head.dense()[:, self._places(x.shape[1])].T
         return float((self.factors * (found - self.held.data.outputs)).norm()) / self.held.size
+
+
+def _placed(layout: Layout | None, grid: Grid) -> Coded:
+    if layout is not None:
+        return Smooth(layout, grid)
+    return Compact(grid) if np.count_nonzero(grid.q) <= _FEW else Weighted(grid)
 
 
 def _size(factors: Tensor) -> float:
