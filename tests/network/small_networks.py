@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint, open_checkpoint
+from hmcompress.container.payload import decode_layer
+from hmcompress.network import NetworkResult
 from hmcompress.settings.config import Settings, load_settings
 
 BOX = {"x": [-1, 1], "t": [0, 1]}
@@ -37,6 +39,17 @@ def saved(folder: Path, state: Any) -> Checkpoint:
     """The state dict as a checkpoint on disk."""
     torch.save(state, folder / "model.pt")
     return open_checkpoint(folder / "model.pt")
+
+
+def layer_bytes(result: NetworkResult) -> int:
+    return sum(len(layer.payload) for layer in result.layers)
+
+
+def decoded(result: NetworkResult) -> dict[str, Tensor]:
+    tensors = {}
+    for layer in result.layers:
+        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
+    return tensors
 
 
 def outputs_settings(**changes: Any) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import check_jacobian, forward, outputs_settings, saved, stack
+from small_networks import check_jacobian, decoded, forward, layer_bytes, outputs_settings, saved, stack
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
@@ -19,7 +19,6 @@ import hmcompress.network.joint.quantise as quantise_module
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
-from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import COMPACT
 from hmcompress.hmatrix.grids.compact import usual_model
 from hmcompress.hmatrix.grids.weighted import integer_bits
@@ -63,17 +62,6 @@ def _little_work() -> Iterator[None]:
         patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
         yield
-
-
-def layer_bytes(result: NetworkResult) -> int:
-    return sum(len(layer.payload) for layer in result.layers)
-
-
-def decoded(result: NetworkResult) -> dict[str, Tensor]:
-    tensors = {}
-    for layer in result.layers:
-        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
-    return tensors
 
 
 def by_joint(result: NetworkResult) -> bool:

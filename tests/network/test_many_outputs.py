@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 from field_networks import POINTS, build, build_denormalised, build_positive, field_state
-from small_networks import forward, outputs_settings, saved, stack
+from small_networks import decoded, forward, layer_bytes, outputs_settings, saved, stack
 from torch import Tensor
 
 import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
-from hmcompress.container.payload import decode_layer
 from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.joint.chains import MOST_OUTPUTS
@@ -38,17 +37,6 @@ def _little_work() -> Iterator[None]:
         patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
         yield
-
-
-def layer_bytes(result: NetworkResult) -> int:
-    return sum(len(layer.payload) for layer in result.layers)
-
-
-def decoded(result: NetworkResult) -> dict[str, Tensor]:
-    tensors = {}
-    for layer in result.layers:
-        tensors |= dict(zip(layer.row.tensors, decode_layer(layer.payload, layer.shapes, layer.dtype), strict=True))
-    return tensors
 
 
 def head(result: NetworkResult) -> int:

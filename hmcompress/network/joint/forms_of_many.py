@@ -1,6 +1,6 @@
 """Forms of small networks that learned the modes of many outputs: the last layer, which makes these, is coded apart."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hmcompress.network.joint.form_search import FormSearch, QuantisedForm
 from hmcompress.network.joint.integer_moves import IntegerMoves
@@ -23,8 +23,7 @@ class FormsOfMany(FormSearch):
         head = self.many.head(network, knobs.level, knobs.dead_zone)
         size = about(self.original, network.layers[:-1], moves.grids[:-1]) + len(head.payload(thorough=False))
         form = QuantisedForm(size, self.many.error(network, head), found, moves, 0, head)
-        neurons = living(self.embedded(form).values()) if self.slim else 0
-        return QuantisedForm(size, form.error, found, moves, neurons, head)
+        return replace(form, neurons=living(self.embedded(form).values()) if self.slim else 0)
 
     def embedded(self, form: QuantisedForm) -> Parts:
         """A form's layers, and the last one, which is the original's in a few columns."""
