@@ -15,6 +15,7 @@ from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
 from hmcompress.network.joint.distil import Origin, with_outputs
+from hmcompress.network.joint.nearest_plane import in_order
 from hmcompress.network.joint.quantise import factor
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
@@ -29,7 +30,7 @@ _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEARLY = 1.5  # times the least cost, up to which what a layout costs is looked at
 _FEW = 4096  # integers that `compact` codes fast
-_RIDGE = 1e-12  # share of the mean diagonal
+_RIDGE = 1e-12  # share of the trace
 
 
 def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
@@ -74,12 +75,7 @@ class Metric:
 
     def nearest(self, w: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
         """Integers of w (m, n), each row by the nearest plane."""
-        w, steps, lower = w[:, self.order], steps[self.order], self.lower
-        carried, q = np.zeros_like(w), np.empty(w.shape, np.int64)
-        for j in reversed(range(len(steps))):
-            t = (w[:, j] + carried[:, j] / lower[j, j]) / steps[j]
-            q[:, j] = np.sign(t) * np.floor(np.abs(t) + 0.5 - zone)
-            carried[:, : j + 1] += np.outer(w[:, j] - q[:, j] * steps[j], lower[j, : j + 1])
+        q = in_order(w[:, self.order], self.lower, steps[self.order], zone)
         return q[:, np.argsort(self.order)]
 
 

@@ -23,7 +23,7 @@ def nearest_plane(w: np.ndarray, order: np.ndarray, lower: np.ndarray, steps: np
     to 0.5) widens the bin of zero, where integers are small.
     """
     w, s = w[order], steps[order]
-    q = _in_order(w, lower, s, zone)
+    q = in_order(w[None], lower, s, zone)[0]
     if 1 < len(w) <= _MOST and np.mean(np.square(q, dtype=np.float64)) >= _FINE**2:
         q = _reduced(w, lower, s, q)
     unordered = np.empty(len(w), np.int64)
@@ -31,13 +31,14 @@ def nearest_plane(w: np.ndarray, order: np.ndarray, lower: np.ndarray, steps: np
     return unordered
 
 
-def _in_order(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
-    carried = np.zeros(len(w))  # lower^T times the errors so far
-    q = np.zeros(len(w), np.int64)
-    for j in range(len(w) - 1, -1, -1):
-        t = (w[j] + carried[j] / lower[j, j]) / steps[j]
-        q[j] = int(np.sign(t) * np.floor(abs(t) + 0.5 - zone))
-        carried[: j + 1] += lower[j, : j + 1] * (w[j] - q[j] * steps[j])
+def in_order(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
+    """Integers of w (m, P), each row by itself; columns and steps in the order of the factor lower (P, P)."""
+    carried = np.zeros(w.shape)  # lower^T times the errors so far
+    q = np.zeros(w.shape, np.int64)
+    for j in range(w.shape[1] - 1, -1, -1):
+        t = (w[:, j] + carried[:, j] / lower[j, j]) / steps[j]
+        q[:, j] = np.sign(t) * np.floor(np.abs(t) + 0.5 - zone)
+        carried[:, : j + 1] += lower[j, : j + 1] * (w[:, j] - q[:, j] * steps[j])[:, None]
     return q
 
 

@@ -13,7 +13,7 @@ from hmcompress.network.joint.web_tracing import fresh_web, web_of
 
 _HIDDEN = (3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30)  # neurons of a hidden layer, tried in this order
 _WEIGHTS_PER_BYTE = 1.3  # of the linearised rate: fewer never fitted
-_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further
+_OF_A_WEB = 0.4  # where neurons do more: sums and products carry them further, or they tell many outputs at once
 _PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 
 
