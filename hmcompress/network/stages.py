@@ -38,6 +38,7 @@ _LEARNED = 300  # numbers of a small network, about, beside which others take th
 _LEAST, _MOST = 0.3, 0.8  # of the tolerance
 _NEAR = 0.8  # of what is aimed at
 _TRIES = 6
+_MOST_MODES = 64
 
 
 @dataclass
@@ -46,6 +47,7 @@ class SmallNetworks:
 
     subject: Subject
     in_vain: bool = False
+    too_few: bool = False  # neurons of the joint stage of chains
     middle: Middle | None = None  # that a search before this one has found
 
     def smallest(self, settings: Settings, measured: Measure, passes: Callable[[], float]) -> Trial | None:
@@ -72,7 +74,9 @@ class SmallNetworks:
         if found is None and (origin is None or not problem.network.built_in):
             tol, effort = settings.tol, settings.effort
             found = smallest_whole(problem, data, tol, effort, measured, guard.holds, tick, passes, slim)
-        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent or origin.too_many):
+        if found is None and isinstance(origin, Chains) and origin.too_many:
+            origin = with_modes(problem, origin, settings.tol, _MOST_MODES)
+        if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
             found = self._middle(origin, settings, measured)
         return found
 
@@ -88,7 +92,8 @@ class SmallNetworks:
 
         if beside:  # which may have other values now, with which a middle network was learned
             self.middle = None
-        found = self._joint(origin, settings, with_others)
+        found = None if self.too_few else self._joint(origin, settings, with_others)
+        self.too_few = found is None and isinstance(origin, Chains)
         if found is None and isinstance(origin, Web) and not (problem.order or problem.network.repeated):
             found = self._middle(origin, settings, with_others)
         if found is None:

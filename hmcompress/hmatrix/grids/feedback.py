@@ -31,9 +31,15 @@ class Factor:
         """Diagonal of `lower`."""
         return np.diag(self.lower)
 
+    @property
+    def is_diagonal(self) -> bool:
+        return bool(np.count_nonzero(self.lower) <= len(self.lower))
+
 
 def factorise(moment: np.ndarray) -> Factor:
     """Factorise a positive semi-definite moment (n, n) with complete pivoting."""
+    if np.count_nonzero(moment) <= len(moment) and moment.diagonal().all():
+        return Factor(np.arange(len(moment)), np.diag(np.sqrt(moment.diagonal())))
     order, lower = pivoted_cholesky(moment, _NEGLIGIBLE)
     return Factor(order, np.ascontiguousarray(lower))
 
@@ -124,11 +130,37 @@ def _nearest(
     m, n = w.shape
     ordered = np.ascontiguousarray(w[np.ix_(rows.order, columns.order)])
     given = ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone
-    if m * n * (m + n) <= _MOST_AT_ONCE:
+    if m > _TILE and m * n * n <= _MOST_AT_ONCE and rows.is_diagonal:
+        q = _each_by_itself(*given)
+    elif m * n * (m + n) <= _MOST_AT_ONCE:
         q, _ = kronecker_nearest_plane(*given, np.zeros((m, n)))
     else:
         q = nearest_plane_in_tiles(*given)
     return _unpermute(q, rows.order, columns.order)
+
+
+def _each_by_itself(
+    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+) -> np.ndarray:
+    """As kronecker_nearest_plane, of rows with errors that weigh apart."""
+    q = np.zeros(w.shape, np.int32)
+    for begin in range(0, len(w), _TILE):
+        tile = slice(begin, begin + _TILE)
+        part, own = np.ascontiguousarray(w[tile]), np.ascontiguousarray(right[tile, tile])
+        left = np.zeros(part.shape)
+        q[tile], _ = kronecker_nearest_plane(part, lower, own, column_steps, row_steps[tile], zone, left)
+    return q
+
+
+def in_order(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
+    """Integers of w (m, P), each row by itself; columns and steps in the order of the factor lower (P, P)."""
+    carried = np.zeros(w.shape)  # lower^T times the errors so far
+    q = np.zeros(w.shape, np.int64)
+    for j in range(w.shape[1] - 1, -1, -1):
+        t = (w[:, j] + carried[:, j] / lower[j, j]) / steps[j]
+        q[:, j] = np.sign(t) * np.floor(np.abs(t) + 0.5 - zone)
+        carried[:, : j + 1] += lower[j, : j + 1] * (w[:, j] - q[:, j] * steps[j])[:, None]
+    return q
 
 
 def nearest_plane_in_tiles(

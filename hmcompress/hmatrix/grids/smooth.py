@@ -18,7 +18,7 @@ from scipy.fft import dct, idct
 from hmcompress.coding.buffer import Reader, Writer
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix.basics.bodies import QuantizedBody
-from hmcompress.hmatrix.grids import compact
+from hmcompress.hmatrix.grids import compact, weighted
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.polynomials import orthonormal
 
@@ -26,6 +26,8 @@ Array = np.ndarray
 PLAIN, COSINES, POLYNOMIALS = range(3)
 KINDS, MOST_AXES = 3, 3
 _COMBINATIONS = KINDS**MOST_AXES
+_LAYOUTS = MOST_AXES * _COMBINATIONS
+_FEW = 4096  # integers that `compact` codes fast
 _LEAST_POINTS, _MOST_POINTS = 4, 4096  # along an axis; with polynomials
 _DEGREES = 2.0  # times the root of the points: more polynomials are hardly told apart at equidistant ones
 
@@ -111,22 +113,31 @@ def encode(layout: Layout, grid: Grid, thorough: bool = True) -> bytes:
     kinds = 0
     for kind in layout.kinds:
         kinds = KINDS * kinds + kind
-    out = Writer().uint(_COMBINATIONS * (len(layout.sizes) - 1) + kinds)
+    form, data = min(_coded(grid, thorough), key=lambda coded: len(coded[1]))
+    out = Writer().uint(_LAYOUTS * form + _COMBINATIONS * (len(layout.sizes) - 1) + kinds)
     for size in layout.sizes[:-1]:
         out.uint(size)
-    return out.raw(compact.encode(grid, thorough)).getvalue()
+    return out.raw(data).getvalue()
+
+
+def _coded(grid: Grid, thorough: bool) -> Iterator[tuple[int, bytes]]:
+    """In the forms of grids, by their numbers; many integers take long in the first one, and gain little."""
+    if np.count_nonzero(grid.q) <= _FEW:
+        yield 0, compact.encode(grid, thorough)
+    yield 1, weighted.encode(grid, thorough)
 
 
 def decode(data: bytes, shape: tuple[int, int], dtype: torch.dtype) -> QuantizedBody:
     """Inverse of encode. Raises FormatError."""
     stream = Reader(data)
-    layout = _read_layout(stream, shape[0])
-    coefficients = compact.decode(stream.rest(), shape, torch.float64).to_dense().numpy()
+    form, numbers = divmod(stream.uint(2 * _LAYOUTS - 1), _LAYOUTS)
+    layout = _read_layout(stream, numbers, shape[0])
+    coefficients = (compact, weighted)[form].decode(stream.rest(), shape, torch.float64).to_dense().numpy()
     return QuantizedBody(torch.from_numpy(layout.inverse(coefficients)).to(dtype))
 
 
-def _read_layout(stream: Reader, rows: int) -> Layout:
-    axes, kinds = divmod(stream.uint(MOST_AXES * _COMBINATIONS - 1), _COMBINATIONS)
+def _read_layout(stream: Reader, numbers: int, rows: int) -> Layout:
+    axes, kinds = divmod(numbers, _COMBINATIONS)
     sizes = [stream.uint(rows) for _ in range(axes)]
     lines = prod(sizes)
     if not lines or rows % lines or not rows:

@@ -1,7 +1,6 @@
 """Many outputs of a chain, such as a field on a mesh. A small network learns their modes; its last layer is then what
 best makes all outputs of its neurons, coded as the smooth functions that its columns are."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,30 +9,26 @@ import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.grids.compact import canonical
-from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
-from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
+from hmcompress.hmatrix.grids.grid import Grid
+from hmcompress.hmatrix.grids.smooth import Layout
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
 from hmcompress.network.joint.distil import Origin, with_outputs
-from hmcompress.network.joint.nearest_plane import in_order
-from hmcompress.network.joint.quantise import factor
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.layerwise.coded import Coded, Compact, Smooth, Weighted
+from hmcompress.network.layerwise.fields import SHOWN, LastLayer, Metric, layouts_of_modes
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
 _LEFT = 0.45  # of the tolerance, that the modes leave at most
 _SAMPLES, _LEARNED_FROM = 1024, 2048  # from which modes, and last layers, are found
-_SHOWN, _COARSE = 4, 0.02  # modes by which meshes are chosen, and the water level then, in squared tolerances
-_TRIED = 2  # layouts besides the plain one
-_NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEARLY = 1.5  # times the least cost, up to which what a layout costs is looked at
 _FEW = 4096  # integers that `compact` codes fast
 _RIDGE = 1e-12  # share of the trace
 
 
-def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
+def with_modes(problem: Problem, chains: Chains, tol: float, most: int = MOST_OUTPUTS) -> Chains | None:
     """Chains of which few modes of many outputs tell the others well within the tolerance, or None."""
     if len(chains.parts) > 1 or problem.order or problem.settings.tolerance != "l2":
         return None
@@ -49,75 +44,17 @@ def with_modes(problem: Problem, chains: Chains, tol: float) -> Chains | None:
     _, s, modes = torch.linalg.svd(y if chains.scaled is None else y - chains.scaled[1], full_matrices=False)
     left = s.square().flip(0).cumsum(0).flip(0).sqrt() / y.norm()  # by the modes before each
     few = max(int((left > _LEFT * tol).sum()), 1)
-    return replace(chains, modes=modes[:few].T.contiguous()) if few <= MOST_OUTPUTS else None
+    return replace(chains, modes=modes[:few].T.contiguous()) if few <= most else None
 
 
-@dataclass(frozen=True)
-class Metric:
-    """Of the neurons that a last layer reads: a pivoted factor of their moment, in squared relative errors."""
-
-    order: np.ndarray
-    lower: np.ndarray
-
-    @classmethod
-    def of(cls, moment: np.ndarray) -> "Metric":
-        return cls(*factor(moment))
-
-    def steps(self, level: float) -> np.ndarray:
-        """Half octaves (n,) of steps at which each coefficient has this distortion."""
-        exponents = np.empty(len(self.order), np.int64)
-        exponents[self.order] = half_octaves(np.sqrt(12 * level) / np.diag(self.lower))
-        return exponents
-
-    def errors(self, change: np.ndarray) -> np.ndarray:
-        """Squared (m,) of rows of a change (m, n)."""
-        return np.square(change[:, self.order] @ self.lower).sum(1)
-
-    def nearest(self, w: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
-        """Integers of w (m, n), each row by the nearest plane."""
-        q = in_order(w[:, self.order], self.lower, steps[self.order], zone)
-        return q[:, np.argsort(self.order)]
-
-
-@dataclass(frozen=True)
-class LastLayer:
-    """What a last layer should be, w (k, n), and what errors of it cost at a water level."""
-
-    w: np.ndarray
-    metric: Metric
-    level: float
-    zone: float
-
-    def grid(self, layout: Layout | None) -> tuple[Grid, float, float]:
-        """The coefficients without those of high frequencies that are not worth their bytes, about how many bits they
-        take, and their squared error."""
-        z = self.w if layout is None else layout.forward(self.w)
-        exponents = self.metric.steps(self.level)
-        steps = powers(exponents)
-        q = self.metric.nearest(z, steps, self.zone)
-        bits, error = np.log2(1 + 2 * np.abs(q)).sum(1), self.metric.errors(z - q * steps)
-        without = self.metric.errors(z)
-        if layout is not None:
-            gain = np.cumsum(without - error - _NAT * self.level * bits)
-            kept = int(gain.argmax()) + 1 if len(gain) and gain.max() > 0 else 0
-            q[kept:], bits[kept:], error[kept:] = 0, 0, without[kept:]
-        lost = float(self.metric.errors(self.w).sum() - without.sum())  # what no coefficient tells
-        return Grid(q, np.zeros(len(q), np.int64), exponents), float(bits.sum()), float(error.sum()) + lost
-
-    def cost(self, bits: float, error: float) -> float:
-        """In bits."""
-        return bits + error / (_NAT * self.level)
-
-    def best_layouts(self) -> list[Layout]:
-        """Those that cost least, each finer mesh from the best one before."""
-        found: dict[Layout, float] = {}
-        meshes: list[tuple[int, ...]] = [(len(self.w),)]
-        while meshes:
-            new = {layout: self.cost(*self.grid(layout)[1:]) for mesh in meshes for layout in layouts(mesh)}
-            best = min(new, key=new.__getitem__)
-            meshes = [] if found and new[best] >= min(found.values()) else [*finer(best.sizes)]
-            found |= new
-        return sorted(found, key=found.__getitem__)[:_TRIED]
+def with_all_outputs(network: SmallStacks, chains: Chains) -> SmallStacks:
+    """A small network that learned the modes, with a last layer that makes all outputs of them."""
+    assert chains.modes is not None
+    (stack,) = network.stacks
+    factors = 1.0 if chains.scaled is None else chains.scaled[0][:, None]
+    matrix = chains.modes / factors @ stack.layers[-1].matrix
+    end = replace(stack.layers[-1], matrix=matrix, live=matrix != 0)
+    return replace(network, stacks=[replace(stack, layers=[*stack.layers[:-1], end])])
 
 
 @dataclass(frozen=True)
@@ -205,12 +142,7 @@ def many_outputs(problem: Problem, chains: Origin, tol: float) -> ManyOutputs | 
     learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM))
     end = chains.parts[0].layers[-1]
     columns = chains.network.shape(end)[1] + (end.bias is not None)
-    meshes = _example(chains.modes[:, :_SHOWN], factors, learned, tol).best_layouts()
-    return ManyOutputs(end, columns, learned, wanted(problem.held_out.points), factors, (None, *meshes))
-
-
-def _example(modes: Tensor, factors: Tensor, learned: Wanted, tol: float) -> LastLayer:
-    """A last layer whose neurons are the leading modes (k, n)."""
+    modes = chains.modes[:, :SHOWN]
     sizes = (learned.data.outputs * factors @ modes).norm(dim=0) / learned.size * _size(factors)
-    metric = Metric.of(torch.diag(sizes**2).numpy())
-    return LastLayer((modes / factors.reshape(-1, 1)).numpy(), metric, _COARSE * tol**2, 0.0)
+    meshes = layouts_of_modes((modes / factors.reshape(-1, 1)).numpy(), sizes.numpy(), tol)
+    return ManyOutputs(end, columns, learned, wanted(problem.held_out.points), factors, (None, *meshes))

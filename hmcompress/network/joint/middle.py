@@ -13,21 +13,22 @@ from torch import nn
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import stacks_in
+from hmcompress.network.joint.chains import Chains, stacks_in
 from hmcompress.network.joint.distil import Origin, in_places, learning_data
 from hmcompress.network.joint.krylov import descend
+from hmcompress.network.joint.many import with_all_outputs
 from hmcompress.network.joint.origin import fresh
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.joint.web import Web
 from hmcompress.network.joint.widening import narrow_learned, widened
-from hmcompress.network.layerwise.coded import Weighted
+from hmcompress.network.layerwise.coded import Coded, Smooth, Weighted
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.propagate import Knobs, Parts, run_pass
 from hmcompress.network.model.build import filled
 from hmcompress.network.model.modules import Activation, Stack
-from hmcompress.network.model.network import Network, in_precision, own_tensors
+from hmcompress.network.model.network import DenseLayer, Network, in_precision, own_tensors
 
 _HIDDEN = (12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # neurons of a hidden layer
 _WEIGHTS_PER_BYTE = (3.5, 2.0)  # of the linearised rate, at first; of a web, where neurons do more
@@ -122,7 +123,7 @@ class _Learner:
         small = fresh(self.origin, self.data, self.scale, hidden, 0, everything=True)
         data = self._affordable(small)
         size, goal = len(data) * data.outputs.shape[1], (_ENOUGH * self.tol) ** 2
-        if _LEAST_ROWS * small.weights() > size or size * small.weights() > self.work:
+        if _LEAST_ROWS * small.weights() > size or len(data) * small.weights() > self.work:
             self.error = math.inf
             return None
         narrow = self.last or narrow_learned(self.origin, data, self.scale, hidden, self.tol)
@@ -135,11 +136,12 @@ class _Learner:
             self.error = error**0.5 / self.tol
             if self.error > hopeless:
                 return None
-            held = as_middle(self.problem.network, small).error(self.problem) / self.tol
+            held = as_middle(self.problem.network, small, self.origin).error(self.problem) / self.tol
             if held > max(hopeless, _AHEAD * self.error):
                 self.error = math.inf
                 return None
-        found, self.error = _holding(self.problem, small, data, self.tol, partial(self._part, len(_FIRST)))
+        tick = partial(self._part, len(_FIRST))
+        found, self.error = _holding(self.problem, small, data, self.tol, tick, self.origin)
         return found
 
     def _part(self, parts: int, share: float) -> None:
@@ -154,7 +156,12 @@ class _Learner:
 
 
 def _holding(
-    problem: Problem, small: SmallNetwork, data: Data, tol: float, tick: Callable[[float], None] = lambda share: None
+    problem: Problem,
+    small: SmallNetwork,
+    data: Data,
+    tol: float,
+    tick: Callable[[float], None] = lambda share: None,
+    origin: Origin | None = None,
 ) -> tuple[Middle | None, float]:
     """What holds on held-out points, of small weights, or how far it is from that: without end, where it is much nearer
     on the samples that it learned from."""
@@ -162,7 +169,7 @@ def _holding(
     for k in range(_ROUNDS + _MORE):
         error = descend(small, data, _STEPS, _PRODUCTS, level=_SHARE * tol**2 / small.weights(), damping=_DAMPING)
         tick(min((k + 1) / 2, 1.0))
-        middle = as_middle(problem.network, small)
+        middle = as_middle(problem.network, small, origin)
         held, learned = middle.error(problem) / tol, error**0.5 / tol
         if held < _FITS:
             return middle, held
@@ -172,8 +179,9 @@ def _holding(
 
 
 def _weights(origin: Origin) -> dict[int, int]:
-    """Of networks of each width that is tried."""
-    return {hidden: origin.inner_weights(hidden) for hidden in _HIDDEN if hidden <= _most(origin)}
+    """Of networks of each width that is tried: not of fewer neurons than modes, which are sums of these."""
+    least = origin.modes.shape[1] if isinstance(origin, Chains) and origin.modes is not None else 0
+    return {hidden: origin.inner_weights(hidden) for hidden in _HIDDEN if least <= hidden <= _most(origin)}
 
 
 def _most(origin: Origin) -> int:
@@ -183,8 +191,11 @@ def _most(origin: Origin) -> int:
     return min((m for sizes in origin.sizes for m in sizes[1:-1]), default=0) // 2
 
 
-def as_middle(network: Network, small: SmallNetwork) -> Middle:
+def as_middle(network: Network, small: SmallNetwork, origin: Origin | None = None) -> Middle:
     """The network with the weights of a small one in place of its own, under the same names."""
+    if isinstance(origin, Chains) and origin.modes is not None:
+        assert isinstance(small, SmallStacks)
+        return replace(as_middle(network, with_all_outputs(small, origin)), small=small)
     places = {}
     for layer in small.layers:
         for own, rows in layer.parts():
@@ -236,6 +247,11 @@ def _narrower(function: nn.Module, neurons: int) -> nn.Module:
 def compressed(original: Network, middle: Middle, data: Original, knobs: Knobs) -> Parts:
     """A pass over the middle network, its layers in the original's."""
     parts = run_pass(middle.network, data, knobs)
-    grids = {layer: part.grid for layer in original.layers if isinstance(part := parts[layer.weight], Weighted)}
-    placings = {x.weight: Weighted(in_places(original, x, grid, *middle.places[x.weight])) for x, grid in grids.items()}
-    return parts | placings
+    return parts | {x.weight: _in_place(original, x, parts[x.weight], middle) for x in original.layers}
+
+
+def _in_place(original: Network, layer: DenseLayer, part: Coded, middle: Middle) -> Coded:
+    rows, columns = middle.places[layer.weight]
+    if isinstance(part, Smooth | Weighted):
+        return replace(part, grid=in_places(original, layer, part.grid, rows, columns))
+    return part

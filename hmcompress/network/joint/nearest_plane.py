@@ -9,6 +9,7 @@ features.
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from hmcompress.hmatrix.grids.feedback import in_order
 from hmcompress.hmatrix.grids.kernels import reduce_basis
 
 _FINE = 4.0  # root mean square of integers that need no wider bin of zero
@@ -29,17 +30,6 @@ def nearest_plane(w: np.ndarray, order: np.ndarray, lower: np.ndarray, steps: np
     unordered = np.empty(len(w), np.int64)
     unordered[order] = q
     return unordered
-
-
-def in_order(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
-    """Integers of w (m, P), each row by itself; columns and steps in the order of the factor lower (P, P)."""
-    carried = np.zeros(w.shape)  # lower^T times the errors so far
-    q = np.zeros(w.shape, np.int64)
-    for j in range(w.shape[1] - 1, -1, -1):
-        t = (w[:, j] + carried[:, j] / lower[j, j]) / steps[j]
-        q[:, j] = np.sign(t) * np.floor(np.abs(t) + 0.5 - zone)
-        carried[:, : j + 1] += lower[j, : j + 1] * (w[:, j] - q[:, j] * steps[j])[:, None]
-    return q
 
 
 def _reduced(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, known: np.ndarray) -> np.ndarray:

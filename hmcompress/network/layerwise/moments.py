@@ -19,6 +19,7 @@ _CHUNK = 4096
 _BLOCK = 8192  # rows that are summed at once
 _NO_LIMIT = 1 << 62
 _MUCH_WORK = 5e9  # multiplications
+_EQUAL = 1e-5  # differences of gradients, relative, that rounding makes
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
 
@@ -114,9 +115,18 @@ def sensitivities(
     step, count = min(at_once, _CHUNK), min(_MOST_PROJECTIONS, _PROJECTED_ROWS // len(points), most // len(points))
     for begin in range(0, len(points), step):
         part = points.take(slice(begin, begin + step))
-        for name, g in _gradients(network, part, scale, order, generator, max(count, 1)):
-            moments[name] = moments.get(name, 0.0) + _product(g)
+        for name, g, signs in _gradients(network, part, scale, order, generator, max(count, 1)):
+            moments[name] = moments.get(name, 0.0) + (_product(g) if signs is None else _of_outputs(g, signs))
     return moments
+
+
+def _of_outputs(g: Tensor, signs: Tensor) -> np.ndarray:
+    """The same where each output may follow from one number of a layer, by a factor that all samples share: this is
+    known without what other outputs add by chance."""
+    factors = g.reshape(signs.shape) * signs
+    if bool(((factors - factors[0]).abs() <= _EQUAL * factors.abs().max()).all()):
+        return len(g) * np.diag(factors[0].square().numpy())
+    return _product(g)
 
 
 def _product(g: Tensor) -> np.ndarray:
@@ -137,7 +147,8 @@ def _gradients(
     order: int,
     generator: torch.Generator,
     count: int,
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Of each layer and projection; with the signs of this, where there is a row and a sign for each sample."""
     probes: dict[str, Tensor] = {}
 
     def probe(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
@@ -158,5 +169,6 @@ def _gradients(
             return
         grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
         for (name, p), g in zip(probes.items(), grads, strict=True):
-            g = torch.zeros_like(p) if g is None else g
-            yield name, g.reshape(-1, g.shape[-1]).double() / count**0.5
+            g = (torch.zeros_like(p) if g is None else g) / count**0.5
+            plain = len(blocks) == 1 and blocks[0].shape == (len(points), g.shape[-1])
+            yield name, g.reshape(-1, g.shape[-1]).double(), signs[0] if plain and g.ndim == 2 else None

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.grids.feedback import Factor, factorise
+from hmcompress.hmatrix.grids.smooth import Layout
 from hmcompress.network.bound.error import scaled
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.coded import Engine
+from hmcompress.network.layerwise.fields import layouts_of_fields
 from hmcompress.network.layerwise.gradients import Metric, gradient_metrics
 from hmcompress.network.layerwise.moments import Scale, regularised, sensitivities, with_column
 from hmcompress.network.layerwise.others import perturbed_moments, perturbed_sensitivities, without_zero_rows
@@ -47,6 +49,7 @@ class Original:
     engine: Engine = field(default_factory=Engine)
     size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
+    fields: dict[str, list[Layout]] = field(default_factory=dict)  # of the layers that write some, cheapest first
     _factors: dict[str, tuple[float, Factor]] = field(default_factory=dict)  # the last of each layer, for all passes
 
     def factor_of_rows(self, name: str, mu: float) -> Factor:
@@ -73,10 +76,11 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
     total |= {n: g / share for n, g in perturbed_moments(network, points, blind, kind).items()}
     names = (*network.others, *(layer.weight for layer in network.layers))
     seen = points if order else points_of_passes(network, points)
+    targets = original_targets(network, seen, order)
     return Original(
         points=seen,
         order=order,
-        targets=original_targets(network, seen, order),
+        targets=targets,
         sensitivities={name: share * g for name, g in total.items()},
         derivative_weights=_weights_of_derivatives(problem, few, scale, total),
         others={name: tensors[name] for name in network.others},
@@ -86,6 +90,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         engine=Engine(effort),
         without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
         size=size,
+        fields=layouts_of_fields(targets, total),
     )
 
 

@@ -20,6 +20,7 @@ from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
 from hmcompress.hmatrix.patterns.digits import MOST
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
+from hmcompress.network.layerwise.fields import as_field
 from hmcompress.network.layerwise.gradients import WIDEST
 from hmcompress.network.layerwise.low_rank import as_product
 from hmcompress.network.layerwise.moments import input_moments, regularised, ridge_target, sampling_noise
@@ -153,6 +154,9 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
         return found or as_product(target, *level)
     rows = data.factor_of_rows(name, knobs.mu)
     columns = factorise_towards(moment, target, rows, knobs.variance)
+    tried = data.fields.get(name, []) if telling is None else []
+    if (field := as_field(target, columns, rows, delta, knobs.dead_zone, tried)) is not None:
+        return field
     grid = quantise(target, columns, rows, delta, knobs.dead_zone)
     return Weighted(grid if telling is None else grid.among(read, network.matrix(layer).shape[1]))
 

@@ -1,0 +1,139 @@
+"""Layers that write fields: outputs on a line or a mesh, of which their columns are smooth functions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from hmcompress.hmatrix.grids.compact import canonical
+from hmcompress.hmatrix.grids.feedback import Factor, in_order, pivoted_cholesky
+from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
+from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
+from hmcompress.network.layerwise.coded import Smooth
+
+_LEAST_OUTPUTS = 17  # fewer are no field
+_SAMPLES, SHOWN = 1024, 4  # samples of outputs, and their leading modes, by which layouts are chosen,
+_COARSE = 0.02  # and the water level then, in squared tolerances
+_LOOK = 1e-2  # tolerance at which that is done where none is known
+_TRIED = 2  # layouts besides the plain one
+_NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
+_NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
+_ALIKE = 1e-3  # relative differences of what outputs weigh
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Of the neurons that a last layer reads: a pivoted factor of their moment, in squared relative errors."""
+
+    order: np.ndarray
+    lower: np.ndarray
+
+    @classmethod
+    def of(cls, moment: np.ndarray) -> "Metric":
+        return cls(*pivoted_cholesky(moment, _NEGLIGIBLE))
+
+    def steps(self, level: float) -> np.ndarray:
+        """Half octaves (n,) of steps at which each coefficient has this distortion."""
+        exponents = np.empty(len(self.order), np.int64)
+        exponents[self.order] = half_octaves(np.sqrt(12 * level) / np.diag(self.lower))
+        return exponents
+
+    def errors(self, change: np.ndarray) -> np.ndarray:
+        """Squared (m,) of rows of a change (m, n)."""
+        return np.square(change[:, self.order] @ self.lower).sum(1)
+
+    def nearest(self, w: np.ndarray, steps: np.ndarray, zone: float) -> np.ndarray:
+        """Integers of w (m, n), each row by the nearest plane."""
+        q = in_order(w[:, self.order], self.lower, steps[self.order], zone)
+        return q[:, np.argsort(self.order)]
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What a last layer should be, w (k, n), and what errors of it cost at a water level."""
+
+    w: np.ndarray
+    metric: Metric
+    level: float
+    zone: float
+
+    def grid(self, layout: Layout | None) -> tuple[Grid, float, float]:
+        """The coefficients without those of high frequencies that are not worth their bytes, about how many bits they
+        take, and their squared error."""
+        z = self.w if layout is None else layout.forward(self.w)
+        exponents = self.metric.steps(self.level)
+        steps = powers(exponents)
+        q = self.metric.nearest(z, steps, self.zone)
+        bits, error = np.log2(1 + 2 * np.abs(q)).sum(1), self.metric.errors(z - q * steps)
+        without = self.metric.errors(z)
+        if layout is not None:
+            gain = np.cumsum(without - error - _NAT * self.level * bits)
+            kept = int(gain.argmax()) + 1 if len(gain) and gain.max() > 0 else 0
+            q[kept:], bits[kept:], error[kept:] = 0, 0, without[kept:]
+        lost = float(self.metric.errors(self.w).sum() - without.sum())  # what no coefficient tells
+        return Grid(q, np.zeros(len(q), np.int64), exponents), float(bits.sum()), float(error.sum()) + lost
+
+    def guess(self, layout: Layout | None) -> float:
+        """About what it costs, without feedback."""
+        z = self.w if layout is None else layout.forward(self.w)
+        bits = float(np.log2(1 + np.square(2 * z / powers(self.metric.steps(self.level)))).sum()) / 2
+        lost = 0.0 if layout is None else float(self.metric.errors(self.w).sum() - self.metric.errors(z).sum())
+        return self.cost(bits, lost)
+
+    def cost(self, bits: float, error: float) -> float:
+        """In bits."""
+        return bits + error / (_NAT * self.level)
+
+    def best_layouts(self) -> list[Layout]:
+        """Those that cost least, each finer mesh from the best one before."""
+        found: dict[Layout, float] = {}
+        meshes: list[tuple[int, ...]] = [(len(self.w),)]
+        while meshes:
+            new = {layout: self.cost(*self.grid(layout)[1:]) for mesh in meshes for layout in layouts(mesh)}
+            best = min(new, key=new.__getitem__)
+            meshes = [] if found and new[best] >= min(found.values()) else [*finer(best.sizes)]
+            found |= new
+        return sorted(found, key=found.__getitem__)[:_TRIED]
+
+
+def layouts_of_modes(modes: np.ndarray, sizes: np.ndarray, tol: float) -> list[Layout]:
+    """That are cheapest for neurons that are some modes (k, n), of these sizes (n,) relative to all outputs."""
+    return LastLayer(modes, Metric.of(np.diag(sizes**2)), _COARSE * tol**2, 0.0).best_layouts()
+
+
+def layouts_of_fields(
+    targets: Mapping[str, Sequence[Tensor]], sensitivities: Mapping[str, np.ndarray]
+) -> dict[str, list[Layout]]:
+    """Of the layers that write fields by themselves, as what they give (rows, m) shows, which all weighs alike."""
+    return {
+        name: found
+        for name, (z, *_) in targets.items()
+        if _weighs_alike(sensitivities[name]) and (found := _layouts_of_outputs(z))
+    }
+
+
+def _weighs_alike(sensitivity: np.ndarray) -> bool:
+    diagonal = sensitivity.diagonal()
+    few = len(diagonal) < _LEAST_OUTPUTS or np.count_nonzero(sensitivity) > len(diagonal)
+    return not few and bool(np.ptp(diagonal) <= _ALIKE * diagonal.max())
+
+
+def _layouts_of_outputs(z: Tensor) -> list[Layout]:
+    rows = z.detach().reshape(-1, z.shape[-1])[:_SAMPLES].double().numpy()
+    _, sizes, modes = np.linalg.svd(rows, full_matrices=False)
+    return layouts_of_modes(modes[:SHOWN].T, sizes[:SHOWN] / np.linalg.norm(sizes), _LOOK) if sizes.any() else []
+
+
+def as_field(
+    w: np.ndarray, columns: Factor, rows: Factor, delta: float, zone: float, tried: Sequence[Layout]
+) -> Smooth | None:
+    """w (m, n) in the cheapest layout, at a water level `delta`, in the metric of factors (n, n) and (m, m), the latter
+    a multiple of the identity. None: as it is costs less."""
+    if not tried:
+        return None
+    metric = Metric(columns.order, columns.lower * rows.pivots[0])
+    wanted = LastLayer(w, metric, delta**2 / 12, zone)
+    best = min((None, *tried), key=wanted.guess)
+    return None if best is None else Smooth(best, canonical(wanted.grid(best)[0]))
