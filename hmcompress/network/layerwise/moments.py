@@ -19,7 +19,8 @@ _CHUNK = 4096
 _BLOCK = 8192  # rows that are summed at once
 _NO_LIMIT = 1 << 62
 _MUCH_WORK = 5e9  # multiplications
-_EQUAL = 1e-5  # differences of gradients, relative, that rounding makes
+_MANY, _LEAST_SAMPLES = 17, 64  # outputs of a layer and samples, by which it may be known as one of outputs
+_EQUAL, _SAME = 1e-5, 1e-12  # relative differences that rounding makes, of single and double precision
 
 Scale = Callable[[list[Tensor]], list[Tensor]]
 
@@ -115,18 +116,27 @@ def sensitivities(
     step, count = min(at_once, _CHUNK), min(_MOST_PROJECTIONS, _PROJECTED_ROWS // len(points), most // len(points))
     for begin in range(0, len(points), step):
         part = points.take(slice(begin, begin + step))
-        for name, g, signs in _gradients(network, part, scale, order, generator, max(count, 1)):
-            moments[name] = moments.get(name, 0.0) + (_product(g) if signs is None else _of_outputs(g, signs))
+        for name, g in _gradients(network, part, scale, order, generator, max(count, 1)):
+            moments[name] = moments.get(name, 0.0) + (_of_outputs(g) if _are_outputs(g) else _product(g))
     return moments
 
 
-def _of_outputs(g: Tensor, signs: Tensor) -> np.ndarray:
-    """The same where each output may follow from one number of a layer, by a factor that all samples share: this is
-    known without what other outputs add by chance."""
-    factors = g.reshape(signs.shape) * signs
-    if bool(((factors - factors[0]).abs() <= _EQUAL * factors.abs().max()).all()):
-        return len(g) * np.diag(factors[0].square().numpy())
-    return _product(g)
+def _are_outputs(g: Tensor) -> bool:
+    """Whether each number of a layer is one of many outputs, but for a factor that all samples share: signs that are
+    drawn for each output then make gradients (samples, m) of one size, unlike in any two of them."""
+    if (
+        len(g) < _LEAST_SAMPLES
+        or g.shape[1] < _MANY
+        or bool((g.abs() - g[0].abs()).abs().max() > _EQUAL * g.abs().max())
+    ):
+        return False
+    marks = (torch.randn(len(g), generator=torch.Generator().manual_seed(0)).double() @ g.sign()).abs().sort().values
+    return bool(marks[0] > 0 and (marks.diff() > _SAME * marks[-1]).all())
+
+
+def _of_outputs(g: Tensor) -> np.ndarray:
+    """As below, without what other outputs add by chance."""
+    return len(g) * np.diag(g[0].square().numpy())
 
 
 def _product(g: Tensor) -> np.ndarray:
@@ -147,8 +157,7 @@ def _gradients(
     order: int,
     generator: torch.Generator,
     count: int,
-) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Of each layer and projection; with the signs of this, where there is a row and a sign for each sample."""
+) -> Iterator[tuple[str, Tensor]]:
     probes: dict[str, Tensor] = {}
 
     def probe(layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor:
@@ -169,6 +178,5 @@ def _gradients(
             return
         grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
         for (name, p), g in zip(probes.items(), grads, strict=True):
-            g = (torch.zeros_like(p) if g is None else g) / count**0.5
-            plain = len(blocks) == 1 and blocks[0].shape == (len(points), g.shape[-1])
-            yield name, g.reshape(-1, g.shape[-1]).double(), signs[0] if plain and g.ndim == 2 else None
+            g = torch.zeros_like(p) if g is None else g
+            yield name, g.reshape(-1, g.shape[-1]).double() / count**0.5
