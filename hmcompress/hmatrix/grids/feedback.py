@@ -15,7 +15,9 @@ from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_p
 
 _WIDEST_AIMED = 1024  # columns, but for one of a bias
 _MOST_AT_ONCE, _TILE = 2e9, 64  # multiplications that are done entry by entry; sides of the tiles of larger matrices
+_MOST_OF_ROWS = 2e8  # the same of rows by themselves
 _EVEN = 1e-3  # smallest over largest pivot
+_ALIKE = 1e-3  # relative differences of pivots that count as the same
 _NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
 
 
@@ -34,6 +36,11 @@ class Factor:
     @property
     def is_diagonal(self) -> bool:
         return bool(np.count_nonzero(self.lower) <= len(self.lower))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the moment is a multiple of the identity."""
+        return self.is_diagonal and bool(np.ptp(self.pivots) <= _ALIKE * self.pivots.max())
 
 
 def factorise(moment: np.ndarray) -> Factor:
@@ -130,7 +137,7 @@ def _nearest(
     m, n = w.shape
     ordered = np.ascontiguousarray(w[np.ix_(rows.order, columns.order)])
     given = ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone
-    if m > _TILE and m * n * n <= _MOST_AT_ONCE and rows.is_diagonal:
+    if m > _TILE and m * n * n <= _MOST_OF_ROWS and rows.is_diagonal:
         q = _each_by_itself(*given)
     elif m * n * (m + n) <= _MOST_AT_ONCE:
         q, _ = kronecker_nearest_plane(*given, np.zeros((m, n)))

@@ -1,17 +1,18 @@
 """Layers that write fields: outputs on a line or a mesh, of which their columns are smooth functions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from hmcompress.hmatrix.grids.compact import canonical
-from hmcompress.hmatrix.grids.feedback import Factor, in_order, pivoted_cholesky
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, in_order, pivoted_cholesky, quantise
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
 from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
 from hmcompress.network.layerwise.coded import Smooth
+from hmcompress.network.model.network import Network
 
 _LEAST_OUTPUTS = 17  # fewer are no field
 _SAMPLES, SHOWN = 1024, 4  # samples of outputs, and their leading modes, by which layouts are chosen,
@@ -20,7 +21,7 @@ _LOOK = 1e-2  # tolerance at which that is done where none is known
 _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
-_ALIKE = 1e-3  # relative differences of what outputs weigh
+_MOST_WEIGHED = 1024  # outputs that may weigh differently
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,21 @@ def layouts_of_modes(modes: np.ndarray, sizes: np.ndarray, tol: float) -> list[L
 
 
 def layouts_of_fields(
-    targets: Mapping[str, Sequence[Tensor]], sensitivities: Mapping[str, np.ndarray]
+    network: Network, targets: Mapping[str, Sequence[Tensor]], sensitivities: Mapping[str, np.ndarray]
 ) -> dict[str, list[Layout]]:
-    """Of the layers that write fields by themselves, as what they give (rows, m) shows, which all weighs alike."""
+    """Of the layers that write fields, as what they give (rows, m) shows."""
+    hidden = {layer.weight for layer, _ in network.feeding_pairs()}
     return {
         name: found
         for name, (z, *_) in targets.items()
-        if _weighs_alike(sensitivities[name]) and (found := _layouts_of_outputs(z))
+        if name not in hidden and _may_be_a_field(sensitivities[name]) and (found := _layouts_of_outputs(z))
     }
 
 
-def _weighs_alike(sensitivity: np.ndarray) -> bool:
-    diagonal = sensitivity.diagonal()
-    few = len(diagonal) < _LEAST_OUTPUTS or np.count_nonzero(sensitivity) > len(diagonal)
-    return not few and bool(np.ptp(diagonal) <= _ALIKE * diagonal.max())
+def _may_be_a_field(sensitivity: np.ndarray) -> bool:
+    if np.count_nonzero(sensitivity) <= len(sensitivity) and factorise(sensitivity).is_even:
+        return len(sensitivity) >= _LEAST_OUTPUTS
+    return _LEAST_OUTPUTS <= len(sensitivity) <= _MOST_WEIGHED
 
 
 def _layouts_of_outputs(z: Tensor) -> list[Layout]:
@@ -127,13 +129,23 @@ def _layouts_of_outputs(z: Tensor) -> list[Layout]:
 
 
 def as_field(
-    w: np.ndarray, columns: Factor, rows: Factor, delta: float, zone: float, tried: Sequence[Layout]
+    w: np.ndarray,
+    columns: Factor,
+    rows: Callable[[Layout | None], Factor],
+    delta: float,
+    zone: float,
+    tried: Sequence[Layout],
 ) -> Smooth | None:
-    """w (m, n) in the cheapest layout, at a water level `delta`, in the metric of factors (n, n) and (m, m), the latter
-    a multiple of the identity. None: as it is costs less."""
+    """w (m, n) in the cheapest of some layouts, at a water level `delta` in the metric of its columns and of what
+    coefficients in a layout weigh. None: as it is costs less."""
     if not tried:
         return None
-    metric = Metric(columns.order, columns.lower * rows.pivots[0])
-    wanted = LastLayer(w, metric, delta**2 / 12, zone)
-    best = min((None, *tried), key=wanted.guess)
-    return None if best is None else Smooth(best, canonical(wanted.grid(best)[0]))
+    even = rows(None).is_even
+    weight = float(np.sqrt(np.mean(np.square(rows(None).pivots))))
+    wanted = LastLayer(w, Metric(columns.order, columns.lower * weight), delta**2 / 12, zone)
+    layout = min((None, *tried), key=wanted.guess)
+    if layout is None:
+        return None
+    if even:
+        return Smooth(layout, canonical(wanted.grid(layout)[0]))
+    return Smooth(layout, canonical(quantise(layout.forward(w), columns, rows(layout), delta, zone, vector=True)))

@@ -50,13 +50,15 @@ class Original:
     size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
     fields: dict[str, list[Layout]] = field(default_factory=dict)  # of the layers that write some, cheapest first
-    _factors: dict[str, tuple[float, Factor]] = field(default_factory=dict)  # the last of each layer, for all passes
+    _factors: dict[tuple[str, Layout | None], tuple[float, Factor]] = field(default_factory=dict)  # the last of each
 
-    def factor_of_rows(self, name: str, mu: float) -> Factor:
-        """Of a layer's sensitivities with a share `mu` of their mean diagonal."""
-        known = self._factors.get(name)
+    def factor_of_rows(self, name: str, mu: float, layout: Layout | None = None) -> Factor:
+        """Of a layer's sensitivities with a share `mu` of their mean diagonal, or of these in a layout."""
+        known = self._factors.get((name, layout))
         if known is None or known[0] != mu:
-            known = self._factors[name] = (mu, factorise(regularised(self.sensitivities[name], mu)))
+            moment = regularised(self.sensitivities[name], mu)
+            moment = moment if layout is None else layout.forward(layout.forward(moment).T)
+            known = self._factors[name, layout] = (mu, factorise(moment))
         return known[1]
 
 
@@ -90,7 +92,7 @@ def prepare(problem: Problem, tensors: Mapping[str, Tensor], effort: str) -> Ori
         engine=Engine(effort),
         without_zero_rows=without_zero_rows(network, points, tensors, _tried(network, size)),
         size=size,
-        fields=layouts_of_fields(targets, total),
+        fields=layouts_of_fields(network, targets, total),
     )
 
 

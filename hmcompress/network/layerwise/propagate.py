@@ -152,12 +152,12 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
         level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone
         found = as_positions(target, *level) if name in knobs.located else None
         return found or as_product(target, *level)
-    rows = data.factor_of_rows(name, knobs.mu)
-    columns = factorise_towards(moment, target, rows, knobs.variance)
+    rows = partial(data.factor_of_rows, name, knobs.mu)
+    columns = factorise_towards(moment, target, rows(), knobs.variance)
     tried = data.fields.get(name, []) if telling is None else []
     if (field := as_field(target, columns, rows, delta, knobs.dead_zone, tried)) is not None:
         return field
-    grid = quantise(target, columns, rows, delta, knobs.dead_zone)
+    grid = quantise(target, columns, rows(), delta, knobs.dead_zone)
     return Weighted(grid if telling is None else grid.among(read, network.matrix(layer).shape[1]))
 
 
