@@ -25,10 +25,11 @@ from hmcompress.network.bound.outcome import (
 )
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.bound.quantities import hidden
+from hmcompress.network.layerwise.brief import glance
 from hmcompress.network.layerwise.coded import lossless
 from hmcompress.network.layerwise.fallback import nearest_weights, smaller_without_loss
 from hmcompress.network.layerwise.propagate import run_pass, tensors_of
-from hmcompress.network.layerwise.search import DEARER, glance
+from hmcompress.network.layerwise.search import DEARER
 from hmcompress.network.layerwise.structure import stays_with_engine
 from hmcompress.network.layerwise.subject import Subject
 from hmcompress.network.layerwise.telling import with_telling_columns

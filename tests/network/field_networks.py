@@ -1,5 +1,7 @@
 """Networks that write fields on a mesh: smooth functions of where a point lies, of few modes."""
 
+from functools import partial
+
 import torch
 from small_networks import stack
 from torch import Tensor, nn
@@ -49,6 +51,27 @@ class Positive(Field):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.softplus(self.net(x))
+
+
+class Heads(nn.Module):
+    """Outputs of two layers side by side, of the first in another order, or something else of that."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__()
+        self.a, self.b, self.first = nn.Linear(2, 40), nn.Linear(2, 24), first
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        if self.first == "relu":
+            a = a.relu()
+        elif self.first == "sums":
+            a = a + a.roll(1, 1)
+        elif self.first == "twice":
+            a = torch.cat([a, a], 1)
+        return torch.cat([self.b(x), -2 * a.flip(1)], 1)
+
+
+build_flipped, build_relu, build_sums, build_twice = (partial(Heads, x) for x in ("flipped", "relu", "sums", "twice"))
 
 
 def build_denormalised() -> nn.Module:

@@ -15,8 +15,8 @@ from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.hmatrix.grids.compact import canonical
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.smooth import COSINES, PLAIN, POLYNOMIALS, Layout, finer, layouts
-from hmcompress.network.joint.many import LastLayer, Metric
 from hmcompress.network.layerwise.coded import Compact, Smooth
+from hmcompress.network.layerwise.fields import LastLayer, Metric
 
 GOLDEN = Path(__file__).parent / "golden" / "smooth_1.npz"
 LAYOUTS = [
@@ -116,7 +116,7 @@ def test_damaged_bytes_never_crash(data: bytes, m: int) -> None:
     [
         (bytes([27, 5]), 24, "a mesh of 5 lines cannot have 24 points"),
         (bytes([27, 0]), 24, "a mesh of 0 lines"),
-        (bytes([81]), 24, "at most 80"),
+        (bytes([162, 1]), 24, "at most 161"),
         (bytes([2]), 4097, "polynomials at 4097 points, at most 4096"),
     ],
 )

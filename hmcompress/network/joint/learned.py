@@ -55,5 +55,4 @@ def _pruned(stage: JointStage, network: SmallNetwork) -> FormSearch:
         if share:
             network.prune(share)
     network.compact()
-    own, data = stage.problem.network, _few(stage, network)
-    return FormSearch(own, network, level, data, stage.error, stage.tol, stage.fit_tol, stage.slim)
+    return stage.search_over(network, level, _few(stage, network))

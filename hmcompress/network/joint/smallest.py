@@ -17,7 +17,7 @@ from hmcompress.network.joint.forms_of_many import FormsOfMany
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.many import many_outputs
 from hmcompress.network.joint.origin import fresh, narrowest, numbers_of_neurons, patience
-from hmcompress.network.joint.small import SmallNetwork
+from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.layerwise.propagate import Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
 
@@ -267,6 +267,10 @@ class JointStage:
         data = self.data if fit.wary else self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
         if dear := network.each > 0 and form_work(network, data) > self.work:
             data = self.data.first(self._enough(network, least, _FORM_ROWS_PER_WEIGHT))
+        return self.search_over(network, level, data, dear)
+
+    def search_over(self, network: SmallNetwork, level: float, data: Data, dear: bool = False) -> FormSearch:
+        """The search over forms of a network that learned the outputs, or their modes."""
         own, error = self.problem.network, self.error
         options = (own, network, level, data, error, self.tol, self.fit_tol, self.slim, dear, self.patience)
         return FormsOfMany(*options, many=self.many) if self.many else FormSearch(*options)

@@ -12,7 +12,7 @@ from typing import Any
 from hmcompress.network.layerwise.propagate import Knobs
 from hmcompress.network.layerwise.search import Preference, Search, chosen
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial
-from hmcompress.network.layerwise.way import Ladder, Way
+from hmcompress.network.layerwise.way import START, Ladder, Way
 
 _NEAR: dict[str, Any] = {"ridge": 3e-2, "shrinkage": 1.5, "floor": 0.0}  # where few samples begin,
 _OF_MANY_ROWS: dict[str, Any] = {"ridge": 1e-3, "shrinkage": 0.5, "floor": 0.0}  # each with many rows, which say more
@@ -182,3 +182,9 @@ def _slope(points: list[tuple[float, float]], usual: float, ends: tuple[float, f
 
 def _alike(a: Knobs, b: Knobs) -> bool:
     return replace(a, delta=b.delta) == b
+
+
+def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
+    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
+    found = Search(run, measure, tol, passes, lambda done: None)
+    return found.settle(Knobs(START * tol), passes).score(tol)

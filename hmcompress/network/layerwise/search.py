@@ -11,7 +11,7 @@ import numpy as np
 from hmcompress.errors import NetworkError
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Measure, Pass, Trial, trial_of
-from hmcompress.network.layerwise.way import START, USUAL, Ladder, Way
+from hmcompress.network.layerwise.way import USUAL, Ladder, Way
 
 _CLOSE = 0.15  # relative distance from the tolerance at which a comparison is fair
 _AIM = 0.97
@@ -35,6 +35,7 @@ _SPREAD = {"mu": 0.5, "ridge": 1.0, "floor": 0.5, "delta": 0.06}  # of the logar
 _SPREAD_OTHERS = {"delta": 0.025}  # the same without dense layers
 _HOPELESS = 1.5  # times the score of another way, after one pass
 _NO_BETTER = 1.5  # the same, before the knobs of either are turned
+_OTHER = 3.0  # the same of other forms, beside fields
 _FAR_OFF = 10.0  # the same of grids, whose score far from the tolerance says little
 _FAILURES, _LOWER = 8, 0.04  # random trials in a row that do not hold, after which each takes the level down so much
 _SPREAD_SHRINKAGE = 0.3  # of its logarithm
@@ -259,14 +260,21 @@ def _other_forms(found: Search, way: Way, prefer: Preference) -> None:
     """Layers as products of two factors, coded by the engine, and as operators between points."""
     start = way.start(found.tol)
     factored = Knobs(_FACTORED * start.delta, 0.0, mu=1.0, ridge=start.ridge, floor=1e-3, factored=way.factored)
-    if way.factored:
+    structured, located = replace(start, structured=way.structured), replace(factored, located=way.located)
+    if way.fields and (way.factored or way.structured):
+        found.settle(start, 4)
+    if way.factored and _serves(found, way, factored):
         found.settle(factored, 4, 0.05)
-    if way.structured:
-        knobs = replace(start, structured=way.structured)
-        found.land(knobs, _LANDING, prefer)
-        found.fill(knobs, _FILLING)
-    if way.located:  # last, since no structured form is looked for above the cheapest that holds
-        found.settle(replace(factored, located=way.located), 4, 0.05)
+    if way.structured and _serves(found, way, structured):
+        found.land(structured, _LANDING, prefer)
+        found.fill(structured, _FILLING)
+    if way.located and _serves(found, way, located):  # last: no structured form is looked for above the cheapest
+        found.settle(located, 4, 0.05)
+
+
+def _serves(found: Search, way: Way, knobs: Knobs) -> bool:
+    """Whether a first pass comes near what is known, beside fields."""
+    return not way.fields or found.trial(knobs).score(found.tol) <= _OTHER * found.leading().score(found.tol)
 
 
 def _first(found: Search, way: Way, passes: int) -> Trial:
@@ -289,9 +297,3 @@ def _firmer(found: Search, trial: Trial, start: Knobs) -> Trial:
             firmer = found.settle(replace(start, mu=0.1, ridge=ridge, floor=max(start.floor, ridge)), passes=6)
             trial = min(trial, firmer, key=lambda t: t.score(found.tol))
     return trial
-
-
-def glance(run: Pass, measure: Measure, tol: float, passes: int) -> float:
-    """About how many bytes a search would find at the tolerance, from a few passes. inf where none comes near."""
-    found = Search(run, measure, tol, passes, lambda done: None)
-    return found.settle(Knobs(START * tol), passes).score(tol)

@@ -51,6 +51,7 @@ class Way:
     structured: frozenset[str] = frozenset()  # layers that the engine may code
     factored: frozenset[str] = frozenset()  # layers that may be products of two factors
     located: frozenset[str] = frozenset()  # of those: layers that may be operators between points in no order
+    fields: bool = False  # some layers write fields, of which grids take advantage too
 
     def start(self, tol: float) -> Knobs:
         """Of the first pass."""

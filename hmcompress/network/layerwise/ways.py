@@ -72,6 +72,7 @@ def _ways(subject: Subject, settings: Settings, kernel: bool, work: int) -> list
         structured=structured,
         factored=factored,
         located=located_layers(factored & subject.data.targets.keys(), subject.data),
+        fields=bool(subject.data.fields) and problem.network.kind != "linear",
     )
     if kernel:
         return [replace(plain, firm=True)]

@@ -1,0 +1,97 @@
+"""Layers that write fields: passes find their mesh and code them as smooth functions. Outputs are known as such."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from field_networks import POINTS, Heads, build_denormalised, build_positive, field_state
+from small_networks import decoded, forward, layer_bytes, outputs_settings, saved
+
+import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.layerwise.original as original
+from hmcompress.hmatrix.codecs import SMOOTH
+from hmcompress.hmatrix.grids.feedback import Factor, factorise, quantise
+from hmcompress.network import NetworkResult, compress_network, pose
+from hmcompress.network.layerwise.moments import sensitivities
+
+FACTORY = str(Path(__file__).parent / "field_networks.py") + ":build"
+TOL = 1e-2
+
+
+def fast(**changes: Any) -> Any:
+    """Passes alone."""
+    return outputs_settings(**{"effort": "fast", "tol": TOL, **changes})
+
+
+def head(result: NetworkResult) -> int:
+    """The codec of the last layer."""
+    return next(layer.payload[0] for layer in result.layers if layer.row.tensors[0] == "net.4.weight")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_passes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
+        yield
+
+
+@pytest.mark.parametrize("changes", [{}, {"calibration": {"tolerance": "each"}}, {"network": {"factory": FACTORY}}])
+def test_passes_write_fields_in_a_fraction_of_the_bytes(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth = compress_network(saved(tmp_path, field_state()), fast(**changes))
+    monkeypatch.setattr(original, "layouts_of_fields", lambda *args: {})
+    plain = compress_network(saved(tmp_path, field_state()), fast(**changes))
+    assert head(smooth) == SMOOTH != head(plain)
+    assert 2 * layer_bytes(smooth) < layer_bytes(plain)
+    assert 0.7 * TOL < smooth.record.error <= TOL
+    if not changes:
+        x = pose(fast(), field_state()).held_out.points.tensors[0]
+        y, z = (forward(state, x, torch.tanh) for state in (field_state(), decoded(smooth)))
+        assert float((z - y).norm() / y.norm()) == pytest.approx(smooth.record.error, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["denormalised", "positive"])
+def test_points_may_weigh_differently(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = {"denormalised": build_denormalised, "positive": build_positive}[name]()
+    module.load_state_dict(field_state(), strict=False)
+    settings = fast(network={"factory": f"{FACTORY}_{name}"}, tol=1e-3)
+    smooth = compress_network(saved(tmp_path, module.state_dict()), settings)
+    monkeypatch.setattr(original, "layouts_of_fields", lambda *args: {})
+    plain = compress_network(saved(tmp_path, module.state_dict()), settings)
+    assert head(smooth) == SMOOTH and layer_bytes(smooth) < 0.8 * layer_bytes(plain)
+    assert smooth.record.error <= 1e-3
+
+
+def test_noise_is_no_field(tmp_path: Path) -> None:
+    state = field_state()
+    state["net.4.weight"] = torch.randn(POINTS, 32, generator=torch.Generator().manual_seed(0))
+    assert head(compress_network(saved(tmp_path, state), fast())) != SMOOTH
+
+
+@pytest.mark.parametrize("first", ["flipped", "relu", "sums", "twice"])
+def test_outputs_are_known_as_such(first: str) -> None:
+    """Signs of other outputs add nothing by chance, unlike to what makes several outputs or bends."""
+    torch.manual_seed(0)
+    module = Heads(first)
+    settings = fast(network={"factory": f"{FACTORY}_{first}"})
+    problem = pose(settings, module.state_dict())
+    found = sensitivities(problem.network, problem.calibration.points, lambda blocks: blocks, 0, 0)
+    np.testing.assert_allclose(found["b.weight"], len(problem.calibration.points) * np.eye(24), rtol=1e-6)
+    if first == "flipped":
+        np.testing.assert_allclose(found["a.weight"], 4 * len(problem.calibration.points) * np.eye(40), rtol=1e-6)
+    else:
+        assert np.count_nonzero(found["a.weight"]) > 40
+
+
+def test_rows_by_themselves_are_rounded_as_all_together() -> None:
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((300, 12)), rng.standard_normal((50, 12))
+    columns, rows = factorise(x.T @ x / 50), factorise(np.diag(rng.uniform(0.5, 2, 300)))
+    assert rows.is_diagonal and not rows.is_even
+    q = quantise(w, columns, rows, 0.1, 0.1).q
+    each = [Factor(np.arange(1), rows.lower[i : i + 1, i : i + 1]) for i in range(300)]
+    assert (q == np.concatenate([quantise(w[[i]], columns, row, 0.1, 0.1).q for i, row in enumerate(each)])).all()
