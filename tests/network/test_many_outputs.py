@@ -1,6 +1,7 @@
 """Networks of many outputs: a small one learns their modes, its last layer is smooth, the bound is of all outputs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from small_networks import decoded, forward, layer_bytes, outputs_settings, save
 from torch import Tensor
 
 import hmcompress.network.joint.form_search as form_search
+import hmcompress.network.joint.middle as middle
 import hmcompress.network.joint.smallest as joint_module
+import hmcompress.network.joint.widening as widening
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.joint.chains import MOST_OUTPUTS
-from hmcompress.network.joint.distil import chains_of
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data
 from hmcompress.network.joint.many import with_modes
+from hmcompress.network.layerwise.coded import Smooth
+from hmcompress.network.layerwise.original import prepare
+from hmcompress.network.layerwise.propagate import Knobs, tensors_of
 
 TOL = 3e-2
 FACTORY = str(Path(__file__).parent / "field_networks.py") + ":build"
@@ -126,3 +132,48 @@ def test_where_modes_do_not_serve_there_are_none(changes: dict[str, Any], state:
     problem = pose(many_settings(**changes), state)
     chains = chains_of(problem)
     assert chains is not None and with_modes(problem, chains, 1e-4) is None
+
+
+def test_some_tens_of_neurons_learn_modes_and_passes_write_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 1024)
+    monkeypatch.setattr(widening, "_ROWS", (512,))
+    monkeypatch.setattr(middle, "_HIDDEN", (12,))
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    problem = pose(many_settings(), field_state())
+    chains = chains_of(problem)
+    modes = None if chains is None else with_modes(problem, chains, 1e-3)
+    assert modes is not None
+    found = middle.middle_network(problem, modes, 1e-3, "default", lambda share: None)
+    assert found is not None and found.error(problem) < 1e-3
+    data = prepare(replace(problem, network=found.network), field_state(), "default")
+    parts = middle.compressed(problem.network, found, data, Knobs(1e-5))
+    last = parts["net.4.weight"]
+    assert isinstance(last, Smooth) and last.dense().shape == (POINTS, 33) and not last.dense()[:, 12:32].any()
+    tensors = tensors_of(problem.network, {name: part.dense() for name, part in parts.items()})
+    assert max(problem.errors(problem.held_out, tensors)) < 1e-3
+
+
+def test_no_narrower_network_than_its_modes_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = pose(many_settings(), field_state())
+    chains = chains_of(problem)
+    assert chains is not None
+    modes = replace(chains, modes=torch.eye(POINTS)[:, :14].double())
+    tried: list[int] = []
+    monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
+    monkeypatch.setattr(middle._Learner, "learned", lambda learner, hidden: tried.append(hidden))
+    middle.middle_network(problem, modes, 1e-2, "default", lambda share: None)
+    assert tried == [16]
+
+
+def test_a_network_of_modes_writes_all_outputs() -> None:
+    problem = pose(many_settings(), field_state())
+    chains = chains_of(problem)
+    assert chains is not None
+    modes = with_modes(problem, chains, 1e-3)
+    assert modes is not None and modes.modes is not None
+    data, scale = learning_data(problem, modes, 256)
+    small = fresh(modes, data, scale, 8, 0)
+    narrow = middle.as_middle(problem.network, small, modes).network
+    wanted = small.outputs(data) @ modes.modes.T / scale
+    got = narrow.run((data.inputs[0].to(narrow.dtype),))
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)

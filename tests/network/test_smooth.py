@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hmcompress.hmatrix.grids.smooth as smooth
 from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import SMOOTH
+from hmcompress.hmatrix.grids import compact, weighted
 from hmcompress.hmatrix.grids.compact import canonical
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.smooth import COSINES, PLAIN, POLYNOMIALS, Layout, finer, layouts
@@ -82,9 +85,9 @@ def test_the_mesh_of_a_field_is_found() -> None:
 def test_a_smooth_layer_takes_a_fraction_of_a_plain_one_at_less_error() -> None:
     wanted = LastLayer(smooth_field(), METRIC, 1e-6, 0.1)
     layout = wanted.best_layouts()[0]
-    (smooth, _, error), (plain, _, most) = wanted.grid(layout), wanted.grid(None)
+    (few, _, error), (plain, _, most) = wanted.grid(layout), wanted.grid(None)
     assert error <= most
-    found, other = Smooth(layout, canonical(smooth)), Compact(canonical(plain))
+    found, other = Smooth(layout, canonical(few)), Compact(canonical(plain))
     assert 10 * len(found.payload(False)) < len(other.payload(False))
     change = (found.dense().numpy() - wanted.w) * [2.0, 1.0, 0.5]
     assert np.square(change).sum() == pytest.approx(error)
@@ -96,9 +99,24 @@ def test_noise_stays_plain() -> None:
     assert min(costs[1:]) > 0.95 * costs[0]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_both_forms_of_coefficients_come_back(layout: Layout) -> None:
+    grid, shape = part(layout).grid, (24, 3)
+    for form, data in smooth._coded(grid, False):
+        found = (compact, weighted)[form].decode(data, shape, torch.float64).to_dense()
+        assert np.array_equal(found.numpy(), grid.to_dense())
+    assert part(layout).payload(False)[1:] in [smooth._joined(layout, *coded) for coded in smooth._coded(grid, False)]
+
+
+def test_many_coefficients_are_coded_as_other_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smooth, "_FEW", 0)
+    assert part(LAYOUTS[2]).payload(False)[1] >= 81
+    assert torch.equal(decoded(part(LAYOUTS[2])), part(LAYOUTS[2]).dense())
+
+
 def test_a_stored_payload_still_decodes() -> None:
     with np.load(GOLDEN) as stored:
-        for k in range(len(LAYOUTS)):
+        for k in (*range(len(LAYOUTS)), "many"):
             values = stored[f"{k}.decoded"]
             matrix = HMatrix.from_payload(stored[f"{k}.payload"].tobytes(), values.shape, torch.float32)
             assert np.allclose(matrix.to_dense().numpy(), values, rtol=0, atol=1e-6 * np.abs(values).max())
@@ -131,6 +149,9 @@ def write_golden() -> None:
     for k, layout in enumerate(LAYOUTS):
         stored[f"{k}.payload"] = np.frombuffer(part(layout, k).payload(False), np.uint8)
         stored[f"{k}.decoded"] = decoded(part(layout, k), torch.float32).numpy()
+    with mock.patch.object(smooth, "_FEW", 0):
+        stored["many.payload"] = np.frombuffer(part(LAYOUTS[2]).payload(False), np.uint8)
+        stored["many.decoded"] = decoded(part(LAYOUTS[2]), torch.float32).numpy()
     np.savez_compressed(GOLDEN, **stored)
 
 

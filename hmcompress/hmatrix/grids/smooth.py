@@ -110,10 +110,13 @@ def finer(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def encode(layout: Layout, grid: Grid, thorough: bool = True) -> bytes:
     """The bytes of the coefficients (m, n) on a canonical grid."""
+    return min((_joined(layout, *coded) for coded in _coded(grid, thorough)), key=len)
+
+
+def _joined(layout: Layout, form: int, data: bytes) -> bytes:
     kinds = 0
     for kind in layout.kinds:
         kinds = KINDS * kinds + kind
-    form, data = min(_coded(grid, thorough), key=lambda coded: len(coded[1]))
     out = Writer().uint(_LAYOUTS * form + _COMBINATIONS * (len(layout.sizes) - 1) + kinds)
     for size in layout.sizes[:-1]:
         out.uint(size)
