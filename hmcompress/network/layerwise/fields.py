@@ -18,6 +18,7 @@ _LEAST_OUTPUTS = 17  # fewer are no field
 _SAMPLES, SHOWN = 1024, 4  # samples of outputs, and their leading modes, by which layouts are chosen,
 _COARSE = 0.02  # and the water level then, in squared tolerances
 _LOOK = 1e-2  # tolerance at which that is done where none is known
+_GAIN = 0.8  # share of what a layer costs as it is, at most: by chance some functions fit noise a little
 _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
@@ -101,7 +102,11 @@ class LastLayer:
 
 def layouts_of_modes(modes: np.ndarray, sizes: np.ndarray, tol: float) -> list[Layout]:
     """That are cheapest for neurons that are some modes (k, n), of these sizes (n,) relative to all outputs."""
-    return LastLayer(modes, Metric.of(np.diag(sizes**2)), _COARSE * tol**2, 0.0).best_layouts()
+    return _of_modes(modes, sizes, tol).best_layouts()
+
+
+def _of_modes(modes: np.ndarray, sizes: np.ndarray, tol: float) -> LastLayer:
+    return LastLayer(modes, Metric.of(np.diag(sizes**2)), _COARSE * tol**2, 0.0)
 
 
 def layouts_of_fields(
@@ -125,7 +130,11 @@ def _may_be_a_field(sensitivity: np.ndarray) -> bool:
 def _layouts_of_outputs(z: Tensor) -> list[Layout]:
     rows = z.detach().reshape(-1, z.shape[-1])[:_SAMPLES].double().numpy()
     _, sizes, modes = np.linalg.svd(rows, full_matrices=False)
-    return layouts_of_modes(modes[:SHOWN].T, sizes[:SHOWN] / np.linalg.norm(sizes), _LOOK) if sizes.any() else []
+    if not sizes.any():
+        return []
+    wanted = _of_modes(modes[:SHOWN].T, sizes[:SHOWN] / np.linalg.norm(sizes), _LOOK)
+    most = _GAIN * wanted.guess(None)
+    return [layout for layout in wanted.best_layouts() if wanted.guess(layout) <= most]
 
 
 def as_field(
@@ -143,8 +152,8 @@ def as_field(
     even = rows(None).is_even
     weight = float(np.sqrt(np.mean(np.square(rows(None).pivots))))
     wanted = LastLayer(w, Metric(columns.order, columns.lower * weight), delta**2 / 12, zone)
-    layout = min((None, *tried), key=wanted.guess)
-    if layout is None:
+    layout = min(tried, key=wanted.guess)
+    if wanted.guess(layout) > _GAIN * wanted.guess(None):
         return None
     if even:
         return Smooth(layout, canonical(wanted.grid(layout)[0]))
