@@ -11,11 +11,13 @@ from field_networks import POINTS, Heads, build_denormalised, build_positive, fi
 from small_networks import decoded, forward, layer_bytes, outputs_settings, saved
 
 import hmcompress.network.layerwise.budget as budget
+import hmcompress.network.layerwise.fields as fields
 import hmcompress.network.layerwise.original as original
 from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.hmatrix.grids.feedback import Factor, factorise, quantise
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.layerwise.moments import sensitivities
+from hmcompress.network.layerwise.original import prepare
 
 FACTORY = str(Path(__file__).parent / "field_networks.py") + ":build"
 TOL = 1e-2
@@ -70,6 +72,13 @@ def test_noise_is_no_field(tmp_path: Path) -> None:
     state = field_state()
     state["net.4.weight"] = torch.randn(POINTS, 32, generator=torch.Generator().manual_seed(0))
     assert head(compress_network(saved(tmp_path, state), fast())) != SMOOTH
+
+
+def test_hidden_layers_and_those_that_take_long_are_no_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = pose(fast(), field_state())
+    assert [*prepare(problem, field_state(), "fast").fields] == ["net.4.weight"]
+    monkeypatch.setattr(fields, "_MOST_WORK", POINTS * 32**2 - 1)
+    assert not prepare(problem, field_state(), "fast").fields
 
 
 @pytest.mark.parametrize("first", ["flipped", "relu", "sums", "twice"])

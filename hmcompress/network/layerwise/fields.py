@@ -23,6 +23,7 @@ _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
 _MOST_WEIGHED = 1024  # outputs that may weigh differently
+_MOST_WORK = 4e9  # multiplications of a layer's errors
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,12 @@ def layouts_of_fields(
     network: Network, targets: Mapping[str, Sequence[Tensor]], sensitivities: Mapping[str, np.ndarray]
 ) -> dict[str, list[Layout]]:
     """Of the layers that write fields, as what they give (rows, m) shows."""
-    hidden = {layer.weight for layer, _ in network.feeding_pairs()}
+    left = {layer.weight for layer, _ in network.feeding_pairs()}
+    left |= {x.weight for x in network.layers if network.shape(x)[0] * network.shape(x)[1] ** 2 > _MOST_WORK}
     return {
         name: found
         for name, (z, *_) in targets.items()
-        if name not in hidden and _may_be_a_field(sensitivities[name]) and (found := _layouts_of_outputs(z))
+        if name not in left and _may_be_a_field(sensitivities[name]) and (found := _layouts_of_outputs(z))
     }
 
 
