@@ -38,7 +38,7 @@ _LEARNED = 300  # numbers of a small network, about, beside which others take th
 _LEAST, _MOST = 0.3, 0.8  # of the tolerance
 _NEAR = 0.8  # of what is aimed at
 _TRIES = 6
-_MOST_MODES = 64
+_MOST_MODES = 64  # of many outputs, that the middle way learns
 
 
 @dataclass
@@ -47,7 +47,7 @@ class SmallNetworks:
 
     subject: Subject
     in_vain: bool = False
-    too_few: bool = False  # neurons of the joint stage of chains
+    too_few: bool = False  # for its chains: the neurons of a joint stage
     middle: Middle | None = None  # that a search before this one has found
 
     def smallest(self, settings: Settings, measured: Measure, passes: Callable[[], float]) -> Trial | None:

@@ -109,7 +109,7 @@ def test_both_forms_of_coefficients_come_back(layout: Layout) -> None:
 
 
 def test_many_coefficients_are_coded_as_other_grids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smooth, "_FEW", 0)
+    monkeypatch.setattr(smooth, "FEW", 0)
     assert part(LAYOUTS[2]).payload(False)[1] >= 81
     assert torch.equal(decoded(part(LAYOUTS[2])), part(LAYOUTS[2]).dense())
 
@@ -149,7 +149,7 @@ def write_golden() -> None:
     for k, layout in enumerate(LAYOUTS):
         stored[f"{k}.payload"] = np.frombuffer(part(layout, k).payload(False), np.uint8)
         stored[f"{k}.decoded"] = decoded(part(layout, k), torch.float32).numpy()
-    with mock.patch.object(smooth, "_FEW", 0):
+    with mock.patch.object(smooth, "FEW", 0):
         stored["many.payload"] = np.frombuffer(part(LAYOUTS[2]).payload(False), np.uint8)
         stored["many.decoded"] = decoded(part(LAYOUTS[2]), torch.float32).numpy()
     np.savez_compressed(GOLDEN, **stored)

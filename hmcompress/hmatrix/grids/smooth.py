@@ -27,7 +27,7 @@ PLAIN, COSINES, POLYNOMIALS = range(3)
 KINDS, MOST_AXES = 3, 3
 _COMBINATIONS = KINDS**MOST_AXES
 _LAYOUTS = MOST_AXES * _COMBINATIONS
-_FEW = 4096  # integers that `compact` codes fast
+FEW = 4096  # integers that `compact` codes fast
 _LEAST_POINTS, _MOST_POINTS = 4, 4096  # along an axis; with polynomials
 _DEGREES = 2.0  # times the root of the points: more polynomials are hardly told apart at equidistant ones
 
@@ -125,7 +125,7 @@ def _joined(layout: Layout, form: int, data: bytes) -> bytes:
 
 def _coded(grid: Grid, thorough: bool) -> Iterator[tuple[int, bytes]]:
     """In the forms of grids, by their numbers; many integers take long in the first one, and gain little."""
-    if np.count_nonzero(grid.q) <= _FEW:
+    if np.count_nonzero(grid.q) <= FEW:
         yield 0, compact.encode(grid, thorough)
     yield 1, weighted.encode(grid, thorough)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hmcompress.hmatrix.grids.compact import canonical
 from hmcompress.hmatrix.grids.grid import Grid
-from hmcompress.hmatrix.grids.smooth import Layout
+from hmcompress.hmatrix.grids.smooth import FEW, Layout
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
 from hmcompress.network.joint.distil import Origin, with_outputs
@@ -24,7 +24,6 @@ from hmcompress.network.model.network import DenseLayer
 _LEFT = 0.45  # of the tolerance, that the modes leave at most
 _SAMPLES, _LEARNED_FROM = 1024, 2048  # from which modes, and last layers, are found
 _NEARLY = 1.5  # times the least cost, up to which what a layout costs is looked at
-_FEW = 4096  # integers that `compact` codes fast
 _RIDGE = 1e-12  # share of the trace
 
 
@@ -114,7 +113,7 @@ class ManyOutputs:
 def _placed(layout: Layout | None, grid: Grid) -> Coded:
     if layout is not None:
         return Smooth(layout, grid)
-    return Compact(grid) if np.count_nonzero(grid.q) <= _FEW else Weighted(grid)
+    return Compact(grid) if np.count_nonzero(grid.q) <= FEW else Weighted(grid)
 
 
 def _size(factors: Tensor) -> float:

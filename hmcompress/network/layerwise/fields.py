@@ -151,12 +151,11 @@ def as_field(
     coefficients in a layout weigh. None: as it is costs less."""
     if not tried:
         return None
-    even = rows(None).is_even
     weight = float(np.sqrt(np.mean(np.square(rows(None).pivots))))
     wanted = LastLayer(w, Metric(columns.order, columns.lower * weight), delta**2 / 12, zone)
-    layout = min(tried, key=wanted.guess)
-    if wanted.guess(layout) > _GAIN * wanted.guess(None):
+    cost, layout = min(((wanted.guess(layout), layout) for layout in tried), key=lambda found: found[0])
+    if cost > _GAIN * wanted.guess(None):
         return None
-    if even:
+    if rows(None).is_even:
         return Smooth(layout, canonical(wanted.grid(layout)[0]))
     return Smooth(layout, canonical(quantise(layout.forward(w), columns, rows(layout), delta, zone, vector=True)))
