@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.layers import all_names, is_optimizer_state
-from hmcompress.network.layerwise.gradients import WIDEST
+from hmcompress.network.layerwise.moments import WIDEST
 from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.settings.config import Settings
 from hmcompress.settings.rules import rule_of
@@ -31,7 +31,7 @@ def kept(checkpoint: Checkpoint, settings: Settings) -> set[str]:
 def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()) -> Network:
     """The network whose weights are to be coded: none that `keep` names, and a tied one once, under its base.
 
-    Tied ones and very wide ones are no dense layers any more, but other weights.
+    Tied ones and very large ones are no dense layers any more, but other weights.
     """
     shared, sources = _shared(network, checkpoint), network.sources
 
@@ -56,8 +56,9 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
 
 
 def _is_quick(network: Network, layer: DenseLayer) -> bool:
-    """Whether moments of a layer take no longer than they may."""
-    return max(network.shape(layer)[0], network.read(layer)) <= WIDEST
+    """Whether moments of a layer, and its rounding, take no longer than they may."""
+    read = network.read(layer)
+    return read <= WIDEST and network.shape(layer)[0] * read**2 <= WIDEST**3
 
 
 def _shared(network: Network, checkpoint: Checkpoint) -> set[str]:

@@ -11,10 +11,10 @@ MESH = (12, 16)
 POINTS = MESH[0] * MESH[1]
 
 
-def field_state(seed: int = 0) -> dict[str, Tensor]:
+def field_state(seed: int = 0, mesh: tuple[int, int] = MESH) -> dict[str, Tensor]:
     """State dict of a stack whose last layer's columns are polynomials on the mesh."""
-    x, y = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in MESH), indexing="ij")
-    waves = torch.stack([x**i * y**j for i in range(3) for j in range(3)], -1).reshape(POINTS, 9)
+    x, y = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in mesh), indexing="ij")
+    waves = torch.stack([x**i * y**j for i in range(3) for j in range(3)], -1).reshape(-1, 9)
     state, generator = stack(SIZES, seed), torch.Generator().manual_seed(seed + 1)
     last, bias = stack([32, 3], seed + 2), torch.randn(9, generator=generator)
     mix = torch.randn(9, 3, generator=generator)

@@ -9,6 +9,7 @@ from small_networks import outputs_settings, saved, stack
 
 import hmcompress.network.driver as driver
 from hmcompress.network import compress_network
+from hmcompress.network.bound.error import squared_rows
 from hmcompress.network.bound.problem import Problem, pose
 from hmcompress.network.layerwise.guard import Guard, _doubt
 from hmcompress.network.layerwise.original import prepare
@@ -89,10 +90,14 @@ def test_guard_points_see_what_the_held_out_ones_see(level: float) -> None:
 def test_few_points_and_rare_errors_leave_more_open() -> None:
     """The error of many even rows is taken as it is; that of few, or of some far larger ones, is known less well."""
     generator = torch.Generator().manual_seed(0)
-    even = torch.randn(4096, 3, generator=generator)
-    rare = even * torch.where(torch.arange(4096)[:, None] % 100 == 0, 10.0, 0.1)
-    assert _doubt(even) == 0.0 == _doubt(torch.zeros(4096, 3)) == _doubt(even[:1])
+    rows = torch.randn(4096, 3, generator=generator)
+    even, none, rare = (
+        squared_rows(rows),
+        torch.zeros(4096),
+        rows * torch.where(torch.arange(4096)[:, None] % 100 == 0, 10.0, 0.1),
+    )
+    assert _doubt(even) == 0.0 == _doubt(none) == _doubt(even[:1])
     assert 0.05 < _doubt(even[:16]) < 0.3
     errors = [float(rare[torch.randperm(4096, generator=generator)[:512]].norm()) for _ in range(200)]
     spread = float(torch.tensor(errors).std() / torch.tensor(errors).mean())
-    assert _doubt(rare[:512]) + 0.02 == pytest.approx(spread, rel=0.3)
+    assert _doubt(squared_rows(rare[:512])) + 0.02 == pytest.approx(spread, rel=0.3)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmcompress.hmatrix.grids.feedback import factorise, nearest_plane_in_tiles
+from hmcompress.hmatrix.grids.factors import factorise
+from hmcompress.hmatrix.grids.feedback import nearest_plane_in_tiles
 from hmcompress.hmatrix.grids.kernels import kronecker_nearest_plane, reduce_basis
 from hmcompress.network.joint import nearest_plane as module
 from hmcompress.network.joint.nearest_plane import nearest_plane
@@ -78,5 +79,5 @@ def test_tiles_give_the_integers_that_entries_one_by_one_give(shape: tuple[int, 
     w = rng.standard_normal((m, n))
     rows, columns = (factorise(a @ a.T / len(a)) for a in (rng.standard_normal((m, 2 * m)), slanted(n, seed)))
     steps = 0.1 / columns.pivots, 1 / rows.pivots
-    given = (w, columns.lower, rows.lower, *steps, 0.1)
-    assert np.array_equal(nearest_plane_in_tiles(*given), kronecker_nearest_plane(*given, np.zeros(shape))[0])
+    wanted = kronecker_nearest_plane(w, columns.lower, rows.lower, *steps, 0.1, np.zeros(shape))[0]
+    assert np.array_equal(nearest_plane_in_tiles(w, columns.lower, rows, *steps, 0.1), wanted)

@@ -14,7 +14,7 @@ from hmcompress.checkpoint import open_checkpoint
 from hmcompress.network import pose
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.coded import Stored, Weighted
-from hmcompress.network.layerwise.gradients import WIDEST
+from hmcompress.network.layerwise.moments import WIDEST
 from hmcompress.network.layerwise.original import prepare
 from hmcompress.network.layerwise.propagate import Knobs, decoded, run_pass
 from hmcompress.network.layerwise.telling import telling_columns, with_telling_columns

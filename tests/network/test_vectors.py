@@ -9,7 +9,8 @@ import vector_networks
 from small_networks import outputs_settings, saved
 
 import hmcompress
-from hmcompress.hmatrix.grids.feedback import Part, factorise, quantise
+from hmcompress.hmatrix.grids.factors import factorise
+from hmcompress.hmatrix.grids.feedback import Part, quantise
 from hmcompress.network import compress_network
 from hmcompress.network.layerwise.gradients import ModesMetric, WholeMetric
 from hmcompress.settings.config import Settings

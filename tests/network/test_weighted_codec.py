@@ -12,7 +12,8 @@ from hmcompress.errors import FormatError
 from hmcompress.hmatrix import HMatrix
 from hmcompress.hmatrix.codecs import WEIGHTED
 from hmcompress.hmatrix.grids import weighted
-from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.factors import factorise, factorise_towards
+from hmcompress.hmatrix.grids.feedback import quantise
 from hmcompress.hmatrix.grids.grid import Grid
 
 

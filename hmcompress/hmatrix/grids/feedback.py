@@ -8,79 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
 
+from hmcompress.hmatrix.grids.factors import Factor
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, whole_exponents
-from hmcompress.hmatrix.grids.kernels import aimed_cholesky, kronecker_nearest_plane
+from hmcompress.hmatrix.grids.kernels import kronecker_nearest_plane
 
-_WIDEST_AIMED = 1024  # columns, but for one of a bias
 _MOST_AT_ONCE, _TILE = 2e9, 64  # multiplications that are done entry by entry; sides of the tiles of larger matrices
 _MOST_OF_ROWS = 2e8  # the same of rows by themselves
 _EVEN = 1e-3  # smallest over largest pivot
-_ALIKE = 1e-3  # relative differences of pivots that count as the same
-_NEGLIGIBLE = 1e-8  # pivots below this share of the first one count as this
-
-
-@dataclass(frozen=True)
-class Factor:
-    """Pivoted Cholesky factor of a second moment: moment[order][:, order] is about lower @ lower.T."""
-
-    order: np.ndarray  # (n,)
-    lower: np.ndarray  # (n, n)
-
-    @property
-    def pivots(self) -> np.ndarray:
-        """Diagonal of `lower`."""
-        return np.diag(self.lower)
-
-    @property
-    def is_diagonal(self) -> bool:
-        return bool(np.count_nonzero(self.lower) <= len(self.lower))
-
-    @property
-    def is_even(self) -> bool:
-        """Whether the moment is a multiple of the identity."""
-        return self.is_diagonal and bool(np.ptp(self.pivots) <= _ALIKE * self.pivots.max())
-
-
-def factorise(moment: np.ndarray) -> Factor:
-    """Factorise a positive semi-definite moment (n, n) with complete pivoting."""
-    if np.count_nonzero(moment) <= len(moment) and moment.diagonal().all():
-        return Factor(np.arange(len(moment)), np.diag(np.sqrt(moment.diagonal())))
-    order, lower = pivoted_cholesky(moment, _NEGLIGIBLE)
-    return Factor(order, np.ascontiguousarray(lower))
-
-
-def pivoted_cholesky(moment: np.ndarray, negligible: float) -> tuple[np.ndarray, np.ndarray]:
-    """Order (n,) and lower factor (n, n) of the moment in this order (LAPACK dpstrf).
-
-    negligible: share of the first pivot that smaller ones count as.
-    """
-    lower, order, rank, _ = lapack.dpstrf(np.asarray(moment, np.float64, order="F"), lower=1, tol=0.0)
-    lower = np.tril(lower)
-    lower[rank:, rank:] = 0.0
-    diagonal = np.arange(len(lower))
-    least = negligible * max(lower[0, 0], np.finfo(np.float64).tiny)
-    lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], least)
-    return order - 1, lower
-
-
-def factorise_towards(moment: np.ndarray, w: np.ndarray, rows: Factor, share: float) -> Factor:
-    """Factorise the moment (n, n) of the inputs of w (m, n) so that columns that w needs least come last.
-
-    The nearest plane begins with those, and they come out as zero columns. `share`: of the variance in the choice of
-    pivots (1: complete pivoting), the rest belongs to the energy that a column explains in the metric of `rows`. Very
-    long rows get complete pivoting, which works on blocks.
-    """
-    if len(moment) > _WIDEST_AIMED + 1:
-        return factorise(moment)
-    cross = np.ascontiguousarray(rows.lower.T @ w[rows.order] @ moment)
-    largest = max(float(np.diag(moment).max()), np.finfo(np.float64).tiny)
-    order, lower, _ = aimed_cholesky(np.ascontiguousarray(moment), cross, share, _NEGLIGIBLE**2 * largest)
-    lower = np.tril(lower[order])
-    diagonal = np.arange(len(moment))
-    lower[diagonal, diagonal] = np.maximum(lower[diagonal, diagonal], _NEGLIGIBLE * np.sqrt(largest))
-    return Factor(order, np.ascontiguousarray(lower))
 
 
 def quantise(
@@ -136,26 +71,32 @@ def _nearest(
     """Integers (m, n) of w by the nearest plane; exponents in the order of the factors."""
     m, n = w.shape
     ordered = np.ascontiguousarray(w[np.ix_(rows.order, columns.order)])
-    given = ordered, columns.lower, rows.lower, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone
-    if m > _TILE and m * n * n <= _MOST_OF_ROWS and rows.is_diagonal:
+    given = ordered, columns.matrix, rows, 2.0 ** (column_exponents / 2), 2.0 ** (row_exponents / 2), zone
+    if rows.is_diagonal and m > _TILE and m * n * n <= _MOST_OF_ROWS:
         q = _each_by_itself(*given)
     elif m * n * (m + n) <= _MOST_AT_ONCE:
-        q, _ = kronecker_nearest_plane(*given, np.zeros((m, n)))
+        q = _at_once(*given)
     else:
         q = nearest_plane_in_tiles(*given)
     return _unpermute(q, rows.order, columns.order)
 
 
-def _each_by_itself(
-    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+def _at_once(
+    w: np.ndarray, lower: np.ndarray, rows: Factor, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
 ) -> np.ndarray:
-    """As kronecker_nearest_plane, of rows with errors that weigh apart."""
+    q, _ = kronecker_nearest_plane(w, lower, rows.matrix, column_steps, row_steps, zone, np.zeros(w.shape))
+    return q
+
+
+def _each_by_itself(
+    w: np.ndarray, lower: np.ndarray, rows: Factor, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+) -> np.ndarray:
+    """Of rows with errors that weigh apart."""
     q = np.zeros(w.shape, np.int32)
     for begin in range(0, len(w), _TILE):
         tile = slice(begin, begin + _TILE)
-        part, own = np.ascontiguousarray(w[tile]), np.ascontiguousarray(right[tile, tile])
-        left = np.zeros(part.shape)
-        q[tile], _ = kronecker_nearest_plane(part, lower, own, column_steps, row_steps[tile], zone, left)
+        some = Factor(np.arange(len(w[tile])), rows.lower[tile])
+        q[tile] = _at_once(np.ascontiguousarray(w[tile]), lower, some, column_steps, row_steps[tile], zone)
     return q
 
 
@@ -171,25 +112,27 @@ def in_order(w: np.ndarray, lower: np.ndarray, steps: np.ndarray, zone: float) -
 
 
 def nearest_plane_in_tiles(
-    w: np.ndarray, lower: np.ndarray, right: np.ndarray, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
+    w: np.ndarray, lower: np.ndarray, rows: Factor, column_steps: np.ndarray, row_steps: np.ndarray, zone: float
 ) -> np.ndarray:
     """As kronecker_nearest_plane, up to the rounding of sums: an entry waits for those of later rows and columns only,
-    so what leaves a tile reaches the others as a product of matrices."""
+    so what leaves a tile reaches the others as a product of matrices. rows: whose order w (m, n) has."""
     m, n = w.shape
-    single = np.float32 if _even(lower) and _even(right) else np.float64
+    single = np.float32 if _even(np.diag(lower)) and _even(rows.pivots) else np.float64
     errors, q = np.zeros((m, n), single), np.zeros((m, n), np.int32)
-    below, across = lower.astype(single, copy=False), right.T.astype(single, order="C", copy=False)
+    below, across = lower.astype(single, copy=False), rows.lower.T.astype(single, order="C", copy=False)
     for begin in range(_last(n), -1, -_TILE):
         block = slice(begin, min(begin + _TILE, n))
         inner = np.ascontiguousarray(lower[block, block])
-        pending = across @ (errors[:, block.stop :] @ below[block.stop :, block])
+        arrived = errors[:, block.stop :] @ below[block.stop :, block]
+        pending = across[:, None] * arrived if rows.is_diagonal else across @ arrived
         for first in range(_last(m), -1, -_TILE):
             tile = slice(first, min(first + _TILE, m))
-            pending[tile] += across[tile, tile.stop :] @ (errors[tile.stop :, block] @ below[block, block])
+            if not rows.is_diagonal:
+                pending[tile] += across[tile, tile.stop :] @ (errors[tile.stop :, block] @ below[block, block])
             q[tile, block], errors[tile, block] = kronecker_nearest_plane(
                 np.ascontiguousarray(w[tile, block]),
                 inner,
-                np.ascontiguousarray(right[tile, tile]),
+                rows.block(tile),
                 column_steps[block],
                 row_steps[tile],
                 zone,
@@ -198,9 +141,8 @@ def nearest_plane_in_tiles(
     return q
 
 
-def _even(lower: np.ndarray) -> bool:
-    """Whether pivots are so alike that sums of errors over them may be in single precision."""
-    pivots = np.diag(lower)
+def _even(pivots: np.ndarray) -> bool:
+    """Whether they are so alike that sums of errors over them may be in single precision."""
     return bool(pivots.min() > _EVEN * pivots.max())
 
 

@@ -49,6 +49,11 @@ class Layout:
         unsorted[self._order()] = coefficients
         return self._along_axes(unsorted, _inverse)
 
+    def moment(self, moment: Array) -> Array:
+        """Of coefficients (m, m), from the moment (m, m) or (m,) of the columns' entries."""
+        whole = np.diag(moment) if moment.ndim == 1 else moment
+        return self.forward(self.forward(whole).T)
+
     def _along_axes(self, x: Array, step: Callable[[Array, int], Array]) -> Array:
         found = x.reshape(*self.sizes, x.shape[1])
         for axis, kind in enumerate(self.kinds):

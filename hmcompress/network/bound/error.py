@@ -1,6 +1,7 @@
 """What "error of the network" means: relative L2, largest deviation, or each output by itself; derivatives too."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from hmcompress.network.model.tangents import jets
 
 _BATCH, _LEAST_BATCH = 4096, 64  # samples at once
 _INPUTS_AT_ONCE = 1 << 19  # numbers: what a network makes of a field is many times as large
+_COMPARED_AT_ONCE = 1 << 18  # numbers: more leave caches, and many more take new pages
 _WRITTEN_AT_ONCE, _FEWEST = 5e7, 4  # numbers that a run may write before new pages take longer than sums; samples
 
 
@@ -36,7 +38,7 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
             "what the network returns has no row for each sample, so it cannot be asked in batches: give a factory "
             f"whose module returns what belongs to samples alone, or fewer samples ({step} at most)"
         )
-    return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+    return parts[0] if len(parts) == 1 else [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
 
 
 def _batch(points: Points, written: float = 0.0) -> int:
@@ -80,20 +82,35 @@ def network_error(
 
 
 def _error(kind: str, y0: Tensor, y: Tensor) -> float:
-    difference = y - y0
-    if not torch.isfinite(difference).all():
-        return float("inf")
     if kind == "max":
-        return _ratio(difference.abs().max(), y0.abs().max())
+        return _ratio(_largest(a - b for a, b in _in_parts(y, y0)), _largest(b for (b,) in _in_parts(y0)))
     if kind == "each":
-        return max(_ratio(a.norm(), b.norm()) for a, b in zip(difference.T, y0.T, strict=True))
-    return _ratio(difference.norm(), y0.norm())
+        errors = torch.stack([(a - b).square().sum(0) for a, b in _in_parts(y, y0)]).sum(0).sqrt()
+        return max(_ratio(float(a), float(b.norm())) for a, b in zip(errors, y0.T, strict=True))
+    return _ratio(float(squared_rows(y, y0).sum()) ** 0.5, float(squared_rows(y0).sum()) ** 0.5)
 
 
-def _ratio(error: Tensor, size: Tensor) -> float:
-    if float(size) == 0:
-        return 0.0 if float(error) == 0 else float("inf")
-    return float(error / size)
+def squared_rows(y: Tensor, y0: Tensor | None = None) -> Tensor:
+    """Squared norms (N,) of rows of y (N, k), or of y - y0."""
+    differences = (a - b for a, b in _in_parts(y, y0)) if y0 is not None else (a for (a,) in _in_parts(y))
+    return torch.cat([difference.square().sum(1) for difference in differences])
+
+
+def _in_parts(*blocks: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Of several ones (N, k), the same rows of each."""
+    rows = max(_COMPARED_AT_ONCE // max(blocks[0].shape[1], 1), 1)
+    return zip(*(block.split(rows) for block in blocks), strict=True)
+
+
+def _largest(parts: Iterator[Tensor]) -> float:
+    """Magnitude; nan where there is one."""
+    return float(torch.stack([part.abs().max() for part in parts]).max())
+
+
+def _ratio(error: float, size: float) -> float:
+    if not math.isfinite(error):
+        return math.inf
+    return error / size if size else math.inf if error else 0.0
 
 
 def scaled(kind: str, ref: list[Tensor], blocks: list[Tensor]) -> list[Tensor]:

@@ -1,8 +1,10 @@
 """Many outputs of a chain, such as a field on a mesh. A small network learns their modes; its last layer is then what
 best makes all outputs of its neurons, coded as the smooth functions that its columns are."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,13 +13,14 @@ from torch import Tensor
 from hmcompress.hmatrix.grids.compact import canonical
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.smooth import FEW, Layout
+from hmcompress.network.bound.error import squared_rows
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
 from hmcompress.network.joint.distil import Origin, with_outputs
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.stacks import SmallStacks
 from hmcompress.network.layerwise.coded import Coded, Compact, Smooth, Weighted
-from hmcompress.network.layerwise.fields import SHOWN, LastLayer, Metric, layouts_of_modes
+from hmcompress.network.layerwise.fields import SHOWN, LastLayer, Metric, layouts_of_modes, leading_modes
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
@@ -40,10 +43,10 @@ def with_modes(problem: Problem, chains: Chains, tol: float, most: int = MOST_OU
     chains = chains.rescaled(problem.calibration.points)
     if scaled and chains.scaled is None:
         return None
-    _, s, modes = torch.linalg.svd(y if chains.scaled is None else y - chains.scaled[1], full_matrices=False)
+    s, modes = leading_modes(y if chains.scaled is None else y - chains.scaled[1])
     left = s.square().flip(0).cumsum(0).flip(0).sqrt() / y.norm()  # by the modes before each
     few = max(int((left > _LEFT * tol).sum()), 1)
-    return replace(chains, modes=modes[:few].T.contiguous()) if few <= most else None
+    return replace(chains, modes=modes[:, :few].contiguous()) if few <= most else None
 
 
 def with_all_outputs(network: SmallStacks, chains: Chains) -> SmallStacks:
@@ -58,10 +61,15 @@ def with_all_outputs(network: SmallStacks, chains: Chains) -> SmallStacks:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a last layer is to give: inputs of the chain, the layer's outputs (N, k), and the size of the network's."""
+    """What a last layer is to give: inputs of the chain, outputs (N, k), and the size of the network's."""
 
     data: Data
     size: float
+
+    @cached_property
+    def square(self) -> float:
+        """Of all outputs."""
+        return float(squared_rows(self.data.outputs).sum())
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ class ManyOutputs:
 
     end: DenseLayer
     columns: int  # of the original's layer, with its bias
-    learned: Wanted
-    held: Wanted
+    learned: Wanted  # outputs of the layer
+    held: Wanted  # outputs of the network, but for an offset
     factors: Tensor  # (k,) that turn outputs of the layer into the network's, but for an offset
     tried: tuple[Layout | None, ...]
 
@@ -106,8 +114,9 @@ class ManyOutputs:
     def error(self, network: SmallNetwork, head: Coded) -> float:
         """Relative, on held-out points."""
         x = _neurons(network, self.held.data)
-        found = x @ head.dense()[:, self._places(x.shape[1])].T
-        return float((self.factors * (found - self.held.data.outputs)).norm()) / self.held.size
+        w = (head.dense()[:, self._places(x.shape[1])] * self.factors.reshape(-1, 1)).T
+        square = self.held.square + float((w * (x.T @ x @ w - 2 * (x.T @ self.held.data.outputs))).sum())
+        return math.sqrt(max(square, 0.0)) / self.held.size
 
 
 def _placed(layout: Layout | None, grid: Grid) -> Coded:
@@ -134,14 +143,14 @@ def many_outputs(problem: Problem, chains: Origin, tol: float) -> ManyOutputs | 
     factors, offsets = torch.tensor([[1.0], [0.0]]).double() if chains.scaled is None else chains.scaled
     whole, one = replace(chains, modes=None), torch.ones(1).double()
 
-    def wanted(points: Points) -> Wanted:
+    def wanted(points: Points, units: Tensor) -> Wanted:
         data, _ = with_outputs(problem, whole, points, one)
-        return Wanted(replace(data, outputs=(data.outputs - offsets) / factors), float(data.outputs.norm()))
+        return Wanted(replace(data, outputs=(data.outputs - offsets) / units), float(data.outputs.norm()))
 
-    learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM))
+    learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM), factors)
     end = chains.parts[0].layers[-1]
     columns = chains.network.shape(end)[1] + (end.bias is not None)
     modes = chains.modes[:, :SHOWN]
     sizes = (learned.data.outputs * factors @ modes).norm(dim=0) / learned.size * _size(factors)
     meshes = layouts_of_modes((modes / factors.reshape(-1, 1)).numpy(), sizes.numpy(), tol)
-    return ManyOutputs(end, columns, learned, wanted(problem.held_out.points), factors, (None, *meshes))
+    return ManyOutputs(end, columns, learned, wanted(problem.held_out.points, one), factors, (None, *meshes))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.grids.feedback import pivoted_cholesky
+from hmcompress.hmatrix.grids.factors import pivoted_cholesky
 from hmcompress.hmatrix.grids.grid import Grid, powers, whole_exponents
 from hmcompress.network.joint.least_squares import Price, minimise
 from hmcompress.network.joint.nearest_plane import nearest_plane

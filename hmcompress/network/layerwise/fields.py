@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.grids.compact import canonical
-from hmcompress.hmatrix.grids.feedback import Factor, factorise, in_order, pivoted_cholesky, quantise
+from hmcompress.hmatrix.grids.factors import Factor, factorise, is_diagonal, pivoted_cholesky
+from hmcompress.hmatrix.grids.feedback import in_order, quantise
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
 from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
 from hmcompress.network.layerwise.coded import Smooth
@@ -23,6 +25,7 @@ _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
 _MOST_WEIGHED = 1024  # outputs that may weigh differently
+_SEEN, _TINY = 1e-7, 1e-300  # share of the largest singular value that others are told apart from noise by
 _MOST_WORK = 4e9  # multiplications of a layer's errors
 
 
@@ -124,19 +127,33 @@ def layouts_of_fields(
 
 
 def _may_be_a_field(sensitivity: np.ndarray) -> bool:
-    if np.count_nonzero(sensitivity) <= len(sensitivity) and factorise(sensitivity).is_even:
+    if is_diagonal(sensitivity) and factorise(sensitivity).is_even:
         return len(sensitivity) >= _LEAST_OUTPUTS
     return _LEAST_OUTPUTS <= len(sensitivity) <= _MOST_WEIGHED
 
 
 def _layouts_of_outputs(z: Tensor) -> list[Layout]:
-    rows = z.detach().reshape(-1, z.shape[-1])[:_SAMPLES].double().numpy()
-    _, sizes, modes = np.linalg.svd(rows, full_matrices=False)
+    sizes, modes = leading_modes(z.detach().reshape(-1, z.shape[-1])[:_SAMPLES].double())
     if not sizes.any():
         return []
-    wanted = _of_modes(modes[:SHOWN].T, sizes[:SHOWN] / np.linalg.norm(sizes), _LOOK)
+    wanted = _of_modes(modes[:, :SHOWN].numpy(), (sizes[:SHOWN] / sizes.norm()).numpy(), _LOOK)
     most = _GAIN * wanted.guess(None)
     return [layout for layout in wanted.best_layouts() if wanted.guess(layout) <= most]
+
+
+def leading_modes(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values (k,) of outputs (N, m), float64, and the directions (m, k) of the outputs that belong to them.
+
+    Of more outputs than samples by products of samples, which hide values below about 1e-8 of the largest.
+    """
+    if y.shape[0] >= y.shape[1]:
+        _, sizes, modes = torch.linalg.svd(y, full_matrices=False)
+        return sizes, modes.T
+    squares, left = torch.linalg.eigh(y @ y.T)
+    sizes = squares.flip(0).clamp_min(0).sqrt()
+    some = left.flip(1)[:, : max(int((sizes > _SEEN * sizes[0]).sum()), 1)]
+    modes = y.T @ some
+    return sizes, modes / modes.norm(dim=0).clamp_min(_TINY)
 
 
 def as_field(
@@ -152,7 +169,7 @@ def as_field(
     if not tried:
         return None
     weight = float(np.sqrt(np.mean(np.square(rows(None).pivots))))
-    wanted = LastLayer(w, Metric(columns.order, columns.lower * weight), delta**2 / 12, zone)
+    wanted = LastLayer(w, Metric(columns.order, columns.matrix * weight), delta**2 / 12, zone)
     cost, layout = min(((wanted.guess(layout), layout) for layout in tried), key=lambda found: found[0])
     if cost > _GAIN * wanted.guess(None):
         return None

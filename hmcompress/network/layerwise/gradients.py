@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.hmatrix.grids.feedback import Factor, Part, factorise, factorise_towards, quantise, quantise_apart
+from hmcompress.hmatrix.grids.factors import Factor, factorise, factorise_towards
+from hmcompress.hmatrix.grids.feedback import Part, quantise, quantise_apart
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.layers import layout, real_layout, to_matrices
-from hmcompress.network.layerwise.moments import Scale, regularised
+from hmcompress.network.layerwise.moments import WIDEST, Scale, regularised
 from hmcompress.network.model.formulas import Formulas
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, own_tensors
@@ -29,7 +30,7 @@ _GRADIENTS = 128  # of as many groups of samples
 _PROJECTED = 512  # gradients, of fewer samples
 _WRITTEN, _MULTIPLIED = 3e8, 3e11  # numbers that these write at most, and multiplications
 _TRIED = 2  # samples that tell how many outputs there are
-WIDEST, _MOST_WORK = 4608, 2e9  # longer sides, and more multiplications, are left to the engine
+_MOST_WORK = 2e9  # multiplications: more, and longer sides, are left to the engine
 _LOADING, _VARIANCE = 1e-2, 0.3
 _HALF_A_TIME = 0.5
 _LEAST_MODE = 1e-9  # share of the largest mode's sensitivity that others have at least
@@ -67,7 +68,7 @@ class ModesMetric:
 
 
 def _weighed(change: np.ndarray, rows: Factor, columns: Factor) -> float:
-    return float(np.sum((rows.lower.T @ change[np.ix_(rows.order, columns.order)] @ columns.lower) ** 2))
+    return float(np.sum((rows.weighed(change[np.ix_(rows.order, columns.order)]) @ columns.matrix) ** 2))
 
 
 Metric = WholeMetric | ModesMetric  # squared relative error of the outputs that a change of a matrix (m, n) makes

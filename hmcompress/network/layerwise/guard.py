@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.bound.error import Reference, block_errors, evaluate
+from hmcompress.network.bound.error import Reference, block_errors, evaluate, squared_rows
 from hmcompress.network.bound.outcome import LUCKY
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.layerwise.original import Original
@@ -57,7 +57,7 @@ class Guard:
         errors = block_errors(kind, self.points.blocks, y)
         if kind == "max" or not all(map(math.isfinite, errors)):
             return max(errors)
-        doubts = (_doubt(a - b) for a, b in zip(self.points.blocks, y, strict=True))
+        doubts = (_doubt(squared_rows(a, b)) for a, b in zip(self.points.blocks, y, strict=True))
         return max(error * (1 + doubt) for error, doubt in zip(errors, doubts, strict=True))
 
     def holds(self, parts: Parts) -> bool:
@@ -69,9 +69,8 @@ class Guard:
         return lambda parts: measured(parts) if self.holds(parts) else math.inf
 
 
-def _doubt(differences: Tensor) -> float:
-    """The relative standard error of a root mean square over rows (N, k), beyond what is left out of account."""
-    squares = differences.square().sum(1)
+def _doubt(squares: Tensor) -> float:
+    """The relative standard error of a root mean square from squares (N,), beyond what is left out of account."""
     mean, count = float(squares.mean()), len(squares)
     if count < 2 or mean == 0:
         return 0.0

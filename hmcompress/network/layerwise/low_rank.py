@@ -7,7 +7,8 @@ quantised with feedback in the metric of the inputs, the left one refitted to wh
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from hmcompress.hmatrix.grids.feedback import Factor, factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.factors import Factor, factorise, factorise_towards
+from hmcompress.hmatrix.grids.feedback import quantise
 from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.network.layerwise.coded import Product
 
@@ -18,19 +19,19 @@ PRIOR = 0.1  # share of the mean diagonal by which inputs are assumed to lie whe
 
 
 def as_product(w: np.ndarray, moment: np.ndarray, sensitivity: np.ndarray, delta: float, dead_zone: float) -> Product:
-    """w (m, n) as two factors at a water level `delta`; moments (n, n) and (m, m), both positive definite.
+    """w (m, n) as two factors at a water level `delta`; moments (n, n) and (m, m) or (m,), both positive definite.
 
     Few samples span few directions, and those that an operator keeps are likely, so some inputs are assumed to lie
     there.
     """
     rows = factorise(sensitivity)
-    aimed = rows.lower.T @ w[rows.order]
+    aimed = rows.weighed(w[rows.order])
     metric = with_prior(moment, aimed, PRIOR)
     directions, sizes = _singular(aimed @ np.linalg.cholesky(metric))
     least = _KEPT * delta * ((w.shape[0] + w.shape[1]) / 12) ** 0.5
     rank = max(int((sizes > least).sum()), 1)
     aim = directions[:, :rank].T @ aimed
-    same = Factor(np.arange(rank), np.eye(rank))
+    same = Factor(np.arange(rank), np.ones(rank))
     right = quantise(aim, factorise_towards(metric, aim, same, 0.3), same, _COARSER * delta, dead_zone)
     right = right.take_rows(right.live_rows)
     v = right.to_dense()

@@ -7,6 +7,7 @@ import torch
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from torch import Tensor
 
+from hmcompress.hmatrix.grids.factors import added, mean_diagonal
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 from hmcompress.network.model.tangents import jets
@@ -16,9 +17,10 @@ _MOST_PROJECTIONS = 8
 _TINY = 1e-14
 _MOST_NOISE = 0.99
 _CHUNK = 4096
-_BLOCK = 8192  # rows that are summed at once
+_BLOCK, _BLOCK_NUMBERS = 8192, 1 << 25  # rows that are summed at once, and their numbers
 _NO_LIMIT = 1 << 62
 _MUCH_WORK = 5e9  # multiplications
+WIDEST = 4608  # outputs of a layer with a whole matrix
 _MANY, _LEAST_SAMPLES = 17, 64  # outputs of a layer and samples, by which it may be known as one of outputs
 _EQUAL, _SAME = 1e-5, 1e-12  # relative differences that rounding makes, of single and double precision
 
@@ -42,8 +44,9 @@ def input_moments(
     d, m = xs[0].shape[-1] + bias, zs[0].shape[-1]
     own, cross = np.zeros((d, d)), np.zeros((m, d))
     for k, (x, z, weight) in enumerate(zip(xs, zs, [1.0, *weights], strict=True)):
-        targets = z.detach().reshape(-1, m).split(_BLOCK)
-        for block, part in zip(_blocks(x, bias, float(k == 0), np.float64, _BLOCK), targets, strict=True):
+        size = max(min(_BLOCK, _BLOCK_NUMBERS // max(m, d, 1)), 1)
+        targets = z.detach().reshape(-1, m).split(size)
+        for block, part in zip(_blocks(x, bias, float(k == 0), np.float64, size), targets, strict=True):
             own += weight * (block.T @ block)  # numpy, unlike torch, takes half a product that is symmetric
             cross += weight * (part.double().T @ torch.from_numpy(block)).numpy()
     count = max(xs[0].numel() // xs[0].shape[-1], 1)
@@ -76,9 +79,10 @@ def ridge_target(w: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: fl
 
 
 def regularised(moment: np.ndarray, share: float) -> np.ndarray:
-    """The moment with a share of its mean diagonal added to the diagonal."""
-    mean = np.trace(moment) / len(moment)
-    return moment + share * (mean if mean > 0 else 1.0) * np.eye(len(moment))
+    """The moment (n, n) or (n,) with a share of its mean diagonal added to the diagonal."""
+    mean = mean_diagonal(moment)
+    more = share * (mean if mean > 0 else 1.0)
+    return moment + (more if moment.ndim == 1 else more * np.eye(len(moment)))
 
 
 def sampling_noise(x: Tensor, bias: bool, moment: np.ndarray) -> float:
@@ -107,7 +111,8 @@ def sensitivities(
 
     `scale` turns the outputs and their derivatives into blocks whose squared norms add up to the squared error that
     is bounded. at_once: samples whose activations are held together; most: gradients of samples, all projections
-    together. Returns (m, m) float64 by the name of the weight; none where the module gives no gradients.
+    together. Returns moments (m, m), float64, by the name of the weight, or (m,) of outputs and of very many rows; none
+    where the module gives no gradients.
     """
     moments: dict[str, np.ndarray] = {}
     if not network.layers:
@@ -117,31 +122,37 @@ def sensitivities(
     for begin in range(0, len(points), step):
         part = points.take(slice(begin, begin + step))
         for name, g in _gradients(network, part, scale, order, generator, max(count, 1)):
-            moments[name] = moments.get(name, 0.0) + (_of_outputs(g) if _are_outputs(g) else _product(g))
+            found = _moment(g)
+            moments[name] = added(moments[name], found) if name in moments else found
     return moments
+
+
+def _moment(g: Tensor) -> np.ndarray:
+    """g^T g, of gradients g (k, m): float64 (m, m), or (m,) of what is known or taken to be diagonal."""
+    if _are_outputs(g):
+        return len(g) * g[0].double().square().numpy()  # without what other outputs add by chance
+    if g.shape[1] > WIDEST:
+        return torch.linalg.vector_norm(g, dim=0, dtype=torch.float64).square().numpy()
+    return _product(g)
 
 
 def _are_outputs(g: Tensor) -> bool:
     """Whether each number of a layer is one of many outputs, but for a factor that all samples share: signs that are
     drawn for each output then make gradients (samples, m) of one size, unlike in any two of them."""
-    if (
-        len(g) < _LEAST_SAMPLES
-        or g.shape[1] < _MANY
-        or bool((g.abs() - g[0].abs()).abs().max() > _EQUAL * g.abs().max())
-    ):
+    if len(g) < _LEAST_SAMPLES or g.shape[1] < _MANY:
         return False
-    marks = (torch.randn(len(g), generator=torch.Generator().manual_seed(0)).double() @ g.sign()).abs().sort().values
-    return bool(marks[0] > 0 and (marks.diff() > _SAME * marks[-1]).all())
-
-
-def _of_outputs(g: Tensor) -> np.ndarray:
-    """As below, without what other outputs add by chance."""
-    return len(g) * np.diag(g[0].square().numpy())
+    most, weights = _EQUAL * float(g.abs().max()), torch.randn(len(g), generator=torch.Generator().manual_seed(0))
+    marks = []
+    for some in g.split(_CHUNK, dim=1):
+        if float((some.abs() - some[0].abs()).abs().max()) > most:
+            return False
+        marks.append((weights.double() @ some.sign().double()).abs())
+    ordered = torch.cat(marks).sort().values
+    return bool(ordered[0] > 0 and (ordered.diff() > _SAME * ordered[-1]).all())
 
 
 def _product(g: Tensor) -> np.ndarray:
-    """g^T g (m, m), float64, of gradients g (k, m); in single precision where that is much work, of which regularisers
-    hide the rest."""
+    """(m, m) in single precision where that is much work, of which regularisers hide the rest."""
     if g.shape[0] * g.shape[1] ** 2 < _MUCH_WORK:
         g = g.double()
         return (g.T @ g).numpy()
@@ -179,4 +190,5 @@ def _gradients(
         grads = torch.autograd.grad(value, list(probes.values()), retain_graph=k + 1 < count, allow_unused=True)
         for (name, p), g in zip(probes.items(), grads, strict=True):
             g = torch.zeros_like(p) if g is None else g
-            yield name, g.reshape(-1, g.shape[-1]).double() / count**0.5
+            g = g.reshape(-1, g.shape[-1])
+            yield name, (g if g.shape[-1] > WIDEST else g.double()) / count**0.5

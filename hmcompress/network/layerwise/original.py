@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmcompress.hmatrix.grids.feedback import Factor, factorise
+from hmcompress.hmatrix.grids.factors import Factor, factorise, mean_diagonal
 from hmcompress.hmatrix.grids.smooth import Layout
 from hmcompress.network.bound.error import scaled
 from hmcompress.network.bound.problem import Problem
@@ -57,7 +57,7 @@ class Original:
         known = self._factors.get((name, layout))
         if known is None or known[0] != mu:
             moment = regularised(self.sensitivities[name], mu)
-            moment = moment if layout is None else layout.forward(layout.forward(moment).T)
+            moment = moment if layout is None else layout.moment(moment)
             known = self._factors[name, layout] = (mu, factorise(moment))
         return known[1]
 
@@ -140,7 +140,7 @@ def _weights_of_derivatives(
         return {name: [] for name in names}
     plain = sensitivities(problem.network, few, lambda b: scale(b)[:1], problem.order, problem.settings.seed)
     sizes = [float(outputs.norm() / block.norm().clamp_min(1e-30)) ** 2 for block in derivatives]
-    shares = {n: float(np.trace(plain.get(n, total[n])) / max(np.trace(total[n]), 1e-300)) for n in names}
+    shares = {n: mean_diagonal(plain.get(n, total[n])) / max(mean_diagonal(total[n]), 1e-300) for n in names}
     return {name: [share * size for size in sizes] for name, share in shares.items()}
 
 

@@ -104,7 +104,7 @@ def _breaks(network: Network, points: Points, name: str, w: Tensor) -> bool:
 def perturbed_moments(
     network: Network, points: Points, layers: Iterable[DenseLayer], kind: str
 ) -> dict[str, np.ndarray]:
-    """G (m, m) of some layers as `sensitivities` has it, without a preferred direction.
+    """G (m,) of some layers as `sensitivities` has it, without a preferred direction.
 
     White noise of variance s^2 on the pre-activations makes a squared relative error of s^2 trace(G).
     """
@@ -118,7 +118,7 @@ def perturbed_moments(
         with replaced(network, noise):
             error = block_errors(kind, reference, evaluate(network, points, 0))[0]
         m = network.shape(layer)[0]
-        found[layer.weight] = error**2 / max(noise.variance, _LEAST_VARIANCE) / m * np.eye(m)
+        found[layer.weight] = np.full(m, error**2 / max(noise.variance, _LEAST_VARIANCE) / m)
     return found
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from hmcompress.hmatrix.grids.feedback import factorise, factorise_towards, quantise
+from hmcompress.hmatrix.grids.factors import factorise, factorise_towards, mean_diagonal
+from hmcompress.hmatrix.grids.feedback import quantise
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
 from hmcompress.hmatrix.grids.polynomials import count, orthonormal, polynomials
 from hmcompress.hmatrix.grids.positions import MOST_FUNCTIONS, ROWS_EACH, Form, root
@@ -51,9 +52,9 @@ class Seen:
 def as_positions(w: Array, moment: Array, sensitivity: Array, delta: float, dead_zone: float) -> Positioned | None:
     """w (m, n) in that form at a water level `delta`, or None where its rows are no functions of few coordinates.
 
-    Moments (n, n) and (m, m); of the outputs' sensitivity the mean counts, since a row's error is its own.
+    Moments (n, n) and (m, m) or (m,); of the outputs' sensitivity the mean counts, since a row's error is its own.
     """
-    seen = _seen(w, with_prior(moment, w, _PRIOR) * np.trace(sensitivity) / len(sensitivity), delta)
+    seen = _seen(w, with_prior(moment, w, _PRIOR) * mean_diagonal(sensitivity), delta)
     points = find_points(seen.leading, seen.sizes)
     if points is None:
         return None

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.basics.price import SLOPE
-from hmcompress.hmatrix.grids.feedback import factorise_towards, quantise
+from hmcompress.hmatrix.grids.factors import factorise_towards, mean_diagonal
+from hmcompress.hmatrix.grids.feedback import quantise
 from hmcompress.hmatrix.patterns.digits import MOST
 from hmcompress.layers import to_matrices
 from hmcompress.network.layerwise.coded import Coded, Slices, Weighted, lossless
 from hmcompress.network.layerwise.fields import as_field
-from hmcompress.network.layerwise.gradients import WIDEST
 from hmcompress.network.layerwise.low_rank import as_product
-from hmcompress.network.layerwise.moments import input_moments, regularised, ridge_target, sampling_noise
+from hmcompress.network.layerwise.moments import WIDEST, input_moments, regularised, ridge_target, sampling_noise
 from hmcompress.network.layerwise.original import Original
 from hmcompress.network.layerwise.positions import as_positions
 from hmcompress.network.model.ended import until_all_are_seen
@@ -142,7 +142,7 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
         xs, w = [x[..., telling] for x in xs], np.zeros((len(w), len(read)))
     moment, target, noise = _aim(w, layer, xs, data, knobs, refitted=name not in network.routed)
     if name in knobs.structured:
-        tol = delta * _relative_level(target, float(np.trace(moment)) / len(moment), sensitivity)
+        tol = delta * _relative_level(target, mean_diagonal(moment), sensitivity)
         return data.engine.matrix(name, target, tol, data.dtypes[name])
     floor = max(knobs.floor, _LEAST_FLOOR)
     if knobs.shrinkage:
@@ -150,7 +150,8 @@ def _coded(network: Network, layer: DenseLayer, xs: list[Tensor], data: Original
     moment = regularised(moment, floor)
     if name in knobs.factored:
         level = moment, regularised(sensitivity, knobs.mu), delta, knobs.dead_zone
-        found = as_positions(target, *level) if name in knobs.located else None
+        located = name in knobs.located and len(target) <= WIDEST  # which takes products of all pairs of rows
+        found = as_positions(target, *level) if located else None
         return found or as_product(target, *level)
     rows = partial(data.factor_of_rows, name, knobs.mu)
     columns = factorise_towards(moment, target, rows(), knobs.variance)
@@ -178,7 +179,7 @@ def _relative_level(w: np.ndarray, size: float, sensitivity: np.ndarray) -> floa
     """Relative Frobenius error of w (m, n) for a unit water level, where its error has no preferred direction; size:
     mean square of its inputs."""
     m, n = w.shape
-    gain = math.sqrt(np.trace(sensitivity) / m * size)
+    gain = math.sqrt(mean_diagonal(sensitivity) * size)
     return math.sqrt(m * n / 12) / max(float(np.linalg.norm(w)) * gain, 1e-300)
 
 

@@ -8,7 +8,7 @@ from scipy.linalg import lstsq, qr
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.layerwise.gradients import WIDEST
+from hmcompress.network.layerwise.moments import WIDEST
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 
