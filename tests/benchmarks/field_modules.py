@@ -59,6 +59,7 @@ CASES = {
     "line of 256 points": Case(on_a_line(256), (3, 64, 64, 64, 256)),
     "mesh of 32 x 32": Case(on_a_mesh(1, 32, 32), (4, 96, 96, 1024)),
     "2 fields on 24 x 40": Case(on_a_mesh(2, 24, 40), (4, 96, 96, 1920)),
+    "mesh of 72 x 72": Case(on_a_mesh(1, 72, 72), (4, 96, 96, 5184)),
 }
 
 

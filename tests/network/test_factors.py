@@ -5,6 +5,7 @@ import pytest
 
 import hmcompress.hmatrix.grids.factors as factors
 import hmcompress.hmatrix.grids.feedback as feedback
+import hmcompress.hmatrix.grids.smooth as smooth
 from hmcompress.hmatrix.grids.factors import Factor, added, factorise, factorise_towards, mean_diagonal
 from hmcompress.hmatrix.grids.smooth import COSINES, PLAIN, Layout
 from hmcompress.network.layerwise.moments import regularised
@@ -24,6 +25,15 @@ def test_a_diagonal_stands_for_its_matrix() -> None:
     np.testing.assert_array_equal(short.block(slice(3, 9)), short.matrix[3:9, 3:9])
     layout = Layout((5, 8), (PLAIN, COSINES))
     np.testing.assert_allclose(layout.moment(diagonal), layout.moment(np.diag(diagonal)))
+
+
+def test_coefficients_of_many_points_weigh_what_these_do_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, layout = np.repeat([1.0, 2, 3, 4, 5], 8), Layout((5, 8), (PLAIN, COSINES))
+    whole = layout.moment(weights)
+    monkeypatch.setattr(smooth, "MOST_PAIRED", 10)
+    np.testing.assert_allclose(np.diag(layout.moment(weights)), whole, atol=1e-12)  # exact: alike along the cosines
+    uneven = Layout((40,), (COSINES,)).moment(weights)
+    np.testing.assert_allclose(uneven, np.full(40, 3.0))
 
 
 def test_sums_of_a_diagonal_and_a_matrix_are_matrices() -> None:

@@ -11,6 +11,7 @@ import torch
 from field_networks import POINTS, Heads, build_denormalised, build_positive, field_state
 from small_networks import decoded, forward, layer_bytes, outputs_settings, saved
 
+import hmcompress.hmatrix.grids.smooth as smooth_module
 import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.layerwise.fields as fields
 import hmcompress.network.layerwise.original as original
@@ -59,8 +60,10 @@ def test_passes_write_fields_in_a_fraction_of_the_bytes(
         assert float((z - y).norm() / y.norm()) == pytest.approx(smooth.record.error, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["denormalised", "positive"])
-def test_points_may_weigh_differently(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "pairs"), [("denormalised", True), ("denormalised", False), ("positive", True)])
+def test_points_may_weigh_differently(name: str, pairs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not pairs:  # as on meshes of more points
+        monkeypatch.setattr(smooth_module, "MOST_PAIRED", 100)
     module = {"denormalised": build_denormalised, "positive": build_positive}[name]()
     module.load_state_dict(field_state(), strict=False)
     settings = fast(network={"factory": f"{FACTORY}_{name}"}, tol=1e-3)

@@ -1,5 +1,6 @@
 """Claims about layers that see many rows: moments are the same block by block, at a part of the time and memory."""
 
+import math
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from large_networks import decoder, tokens
-from small_networks import outputs_settings
+from small_networks import outputs_settings, stack
 
 from hmcompress.hmatrix.grids import feedback, weighted
 from hmcompress.hmatrix.grids.factors import factorise
@@ -101,6 +102,28 @@ def test_samples_of_which_a_network_writes_much_are_run_few_at_once(tmp_path: Pa
     network = pose(settings, tokens().state_dict()).network
     assert network.written > 400 * 129
     assert [problem_module._repeated(replace(network, written=w)) for w in (0.0, 1e5, 5e6, 1e9)] == [64, 64, 20, 8]
+
+
+def test_outputs_stay_what_they_were_when_a_module_writes_the_next_ones_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, own = pose(outputs_settings(), stack([2, 8, 1])).network, torch.ones(5, 1, dtype=torch.float64)
+    monkeypatch.setattr(error, "jets", lambda *given: [own.add_(1)])
+    first = error.evaluate(network, Points((torch.zeros(5, 2),)), 0)
+    error.evaluate(network, Points((torch.zeros(5, 2),)), 0)
+    assert first[0].eq(2).all()
+
+
+@pytest.mark.parametrize("kind", ["l2", "max", "each"])
+def test_errors_are_the_same_some_rows_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    y0, noise = (torch.randn(50, 3, generator=torch.Generator().manual_seed(k)).double() for k in (0, 1))
+    whole = error.block_errors(kind, [y0], [y0 + 0.1 * noise])
+    monkeypatch.setattr(error, "_COMPARED_AT_ONCE", 20)
+    assert error.block_errors(kind, [y0], [y0 + 0.1 * noise]) == pytest.approx(whole, rel=1e-12)
+    for bad in (math.nan, math.inf):
+        broken = y0.clone()
+        broken[17, 1] = bad
+        assert error.block_errors(kind, [y0], [broken]) == [math.inf]
+    assert error.block_errors(kind, [0 * y0], [0 * y0]) == [0.0]
+    assert error.block_errors(kind, [0 * y0], [y0]) == [math.inf]
 
 
 def test_large_matrices_of_even_metrics_are_rounded_in_single_precision() -> None:

@@ -28,6 +28,7 @@ KINDS, MOST_AXES = 3, 3
 _COMBINATIONS = KINDS**MOST_AXES
 _LAYOUTS = MOST_AXES * _COMBINATIONS
 FEW = 4096  # integers that `compact` codes fast
+MOST_PAIRED = 1024  # points of which products of all pairs are taken
 _LEAST_POINTS, _MOST_POINTS = 4, 4096  # along an axis; with polynomials
 _DEGREES = 2.0  # times the root of the points: more polynomials are hardly told apart at equidistant ones
 
@@ -50,7 +51,12 @@ class Layout:
         return self._along_axes(unsorted, _inverse)
 
     def moment(self, moment: Array) -> Array:
-        """Of coefficients (m, m), from the moment (m, m) or (m,) of the columns' entries."""
+        """Of coefficients, from the moment (m, m) or (m,) of the columns' entries: (m, m), or (m,) as if points along
+        an axis of functions weighed alike, where a matrix of all would be too much."""
+        if moment.ndim == 1 and len(moment) > MOST_PAIRED:
+            smooth = tuple(axis for axis, kind in enumerate(self.kinds) if kind != PLAIN)
+            means = moment.reshape(self.sizes).mean(smooth, keepdims=True)
+            return np.broadcast_to(means, self.sizes).reshape(-1)[self._order()]
         whole = np.diag(moment) if moment.ndim == 1 else moment
         return self.forward(self.forward(whole).T)
 

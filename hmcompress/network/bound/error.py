@@ -32,7 +32,8 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
     with torch.no_grad(), network.holding(tensors) as call:
         for begin in range(0, len(points), step):
             part = points.take(slice(begin, begin + step))
-            parts.append([b.double() for b in jets(network, part, order, call)])
+            blocks = jets(network, part, order, call)
+            parts.append([b.to(torch.float64, copy=True) for b in blocks])  # a module may write its next outputs there
     if len({part[0].shape[1] for part in parts}) > 1:
         raise NetworkError(
             "what the network returns has no row for each sample, so it cannot be asked in batches: give a factory "

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hmcompress.hmatrix.grids.compact import canonical
-from hmcompress.hmatrix.grids.factors import Factor, factorise, is_diagonal, pivoted_cholesky
+from hmcompress.hmatrix.grids.factors import Factor, is_diagonal, pivoted_cholesky
 from hmcompress.hmatrix.grids.feedback import in_order, quantise
 from hmcompress.hmatrix.grids.grid import Grid, half_octaves, powers
-from hmcompress.hmatrix.grids.smooth import Layout, finer, layouts
+from hmcompress.hmatrix.grids.smooth import MOST_PAIRED, Layout, finer, layouts
 from hmcompress.network.layerwise.coded import Smooth
 from hmcompress.network.model.network import Network
 
@@ -24,7 +24,6 @@ _GAIN = 0.8  # share of what a layer costs as it is, at most: by chance some fun
 _TRIED = 2  # layouts besides the plain one
 _NAT = 2 * math.log(2)  # times the water level: the squared error that a bit is worth
 _NEGLIGIBLE = 1e-7  # pivots below this share of the first one count as this
-_MOST_WEIGHED = 1024  # outputs that may weigh differently
 _SEEN, _TINY = 1e-7, 1e-300  # share of the largest singular value that others are told apart from noise by
 _MOST_WORK = 4e9  # multiplications of a layer's errors
 
@@ -127,9 +126,7 @@ def layouts_of_fields(
 
 
 def _may_be_a_field(sensitivity: np.ndarray) -> bool:
-    if is_diagonal(sensitivity) and factorise(sensitivity).is_even:
-        return len(sensitivity) >= _LEAST_OUTPUTS
-    return _LEAST_OUTPUTS <= len(sensitivity) <= _MOST_WEIGHED
+    return len(sensitivity) >= _LEAST_OUTPUTS and (is_diagonal(sensitivity) or len(sensitivity) <= MOST_PAIRED)
 
 
 def _layouts_of_outputs(z: Tensor) -> list[Layout]:
@@ -144,7 +141,7 @@ def _layouts_of_outputs(z: Tensor) -> list[Layout]:
 def leading_modes(y: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values (k,) of outputs (N, m), float64, and the directions (m, k) of the outputs that belong to them.
 
-    Of more outputs than samples by products of samples, which hide values below about 1e-8 of the largest.
+    Of more outputs than samples by products of samples, in which what is below 1e-7 of the largest is lost.
     """
     if y.shape[0] >= y.shape[1]:
         _, sizes, modes = torch.linalg.svd(y, full_matrices=False)
