@@ -148,9 +148,9 @@ def leading_modes(y: Tensor) -> tuple[Tensor, Tensor]:
         return sizes, modes.T
     squares, left = torch.linalg.eigh(y @ y.T)
     sizes = squares.flip(0).clamp_min(0).sqrt()
-    some = left.flip(1)[:, : max(int((sizes > _SEEN * sizes[0]).sum()), 1)]
-    modes = y.T @ some
-    return sizes, modes / modes.norm(dim=0).clamp_min(_TINY)
+    seen = max(int((sizes > _SEEN * sizes[0]).sum()), 1)
+    modes = y.T @ left.flip(1)[:, :seen]
+    return sizes[:seen], modes / modes.norm(dim=0).clamp_min(_TINY)
 
 
 def as_field(
