@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, pose
-from hmcompress.network.model.arguments import Arguments, inputs_of
+from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 
@@ -20,6 +20,20 @@ HELPERS = Path(__file__).parent / "callable_networks.py"
 class TwoOfThree(nn.Module):
     def forward(self, x: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         return x
+
+
+class AllOptional(nn.Module):
+    """As models are that take tokens, or what has been made of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(2, 3)
+
+    def forward(
+        self, ids: Tensor | None = None, mask: Tensor | None = None, kinds: Tensor | None = None, *, by: float = 1.0
+    ) -> Tensor:
+        assert ids is not None and mask is None
+        return self.read(ids) * by + (0.0 if kinds is None else kinds)
 
 
 class Operator(nn.Module):
@@ -34,7 +48,7 @@ class Any(nn.Module):
 
 def chosen(module: nn.Module, names: str, file: str = "points.npz") -> list[int]:
     arrays = {name: np.full((4, 1), k) for k, name in enumerate(names.split())}
-    return [int(a[0, 0]) for a in inputs_of(arrays, Arguments.of(module), file)]
+    return [int(a[0, 0]) for a in inputs_of(arrays, Arguments.of(module), file).values()]
 
 
 @pytest.mark.parametrize("file", ["points.npz", "points.safetensors"])
@@ -60,11 +74,37 @@ def test_a_file_without_order_needs_names_or_numbers() -> None:
         chosen(Any(), "sensors params", "points.safetensors")
 
 
-def test_what_is_left_over_or_missing_between_others_is_said() -> None:
+def test_what_is_left_over_is_said() -> None:
     with pytest.raises(NetworkError, match="holds weights beside x, t"):
         chosen(TwoOfThree(), "x t weights")
-    with pytest.raises(NetworkError, match="argument t stands before z: give it too"):
-        chosen(TwoOfThree(), "x z")
+
+
+def test_arguments_that_stand_after_one_that_is_not_given_get_theirs(tmp_path: Path) -> None:
+    assert chosen(TwoOfThree(), "z x") == [1, 0]
+    assert chosen(AllOptional(), "kinds ids") == [1, 0] and chosen(AllOptional(), "first second") == [0, 1]
+    rng, module = np.random.default_rng(0), AllOptional()
+    given = {"by": rng.uniform(1, 2, (100, 1)), "kinds": rng.normal(size=(100, 3)), "ids": rng.normal(size=(100, 2))}
+    np.savez(tmp_path / "in.npz", **given)
+    inputs = {"calibration": {"inputs": str(tmp_path / "in.npz"), "samples": 64, "held_out": 64}}
+    settings = outputs_settings(network={"factory": f"{__file__}:AllOptional"}, **inputs)
+    problem = pose(settings, module.state_dict())
+    ids, kinds, by = (t.float() for t in problem.held_out.points.tensors)
+    assert torch.allclose(problem.held_out.blocks[0].float(), module(ids, kinds=kinds, by=by), atol=1e-6)
+    y = module(torch.as_tensor(given["ids"]).float())
+    np.savez(tmp_path / "exact.npz", ids=given["ids"], y=y.detach())
+    settings = settings.model_copy(update={"reference": str(tmp_path / "exact.npz")})
+    with pytest.raises(NetworkError, match=r"exact\.npz holds ids, the calibration ids, kinds, by"):
+        pose(settings, module.state_dict())
+
+
+def test_arguments_that_have_no_place_get_their_coordinates() -> None:
+    class Named(nn.Module):
+        def forward(self, *, x: Tensor, t: Tensor) -> Tensor:
+            return x - 2 * t
+
+    module, box = Named(), torch.rand(5, 2)
+    split_columns(module, Arguments.of(module), ["t", "x"])
+    assert torch.equal(module(box)[:, 0], box[:, 1] - 2 * box[:, 0])
 
 
 def test_inputs_from_safetensors_are_those_from_npz(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hmcompress.errors import NetworkError
 from hmcompress.network.bound.anew import computing_anew
 from hmcompress.network.bound.error import Reference, block_errors, evaluate, network_error, reference
 from hmcompress.network.bound.ntk import RateLimit
-from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
+from hmcompress.network.model.arguments import Arguments, give_by_name, inputs_of, split_columns
 from hmcompress.network.model.arrays import read_arrays
 from hmcompress.network.model.build import build_network
 from hmcompress.network.model.curvature import check_derivatives
@@ -111,6 +111,7 @@ def _supply(network: Network, settings: CalibrationSettings) -> Source:
     supply = Source(settings, network.cartesian, network.dtype, arguments)
     if isinstance(settings, DomainCalibration) and not network.built_in:
         split_columns(network.module, arguments, list(settings.domain))
+    give_by_name(network.module, arguments, supply.names)
     return supply
 
 
@@ -187,7 +188,11 @@ def reference_error(problem: Problem, file: str, tensors: Mapping[str, Tensor]) 
         raise NetworkError(f"reference: {file} has no y, it has {', '.join(list(arrays)[:6])}")
     y = torch.as_tensor(arrays["y"]).double()
     given = {name: a for name, a in arrays.items() if name != "y"}
-    inputs = tuple(map(torch.as_tensor, inputs_of(given, Arguments.of(problem.network.module), file)))
+    arguments, names = Arguments.of(problem.network.module), problem.source.names
+    found = inputs_of(given, arguments, file)
+    if list(found) != names and arguments.by_name(names):
+        raise NetworkError(f"reference: {file} holds {', '.join(found)}, the calibration {', '.join(names)}")
+    inputs = tuple(map(torch.as_tensor, found.values()))
     points = Points(inputs, not problem.network.cartesian).to(problem.network.dtype)
     _check_inputs(problem.network, points, problem.settings)
     outputs = evaluate(problem.network, points, 0, tensors)[0]

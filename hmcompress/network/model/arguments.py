@@ -14,47 +14,54 @@ from hmcompress.errors import NetworkError
 
 _OUTPUTS = ("y", "outputs", "targets")  # arrays that are no inputs, unless arguments are called so
 _PAIR = ["branch", "trunk"]  # of a DeepONet, in this order
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Names of the positional arguments of a module's forward; the first `required` have no default."""
+    """Names of a module's arguments: of those that may be given by their place, then of those by name alone."""
 
     names: tuple[str, ...]
-    required: int
+    needed: tuple[str, ...]  # that have no default
+    placed: int  # so many may be given by their place
 
     @staticmethod
     def of(module: nn.Module) -> "Arguments":
         """Without names where the module takes any number, or does not say."""
         if isinstance(module, torch.jit.ScriptModule):
             method: Any = module.forward
-            given = [(a.name, a.has_default_value()) for a in method.schema.arguments[1:]]
+            schema = [(a.name, a.has_default_value(), a.kwarg_only) for a in method.schema.arguments[1:]]
         else:
             parameters = inspect.signature(module.forward).parameters.values()
             if any(p.kind is p.VAR_POSITIONAL for p in parameters):
                 return UNNAMED
-            given = [(p.name, p.default is not p.empty) for p in parameters if p.kind in _POSITIONAL]
-        return Arguments(tuple(name for name, _ in given), sum(not default for _, default in given))
+            kept = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+            schema = [(p.name, p.default is not p.empty, p.kind is p.KEYWORD_ONLY) for p in kept]
+        needed = tuple(name for name, default, _ in schema if not default)
+        return Arguments(tuple(name for name, _, _ in schema), needed, sum(not alone for _, _, alone in schema))
 
     def ordered(self, names: Sequence[str]) -> list[str] | None:
-        """These names in the order of the arguments; None where an argument that is needed is not among them.
-
-        Raises NetworkError where an argument between others is missing.
-        """
-        if not self.required or not set(self.names[: self.required]) <= set(names):
+        """These names in the order of the arguments; None where an argument that is needed is not among them, or where
+        none is needed and some are no arguments."""
+        if not set(self.needed) <= set(names) or not (self.needed or set(names) - {*_OUTPUTS} <= set(self.names)):
             return None
-        found = [name for name in self.names if name in names]
-        missing = [name for name in self.names[: len(found)] if name not in found]
-        if missing:
-            raise NetworkError(f"inputs: the network's argument {missing[0]} stands before {found[-1]}: give it too")
-        return found
+        return [name for name in self.names if name in names] or None
+
+    def by_name(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Of some in their order, those that have no place: after an argument that is not given, or of no place at all.
+
+        None of those that are no arguments: these have come in their own order.
+        """
+        if self.ordered(names) != list(names):
+            return ()
+        places = self.names[: self.placed]
+        first = next((k for k, name in enumerate(names) if places[k : k + 1] != (name,)), len(names))
+        return tuple(names[first:])
 
 
-UNNAMED = Arguments((), 0)
+UNNAMED = Arguments((), (), 0)
 
 
-def inputs_of(arrays: Mapping[str, np.ndarray], arguments: Arguments, file: str) -> list[np.ndarray]:
+def inputs_of(arrays: Mapping[str, np.ndarray], arguments: Arguments, file: str) -> dict[str, np.ndarray]:
     """The arrays of a file that are inputs, in the order of the network's arguments. Raises NetworkError."""
     named = arguments.ordered(list(arrays))
     if named is not None:
@@ -63,11 +70,11 @@ def inputs_of(arrays: Mapping[str, np.ndarray], arguments: Arguments, file: str)
             raise NetworkError(
                 f"{file} holds {', '.join(spare[:4])} beside {', '.join(named)}, which are all arguments of the network"
             )
-        return [arrays[name] for name in named]
+        return {name: arrays[name] for name in named}
     names = [name for name in arrays if name not in _OUTPUTS] or list(arrays)
     if file.lower().endswith(".safetensors"):
         names = _without_order(names, arguments, file)
-    return [arrays[name] for name in names]
+    return {name: arrays[name] for name in names}
 
 
 def _without_order(names: list[str], arguments: Arguments, file: str) -> list[str]:
@@ -89,12 +96,12 @@ def split_columns(module: nn.Module, arguments: Arguments, names: Sequence[str])
 
     Raises NetworkError where it takes several inputs that are not so named.
     """
-    if arguments.required < 2:
+    if len(arguments.needed) < 2:
         return
     order = arguments.ordered(names)
     if order is None or len(order) != len(names):
         raise NetworkError(
-            f"calibration: the network takes {', '.join(arguments.names[: arguments.required])}: name the coordinates "
+            f"calibration: the network takes {', '.join(arguments.needed)}: name the coordinates "
             f"of domain: so, not {', '.join(names)}, or give inputs: FILE"
         )
     places = [list(names).index(name) for name in order]
@@ -103,3 +110,17 @@ def split_columns(module: nn.Module, arguments: Arguments, names: Sequence[str])
         return tuple(args[0][..., i : i + 1] for i in places) if len(args) == 1 else args
 
     module.register_forward_pre_hook(split)
+    give_by_name(module, arguments, order)
+
+
+def give_by_name(module: nn.Module, arguments: Arguments, names: Sequence[str]) -> None:
+    """Let a module take tensors in this order though some of these arguments have no place."""
+    named = arguments.by_name(names)
+    placed = len(names) - len(named)
+
+    def give(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        whole = len(args) == len(names)
+        return (args[:placed], given | dict(zip(named, args[placed:], strict=True))) if whole else (args, given)
+
+    if named:
+        module.register_forward_pre_hook(give, with_kwargs=True)

@@ -95,7 +95,8 @@ class Source:
         self.settings = settings
         self._dtype = dtype
         self._joint = not cartesian
-        self._data = None if isinstance(settings, DomainCalibration) else _arrays(settings, arguments)
+        self.names: list[str] = []  # of a file's arrays, in the order in which a network takes them
+        self._data = None if isinstance(settings, DomainCalibration) else self._arrays(settings, arguments)
 
     def calibration(self) -> Points:
         return self._fold(0, self.settings.samples)
@@ -127,6 +128,14 @@ class Source:
         if isinstance(self.settings, GaussianCalibration):
             return self._points(_random(self._data, self.settings, fold, count, wider, self._joint))
         return self._points(_rows(self._data, self.settings, fold, count, self._joint))
+
+    def _arrays(self, settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
+        if isinstance(settings, GaussianCalibration):
+            return _moments(settings.gaussian, read_arrays(settings.gaussian.file, "calibration: gaussian: "))
+        assert isinstance(settings, InputsCalibration)
+        found = inputs_of(read_arrays(settings.inputs, "calibration: inputs: "), arguments, settings.inputs)
+        self.names = list(found)
+        return list(found.values())
 
     def _points(self, arrays: Iterable[np.ndarray]) -> Points:
         tensors = tuple(torch.as_tensor(a) for a in arrays)
@@ -189,13 +198,6 @@ def file_of(settings: CalibrationSettings | None) -> str | None:
     if settings is None or isinstance(settings, DomainCalibration):
         return None
     return settings.gaussian.file if isinstance(settings, GaussianCalibration) else settings.inputs
-
-
-def _arrays(settings: CalibrationSettings, arguments: Arguments) -> list[np.ndarray]:
-    if isinstance(settings, GaussianCalibration):
-        return _moments(settings.gaussian, read_arrays(settings.gaussian.file, "calibration: gaussian: "))
-    assert isinstance(settings, InputsCalibration)
-    return inputs_of(read_arrays(settings.inputs, "calibration: inputs: "), arguments, settings.inputs)
 
 
 def _moments(given: Gaussian, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
