@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hmcompress.errors import NetworkError
 from hmcompress.network import compress_network, pose
-from hmcompress.network.model.arguments import Arguments, inputs_of, split_columns
+from hmcompress.network.model.arguments import Arguments, give_by_name, inputs_of, split_columns
 
 HELPERS = Path(__file__).parent / "callable_networks.py"
 
@@ -105,6 +105,15 @@ def test_arguments_that_have_no_place_get_their_coordinates() -> None:
     module, box = Named(), torch.rand(5, 2)
     split_columns(module, Arguments.of(module), ["t", "x"])
     assert torch.equal(module(box)[:, 0], box[:, 1] - 2 * box[:, 0])
+
+
+def test_archives_take_arguments_by_their_places_alone() -> None:
+    operator, optional = torch.jit.script(Operator()), torch.jit.script(TwoOfThree())
+    with pytest.raises(NetworkError, match="archive takes its arguments by their places: give inputs: FILE"):
+        split_columns(operator, Arguments.of(operator), ["u", "y"])
+    with pytest.raises(NetworkError, match="archive takes its arguments by their places: give those before z too"):
+        give_by_name(optional, Arguments.of(optional), ["x", "z"])
+    give_by_name(optional, Arguments.of(optional), ["x", "t"])  # none between them is missing
 
 
 def test_inputs_from_safetensors_are_those_from_npz(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def _without_order(names: list[str], arguments: Arguments, file: str) -> list[st
 def split_columns(module: nn.Module, arguments: Arguments, names: Sequence[str]) -> None:
     """Let a module whose arguments are named as the coordinates of a box take one tensor (N, d) of all.
 
-    Raises NetworkError where it takes several inputs that are not so named.
+    Raises NetworkError where it takes several inputs that are not so named, or is an archive.
     """
     if len(arguments.needed) < 2:
         return
@@ -109,12 +109,16 @@ def split_columns(module: nn.Module, arguments: Arguments, names: Sequence[str])
     def split(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(args[0][..., i : i + 1] for i in places) if len(args) == 1 else args
 
+    _check_takes_hooks(module, "give inputs: FILE instead of domain:")
     module.register_forward_pre_hook(split)
     give_by_name(module, arguments, order)
 
 
 def give_by_name(module: nn.Module, arguments: Arguments, names: Sequence[str]) -> None:
-    """Let a module take tensors in this order though some of these arguments have no place."""
+    """Let a module take tensors in this order though some of these arguments have no place.
+
+    Raises NetworkError where it is an archive, which takes all by their places.
+    """
     named = arguments.by_name(names)
     placed = len(names) - len(named)
 
@@ -123,4 +127,11 @@ def give_by_name(module: nn.Module, arguments: Arguments, names: Sequence[str]) 
         return (args[:placed], given | dict(zip(named, args[placed:], strict=True))) if whole else (args, given)
 
     if named:
+        _check_takes_hooks(module, f"give those before {named[-1]} too")
         module.register_forward_pre_hook(give, with_kwargs=True)
+
+
+def _check_takes_hooks(module: nn.Module, advice: str) -> None:
+    """Raises NetworkError for an archive, whose arguments nothing can change."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise NetworkError(f"calibration: a TorchScript archive takes its arguments by their places: {advice}")
