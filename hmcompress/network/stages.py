@@ -12,6 +12,7 @@ from hmcompress.network.allotment import weights_of
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import Origin
+from hmcompress.network.joint.ends import MOST_MODES
 from hmcompress.network.joint.learned import smallest_learned
 from hmcompress.network.joint.many import with_modes
 from hmcompress.network.joint.middle import Middle, compressed, middle_network
@@ -38,7 +39,6 @@ _LEARNED = 300  # numbers of a small network, about, beside which others take th
 _LEAST, _MOST = 0.3, 0.8  # of the tolerance
 _NEAR = 0.8  # of what is aimed at
 _TRIES = 6
-_MOST_MODES = 64  # of many outputs, that the middle way learns
 
 
 @dataclass
@@ -75,7 +75,7 @@ class SmallNetworks:
             tol, effort = settings.tol, settings.effort
             found = smallest_whole(problem, data, tol, effort, measured, guard.holds, tick, passes, slim)
         if found is None and isinstance(origin, Chains) and origin.too_many:
-            origin = with_modes(problem, origin, settings.tol, _MOST_MODES)
+            origin = with_modes(problem, origin, settings.tol, MOST_MODES)
         if found is None and isinstance(origin, Chains) and not (problem.order or origin.bent):
             found = self._middle(origin, settings, measured)
         return found
@@ -95,7 +95,8 @@ class SmallNetworks:
         found = None if self.too_few else self._joint(origin, settings, with_others)
         self.too_few = found is None and isinstance(origin, Chains)
         if found is None and isinstance(origin, Web) and not (problem.order or problem.network.repeated):
-            found = self._middle(origin, settings, with_others)
+            wide = with_modes(problem, origin, settings.tol, MOST_MODES) if origin.too_many else origin
+            found = None if wide is None else self._middle(wide, settings, with_others)
         if found is None:
             return None
         nbytes = found.nbytes + sum(len(part.payload(thorough=False)) for part in beside.values())
@@ -125,7 +126,7 @@ class SmallNetworks:
     def _joint(self, origin: Origin, settings: Settings, measured: Measure) -> Trial | None:
         """The joint stage of dense chains, or of a module as a whole, beside other weights that are coded already."""
         problem, tick, slim = self.subject.problem, _fitting(self.subject.progress), settings.slim == "prefer"
-        if isinstance(origin, Chains) and origin.too_many:
+        if origin.too_many:
             modes = with_modes(problem, origin, settings.tol)
             if modes is None:
                 return None

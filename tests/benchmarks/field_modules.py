@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,12 +47,60 @@ def on_a_mesh(channels: int, height: int, width: int) -> Callable[[Tensor], Tens
     return field
 
 
+class Residual(nn.Module):
+    """Blocks whose outputs are added to what they read."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(inputs, width), nn.Linear(width, outputs)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, p: Tensor) -> Tensor:
+        h = torch.tanh(self.first(p))
+        for block in self.blocks:
+            h = h + torch.tanh(block(h))
+        return self.last(h)
+
+
+class Gated(nn.Module):
+    """Layers that mix two encodings of the parameters by gates."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.u, self.v, self.first = (nn.Linear(inputs, width) for _ in range(3))
+        self.gates, self.last = nn.ModuleList(nn.Linear(width, width) for _ in range(2)), nn.Linear(width, outputs)
+
+    def forward(self, p: Tensor) -> Tensor:
+        u, v, h = (torch.tanh(layer(p)) for layer in (self.u, self.v, self.first))
+        for gate in self.gates:
+            z = torch.tanh(gate(h))
+            h = z * u + (1 - z) * v
+        return self.last(h)
+
+
+def residual() -> nn.Module:
+    return Residual(4, 96, 1024)
+
+
+def gated() -> nn.Module:
+    return Gated(4, 96, 1024)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A field, and the widths of the network that learns it."""
+    """A field, and the network that learns it: a stack of these widths, or what a function of this module builds."""
 
     field: Callable[[Tensor], Tensor]
     widths: tuple[int, ...]
+    factory: str = ""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        own = f"{Path(__file__).resolve()}:{self.factory}"
+        return {"factory": own} if self.factory else {"mlp": {"activation": "tanh"}}
+
+    def built(self) -> nn.Module:
+        return globals()[self.factory]() if self.factory else _stack(self.widths)
 
 
 CASES = {
@@ -60,15 +109,21 @@ CASES = {
     "mesh of 32 x 32": Case(on_a_mesh(1, 32, 32), (4, 96, 96, 1024)),
     "2 fields on 24 x 40": Case(on_a_mesh(2, 24, 40), (4, 96, 96, 1920)),
     "mesh of 72 x 72": Case(on_a_mesh(1, 72, 72), (4, 96, 96, 5184)),
+    "residual, mesh of 32 x 32": Case(on_a_mesh(1, 32, 32), (4,), "residual"),
+    "gated, mesh of 32 x 32": Case(on_a_mesh(1, 32, 32), (4,), "gated"),
 }
+
+
+def _stack(widths: tuple[int, ...]) -> nn.Module:
+    layers: list[nn.Module] = []
+    for n, m in pairwise(widths):
+        layers += [nn.Linear(n, m), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
 
 
 def trained(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for n, m in zip(case.widths, case.widths[1:], strict=False):
-        layers += [nn.Linear(n, m), nn.Tanh()]
-    module = nn.Sequential(*layers[:-1])
+    module = case.built()
     optimizer = torch.optim.Adam(module.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
@@ -104,7 +159,7 @@ def main() -> None:
             given = {
                 "metric": "outputs",
                 "ntk": False,
-                "network": {"mlp": {"activation": "tanh"}},
+                "network": CASES[name].network,
                 "calibration": {"domain": {f"p{k}": [-1, 1] for k in range(inputs)}, "samples": 2048},
             }
             for tol in TOLERANCES:

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hmcompress.network.bound.error import evaluate
+from hmcompress.network.joint.ends import MOST_OUTPUTS
 from hmcompress.network.joint.features import FEATURES_FOR_EACH
 from hmcompress.network.joint.small import Data
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.modules import Activation, OperatorNetwork, Stack
 from hmcompress.network.model.network import DenseLayer, Network
-
-MOST_OUTPUTS = 16
 
 
 @dataclass(frozen=True)

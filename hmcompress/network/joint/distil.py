@@ -75,7 +75,7 @@ def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor
     found = chains.outputs(points)
     scale = _scale(problem, found.outputs) if scale is None else scale
     found = found.scaled(scale)
-    if isinstance(chains, Chains) and chains.modes is not None:
+    if chains.modes is not None:
         offset = 0.0 if chains.scaled is None else chains.scaled[1] * scale
         return replace(found, outputs=(found.outputs - offset) @ chains.modes), scale
     return found, scale

@@ -136,6 +136,6 @@ def web_at(small: SmallWeb, data: Data) -> Linearised:
     small = small.clone()
     names, weights = [layer.layer.weight for layer in small.layers], [x.matrix.requires_grad_() for x in small.layers]
     with torch.enable_grad(), replaced(small.web.network, note):
-        y = small.web.network.call(data.inputs, small.tensors()) * small.scale
+        y = small.web.call(data.inputs, small.tensors()) * small.scale
     inputs = [layer.extended(torch.cat(entering[name])) for layer, name in zip(small.layers, names, strict=True)]
     return Linearised.of(y, weights, inputs, [leaving[name] for name in names])

@@ -1,4 +1,4 @@
-"""Many outputs of a chain, such as a field on a mesh. A small network learns their modes; its last layer is then what
+"""Many outputs of one layer, such as a field on a mesh. A small network learns their modes; its last layer is then what
 best makes all outputs of its neurons, coded as the smooth functions that its columns are."""
 
 import math
@@ -15,47 +15,62 @@ from hmcompress.hmatrix.grids.grid import Grid
 from hmcompress.hmatrix.grids.smooth import FEW, Layout
 from hmcompress.network.bound.error import squared_rows
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import MOST_OUTPUTS, Chains
+from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import Origin, with_outputs
+from hmcompress.network.joint.ends import MOST_OUTPUTS, modes_of
 from hmcompress.network.joint.small import Data, SmallNetwork
+from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.stacks import SmallStacks
+from hmcompress.network.joint.web import Web
 from hmcompress.network.layerwise.coded import Coded, Compact, Smooth, Weighted
-from hmcompress.network.layerwise.fields import SHOWN, LastLayer, Metric, layouts_of_modes, leading_modes
+from hmcompress.network.layerwise.fields import SHOWN, LastLayer, Metric, layouts_of_modes
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer
 
-_LEFT = 0.45  # of the tolerance, that the modes leave at most
-_SAMPLES, _LEARNED_FROM = 1024, 2048  # from which modes, and last layers, are found
+_LEARNED_FROM = 2048  # samples
 _NEARLY = 1.5  # times the least cost, up to which what a layout costs is looked at
 _RIDGE = 1e-12  # share of the trace
 
 
-def with_modes(problem: Problem, chains: Chains, tol: float, most: int = MOST_OUTPUTS) -> Chains | None:
-    """Chains of which few modes of many outputs tell the others well within the tolerance, or None."""
-    if len(chains.parts) > 1 or problem.order or problem.settings.tolerance != "l2":
+def with_modes(problem: Problem, origin: Origin, tol: float, most: int = MOST_OUTPUTS) -> Origin | None:
+    """What has many outputs of which few modes tell the others well within the tolerance, or None."""
+    if problem.order or problem.settings.tolerance != "l2" or not (isinstance(origin, Web) or _alone(origin)):
         return None
-    (part,) = chains.parts
+    scaled = isinstance(origin, Web) or origin.scaled is not None
+    origin = origin.rescaled(problem.calibration.points)
+    if scaled and origin.scaled is None:
+        return None
+    offsets = None if origin.scaled is None else origin.scaled[1]
+    modes = modes_of(problem.calibration.blocks[0], offsets, tol, most)
+    return None if modes is None else replace(origin, modes=modes)
+
+
+def _alone(chains: Chains) -> bool:
+    """Whether the last layer of a single chain makes all outputs."""
+    part, *others = chains.parts
     end = part.layers[-1]
     kept = end.bias is None and chains.network.linear(end).bias is not None  # which no grid holds
-    if part.heads or kept or len(part.functions) == len(part.layers):
-        return None
-    y, scaled = problem.calibration.blocks[0][:_SAMPLES], chains.scaled is not None
-    chains = chains.rescaled(problem.calibration.points)
-    if scaled and chains.scaled is None:
-        return None
-    s, modes = leading_modes(y if chains.scaled is None else y - chains.scaled[1])
-    left = s.square().flip(0).cumsum(0).flip(0).sqrt() / y.norm()  # by the modes before each
-    few = max(int((left > _LEFT * tol).sum()), 1)
-    return replace(chains, modes=modes[:, :few].contiguous()) if few <= most else None
+    return not (others or part.heads or kept or len(part.functions) == len(part.layers))
 
 
-def with_all_outputs(network: SmallStacks, chains: Chains) -> SmallStacks:
+def _end(origin: Origin) -> DenseLayer:
+    end = origin.end if isinstance(origin, Web) else origin.parts[0].layers[-1]
+    assert end is not None
+    return end
+
+
+def with_all_outputs(network: SmallNetwork, origin: Origin) -> SmallNetwork:
     """A small network that learned the modes, with a last layer that makes all outputs of them."""
-    assert chains.modes is not None
+    assert origin.modes is not None
+    last = network.layers[-1]
+    factors = 1.0 if origin.scaled is None else origin.scaled[0][:, None]
+    matrix = origin.modes / factors @ last.matrix
+    end = replace(last, matrix=matrix, live=matrix != 0)
+    if isinstance(network, SmallWeb):
+        end.rows = torch.arange(len(matrix))
+        return replace(network, web=replace(network.web, modes=None), all_layers=[*network.all_layers[:-1], end])
+    assert isinstance(network, SmallStacks)
     (stack,) = network.stacks
-    factors = 1.0 if chains.scaled is None else chains.scaled[0][:, None]
-    matrix = chains.modes / factors @ stack.layers[-1].matrix
-    end = replace(stack.layers[-1], matrix=matrix, live=matrix != 0)
     return replace(network, stacks=[replace(stack, layers=[*stack.layers[:-1], end])])
 
 
@@ -92,7 +107,7 @@ class ManyOutputs:
         moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment)
         w = np.linalg.solve(moment, cross).T
         metric = Metric.of(moment * (_size(self.factors) / self.learned.size) ** 2)
-        places = self._places(len(live))[live]
+        places = self._places(network)[live]
         return min(self._coded(LastLayer(w, metric, level, zone), places), key=lambda found: found[0])[1]
 
     def _coded(self, wanted: LastLayer, places: np.ndarray) -> Iterator[tuple[float, Coded]]:
@@ -104,17 +119,16 @@ class ManyOutputs:
                 part = _placed(layout, canonical(grid.among(places, self.columns)))
                 yield wanted.cost(8 * len(part.payload(thorough=False)), error), part
 
-    def _places(self, count: int) -> np.ndarray:
-        """Columns of the original's layer."""
-        places = np.arange(count)
-        if self.end.bias is not None:
-            places[-1] = self.columns - 1
-        return places
+    def _places(self, network: SmallNetwork) -> np.ndarray:
+        """Columns of the original's layer that the small one's are."""
+        last = network.layers[-1]
+        places = np.arange(last.inputs) if last.columns is None else last.columns.numpy()
+        return places if self.end.bias is None else np.append(places, self.columns - 1)
 
     def error(self, network: SmallNetwork, head: Coded) -> float:
         """Relative, on held-out points."""
         x = _neurons(network, self.held.data)
-        w = (head.dense()[:, self._places(x.shape[1])] * self.factors.reshape(-1, 1)).T
+        w = (head.dense()[:, self._places(network)] * self.factors.reshape(-1, 1)).T
         square = self.held.square + float((w * (x.T @ x @ w - 2 * (x.T @ self.held.data.outputs))).sum())
         return math.sqrt(max(square, 0.0)) / self.held.size
 
@@ -131,26 +145,31 @@ def _size(factors: Tensor) -> float:
 
 def _neurons(network: SmallNetwork, data: Data) -> Tensor:
     """What the last layer reads (N, n), with a column of ones where there is a bias."""
+    last = network.layers[-1]
+    if isinstance(network, SmallWeb):
+        rows = network.web.at_once(1)
+        parts = (network.entering(data.part(begin, begin + rows))[-1] for begin in range(0, len(data), rows))
+        return last.extended(torch.cat([*parts]))
     assert isinstance(network, SmallStacks)
     (stack,), (x,) = network.stacks, data.inputs
-    return stack.layers[-1].extended(stack.forward(x)[0][-1])
+    return last.extended(stack.forward(x)[0][-1])
 
 
-def many_outputs(problem: Problem, chains: Origin, tol: float) -> ManyOutputs | None:
-    """For chains with modes; None for all others."""
-    if not isinstance(chains, Chains) or chains.modes is None:
+def many_outputs(problem: Problem, origin: Origin, tol: float) -> ManyOutputs | None:
+    """For what has modes; None for all others."""
+    if origin.modes is None:
         return None
-    factors, offsets = torch.tensor([[1.0], [0.0]]).double() if chains.scaled is None else chains.scaled
-    whole, one = replace(chains, modes=None), torch.ones(1).double()
+    factors, offsets = torch.tensor([[1.0], [0.0]]).double() if origin.scaled is None else origin.scaled
+    whole, one = replace(origin, modes=None), torch.ones(1).double()
 
     def wanted(points: Points, units: Tensor) -> Wanted:
         data, _ = with_outputs(problem, whole, points, one)
         return Wanted(replace(data, outputs=(data.outputs - offsets) / units), float(data.outputs.norm()))
 
     learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM), factors)
-    end = chains.parts[0].layers[-1]
-    columns = chains.network.shape(end)[1] + (end.bias is not None)
-    modes = chains.modes[:, :SHOWN]
+    end = _end(origin)
+    columns = origin.network.shape(end)[1] + (end.bias is not None)
+    modes = origin.modes[:, :SHOWN]
     sizes = (learned.data.outputs * factors @ modes).norm(dim=0) / learned.size * _size(factors)
     meshes = layouts_of_modes((modes / factors.reshape(-1, 1)).numpy(), sizes.numpy(), tol)
     return ManyOutputs(end, columns, learned, wanted(problem.held_out.points, one), factors, (None, *meshes))

@@ -13,7 +13,7 @@ from torch import nn
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import Chains, stacks_in
+from hmcompress.network.joint.chains import stacks_in
 from hmcompress.network.joint.distil import Origin, in_places, learning_data
 from hmcompress.network.joint.krylov import descend
 from hmcompress.network.joint.many import with_all_outputs
@@ -180,7 +180,7 @@ def _holding(
 
 def _weights(origin: Origin) -> dict[int, int]:
     """Of networks of each width that is tried: not of fewer neurons than modes, which are sums of these."""
-    least = origin.modes.shape[1] if isinstance(origin, Chains) and origin.modes is not None else 0
+    least = 0 if origin.modes is None else origin.modes.shape[1]
     return {hidden: origin.inner_weights(hidden) for hidden in _HIDDEN if least <= hidden <= _most(origin)}
 
 
@@ -193,8 +193,7 @@ def _most(origin: Origin) -> int:
 
 def as_middle(network: Network, small: SmallNetwork, origin: Origin | None = None) -> Middle:
     """The network with the weights of a small one in place of its own, under the same names."""
-    if isinstance(origin, Chains) and origin.modes is not None:
-        assert isinstance(small, SmallStacks)
+    if origin is not None and origin.modes is not None:
         return replace(as_middle(network, with_all_outputs(small, origin)), small=small)
     places = {}
     for layer in small.layers:

@@ -53,7 +53,7 @@ class SmallWeb(SmallNetwork):
         return torch.cat(found)
 
     def _outputs(self, data: Data) -> Tensor:
-        y = self.web.network.run(data.inputs, self.tensors())
+        y = self.web.run(data.inputs, self.tensors())
         return data.combined((y * self.scale).T).T
 
     def entering(self, data: Data) -> list[Tensor]:
@@ -65,7 +65,7 @@ class SmallWeb(SmallNetwork):
             found[k].append(self._own_columns(k, x.detach()).clone())
 
         with replaced(self.web.network, note):
-            self.web.network.run(data.inputs, self.tensors())
+            self.web.run(data.inputs, self.tensors())
         return [joined(calls) for calls in found[self.done :]]
 
     @property
@@ -78,7 +78,7 @@ class SmallWeb(SmallNetwork):
         few = data.first(_COUNTED)
         free = {name: t.clone().requires_grad_() for name, t in self._dense().items()}
         with torch.enable_grad(), Written() as written:  # some modules take a shorter way without gradients
-            self.web.network.call(few.inputs, self._beside() | free)
+            self.web.call(few.inputs, self._beside() | free)
         return replace(self, elements=sum(written.each) // (len(few) * few.points))
 
     def jacobian(self, data: Data) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class SmallWeb(SmallNetwork):
             return z + change if self.web.sliced or small.rows is None else z.index_add(-1, small.rows, change)
 
         with torch.enable_grad(), replaced(self.web.network, note):
-            y = self.web.network.call(data.inputs, self.tensors()) * self.scale
+            y = self.web.call(data.inputs, self.tensors()) * self.scale
         moved = [own[k] for k in range(self.done, len(self.all_layers))]
         found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
         for j in range(y.shape[1]):
@@ -136,7 +136,7 @@ class SmallWeb(SmallNetwork):
             return z.clone()  # some functions work in place
 
         with torch.enable_grad(), replaced(self.web.network, note):
-            y = self.web.network.call(data.inputs, self.tensors()) * self.scale
+            y = self.web.call(data.inputs, self.tensors()) * self.scale
         left = range(self.done, len(self.all_layers))
         found = torch.empty(self.weights(), y.shape[1], len(y), dtype=y.dtype)
         fills, zs = [self._filling(k, joined(entering[k])) for k in left], [z for k in left for z in leaving[k]]

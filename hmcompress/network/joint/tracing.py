@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hmcompress.errors import NetworkError
-from hmcompress.network.joint.chains import MOST_OUTPUTS, Chain, Chains
+from hmcompress.network.joint.chains import Chain, Chains
+from hmcompress.network.joint.ends import MOST_OUTPUTS, scaling
 from hmcompress.network.joint.onward import Onward
 from hmcompress.network.joint.small import Data, mixed
 from hmcompress.network.model.inputs import Points
@@ -202,14 +203,9 @@ def _with_outputs(chains: FoundChains, points: Points, run: Run, reduce: bool) -
 
 def _scaled(chains: FoundChains, points: Points, run: Run) -> Tensor | None:
     """Factors and offsets (2, k) of a chain's many outputs, where that is all that the module does with them."""
-    own, moved = chains.values(run.outputs), noisy(run.outputs)
-    if own.shape != run.y.shape or own.shape[1] <= MOST_OUTPUTS:
-        return None
-    there, y = chains.values(moved), run_with(chains.network, points, moved).y
-    factors = ((y - run.y) * (there - own)).sum(0) / (there - own).square().sum(0)
-    offsets = (run.y - factors * own).mean(0)
-    agree = same(factors * own + offsets, run.y) and same(factors * there + offsets, y)
-    return torch.stack([factors, offsets]) if agree and bool(factors.all()) else None
+    moved = noisy(run.outputs)
+    y = run_with(chains.network, points, moved).y
+    return scaling(chains.values(run.outputs), chains.values(moved), run.y, y)
 
 
 def _products(chains: FoundChains) -> Iterator[FoundChains]:

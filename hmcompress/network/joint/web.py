@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from hmcompress.network.joint.ends import scaled_end
 from hmcompress.network.joint.features import FEATURES_FOR_EACH
 from hmcompress.network.joint.groups import COLUMNS, ROWS, Group
 from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.vectors import narrowed
 from hmcompress.network.model.inputs import Points
-from hmcompress.network.model.network import Network, in_double, own_tensors
+from hmcompress.network.model.network import DenseLayer, Inputs, Network, in_double, own_tensors
+from hmcompress.network.model.until import call_until, run_until
 
 _MANY = 16  # inputs of a layer from outside that are features
 _ENTRIES = 1 << 22  # of a layer's inputs or outputs that are held at once
+_PROBED = 64
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,37 @@ class Web:
     by_samples: bool = False  # slopes by its weights are not those by its layers' outputs times inputs
     sliced: bool = False  # it runs with layers that are as small as the small network's
     uneven: bool = False  # also where one group has fewer neurons than the others
+    end: DenseLayer | None = None  # the last layer, which makes all outputs, where these are many
+    modes: Tensor | None = None  # (k, q) of these: small networks end with that layer, and learn what makes the modes
+    scaled: Tensor | None = None  # (2, k) factors and offsets that make outputs of the layer's
+
+    @property
+    def too_many(self) -> bool:
+        """Outputs, for which a small network is no good without their modes."""
+        return self.end is not None and self.modes is None
 
     def beside(self, tensors: Mapping[str, Tensor]) -> "Web":
         """With some other weights changed; its outputs are to be the original's."""
         return replace(self, network=in_double(self.network, tensors)) if tensors else self
+
+    def rescaled(self, points: Points) -> "Web":
+        """With the factors and offsets of outputs as they are now; None where these are the layer's no longer."""
+        if self.end is None:
+            return self
+        points = points.take(slice(min(_PROBED, self.at_once(1)))).to(torch.float64)
+        return replace(self, scaled=scaled_end(self.network, self.end, points))
+
+    def run(self, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Outputs, or what makes their modes, with other weights."""
+        if self.end is None or self.modes is None:
+            return self.network.run(inputs, tensors)
+        return run_until(self.network, self.end, inputs, tensors)
+
+    def call(self, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The same with gradients where the caller wants them."""
+        if self.end is None or self.modes is None:
+            return self.network.call(inputs, tensors)
+        return call_until(self.network, self.end, inputs, tensors)
 
     def narrowed(self, counts: tuple[int, ...]) -> dict[str, Tensor]:
         """The vectors that lie along groups, for so many neurons of each."""
@@ -60,10 +90,13 @@ class Web:
 
     def kept(self, k: int, axis: int, counts: tuple[int, ...]) -> Tensor:
         """Rows or columns of a layer that a small network has, with so many neurons of each group."""
-        live = torch.ones(self.network.shape(self.network.layers[k])[axis], dtype=torch.bool)
+        layer = self.network.layers[k]
+        if axis == ROWS and self.modes is not None and layer == self.end:
+            return torch.arange(self.modes.shape[1])
+        live = torch.ones(self.network.shape(layer)[axis], dtype=torch.bool)
         for group, count in zip(self.groups, counts, strict=True):
-            for layer, own, first in group.places:
-                if (layer, own) == (k, axis):
+            for place, own, first in group.places:
+                if (place, own) == (k, axis):
                     live[first + count : first + group.count] = False
         return torch.nonzero(live)[:, 0]
 

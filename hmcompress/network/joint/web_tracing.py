@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hmcompress.errors import NetworkError
 from hmcompress.network.bound.problem import Problem
-from hmcompress.network.joint.chains import MOST_OUTPUTS
+from hmcompress.network.joint.ends import MOST_OUTPUTS, are_told, only_end, probing
 from hmcompress.network.joint.features import FEATURES_FOR_EACH, leading
 from hmcompress.network.joint.first_weights import random_layer
 from hmcompress.network.joint.groups import ROWS, Group, groups_in
@@ -35,24 +35,29 @@ def web_of(problem: Problem) -> Web | None:
     """The web of a user's own module, where it runs in double precision and has groups of neurons."""
     if problem.network.kind != "factory" or (problem.order and problem.calibration.points.tensors[-1].ndim != 2):
         return None
+    y = problem.calibration.blocks[0]
+    many = problem.settings.tolerance == "l2" and not problem.order and y.shape[1] > MOST_OUTPUTS and are_told(y)
     try:
-        return found_web(problem.network, problem.calibration.points)
+        return found_web(problem.network, problem.calibration.points, many)
     except NetworkError:
         return None
 
 
-def found_web(network: Network, points: Points) -> Web | None:
-    """As web_of. Raises NetworkError."""
+def found_web(network: Network, points: Points, many: bool = False) -> Web | None:
+    """As web_of. Raises NetworkError. many: outputs, which one layer may make."""
     network = network.with_repeated()
     if not points.joint or network.others_for_each() > _MOST_OTHERS:
         return None
     network, points, run = probed(network, points)
     if any(z.ndim < 2 or len(z) != len(points) for z in run.outputs.values()) or len(run.y) != len(points):
         return None
-    if run.y.shape[1] > MOST_OUTPUTS:
+    if run.y.shape[1] > MOST_OUTPUTS and not many:
         return None
     by_weight = {layer.weight: layer for layer in network.layers}
     network = replace(network, layers=tuple(by_weight[name] for name in run.outputs))
+    end = only_end(network, points, run) if run.y.shape[1] > MOST_OUTPUTS else None
+    if run.y.shape[1] > MOST_OUTPUTS and end is None:
+        return None
     largest = largest_written(network, points)
     points = points.take(slice(0, max(_ENTRIES // max(largest, 1), 1)))
     groups = groups_in(network, points)
@@ -61,7 +66,9 @@ def found_web(network: Network, points: Points) -> Web | None:
     outputs = (run.outputs[layer.weight] for layer in network.layers)
     times = tuple(z[0].numel() // z.shape[-1] for z in outputs)
     vectors = tuple(vectors_along(network, points, groups).items())
-    web = _with_symmetries(Web(network, network, groups, (), (), times, vectors, largest), points)
+    web = _with_symmetries(Web(network, network, groups, (), (), times, vectors, largest, end=end), points)
+    if end is not None and not web.sliced:
+        return None
     return next((w for w in (web, replace(web, by_samples=True)) if _has_slopes(w, points)), None)
 
 
@@ -119,12 +126,11 @@ def _stays(network: Network, points: Points, y: Tensor, group: Group, reverse: b
 
 def _has_slopes(web: Web, points: Points) -> bool:
     """Whether the outputs' derivatives by the weights are what they do where all weights move a little."""
-    y = web.network.run(points.tensors)
-    data = Data(points.tensors, y)
-    small = fresh_web(web, data, torch.ones(y.shape[1]).double(), _TRIED, 0)
+    web, data = _looked_at(web, points, web.network)
+    small, outputs = _random(web, data), data.outputs.shape[1]
     along = small.theta() * torch.randn(small.weights(), generator=torch.Generator().manual_seed(0)).double()
     try:
-        expected = (along @ small.jacobian(data)[0]).reshape(y.shape[1], -1).T
+        expected = (along @ small.jacobian(data)[0]).reshape(outputs, -1).T
     except RuntimeError:  # it keeps no gradients
         return False
     theta, ends = small.theta(), list[Tensor]()
@@ -154,20 +160,33 @@ def evened(web: Web, tensors: Mapping[str, Tensor], points: Points) -> dict[str,
 
 def _effects(web: Web, points: Points) -> list[float]:
     """Root mean squares of the outputs' derivatives by each layer of a small network with random weights."""
-    y = web.original.run(points.tensors)
-    data = Data(points.tensors, y)
+    web, data = _looked_at(web, points, web.original)
     try:
-        small = fresh_web(web, data, torch.ones(y.shape[1]).double(), _TRIED, 0)
+        small = _random(web, data)
         slopes = small.jacobian(data)[0].split([int(layer.live.sum()) for layer in small.layers])
     except NetworkError:  # it does not run so
         return [math.nan]
     return [float(block.square().mean().sqrt()) for block in slopes]
 
 
+def _looked_at(web: Web, points: Points, network: Network) -> tuple[Web, Data]:
+    """What it reads and a network's outputs; of many, any modes of these."""
+    y = network.run(points.tensors)
+    if web.end is None:
+        return web, Data(points.tensors, y)
+    modes = probing(y.shape[1])
+    return replace(web, modes=modes), Data(points.tensors, y @ modes)
+
+
+def _random(web: Web, data: Data) -> SmallWeb:
+    return fresh_web(web, data, torch.ones(data.outputs.shape[1]).double(), _TRIED, 0)
+
+
 def fresh_web(web: Web, data: Data, scale: Tensor, hidden: int, seed: int, everything: bool = False) -> SmallWeb:
     """A small network with random weights, whose neurons all vary over the data; it reads a few features, or all."""
     generator, (counts,) = torch.Generator().manual_seed(seed), web.widths(hidden)
     scale = scale if data.stencil is None else torch.ones(scale.shape[-1]).double()
+    scale = scale if web.modes is None else scale[: web.modes.shape[1]]
     small = SmallWeb(web, [web.zero(k, counts) for k in range(len(web.network.layers))], counts, scale)
     few = data.first(min(_LOOKED_AT, web.at_once(data.points)))
     original = run_with(web.original, Points(few.inputs)).outputs
