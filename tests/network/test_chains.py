@@ -194,9 +194,10 @@ def test_the_middle_way_of_several_stacks_and_beside_other_weights_holds(
     monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     monkeypatch.setattr(middle, "_HIDDEN", (4, 6, 8))
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
-    monkeypatch.setattr(middle, "MIDDLE_ROWS", 2048)
-    monkeypatch.setattr(learned, "MIDDLE_ROWS", 2048)
-    monkeypatch.setattr(widening, "_ROWS", (1024,))
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 1024)
+    monkeypatch.setattr(learned, "MIDDLE_ROWS", 1024)
+    monkeypatch.setattr(widening, "_ROWS", (512,))
+    monkeypatch.setattr(middle, "_PRODUCTS", 40)
     narrow: list[middle.Middle] = []
     found = middle.middle_network
     monkeypatch.setattr(stages, "middle_network", lambda *args: narrow.append(found(*args)) or narrow[-1])

@@ -24,7 +24,7 @@ from hmcompress.network.layerwise.original import prepare
 
 FACTORY = str(Path(__file__).parent / "field_networks.py") + ":build"
 TOL = 1e-2
-LARGE = (80, 64)
+LARGE = (73, 64)
 
 
 def fast(**changes: Any) -> Any:

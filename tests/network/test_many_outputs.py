@@ -38,7 +38,7 @@ def many_settings(**changes: Any) -> Any:
 def _little_work() -> Iterator[None]:
     """The claims hold for any amount of work; little is enough for networks this small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint_module, "_WORK", {"default": 1e10, "max": 1e10})
+        patch.setattr(joint_module, "_WORK", {"default": 3e9, "max": 3e9})
         patch.setattr(joint_module, "_SEEDS", 1)
         patch.setattr(form_search, "_LEAST", 2)
         patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})

@@ -92,7 +92,7 @@ def test_projections_of_many_samples_stand_for_all_outputs() -> None:
 
 
 def test_forces_take_fewer_bytes_than_by_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smallest, "_WORK", {"default": 2e10})
+    monkeypatch.setattr(smallest, "_WORK", {"default": 5e9})
     ours = compressed("forces", tmp_path, "default")
     assert 0.4e-2 < ours.record.error <= 1e-2  # of 72 bytes: few integers, by which errors jump
     assert nbytes(ours) < 0.8 * nbytes(compressed("forces", tmp_path, "fast"))

@@ -29,6 +29,7 @@ _START, _BITS = 0.5, 2.0  # of the water level: directions that are fitted; bits
 _SQUARES, _SMALL = (0, 4, 6, 8), 0.05  # degrees of bases' square that are tried; bases below which all count alike
 _FINER, _PRECISE = 1 / 8, 12  # steps of its numbers over those of bases; their bits
 _PRIOR = 0.03 * PRIOR  # functions of points follow from fewer inputs than products
+_TALL = 2  # times as many rows as columns, of which products of rows take longer than the rows themselves
 _FREE = 0.3  # share of the variance in the order of a core's columns
 
 
@@ -67,10 +68,18 @@ def as_positions(w: Array, moment: Array, sensitivity: Array, delta: float, dead
 def _seen(w: Array, metric: Array, delta: float) -> Seen:
     lower = np.linalg.cholesky(metric)
     rows = w @ lower
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    sizes = np.sqrt(np.maximum(values[::-1], 0.0))
+    leading, sizes = _directions(rows)
     rank = max(int((sizes > _START * delta * (sum(w.shape) / 12) ** 0.5).sum()), 1)
-    return Seen(w, lower, rows, vectors[:, ::-1][:, :rank], sizes[:rank], delta)
+    return Seen(w, lower, rows, leading[:, :rank], sizes[:rank], delta)
+
+
+def _directions(rows: Array) -> tuple[Array, Array]:
+    """Left singular vectors (m, r) and singular values of rows (m, n), largest first."""
+    if len(rows) > _TALL * rows.shape[1]:
+        leading, sizes, _ = np.linalg.svd(rows, full_matrices=False)
+        return leading, sizes
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    return vectors[:, ::-1], np.sqrt(np.maximum(values[::-1], 0.0))
 
 
 def _best_form(seen: Seen, points: Points) -> Form:
