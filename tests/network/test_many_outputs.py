@@ -11,6 +11,7 @@ from field_networks import POINTS, build, build_denormalised, build_positive, fi
 from small_networks import decoded, forward, layer_bytes, outputs_settings, saved, stack
 from torch import Tensor
 
+import hmcompress.network.joint.distil as distil
 import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.middle as middle
 import hmcompress.network.joint.smallest as joint_module
@@ -20,7 +21,7 @@ import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.network.joint.chains import MOST_OUTPUTS
-from hmcompress.network.joint.distil import chains_of, fresh, learning_data
+from hmcompress.network.joint.distil import chains_of, fresh, learning_data, with_outputs
 from hmcompress.network.joint.many import with_modes
 from hmcompress.network.layerwise.coded import Smooth
 from hmcompress.network.layerwise.original import prepare
@@ -151,6 +152,21 @@ def test_some_tens_of_neurons_learn_modes_and_passes_write_the_field(monkeypatch
     assert isinstance(last, Smooth) and last.dense().shape == (POINTS, 33) and not last.dense()[:, 12:32].any()
     tensors = tensors_of(problem.network, {name: part.dense() for name, part in parts.items()})
     assert max(problem.errors(problem.held_out, tensors)) < 1e-3
+
+
+def test_modes_of_some_samples_after_others_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build_denormalised()
+    module.load_state_dict(field_state(), strict=False)
+    problem = pose(many_settings(network={"factory": f"{FACTORY}_denormalised"}), module.state_dict())
+    chains = chains_of(problem)
+    modes = None if chains is None else with_modes(problem, chains, 1e-3)
+    assert modes is not None
+    (whole, scale), points = learning_data(problem, modes, 300), problem.held_out.points
+    given, _ = with_outputs(problem, modes, points, scale)
+    monkeypatch.setattr(distil, "_AT_ONCE", 70 * POINTS)
+    parts, same = learning_data(problem, modes, 300)
+    torch.testing.assert_close((parts.inputs, parts.outputs, same), (whole.inputs, whole.outputs, scale))
+    torch.testing.assert_close(with_outputs(problem, modes, points, scale)[0].outputs, given.outputs)
 
 
 def test_no_narrower_network_than_its_modes_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

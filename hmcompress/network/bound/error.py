@@ -10,6 +10,7 @@ from torch import Tensor
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import Network, own_tensors
+from hmcompress.network.model.outputs import stacked
 from hmcompress.network.model.tangents import jets
 
 _BATCH, _LEAST_BATCH = 4096, 64  # samples at once
@@ -28,7 +29,7 @@ class Reference:
 
 def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str, Tensor] | None = None) -> list[Tensor]:
     """Outputs and derivatives, in float64, in batches."""
-    parts, step = [], _batch(points, network.written)
+    parts, step = list[list[Tensor]](), _batch(points, network.written)
     with torch.no_grad(), network.holding(tensors) as call:
         for begin in range(0, len(points), step):
             part = points.take(slice(begin, begin + step))
@@ -39,7 +40,7 @@ def evaluate(network: Network, points: Points, order: int, tensors: Mapping[str,
             "what the network returns has no row for each sample, so it cannot be asked in batches: give a factory "
             f"whose module returns what belongs to samples alone, or fewer samples ({step} at most)"
         )
-    return parts[0] if len(parts) == 1 else [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+    return [stacked([part.pop(0) for part in parts]) for _ in range(len(parts[0]))]
 
 
 def _batch(points: Points, written: float = 0.0) -> int:

@@ -24,6 +24,7 @@ from hmcompress.network.model.network import DenseLayer, Network
 
 LEARNED_ROWS = 8192  # samples, where the source has no end
 _STEP = 1e-4  # of the range of a coordinate, between points whose difference is a derivative
+_AT_ONCE = 1 << 27  # outputs of the original
 _CONSTANT = 1e-6  # share of the largest step below which a coordinate has none
 
 Origin = Chains | Web
@@ -72,13 +73,31 @@ def with_outputs(problem: Problem, chains: Origin, points: Points, scale: Tensor
     with derivatives, a scale (B, k) for each of the blocks."""
     if problem.order:
         return _with_derivatives(problem, chains, points, scale)
+    if chains.modes is not None:
+        return _with_modes(problem, chains, points, scale)
     found = chains.outputs(points)
     scale = _scale(problem, found.outputs) if scale is None else scale
-    found = found.scaled(scale)
-    if chains.modes is not None:
-        offset = 0.0 if chains.scaled is None else chains.scaled[1] * scale
-        return replace(found, outputs=(found.outputs - offset) @ chains.modes), scale
-    return found, scale
+    return found.scaled(scale), scale
+
+
+def _with_modes(problem: Problem, chains: Origin, points: Points, scale: Tensor | None) -> tuple[Data, Tensor]:
+    """The same for the modes of outputs, some samples after others: all outputs are far more numbers."""
+    assert chains.modes is not None
+    outputs = len(chains.modes)
+    if len(points) > (rows := max(_AT_ONCE // outputs, 1)):
+        parts = [points.take(slice(begin, begin + rows)) for begin in range(0, len(points), rows)]
+        if scale is None:
+            units = (_scale(problem, chains.outputs(part).outputs) for part in parts)
+            scale = torch.stack([*units]).pow(-2).sum(0).rsqrt()
+        found = [_with_modes(problem, chains, part, scale)[0] for part in parts]
+        inputs = tuple(torch.cat(xs) for xs in zip(*(part.inputs for part in found), strict=True))
+        return Data(inputs, torch.cat([part.outputs for part in found])), scale
+    data = chains.outputs(points)
+    scale = _scale(problem, data.outputs) if scale is None else scale
+    data.outputs.mul_(scale)
+    if chains.scaled is not None:
+        data.outputs.sub_(chains.scaled[1] * scale)
+    return replace(data, outputs=data.outputs @ chains.modes), scale
 
 
 def _scale(problem: Problem, y: Tensor) -> Tensor:

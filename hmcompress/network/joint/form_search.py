@@ -11,7 +11,7 @@ from hmcompress.network.joint.integer_moves import IntegerMoves
 from hmcompress.network.joint.ordering import about, embedded, nbytes, reordered
 from hmcompress.network.joint.quantise import LayerKnobs, Quantised, quantised
 from hmcompress.network.joint.small import Data, SmallNetwork
-from hmcompress.network.layerwise.coded import Coded, living
+from hmcompress.network.layerwise.coded import living
 from hmcompress.network.layerwise.propagate import Knobs, Parts
 from hmcompress.network.layerwise.trial import LIMIT, Trial
 from hmcompress.network.model.network import Network
@@ -47,7 +47,6 @@ class QuantisedForm:
     quantised: Quantised  # layer after layer
     moved: IntegerMoves  # the same, once its integers moved
     neurons: int  # 0 where they do not count
-    head: Coded | None = None  # the last layer, where it is coded apart
 
     @property
     def cost(self) -> float:

@@ -16,7 +16,7 @@ from hmcompress.hmatrix.grids.smooth import FEW, Layout
 from hmcompress.network.bound.error import squared_rows
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
-from hmcompress.network.joint.distil import Origin, with_outputs
+from hmcompress.network.joint.distil import Origin
 from hmcompress.network.joint.ends import MOST_OUTPUTS, modes_of
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
@@ -160,11 +160,13 @@ def many_outputs(problem: Problem, origin: Origin, tol: float) -> ManyOutputs | 
     if origin.modes is None:
         return None
     factors, offsets = torch.tensor([[1.0], [0.0]]).double() if origin.scaled is None else origin.scaled
-    whole, one = replace(origin, modes=None), torch.ones(1).double()
+    one = torch.ones(1).double()
 
     def wanted(points: Points, units: Tensor) -> Wanted:
-        data, _ = with_outputs(problem, whole, points, one)
-        return Wanted(replace(data, outputs=(data.outputs - offsets) / units), float(data.outputs.norm()))
+        data = origin.outputs(points)
+        size = float(data.outputs.norm())
+        data.outputs.sub_(offsets).div_(units)  # in place, as these may be very many
+        return Wanted(data, size)
 
     learned = wanted(problem.calibration.points.pairs(_LEARNED_FROM), factors)
     end = _end(origin)

@@ -14,6 +14,7 @@ from hmcompress.network.joint.small import Data, Layer
 from hmcompress.network.joint.vectors import narrowed
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Inputs, Network, in_double, own_tensors
+from hmcompress.network.model.outputs import stacked
 from hmcompress.network.model.until import call_until, run_until
 
 _MANY = 16  # inputs of a layer from outside that are features
@@ -77,7 +78,7 @@ class Web:
         """What enters the module, and the original's outputs."""
         points, rows = points.to(torch.float64), self.at_once(1)
         parts = [points.take(slice(begin, begin + rows)) for begin in range(0, len(points), rows)]
-        return Data(points.tensors, torch.cat([self.original.run(part.tensors) for part in parts]))
+        return Data(points.tensors, stacked([self.original.run(part.tensors).clone() for part in parts]))
 
     def at_once(self, points: int) -> int:
         """Samples of so many points that are run together."""

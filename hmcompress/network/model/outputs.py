@@ -33,6 +33,19 @@ def flatten(outputs: object) -> Tensor:
     return torch.cat([part.expand(rows, -1) if len(part) == 1 else part.reshape(rows, -1) for part in parts], 1)
 
 
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Parts (n, ...) one below the other. They are taken from the list one by one: many outputs are large, and would be
+    held twice."""
+    if len(parts) == 1:
+        return parts.pop()
+    whole, begin = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:]), 0
+    while parts:
+        part = parts.pop(0)
+        whole[begin : begin + len(part)] = part
+        begin += len(part)
+    return whole
+
+
 def tensors_in(outputs: object) -> Iterator[Tensor]:
     """The floating tensors in a module's outputs, complex ones as real ones."""
     if isinstance(outputs, Tensor):
