@@ -195,9 +195,9 @@ def test_a_random_field_gives_a_branch_further_functions_to_learn_from(tmp_path:
 @pytest.fixture
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of sixteen neurons a layer are tried, whatever the rate says, which learn on few samples."""
-    monkeypatch.setattr(middle, "MIDDLE_ROWS", 4096)
-    monkeypatch.setattr(learned, "MIDDLE_ROWS", 4096)
-    monkeypatch.setattr(widening, "_ROWS", (1024,))
+    monkeypatch.setattr(middle, "MIDDLE_ROWS", 2048)
+    monkeypatch.setattr(learned, "MIDDLE_ROWS", 2048)
+    monkeypatch.setattr(widening, "_ROWS", (512,))
     monkeypatch.setattr(middle, "_HIDDEN", (16,))
     monkeypatch.setattr(middle, "_WEIGHTS_PER_BYTE", (0.0, 0.0))
 
