@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from few_forms import few_forms
 from field_networks import POINTS, build, build_denormalised, build_positive, field_state
 from small_networks import decoded, forward, layer_bytes, outputs_settings, saved, stack
 from torch import Tensor
 
 import hmcompress.network.joint.distil as distil
-import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.middle as middle
-import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.joint.widening as widening
-import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.hmatrix.codecs import SMOOTH
 from hmcompress.network import NetworkResult, compress_network, pose
@@ -37,12 +35,7 @@ def many_settings(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_work() -> Iterator[None]:
-    """The claims hold for any amount of work; little is enough for networks this small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint_module, "_WORK", {"default": 3e9, "max": 3e9})
-        patch.setattr(joint_module, "_SEEDS", 1)
-        patch.setattr(form_search, "_LEAST", 2)
-        patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
+    with few_forms():
         yield
 
 

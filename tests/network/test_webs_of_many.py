@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 import torch
 import wide_webs
+from few_forms import few_forms
 from field_networks import POINTS
 from small_networks import check_jacobian, decoded, layer_bytes, outputs_settings, saved
 from torch import Tensor, nn
 from wide_webs import Wide, filled
 
 import hmcompress.network.joint.ends as ends
-import hmcompress.network.joint.form_search as form_search
 import hmcompress.network.joint.middle as middle
-import hmcompress.network.joint.smallest as joint_module
 import hmcompress.network.joint.web_tracing as web_tracing
 import hmcompress.network.joint.widening as widening
-import hmcompress.network.layerwise.budget as budget
 import hmcompress.network.stages as stages
 from hmcompress.errors import NetworkError
 from hmcompress.hmatrix.codecs import SMOOTH
@@ -67,12 +65,7 @@ def compressed(name: str, folder: Path, **changes: Any) -> NetworkResult:
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_work() -> Iterator[None]:
-    """The claims hold for any amount of work; little is enough for networks this small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint_module, "_WORK", {"default": 3e9, "max": 3e9})
-        patch.setattr(joint_module, "_SEEDS", 1)
-        patch.setattr(form_search, "_LEAST", 2)
-        patch.setattr(budget, "_MOST", {"fast": 8, "default": 8})
+    with few_forms():
         yield
 
 

@@ -36,10 +36,14 @@ def scaled_end(network: Network, end: DenseLayer, points: Points) -> Tensor | No
 def only_end(network: Network, points: Points, run: Run) -> DenseLayer | None:
     """The last layer, where all outputs are its own but for factors and offsets."""
     end = network.layers[-1]
-    kept = end.bias is None and network.linear(end).bias is not None  # which no grid holds
-    if kept or run.outputs[end.weight].ndim != 2:
+    if not is_whole(network, end) or run.outputs[end.weight].ndim != 2:
         return None
     return end if scaled_end(network, end, points) is not None else None
+
+
+def is_whole(network: Network, end: DenseLayer) -> bool:
+    """Whether a layer has no bias that is kept beside it, which no grid holds."""
+    return end.bias is not None or network.linear(end).bias is None
 
 
 def modes_of(y: Tensor, offsets: Tensor | None, tol: float, most: int) -> Tensor | None:

@@ -17,7 +17,7 @@ from hmcompress.network.bound.error import squared_rows
 from hmcompress.network.bound.problem import Problem
 from hmcompress.network.joint.chains import Chains
 from hmcompress.network.joint.distil import Origin
-from hmcompress.network.joint.ends import MOST_OUTPUTS, modes_of
+from hmcompress.network.joint.ends import MOST_OUTPUTS, is_whole, modes_of
 from hmcompress.network.joint.small import Data, SmallNetwork
 from hmcompress.network.joint.small_web import SmallWeb
 from hmcompress.network.joint.stacks import SmallStacks
@@ -48,9 +48,8 @@ def with_modes(problem: Problem, origin: Origin, tol: float, most: int = MOST_OU
 def _alone(chains: Chains) -> bool:
     """Whether the last layer of a single chain makes all outputs."""
     part, *others = chains.parts
-    end = part.layers[-1]
-    kept = end.bias is None and chains.network.linear(end).bias is not None  # which no grid holds
-    return not (others or part.heads or kept or len(part.functions) == len(part.layers))
+    single = not (others or part.heads or len(part.functions) == len(part.layers))
+    return single and is_whole(chains.network, part.layers[-1])
 
 
 def _end(origin: Origin) -> DenseLayer:
