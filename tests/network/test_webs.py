@@ -351,7 +351,6 @@ def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatc
     assert 2e-3 < joint.record.error <= 1e-2
     assert all(layer.payload[:1] == bytes([COMPACT]) for layer in joint.layers)
     monkeypatch.setattr(stages, "origins_of", lambda problem: ())
-    monkeypatch.setattr(stages, "smallest_whole", lambda *args: None)
     assert nbytes(joint) < (0.9 if slopes else 0.75) * nbytes(compressed(name, tmp_path))
 
 
