@@ -342,7 +342,7 @@ def test_the_layers_in_the_file_compute_what_the_small_network_does(name: str) -
 @pytest.mark.parametrize("name", ["Residual", "Gated", "Forces", "Aliased", "Towers"])
 def test_few_neurons_take_the_place_of_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = name == "Forces"  # which take longer
-    monkeypatch.setattr(joint_module, "_WORK", {"default": 1e10 if slopes else 3e9})
+    monkeypatch.setattr(joint_module, "_WORK", {"default": 2e10 if slopes else 5e9})
     monkeypatch.setattr(joint_module, "_SEEDS", 2)
     monkeypatch.setattr(joint_module, "_WIDTHS", 1)
     monkeypatch.setattr(form_search, "_LEAST", 2)
