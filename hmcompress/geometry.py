@@ -45,5 +45,5 @@ class View:
         return cls(base, shape, contiguous_stride(shape), 0)
 
     def of(self, base: "Tensor") -> "Tensor":
-        """The view, in the memory of its base."""
-        return base.as_strided(self.shape, self.stride, self.offset)
+        """The view, in the memory of its base, which may itself begin anywhere in a storage."""
+        return base.as_strided(self.shape, self.stride, int(base.storage_offset()) + self.offset)

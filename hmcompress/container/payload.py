@@ -95,7 +95,7 @@ def decode_layer(
         if math.prod(shapes[1]) != matrix.rows:
             raise FormatError(f"a bias {shapes[1]} is not that of {matrix.rows} rows: the file is damaged")
         decoded = HMatrix.from_payload(bytes(payload), (matrix.rows, matrix.cols), dtype).to_dense()
-        return [decoded[:, :-1].reshape(weight).contiguous(), decoded[:, -1].reshape(shapes[1]).contiguous()]
+        return [_own(decoded[:, :-1], weight), _own(decoded[:, -1], shapes[1])]
     matrix = real_layout(weight, dtype)
     size, real = (matrix.rows, matrix.cols), REAL_PARTS.get(dtype, dtype)
     if matrix.count == 1 and is_based(payload):
@@ -117,8 +117,12 @@ def _parted(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) 
     parts = split(reader.rest(), count)
     w = torch.stack([HMatrix.from_payload(p, (rows, cols + len(shapes) - 1), dtype).to_dense() for p in parts])
     weight = w[..., :cols].mT if is_turned else w[..., :cols]
-    biases = [w[..., cols].reshape(shape).contiguous() for shape in shapes[1:]]
-    return [weight.reshape(shapes[0]).contiguous(), *biases]
+    return [_own(weight, shapes[0]), *(_own(w[..., cols], shape) for shape in shapes[1:])]
+
+
+def _own(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A part of a matrix in memory of its own: one of a single row is contiguous where it is, beside the others."""
+    return part.reshape(shape).clone(memory_format=torch.contiguous_format)
 
 
 def _of_two(data: bytes, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:

@@ -8,6 +8,7 @@ from hmcompress.commands import encoding
 from hmcompress.commands.encoding import encode_layer
 from hmcompress.container.payload import decode_layer, join, split
 from hmcompress.errors import FormatError
+from hmcompress.geometry import View
 from hmcompress.hmatrix import compress_matrix
 from hmcompress.settings.config import LayerRule
 
@@ -51,3 +52,19 @@ def test_slices_come_back(payloads):
 def test_a_slice_that_repeats_what_is_not_there_is_a_format_error(data):
     with pytest.raises(FormatError):
         split(data, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_bias_has_memory_of_its_own(rows):
+    """Of a layer with one output, too, whose last column is contiguous where it is."""
+    matrix = torch.randn(rows, 17, generator=torch.Generator().manual_seed(0))
+    weight, bias = decode_layer(compress_matrix(matrix, tol=1e-2).payload, [(rows, 16), (rows,)], matrix.dtype)
+    assert (weight.untyped_storage().nbytes(), bias.untyped_storage().nbytes()) == (64 * rows, 4 * rows)
+    assert torch.allclose(bias, matrix[:, -1], atol=0.05 * float(matrix.norm()))
+
+
+def test_a_view_is_that_of_its_base_wherever_this_lies():
+    base = torch.arange(12.0)[5:11].reshape(2, 3)
+    assert torch.equal(View.whole("base", (2, 3)).of(base), base)
+    assert torch.equal(View("base", (3, 2), (1, 3), 0).of(base), base.T)
+    assert torch.equal(View("base", (2,), (1,), 4).of(base), base[1, 1:])

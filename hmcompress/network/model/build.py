@@ -1,10 +1,11 @@
 """From a checkpoint to a network that runs: the built-in kinds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
@@ -61,7 +62,7 @@ class _Stack:
             given = ", ".join(settings.layers)
             raise NetworkError(f"layers: no weight matrix matches {given}; there are {_few(tensors)}")
         features = _features(settings, tensors)
-        _check_chain(weights, tensors, _first_width(features))
+        weights = _chained(weights, tensors, _first_width(features))
         slopes = _slopes(settings, tensors, len(weights) if settings.activation_after_last else len(weights) - 1)
         biases = [_bias_of(name, tensors) for name in weights]
         linears = [
@@ -77,7 +78,14 @@ class _Stack:
         self.places |= {b: f"{prefix}layers.{k}.bias" for k, b in enumerate(biases) if b}
         self.places |= {s: f"{prefix}activations.{k}.slope" for k, s in enumerate(slopes) if s}
         self.places |= {name: f"{prefix}features.{part}" for part, name in _named(settings).items() if name}
+        self.places = self._further(settings, tensors) | self.places
         self.used = set(self.places)
+
+    def _further(self, settings: MLP, tensors: Tensors) -> dict[str, str]:
+        """Further names of the same tensors: of a layer that a module holds in a list as well."""
+        places = {_memory(tensors[name]): place for name, place in self.places.items()}
+        named = (n for n in tensors if n not in self.places and any(matches(p, n) for p in settings.layers))
+        return {n: places[memory] for n in named if (memory := _memory(tensors[n])) in places}
 
 
 def _weights(settings: MLP, tensors: Tensors) -> list[str]:
@@ -102,6 +110,23 @@ def _bias_of(weight: str, tensors: Tensors) -> str | None:
         if found and name in tensors and tensors[name].numel() == rows:
             return name
     return None
+
+
+def _chained(weights: list[str], tensors: Tensors, first: int | None) -> list[str]:
+    """Weights of which each takes what the one before gives: all, or else the first of several names of a tensor."""
+    try:
+        _check_chain(weights, tensors, first)
+    except NetworkError:
+        once = list({_memory(tensors[name]): name for name in reversed(weights)}.values())[::-1]
+        if len(once) == len(weights):
+            raise
+        return _chained(once, tensors, first)
+    return weights
+
+
+def _memory(t: Tensor) -> Hashable:
+    """What tensors have in common that are names of the same one, meta tensors too."""
+    return StorageWeakRef(t.untyped_storage()).cdata, t.storage_offset(), t.shape, t.stride()
 
 
 def _check_chain(weights: Sequence[str], tensors: Tensors, first: int | None) -> None:
