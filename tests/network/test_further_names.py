@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from small_networks import outputs_settings, saved, stack
-from torch import Tensor
+from torch import Tensor, nn
 
 import hmcompress
 from hmcompress.errors import NetworkError
-from hmcompress.network import compress_network
+from hmcompress.network import compress_network, load_tensors
 from hmcompress.network.model.build import build_network
+from hmcompress.network.model.factory import adopt
+from hmcompress.network.owned import owned
 
 SIZES = [2, 16, 16, 1]
 
@@ -58,3 +60,69 @@ def test_they_are_compressed_once_and_the_file_keeps_its_bound(tmp_path: Path) -
     with torch.no_grad():
         error = hmcompress.load_model(file)(x).double() - y
     assert error.norm() < 1.2 * result.record.tol * y.norm()
+
+
+class Attributes(nn.Module):
+    """Its layers as attributes, as they are called first in the checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+class Listed(nn.Module):
+    """The same in a list alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = torch.tanh(layer(x))
+        return self.layers[-1](x)
+
+
+class Both(Attributes):
+    """In both, which checkpoints are saved from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([self.first, self.second, self.last])
+
+
+def both() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return Both().state_dict()
+
+
+@pytest.mark.parametrize("make", [Attributes, Listed, Both])
+def test_a_module_that_knows_either_name_has_its_layers_compressed(make: type[nn.Module], tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, both())
+    network = owned(adopt(make(), load_tensors(checkpoint), {}, "factory", "it"), checkpoint)
+    assert [layer.weight for layer in network.layers] == ["first.weight", "second.weight", "last.weight"]
+    assert [layer.bias for layer in network.layers] == ["first.bias", "second.bias", "last.bias"]
+    assert not network.others
+
+
+@pytest.mark.parametrize("own", ["encoder", "decoder"])
+def test_a_weight_that_is_tied_to_what_a_network_does_not_know_stays_near_itself(own: str, tmp_path: Path) -> None:
+    """Another part of the model reads it too, so it is rounded, and not refitted."""
+    weight = torch.randn(16, 2)
+    parts = {"encoder.weight": weight, "encoder.bias": torch.randn(16)}
+    parts |= {"decoder.weight": weight, "decoder.bias": torch.randn(16)}
+    checkpoint, module = saved(tmp_path, parts), nn.Sequential(nn.Linear(2, 16))
+    network = owned(adopt(module, load_tensors(checkpoint), {f"{own}.": "0."}, "factory", "it"), checkpoint)
+    assert not network.layers and "encoder.weight" in network.others
+
+
+def test_a_file_is_loaded_into_a_module_that_knows_further_names(tmp_path: Path) -> None:
+    torch.save(both(), tmp_path / "model.pt")
+    settings = outputs_settings(network={"factory": f"{__file__}:Listed"})
+    source, file = tmp_path / "model.pt", tmp_path / "model.hmc.safetensors"
+    report = hmcompress.compress(source, file, settings=settings)
+    assert len(report.layers) == 3 and hmcompress.verify(file, against=source).passed
+    assert hmcompress.load_model(file, Listed())(torch.rand(3, 2)).shape == (3, 1)

@@ -1,15 +1,15 @@
 """From a checkpoint to a network that runs: the built-in kinds."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import FLOATS, is_optimizer_state
 from hmcompress.network.model.factory import build_foreign
+from hmcompress.network.model.further_names import memory
 from hmcompress.network.model.modules import Activation, Features, OperatorNetwork, Stack
 from hmcompress.network.model.network import DenseLayer, Network
 from hmcompress.settings.config import Settings
@@ -83,9 +83,9 @@ class _Stack:
 
     def _further(self, settings: MLP, tensors: Tensors) -> dict[str, str]:
         """Further names of the same tensors: of a layer that a module holds in a list as well."""
-        places = {_memory(tensors[name]): place for name, place in self.places.items()}
+        places = {memory(tensors[name]): place for name, place in self.places.items()}
         named = (n for n in tensors if n not in self.places and any(matches(p, n) for p in settings.layers))
-        return {n: places[memory] for n in named if (memory := _memory(tensors[n])) in places}
+        return {n: places[shared] for n in named if (shared := memory(tensors[n])) in places}
 
 
 def _weights(settings: MLP, tensors: Tensors) -> list[str]:
@@ -117,16 +117,11 @@ def _chained(weights: list[str], tensors: Tensors, first: int | None) -> list[st
     try:
         _check_chain(weights, tensors, first)
     except NetworkError:
-        once = list({_memory(tensors[name]): name for name in reversed(weights)}.values())[::-1]
+        once = list({memory(tensors[name]): name for name in reversed(weights)}.values())[::-1]
         if len(once) == len(weights):
             raise
         return _chained(once, tensors, first)
     return weights
-
-
-def _memory(t: Tensor) -> Hashable:
-    """What tensors have in common that are names of the same one, meta tensors too."""
-    return StorageWeakRef(t.untyped_storage()).cdata, t.storage_offset(), t.shape, t.stride()
 
 
 def _check_chain(weights: Sequence[str], tensors: Tensors, first: int | None) -> None:

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
+from hmcompress.network.model.further_names import by_stored_names, of_whole_modules
 from hmcompress.network.model.hidden import hidden_places
 from hmcompress.network.model.modules import ELEMENTWISE
 from hmcompress.network.model.network import DenseLayer, Network, own_tensors
@@ -44,22 +45,24 @@ def adopt(
     own = tensors_of_module(module)
     if any(is_lazy(t) for t in own.values()):
         raise NetworkError(f"{what} returns a module with lazy layers: run it once before it is returned")
-    names = _places(own, tensors, prefixes, kind, what)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items() if name not in names}
+    found = _places(own, tensors, prefixes, kind, what)
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if name not in found}
     with torch.no_grad():
-        for name, place in names.items():
+        for name, place in found.items():
             own[place].copy_(tensors[name])
         for name, hidden in hidden_places(module, shapes).items():
             hidden.copy_(tensors[name])
     module = module.eval()
     for parameter in module.parameters():  # archives have no requires_grad_ of their own
         parameter.requires_grad_(False)
+    names = by_stored_names(found, tensors)
     layers = _dense_layers(module, {place: name for name, place in names.items()})
     dense = {name for layer in layers for name in (layer.weight, layer.bias)}
     masks = {place for place, buffer in module.named_buffers(remove_duplicate=False) if _is_mask(buffer)}
     others = [n for n, p in names.items() if n not in dense and p not in masks and _is_codable(tensors[n])]
     shelves = tuple(shelves_in(module, set(own_tensors(module).values())))
     stacks = _stacks(module, layers)
+    names = of_whole_modules(names, tensors) | names
     return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=stacks, shelves=shelves)
 
 
