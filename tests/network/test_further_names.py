@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_networks import outputs_settings, saved, stack
@@ -126,3 +127,30 @@ def test_a_file_is_loaded_into_a_module_that_knows_further_names(tmp_path: Path)
     report = hmcompress.compress(source, file, settings=settings)
     assert len(report.layers) == 3 and hmcompress.verify(file, against=source).passed
     assert hmcompress.load_model(file, Listed())(torch.rand(3, 2)).shape == (3, 1)
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_layers_that_are_one_in_the_checkpoint_alone_are_bounded_at_both_places(third: bool, tmp_path: Path) -> None:
+    """The module does not tie them itself; with a third name, which it does not know, before them, or without."""
+    torch.manual_seed(0)
+    state = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).state_dict()
+    state |= {f"2.{name}": state[f"0.{name}"] for name in ("weight", "bias")}
+    state = ({f"z.{name}": state[f"0.{name}"] for name in ("weight", "bias")} if third else {}) | dict(state)
+    torch.save(state, tmp_path / "model.pt")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((2048, 8)).astype(np.float32))
+    settings = outputs_settings(
+        network={"factory": f"{__file__}:untied"}, calibration={"inputs": str(tmp_path / "x.npy"), "samples": 512}
+    )
+    source, file = tmp_path / "model.pt", tmp_path / "model.hmc.safetensors"
+    hmcompress.compress(source, file, settings=settings)
+    assert hmcompress.verify(file, against=source).passed
+    original, restored, x = untied(), untied(), torch.from_numpy(np.load(tmp_path / "x.npy"))
+    original.load_state_dict({name: t for name, t in state.items() if name[0] != "z"})
+    loaded = hmcompress.load_state_dict(file)
+    restored.load_state_dict({name: t for name, t in loaded.items() if name[0] != "z"})
+    with torch.no_grad():
+        assert (restored(x) - original(x)).norm() <= 1.2 * settings.tol * original(x).norm()
+
+
+def untied() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))

@@ -1,8 +1,9 @@
 """Tensors that a checkpoint has under several names, as those of a layer that a module holds in a list as well."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 Tensors = Mapping[str, Tensor]
@@ -14,16 +15,23 @@ def memory(t: Tensor) -> Hashable:
 
 
 def by_stored_names(places: Mapping[str, str], tensors: Tensors) -> dict[str, str]:
-    """Places by the names that tensors are stored under: the first of several, but where a network has both."""
+    """Places by the names that tensors are stored under, the first of several, where a network knows one alone."""
     first = _first_names(tensors)
-    found: dict[str, str] = {}
+    stored = {name: first[memory(tensors[name])] for name in places}
+    known = Counter(stored.values())
+    return {stored[name] if known[stored[name]] == 1 else name: place for name, place in places.items()}
+
+
+def tied_as_stored(module: nn.Module, places: Mapping[str, str], tensors: Tensors) -> None:
+    """Tie a module's tensors that are one in the checkpoint, so that what takes its place does so everywhere."""
+    first: dict[Hashable, str] = {}
     for name, place in places.items():
-        stored = first[memory(tensors[name])]
-        if stored not in places:
-            found.setdefault(stored, place)
-        else:
-            found[name] = place
-    return found
+        begun = first.setdefault(memory(tensors[name]), place)
+        if begun != place:
+            (holder, _, leaf), (other, _, its) = place.rpartition("."), begun.rpartition(".")
+            held, shared = module.get_submodule(holder), getattr(module.get_submodule(other), its)
+            if isinstance(getattr(held, leaf), nn.Parameter) == isinstance(shared, nn.Parameter):
+                setattr(held, leaf, shared)
 
 
 def of_whole_modules(places: Mapping[str, str], tensors: Tensors) -> dict[str, str]:
