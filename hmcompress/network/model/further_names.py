@@ -24,14 +24,16 @@ def by_stored_names(places: Mapping[str, str], tensors: Tensors) -> dict[str, st
 
 def tied_as_stored(module: nn.Module, places: Mapping[str, str], tensors: Tensors) -> None:
     """Tie a module's tensors that are one in the checkpoint, so that what takes its place does so everywhere."""
+    modules = dict(module.named_modules(remove_duplicate=False))
     first: dict[Hashable, str] = {}
     for name, place in places.items():
         begun = first.setdefault(memory(tensors[name]), place)
-        if begun != place:
-            (holder, _, leaf), (other, _, its) = place.rpartition("."), begun.rpartition(".")
-            held, shared = module.get_submodule(holder), getattr(module.get_submodule(other), its)
-            if isinstance(getattr(held, leaf), nn.Parameter) == isinstance(shared, nn.Parameter):
-                setattr(held, leaf, shared)
+        (path, _, leaf), (other, _, its) = place.rpartition("."), begun.rpartition(".")
+        if begun == place or path not in modules or other not in modules:
+            continue
+        held, shared = getattr(modules[path], leaf), getattr(modules[other], its)
+        if held is not shared and isinstance(held, nn.Parameter) == isinstance(shared, nn.Parameter):
+            setattr(modules[path], leaf, shared)
 
 
 def of_whole_modules(places: Mapping[str, str], tensors: Tensors) -> dict[str, str]:
