@@ -6,9 +6,10 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from hmcompress.checkpoint import Checkpoint
+from hmcompress.geometry import View
 from hmcompress.layers import all_names, is_optimizer_state
 from hmcompress.network.layerwise.moments import WIDEST
-from hmcompress.network.model.network import DenseLayer, Network
+from hmcompress.network.model.network import DenseLayer, Network, own_tensors
 from hmcompress.settings.config import Settings
 from hmcompress.settings.rules import rule_of
 
@@ -52,7 +53,18 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
             others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if is_stored(name)]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
-    return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=dense(network.repeated))
+    ties, repeated = _untied(network, checkpoint), dense(network.repeated)
+    return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=repeated, ties=ties)
+
+
+def _untied(network: Network, checkpoint: Checkpoint) -> dict[str, View]:
+    """Ties of the checkpoint that the module does not have itself."""
+    own, places = own_tensors(network.module), network.places
+
+    def is_tied(name: str, base: str) -> bool:
+        return base in places and own[places[name]] is own[places[base]]
+
+    return {n: tie for n, tie in checkpoint.ties.items() if n in places and not is_tied(n, tie.base)}
 
 
 def _is_quick(network: Network, layer: DenseLayer) -> bool:

@@ -20,8 +20,11 @@ _PATIENCE, _HURRIED = 3.0, 1.0  # times the work allowed
 def origins_of(problem: Problem) -> Iterator[Origin]:
     """The chains of a network, or else its groups of neurons, where it has any.
 
-    These first where layers are called more than once, which chains leave as they are.
+    These first where layers are called more than once, which chains leave as they are. None where tensors are tied in
+    the checkpoint alone: parts of one may be parts of another, and a narrower module has others.
     """
+    if problem.network.ties:
+        return
     again = bool(problem.network.repeated)
     if again and (web := web_of(problem)) is not None:
         yield web

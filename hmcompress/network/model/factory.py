@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from hmcompress.errors import NetworkError
 from hmcompress.layers import CODABLE, FLOATS, is_optimizer_state
-from hmcompress.network.model.further_names import by_stored_names, of_whole_modules, tied_as_stored
+from hmcompress.network.model.further_names import by_stored_names, of_whole_modules
 from hmcompress.network.model.hidden import hidden_places
 from hmcompress.network.model.modules import ELEMENTWISE
 from hmcompress.network.model.network import DenseLayer, Network, own_tensors
@@ -52,8 +52,6 @@ def adopt(
             own[place].copy_(tensors[name])
         for name, hidden in hidden_places(module, shapes).items():
             hidden.copy_(tensors[name])
-    if kind == "factory":  # an archive ties what it was saved with
-        tied_as_stored(module, found, tensors)
     module = module.eval()
     for parameter in module.parameters():  # archives have no requires_grad_ of their own
         parameter.requires_grad_(False)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 Tensors = Mapping[str, Tensor]
@@ -20,20 +20,6 @@ def by_stored_names(places: Mapping[str, str], tensors: Tensors) -> dict[str, st
     stored = {name: first[memory(tensors[name])] for name in places}
     known = Counter(stored.values())
     return {stored[name] if known[stored[name]] == 1 else name: place for name, place in places.items()}
-
-
-def tied_as_stored(module: nn.Module, places: Mapping[str, str], tensors: Tensors) -> None:
-    """Tie a module's tensors that are one in the checkpoint, so that what takes its place does so everywhere."""
-    modules = dict(module.named_modules(remove_duplicate=False))
-    first: dict[Hashable, str] = {}
-    for name, place in places.items():
-        begun = first.setdefault(memory(tensors[name]), place)
-        (path, _, leaf), (other, _, its) = place.rpartition("."), begun.rpartition(".")
-        if begun == place or path not in modules or other not in modules:
-            continue
-        held, shared = getattr(modules[path], leaf), getattr(modules[other], its)
-        if held is not shared and isinstance(held, nn.Parameter) == isinstance(shared, nn.Parameter):
-            setattr(modules[path], leaf, shared)
 
 
 def of_whole_modules(places: Mapping[str, str], tensors: Tensors) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hmcompress.errors import HMCompressError, NetworkError
+from hmcompress.geometry import View
 from hmcompress.network.model.entering import called_with, entering
 from hmcompress.network.model.failures import failure
 from hmcompress.network.model.kept import Kept, KeptTensor, forget, unshared
@@ -67,6 +68,7 @@ class Network:
     written: float = 0.0  # numbers that a forward pass writes for a sample, where they were counted
     telling: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns by which very wide layers are read
     products: tuple[Product, ...] = ()  # layers that the module computes from parameters of its own
+    ties: Mapping[str, View] = field(default_factory=dict)  # tensors that are one with others, or a part, in the file
 
     @property
     def built_in(self) -> bool:
@@ -123,12 +125,17 @@ class Network:
         others = sum(own[self.places[name]].numel() for name in self.others)
         return others / dense if dense else math.inf
 
+    def with_tied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With the tensors that are tied to these, whether the module ties them itself or not."""
+        tied = ((name, tie) for name, tie in self.ties.items() if tie.base in tensors)
+        return {name: tie.of(tensors[tie.base].contiguous()) for name, tie in tied} | dict(tensors)
+
     def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """What replaces tensors of the module, by a place in each module that holds them: torch leaves a module changed
         where it is told two of its names."""
         if not tensors:
             return {}
-        own = own_tensors(self.module)
+        own, tensors = own_tensors(self.module), self.with_tied(tensors)
         given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
         return {place: given[t].to(t.dtype) for place, t in held(self.module) if t in given}
 
@@ -203,7 +210,7 @@ def in_double(network: Network, tensors: Mapping[str, Tensor] | None = None) -> 
     network = in_precision(network, torch.float64)
     own = own_tensors(network.module)
     with torch.no_grad():
-        for name, t in (tensors or {}).items():
+        for name, t in network.with_tied(tensors or {}).items():
             own[network.places[name]].copy_(t)
     return network
 
