@@ -53,8 +53,15 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
             others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if is_stored(name)]
     stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
-    ties, repeated = _untied(network, checkpoint), dense(network.repeated)
-    return replace(network, layers=own, others=tuple(others), stacks=stacks, repeated=repeated, ties=ties)
+    return replace(
+        network,
+        layers=own,
+        others=tuple(others),
+        stacks=stacks,
+        repeated=dense(network.repeated),
+        ties=_untied(network, checkpoint),
+        of_module=network.layers,
+    )
 
 
 def _untied(network: Network, checkpoint: Checkpoint) -> dict[str, View]:

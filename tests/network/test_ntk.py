@@ -2,15 +2,18 @@
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from small_networks import forward, outputs_settings, stack
+from small_networks import forward, outputs_settings, saved, stack
 
 import hmcompress
 from hmcompress.network import pose
 from hmcompress.network.bound.kernel_bound import TangentBound
 from hmcompress.network.bound.ntk import tangent_kernel, training_curves, water_filling_bits
+from hmcompress.network.owned import load_tensors, owned
 
 
 def jacobian_kernel(state: dict, x: torch.Tensor) -> torch.Tensor:
@@ -96,3 +99,33 @@ def test_a_network_whose_weights_are_all_tied_has_no_rate_limit(tmp_path):
     options = {"network": {"linear": {}}, "calibration": {"domain": {f"x{k}": [-1, 1] for k in range(24)}}}
     report = hmcompress.compress(tmp_path / "m.pt", metric="outputs", ntk=False, effort="fast", tol=1e-2, **options)
     assert report.passed and report.network.rate_limit_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"layers": [{"match": "net.4.*", "keep": True}]}, {"layers": [{"match": "net.0.*", "tol": 1e-3}]}]
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_kernel_of_all_layers_is_bounded_coded_or_not(tied: bool, changes: dict, tmp_path: Path) -> None:
+    """Of those that are kept, have tolerances of their own or are tied to others as well, as `verify` measures it."""
+    state = stack([2, 12, 12, 12, 1])
+    state |= {f"net.4.{leaf}": state[f"net.2.{leaf}"] for leaf in ("weight", "bias")} if tied else {}
+    torch.save(state, tmp_path / "m.pt")
+    settings = outputs_settings(tol=5e-2, ntk={"tol": 0.05, "samples": 64}, effort="fast", **changes)
+    report = hmcompress.compress(tmp_path / "m.pt", tmp_path / "c.st", settings=settings)
+    verdict = hmcompress.verify(tmp_path / "c.st", tmp_path / "m.pt")
+    assert 0 < report.network.ntk.error <= 0.05 and verdict.passed
+    assert verdict.network.ntk_error == pytest.approx(report.network.ntk.error, rel=1e-6)
+
+
+def test_tied_layers_train_from_the_weights_that_come_back(tmp_path: Path) -> None:
+    """The second name's as well."""
+    state = stack([2, 12, 12, 12, 1])
+    state |= {f"net.4.{leaf}": state[f"net.2.{leaf}"] for leaf in ("weight", "bias")}
+    checkpoint, settings = saved(tmp_path, state), outputs_settings(ntk={"samples": 32, "training": 20})
+    problem = pose(settings, load_tensors(checkpoint))
+    problem = replace(problem, network=owned(problem.network, checkpoint))
+    bound = TangentBound.of(problem, settings.ntk_bound)
+    moved = {"net.2.weight": 1.2 * state["net.2.weight"]}
+    trained = bound.record(moved).training
+    assert trained.compressed == bound.record(moved | {"net.4.weight": moved["net.2.weight"]}).training.compressed
+    assert trained.compressed != trained.original

@@ -29,10 +29,11 @@ class TangentBound:
 
     @classmethod
     def of(cls, problem: Problem, settings: Ntk) -> "TangentBound":
-        if not problem.network.layers:
+        network = problem.network.with_all_layers()
+        if not network.layers:
             raise NetworkError("ntk: the network has no dense layer whose gradients are known; write ntk: off")
         points = problem.held_out.points.pairs(settings.samples)
-        return cls(settings.tol, settings, problem.network, points, tangent_kernel(problem.network, points))
+        return cls(settings.tol, settings, network, points, tangent_kernel(network, points))
 
     def error(self, tensors: Mapping[str, Tensor]) -> float:
         """Relative Frobenius error of the kernel with some tensors replaced."""

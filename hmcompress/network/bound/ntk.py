@@ -175,7 +175,7 @@ def _new_target(points: Points, outputs: Tensor) -> Tensor:
 def _descend(
     network: Network, points: Points, tensors: Mapping[str, Tensor], target: Tensor, rate: float, steps: int
 ) -> list[float]:
-    own = own_tensors(network.module)
+    own, tensors = own_tensors(network.module), network.with_tied(tensors)
     state = {name: tensors.get(name, own[place]).detach().to(network.dtype) for name, place in network.places.items()}
     trained = [n for layer in network.layers for n in (layer.weight, layer.bias) if n is not None]
     losses = []

@@ -69,6 +69,7 @@ class Network:
     telling: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns by which very wide layers are read
     products: tuple[Product, ...] = ()  # layers that the module computes from parameters of its own
     ties: Mapping[str, View] = field(default_factory=dict)  # tensors that are one with others, or a part, in the file
+    of_module: tuple[DenseLayer, ...] = ()  # all dense layers, where some are not to be coded
 
     @property
     def built_in(self) -> bool:
@@ -85,6 +86,10 @@ class Network:
         module = copy.copy(self.module)
         module.cartesian = False  # type: ignore[assignment]
         return replace(self, module=module, cartesian=False)
+
+    def with_all_layers(self) -> "Network":
+        """The same with layers that are tied to others, or that a rule keeps, among its layers."""
+        return replace(self, layers=self.of_module or self.layers)
 
     def with_repeated(self) -> "Network":
         """The same with layers that are called more than once among its layers."""
