@@ -108,7 +108,7 @@ def _compressed(work: _Work, posed: Problem) -> NetworkResult:
         posed = replace(posed, network=network)
     problem, left_out = _owning(posed, work.checkpoint, keep), keep | fixed.keys() | work.fixed.keys()
     rest = _owning(posed, work.checkpoint, left_out) if fixed else problem
-    coded = partial(_coded, work, rest, tensors, left_out)
+    coded = partial(_coded, work, rest, tensors, fixed, left_out)
     as_they_are = {x.bias: tensors[x.bias] for x in problem.network.layers if x.weight in fixed and x.bias is not None}
     layers, stored, record = within(problem, settings, {**as_they_are, **fixed}, coded)
     record, blank = with_changed_inputs(problem, record, stored)
@@ -128,14 +128,19 @@ def _owning(problem: Problem, checkpoint: Checkpoint, keep: Set[str]) -> Problem
 
 
 def _coded(
-    work: _Work, problem: Problem, tensors: Mapping[str, Tensor], left_out: Set[str], settings: Settings
+    work: _Work,
+    problem: Problem,
+    tensors: Mapping[str, Tensor],
+    fixed: Mapping[str, Tensor],
+    left_out: Set[str],
+    settings: Settings,
 ) -> tuple[Layers, Mapping[str, Tensor]]:
-    """The smallest layers whose outputs keep the tolerance, and what they decode to."""
+    """The smallest layers with which, beside fixed tensors, the outputs keep the tolerance, and what they decode to."""
     if not problem.network.layers and not problem.network.others:
         return (), {}
     start = time.perf_counter()
     with threadpool_limits(1, "blas"):  # whose threads wait in a loop, on the processors that torch's need
-        subject = Subject.of(problem, tensors, settings.tol, settings.effort, work.progress)
+        subject = Subject.of(problem, tensors, settings.tol, settings.effort, work.progress, fixed)
         trial = _guarded(subject, settings)
         layers, stored = _encode(problem, trial, tensors, tuple(work.saved), time.perf_counter() - start)
         if work.metric is None or settings.slim == "prefer":
@@ -144,7 +149,7 @@ def _coded(
             if settings.ntk_bound is not None:  # of the layers, which are none of the saved parameters
                 return layers, stored
             whole = _owning(work.original, work.checkpoint, left_out)
-            subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress)
+            subject = Subject.of(whole, work.saved, settings.tol, settings.effort, work.progress, work.fixed)
         return _smaller(subject, settings, work.metric, layers, stored, problem.network)
 
 

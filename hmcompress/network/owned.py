@@ -1,7 +1,8 @@
 """The tensors of a checkpoint that a network is read from, and those of its weights that are to be coded."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import groupby
 
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
         if is_stored(layer.weight) and layer.weight not in dense_weights:
             others += [name for name in (layer.weight, layer.bias) if name is not None]
     others = [name for name in others if is_stored(name)]
-    stacks = tuple(tuple(layer for layer in own if layer.weight in {x.weight for x in s}) for s in network.stacks)
+    stacks = tuple(run for stack in network.stacks for run in _runs(stack, {x.weight: x for x in own}))
     return replace(
         network,
         layers=own,
@@ -62,6 +63,13 @@ def owned(network: Network, checkpoint: Checkpoint, keep: Set[str] = frozenset()
         ties=_untied(network, checkpoint),
         of_module=network.layers,
     )
+
+
+def _runs(stack: Sequence[DenseLayer], coded: Mapping[str, DenseLayer]) -> Iterator[tuple[DenseLayer, ...]]:
+    """The parts of a stack without layers that are not to be coded: what is before one does not feed what is after."""
+    for is_coded, run in groupby(stack, lambda layer: layer.weight in coded):
+        if is_coded:
+            yield tuple(coded[layer.weight] for layer in run)
 
 
 def _untied(network: Network, checkpoint: Checkpoint) -> dict[str, View]:

@@ -1,6 +1,5 @@
 """Weights that rules have given a tolerance of their own, beside those that the outputs' tolerance is for."""
 
-import math
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -14,7 +13,6 @@ from hmcompress.settings.config import Settings
 
 Tensors = Mapping[str, Tensor]
 
-_MOST = 0.95  # of the tolerance that they may take of the outputs'
 _TRIES = 3  # of which each aims lower
 _LOWER = 0.97  # than what would do
 
@@ -27,9 +25,9 @@ def within(
     Returns its layers, all decoded tensors, and what was measured with these. Raises BoundError where the bound cannot
     be met, or the fixed ones leave no room.
     """
-    aim = _scaled(settings, _room(problem, settings, fixed)) if fixed else settings
+    aim, share = settings, _share(problem, settings, fixed)
     for _ in range(_TRIES if fixed else 1):
-        layers, found = coded(aim)
+        layers, found = coded(aim) if not fixed else _beside(share, coded, aim)
         stored = {**found, **fixed}
         record = measure(problem, settings, stored)
         over = _over(record, settings)
@@ -43,12 +41,19 @@ def within(
     return layers, stored, record
 
 
-def _room(problem: Problem, settings: Settings, fixed: Tensors) -> float:
-    """The share of the tolerance for the others: errors of different weights add up as their squares do, about."""
-    share = max(problem.errors(problem.held_out, fixed)) / settings.tol
+def _share(problem: Problem, settings: Settings, fixed: Tensors) -> float:
+    """Of the tolerance that fixed tensors take by themselves. Raises BoundError where that is more than all."""
+    share = max(problem.errors(problem.held_out, fixed)) / settings.tol if fixed else 0.0
     if not share <= 1:
         raise BoundError(_told(share))
-    return math.sqrt(1 - min(share, _MOST) ** 2)
+    return share
+
+
+def _beside(share: float, coded: Callable[[Settings], tuple[Layers, Tensors]], aim: Settings) -> tuple[Layers, Tensors]:
+    try:
+        return coded(aim)
+    except BoundError as error:
+        raise BoundError(_told(share)) from error
 
 
 def _told(share: float) -> str:

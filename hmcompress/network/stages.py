@@ -106,7 +106,7 @@ class SmallNetworks:
         """With other weights as they will be, and these in coded form. Raises NetworkError where it does not run so."""
         if not isinstance(origin, Web):
             beside = self._beside(origin, settings)
-            return origin.beside(self.subject.decoded(beside)) if beside else origin, beside
+            return origin.beside(self.subject.decoded(beside)), beside
         points = self.subject.problem.calibration.points
         even = evened(origin, self.subject.tensors, points)
         beside = self._beside(origin, settings, {name: coded(t) for name, t in even.items()})

@@ -48,6 +48,7 @@ class Whole:
     def __init__(self, problem: Problem, data: Original) -> None:
         self.network, kind = in_double(problem.network), problem.settings.tolerance
         self._unread = {name: w for name, w in data.others.items() if not data.other_sensitivities[name]}
+        self._standing = data.standing
         self._others = {name: w for name, w in data.others.items() if name not in self._unread}
         matrices = [(layer.weight, self.network.matrix(layer)) for layer in self.network.layers]
         others = [(name, w) for name in self._others for w in to_matrices(data.others[name]).double()]
@@ -66,7 +67,7 @@ class Whole:
         for name, w in self._others.items():
             slices = [m for section, m in zip(self.sections, matrices, strict=True) if section.name == name]
             whole[name] = from_matrices(torch.stack(slices), w.shape, torch.complex128 if w.is_complex() else w.dtype)
-        return tensors_of(self.network, whole)
+        return {**self._standing, **tensors_of(self.network, whole)}
 
     def error(self, theta: Tensor) -> float:
         """Squared relative error on all calibration points; inf where something is not finite."""

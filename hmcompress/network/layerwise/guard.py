@@ -46,12 +46,12 @@ class Guard:
         return max(self.error(parts), seen / LUCKY)
 
     def error_of(self, tensors: Mapping[str, Tensor]) -> float:
-        """The same with some tensors replaced."""
+        """The same with some tensors replaced, and with those that are coded already."""
         if self.points is None:
             return 0.0
         network, kind = self.problem.network, self.problem.settings.tolerance
         try:
-            y = evaluate(network, self.points.points, self.problem.order, tensors)
+            y = evaluate(network, self.points.points, self.problem.order, {**self.data.standing, **tensors})
         except NetworkError:
             return math.inf
         errors = block_errors(kind, self.points.blocks, y)

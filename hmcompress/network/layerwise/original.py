@@ -49,6 +49,7 @@ class Original:
     engine: Engine = field(default_factory=Engine)
     size: ForwardSize = field(default_factory=ForwardSize)
     without_zero_rows: frozenset[str] = frozenset()  # further weights with which a row of zeros breaks the network
+    standing: Mapping[str, Tensor] = field(default_factory=dict)  # what weights with their own tolerances decode to
     fields: dict[str, list[Layout]] = field(default_factory=dict)  # of the layers that write some, cheapest first
     _factors: dict[tuple[str, Layout | None], tuple[float, Factor]] = field(default_factory=dict)  # the last of each
 

@@ -60,7 +60,7 @@ def run_pass(network: Network, data: Original, knobs: Knobs) -> Parts:
     parts = coded_others(data, knobs)
     if not network.layers:
         return parts
-    others = {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()}
+    others = decoded(network, data, parts)
     code = _quantising(network, data, knobs, parts)
     if data.order == 0:
         with until_all_are_seen(network, in_place_of, lambda layer, x: _output(network, layer, x, code(layer, [x]))):
@@ -223,5 +223,6 @@ def tensors_of(network: Network, parts: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def decoded(network: Network, data: Original, parts: Parts) -> dict[str, Tensor]:
-    """The tensors that coded parts stand for."""
-    return tensors_of(network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
+    """The tensors that coded parts stand for, and those that stand beside them."""
+    own = tensors_of(network, {name: part.dense().to(data.dtypes[name]) for name, part in parts.items()})
+    return {**data.standing, **own}

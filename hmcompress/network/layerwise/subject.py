@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,10 +31,16 @@ class Subject:
 
     @classmethod
     def of(
-        cls, problem: Problem, tensors: Mapping[str, Tensor], tol: float, effort: str, progress: Progress
+        cls,
+        problem: Problem,
+        tensors: Mapping[str, Tensor],
+        tol: float,
+        effort: str,
+        progress: Progress,
+        standing: Mapping[str, Tensor] | None = None,
     ) -> "Subject":
-        """Raises NetworkError for weights without effect."""
-        data = prepare(problem, tensors, effort)
+        """standing: what weights that are coded already decode to. Raises NetworkError for weights without effect."""
+        data = replace(prepare(problem, tensors, effort), standing=standing or {})
         return cls(problem, tensors, data, Guard.of(problem, data, tol), progress)
 
     def decoded(self, parts: Parts) -> dict[str, Tensor]:
@@ -50,6 +56,7 @@ class Subject:
         """The same of the tensors that replace the network's."""
 
         def measured(held: Mapping[str, Tensor]) -> float:
+            held = {**self.data.standing, **held}
             try:
                 error = max(self.problem.errors(self.problem.held_out, narrowed(self.problem.network, held)))
                 return error if kernel is None else max(error, tol * kernel.error(held) / kernel.tol)
