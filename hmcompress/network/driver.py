@@ -50,7 +50,6 @@ from hmcompress.work.progress import Progress, silent
 _GLANCE = 5  # passes
 _SEARCHES = 3  # at most, each aiming lower
 _LOWER, _LOWEST = 0.99, 0.5  # than what would do; of what was aimed at before
-_ROUNDING = 1e-4  # of the tolerance, by which the module's own sums may differ from those of layers in their place
 _SURE = 2.0  # times the joint stage's bytes: what a few passes need where a whole search would not be smaller
 
 
@@ -77,11 +76,12 @@ def compress_network(
     network = with_products(original.network, original.calibration.points, stays_with_engine, apart)
     posed = replace(original, network=network)
     result = _compressed(work, posed)
-    if posed.network.products:
-        errors = original.errors(original.held_out, decoded_layers(result.layers))
-        if not max(errors) <= settings.tol * (1 + _ROUNDING):
-            return _compressed(work, original)
-    return result
+    if not posed.network.products:
+        return result
+    errors = original.errors(original.held_out, decoded_layers(result.layers))  # the module's own sums, of 16 bits
+    if not max(errors) <= settings.tol:
+        return _compressed(work, original)
+    return replace(result, record=result.record.with_errors(errors))
 
 
 @dataclass(frozen=True)
@@ -237,4 +237,6 @@ def _smaller(
         return subject.measure_of_tensors(settings.tol, _kernel(subject, settings))
 
     alone = smaller_alone(subject, metric, bounds, sum(len(layer.payload) for layer in layers))
-    return (layers, stored) if alone is None else (alone.layers, canonical(network, alone.tensors))
+    if alone is None:
+        return layers, stored
+    return alone.layers, alone.tensors if subject.problem.network is network else canonical(network, alone.tensors)

@@ -1,8 +1,8 @@
 """One record per result; terminal, JSON, JUnit and HTML are drawings of these. Errors are relative, sizes in bytes."""
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 SCHEMA = 1
@@ -163,6 +163,11 @@ class NetworkRecord:
         """Whether outputs, derivatives and the tangent kernel keep their bounds."""
         ntk = self.ntk is None or self.ntk.tol is None or self.ntk.error <= self.ntk.tol
         return ntk and all(error <= self.tol for error in (self.error, *self.derivative_errors))
+
+    def with_errors(self, errors: Sequence[float]) -> "NetworkRecord":
+        """With these on held-out points: of the outputs, and of each derivative."""
+        alone = errors[0] if len(errors) > 1 else None
+        return replace(self, error=max(errors), derivative_errors=tuple(errors[1:]), function_error=alone)
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "ntk": self.ntk and self.ntk.to_json()}

@@ -11,7 +11,9 @@ from small_networks import saved
 
 import hmcompress.network.driver as driver
 from hmcompress import compress, load_model, load_state_dict, verify
+from hmcompress.commands.encoding import Each
 from hmcompress.network import compress_network, pose
+from hmcompress.network.alone import smaller_alone
 from hmcompress.network.model.links import with_stacks
 from hmcompress.network.model.network import in_double
 from hmcompress.network.model.products import canonical, with_products
@@ -180,3 +182,15 @@ def test_a_part_with_the_name_of_a_method_has_layers_too() -> None:
     problem, network = posed("Named")
     assert [layer.weight for layer in network.layers] == ["parts.0", "parameters.0", "parts.1"]
     assert network.run(problem.calibration.points.tensors)[0].shape[-1] == 1
+
+
+@pytest.mark.parametrize("name", ["Own", "Linear", "Kernels"])
+def test_weights_by_themselves_are_what_layers_take(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As they are turned once, and not twice, where these are what stays."""
+    checkpoint, settings = saved(tmp_path, getattr(product_networks, name)().state_dict()), settings_of(name)
+    monkeypatch.setattr(driver, "smaller_alone", lambda *given: smaller_alone(*given[:3], 10**6))
+    result = compress_network(checkpoint, settings, metric=Each(checkpoint, settings))
+    assert sum(len(layer.payload) for layer in result.layers) > 220  # of weights by themselves
+    assert 0.1 * BOUND < result.record.error <= BOUND
+    compress(checkpoint.path, tmp_path / "f", settings=settings)
+    assert verify(tmp_path / "f", against=checkpoint.path).passed

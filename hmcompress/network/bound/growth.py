@@ -52,10 +52,10 @@ def _traces(network: Network, inputs: Inputs, tensors: Mapping[str, Tensor]) -> 
 def _row(network: Network, layer: DenseLayer, original: Trace, compressed: Trace, decoded: Mapping) -> NetworkLayer:
     x, z = original[layer.weight]
     weight = decoded[layer.weight]
-    bias = decoded[layer.bias] if layer.bias is not None else network.linear(layer).bias
+    bias = decoded.get(str(layer.bias), network.linear(layer).bias)  # may be kept where its weight is not
     dead = (weight == 0).all(1)
     if layer.bias is not None:
-        dead &= decoded[layer.bias] == 0
+        dead &= bias == 0
     zero = (weight == 0).all(0)
     on_original = torch.nn.functional.linear(x, weight.double(), None if bias is None else bias.double())
     y, q = (x, on_original) if layer.weight in network.routed else compressed[layer.weight]

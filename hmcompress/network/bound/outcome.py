@@ -40,10 +40,8 @@ def measure(problem: Problem, settings: Settings, decoded: Mapping[str, Tensor])
         calibration_error=max(calibration),
         samples=len(problem.calibration.points),
         seed=problem.settings.seed,
-        derivative_errors=tuple(held_out[1:]),
-        function_error=held_out[0] if problem.order else None,
         layers=growth_of_layers(problem, decoded),
-    )
+    ).with_errors(held_out)
     if settings.ntk_bound is not None:
         record = replace(record, ntk=TangentBound.of(problem, settings.ntk_bound).record(decoded))
     if problem.network.built_in:

@@ -59,7 +59,7 @@ def _blocks(x: Tensor, bias: bool, value: float, dtype: type, size: int) -> Iter
     rows = x.detach().reshape(-1, x.shape[-1])
     held: np.ndarray = np.full((min(size, len(rows)), rows.shape[1] + bias), value, dtype)
     for part in rows.split(size):
-        held[: len(part), : rows.shape[1]] = part.numpy()
+        torch.from_numpy(held)[: len(part), : rows.shape[1]].copy_(part)  # numpy knows no bfloat16
         yield held[: len(part)]
 
 

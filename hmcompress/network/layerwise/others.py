@@ -13,7 +13,7 @@ from hmcompress.network.bound.error import block_errors, evaluate
 from hmcompress.network.model.inputs import Points
 from hmcompress.network.model.network import DenseLayer, Network, replaced
 
-_STEP = 1e-3  # relative Frobenius size of the perturbation
+_STEP, _UNITS = 1e-3, 2  # relative Frobenius size of the perturbation, at least so many units in the last place
 _ROWS = 256
 _FEW_ROWS = 16
 _UNUSED = 1e-12
@@ -58,9 +58,15 @@ def perturbed_errors(
     for name in names:
         w = tensors[name].to(torch.complex128 if tensors[name].is_complex() else torch.float64)
         noise = torch.randn(w.shape, generator=generator, dtype=w.dtype)
-        moved = w + _STEP * w.norm() / noise.norm().clamp_min(1e-300) * noise
-        found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / _STEP
+        step = _step(tensors[name].dtype)
+        moved = w + step * w.norm() / noise.norm().clamp_min(1e-300) * noise
+        found[name] = block_errors(kind, reference, evaluate(network, points, 0, {name: moved}))[0] / step
     return found
+
+
+def _step(dtype: torch.dtype) -> float:
+    """Less is lost in rounding, where there are 16 bits."""
+    return max(_STEP, _UNITS * torch.finfo(dtype).eps)
 
 
 def _patterns(unused: Sequence[str], used: Collection[str]) -> list[str]:
@@ -132,5 +138,5 @@ class _Noise:
     def __call__(self, layer: DenseLayer, x: Tensor, z: Tensor) -> Tensor | None:
         if layer != self.layer:
             return None
-        self.variance = _STEP**2 * float(z.detach().double().square().mean())
+        self.variance = _step(z.dtype) ** 2 * float(z.detach().double().square().mean())
         return z + self.variance**0.5 * torch.randn(z.shape, generator=self._generator, dtype=z.dtype)
