@@ -117,12 +117,16 @@ def encode_layer(
     assert rule.tol is not None and rule.norm is not None
     matrices = to_matrices(tensor)
     kernel = real_layout(tensor.shape, tensor.dtype).kernel
+    kept = partial(keep_matrix, norm=rule.norm, effort=effort, kernel=kernel)
     if _is_mask(matrices):
-        alone = _coded_once(matrices, partial(keep_matrix, norm=rule.norm, effort=effort, kernel=kernel))
+        alone = _coded_once(matrices, kept)
     else:
         coded = partial(compress_matrix, tol=rule.tol, norm=rule.norm, effort=effort, grid=rule.grid, kernel=kernel)
         alone = _coded_once(matrices, coded)
     lossy = all(matrix.method == "hmatrix" for matrix in alone)  # then every error is known, and finite
+    finite = lossy or _is_finite(matrices)
+    if not finite and len(alone) > 1:  # the other slices too
+        alone = _coded_once(matrices, kept)
     slices = _on_others(matrices, alone, rule, effort, kernel, like) if lossy else alone
     row = LayerRow(
         tensors=(name,),
@@ -134,7 +138,7 @@ def encode_layer(
         leaves={kind: sum(matrix.leaves[kind] for matrix in slices) for kind in slices[0].leaves},
         max_rank=max(matrix.max_rank for matrix in slices),
     )
-    note = "" if lossy or _is_finite(matrices) else f"{name}: holds nan or inf, kept lossless"
+    note = "" if finite else f"{name}: holds nan or inf, kept lossless"
     payload = join([matrix.payload for matrix in slices])
     seconds, peak = time.perf_counter() - start, peak_rss_bytes()
     return EncodedLayer(row, payload, (tuple(tensor.shape),), tensor.dtype, seconds, note, peak)
