@@ -78,7 +78,8 @@ def compress_network(
     result = _compressed(work, posed)
     if not posed.network.products:
         return result
-    errors = original.errors(original.held_out, decoded_layers(result.layers))  # the module's own sums, of 16 bits
+    own = replace(original, network=owned(original.network, checkpoint))  # with its ties, and its own sums of 16 bits
+    errors = own.errors(own.held_out, decoded_layers(result.layers))
     if not max(errors) <= settings.tol:
         return _compressed(work, original)
     return replace(result, record=result.record.with_errors(errors))

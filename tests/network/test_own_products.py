@@ -194,3 +194,16 @@ def test_weights_by_themselves_are_what_layers_take(name: str, monkeypatch: pyte
     assert 0.1 * BOUND < result.record.error <= BOUND
     compress(checkpoint.path, tmp_path / "f", settings=settings)
     assert verify(tmp_path / "f", against=checkpoint.path).passed
+
+
+@pytest.mark.parametrize("name", ["Own", "Kernels"])
+def test_ties_of_the_checkpoint_count_in_what_is_reported(name: str, tmp_path: Path) -> None:
+    """A bias that is a row of a weight there, and not in the module."""
+    state = getattr(product_networks, name)().state_dict()
+    weight, bias = [k for k in state if "weight" in k][1], next(k for k in state if "bias" in k)
+    state[bias] = state[weight].reshape(24, 24)[0].reshape(state[bias].shape)
+    checkpoint = saved(tmp_path, state)
+    report = compress(checkpoint.path, tmp_path / "f", settings=settings_of(name))
+    verdict = verify(tmp_path / "f", against=checkpoint.path)
+    assert verdict.passed and verdict.network.error == report.network.error <= BOUND
+    assert sum(layer.stored_bytes for layer in report.layers) < {"Own": 400, "Kernels": 200}[name]
