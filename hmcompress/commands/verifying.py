@@ -115,7 +115,9 @@ def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoi
     if all(_same_bits(decoded[name], source) for name, source in sources.items()):
         return 0.0
     pairs = zip(_matrices(sources), _matrices(decoded), strict=True)
-    errors = [measure_error(source, matrix, row.norm)[0] for source, matrix in pairs]
+    errors = [  # a slice that holds inf has come back as it is, while zeros of another have lost their signs
+        0.0 if _same_bits(matrix, source) else measure_error(source, matrix, row.norm)[0] for source, matrix in pairs
+    ]
     return max((error if math.isfinite(error) else math.inf) for error in errors)
 
 
