@@ -25,9 +25,11 @@ def within(
     Returns its layers, all decoded tensors, and what was measured with these. Raises BoundError where the bound cannot
     be met, or the fixed ones leave no room.
     """
-    aim, share = settings, _share(problem, settings, fixed)
+    if fixed:
+        _check_room(problem, settings, fixed)
+    aim = settings
     for _ in range(_TRIES if fixed else 1):
-        layers, found = coded(aim) if not fixed else _beside(share, coded, aim)
+        layers, found = coded(aim)
         stored = {**found, **fixed}
         record = measure(problem, settings, stored)
         over = _over(record, settings)
@@ -41,19 +43,11 @@ def within(
     return layers, stored, record
 
 
-def _share(problem: Problem, settings: Settings, fixed: Tensors) -> float:
-    """Of the tolerance that fixed tensors take by themselves. Raises BoundError where that is more than all."""
-    share = max(problem.errors(problem.held_out, fixed)) / settings.tol if fixed else 0.0
+def _check_room(problem: Problem, settings: Settings, fixed: Tensors) -> None:
+    """Raise BoundError where fixed tensors by themselves take more than the tolerance."""
+    share = max(problem.errors(problem.held_out, fixed)) / settings.tol
     if not share <= 1:
         raise BoundError(_told(share))
-    return share
-
-
-def _beside(share: float, coded: Callable[[Settings], tuple[Layers, Tensors]], aim: Settings) -> tuple[Layers, Tensors]:
-    try:
-        return coded(aim)
-    except BoundError as error:
-        raise BoundError(_told(share)) from error
 
 
 def _told(share: float) -> str:
