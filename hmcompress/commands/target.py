@@ -9,6 +9,7 @@ COARSEST, FINEST = 0.5, 1e-7
 CLOSE = 1.01  # a size this close below the wanted one ends the search
 _MOST_TRIALS = 14
 _STEP = 1.3  # how far beyond the estimate a step outwards goes
+_MOST_BITS = 64.0  # a weight, more than any has
 
 
 def tolerance_for_ratio(size: Callable[[float], int], source_bytes: int, ratio: float, weights: int) -> float:
@@ -20,7 +21,7 @@ def tolerance_for_ratio(size: Callable[[float], int], source_bytes: int, ratio: 
     """
     wanted = int(source_bytes / ratio)
     sizes: dict[float, int] = {}
-    tol = _clipped(2 ** (0.25 - 8 * wanted / max(weights, 1)))
+    tol = _clipped(2 ** (0.25 - _bits(wanted, weights)))
     while tol not in sizes and len(sizes) < _MOST_TRIALS:
         sizes[tol] = size(tol)
         if wanted / CLOSE <= sizes[tol] <= wanted:
@@ -52,7 +53,8 @@ def _next(sizes: dict[float, int], aim: float, weights: int) -> float:
 
 
 def _bits(nbytes: float, weights: int) -> float:
-    return max(8 * nbytes / max(weights, 1), 0.05)
+    """Of each weight, were they all that these bytes hold; a few weights of a large file are no power beyond floats."""
+    return min(max(8 * nbytes / max(weights, 1), 0.05), _MOST_BITS)
 
 
 def _clipped(tol: float) -> float:

@@ -172,9 +172,9 @@ def _whole(request: Request, codec: int, coder: WholeCoder, step: float, enough:
 
 def _shorter(request: Request, payload: Callable[[float], bytes | None], steps: list[float], best: HMatrix) -> HMatrix:
     """The shortest of `best` and what these steps give, where they keep the tolerance too."""
-    for step in steps:
+    for step in filter(None, np.array(steps, np.float32).tolist()):  # none that float32 takes for 0
         best.forget_if_large()
-        data = payload(float(np.float32(step)))
+        data = payload(step)
         if data is not None and len(data) < best.nbytes:
             matrix = request.measured(data)
             best = matrix if matrix.error <= request.tol else best

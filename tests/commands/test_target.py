@@ -49,3 +49,15 @@ def test_ratio_out_of_reach_says_what_is_possible():
 def test_ratio_that_the_finest_tolerance_reaches_takes_it():
     size, _ = trial(CURVES["flat at the end"])
     assert tolerance_for_ratio(size, SOURCE, 2, SOURCE // 4) == 1e-7
+
+
+@pytest.mark.parametrize("weights", [0, 1, 300, 3000])
+@pytest.mark.parametrize("ratio", [1.5, 3])
+def test_few_weights_of_a_large_file_end_the_search_as_others_do(weights, ratio):
+    """The tolerance does not bear on most of the file, which is too large whatever it is."""
+
+    def size(tol):
+        return int(0.8 * SOURCE + weights / 8 * math.log2(1 / tol))
+
+    with pytest.raises(BoundError, match=r"cannot be reached: tol 0\.5 gives 1\.2"):
+        tolerance_for_ratio(size, SOURCE, ratio, weights)

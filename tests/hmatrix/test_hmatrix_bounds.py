@@ -266,3 +266,21 @@ def test_dead_rows_where_a_look_falls_are_no_stumbling_block(dtype, tol, dead):
         matrix = compress_matrix(each, tol)
         assert relative_error(each, matrix.to_dense(), "fro") <= tol
         assert matrix.nbytes <= 1.02 * compress_matrix(each[(each != 0).any(1)][:, (each != 0).any(0)], tol).nbytes + 64
+
+
+SMALLEST = [  # matrices whose steps float32 may take for 0: value, tolerance, norm, and where the value stands
+    (1e-44, 1e-1, "fro", (slice(40), slice(40))),
+    (1e-43, 1e-2, "max", (slice(40), slice(40))),
+    (4e-45, 1e-1, "max", (slice(1, 4), slice(3))),
+    (1e-42, 1e-3, "max", (slice(1, 4), slice(3))),
+    (1e-43, 1e-2, "max", (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("value", "tol", "norm", "where"), SMALLEST)
+def test_matrices_of_the_smallest_numbers_are_kept(value, tol, norm, where):
+    w = torch.zeros(40, 40)
+    w[where] = value
+    for effort in EFFORTS:
+        matrix = compress_matrix(w, tol, norm=norm, effort=effort)
+        assert relative_error(w, matrix.to_dense(), norm) <= tol
