@@ -137,12 +137,12 @@ class Network:
 
     def _state(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """What replaces tensors of the module, by a place in each module that holds them: torch leaves a module changed
-        where it is told two of its names."""
+        where it is told two of its names. In rows, as when loaded: products of 16 bits round by layout."""
         if not tensors:
             return {}
         own, tensors = own_tensors(self.module), self.with_tied(tensors)
         given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
-        return {place: given[t].to(t.dtype) for place, t in held(self.module) if t in given}
+        return {place: given[t].to(t.dtype).contiguous() for place, t in held(self.module) if t in given}
 
     @contextmanager
     def holding(self, tensors: Mapping[str, Tensor] | None) -> Iterator[Callable[[Inputs], Tensor]]:
