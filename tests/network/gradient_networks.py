@@ -86,3 +86,48 @@ class Strict(Logarithm):
         if bool((z <= 0).any()):
             raise ValueError("concentrations are positive")
         return super().forward(z)
+
+
+class Distances(nn.Module):
+    """Between eight points each sample is turned to: a root of zero from each to itself, whose gradients are nan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(2, 48), nn.Linear(48, 24), nn.Linear(64, 16)
+
+    def forward(self, z: Tensor) -> Tensor:
+        points = self.second(torch.tanh(self.first(z))).unflatten(1, (8, 3))
+        return self.last(self.root((points[:, :, None] - points[:, None]).square().sum(3)).flatten(1))
+
+    def root(self, squares: Tensor) -> Tensor:
+        return squares.sqrt()
+
+
+class RoundedDistances(Distances):
+    """The same with finite gradients."""
+
+    def root(self, squares: Tensor) -> Tensor:
+        return squares.clamp(min=1e-12).sqrt()
+
+
+class DistancesOfWeights(RoundedDistances):
+    """Roots of zero between the columns of a weight that no sample reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.Parameter(torch.randn(64, 64).sin())
+
+    def forward(self, z: Tensor) -> Tensor:
+        squares = (self.scales[:, None] - self.scales[None]).square().mean(2)
+        return super().forward(z) * (1 + self.own_root(squares).mean())
+
+    def own_root(self, squares: Tensor) -> Tensor:
+        return squares.sqrt()
+
+
+class RoundedDistancesOfWeights(DistancesOfWeights):
+    """The same with finite gradients."""
+
+    def own_root(self, squares: Tensor) -> Tensor:
+        return squares.clamp(min=1e-12).sqrt()

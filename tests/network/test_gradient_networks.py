@@ -6,12 +6,12 @@ import gradient_networks
 import numpy as np
 import pytest
 import torch
-from small_networks import outputs_settings, saved
+from small_networks import layer_bytes, outputs_settings, saved
 
 from hmcompress.checkpoint import Checkpoint
 from hmcompress.cli import run
 from hmcompress.errors import NetworkError
-from hmcompress.network import compress_network, pose
+from hmcompress.network import NetworkResult, compress_network, pose
 from hmcompress.settings.config import Settings
 
 HELPERS = Path(__file__).parent / "gradient_networks.py"
@@ -79,3 +79,18 @@ def test_a_network_that_averages_over_the_batch_is_refused() -> None:
 
 def test_several_rows_a_sample_and_a_number_of_the_batch_are_no_average() -> None:
     assert pose(settings_for("Rows"), STATE).network.kind == "factory"
+
+
+def of(name: str, folder: Path) -> NetworkResult:
+    return compress_network(saved(folder, getattr(gradient_networks, name)().state_dict()), settings_for(name))
+
+
+def test_roots_at_zero_hide_no_sensitivity(tmp_path: Path) -> None:
+    """Their gradients are nan: points at distance zero from themselves."""
+    own, finite = of("Distances", tmp_path), of("RoundedDistances", tmp_path)
+    assert own.record.error <= 1e-2 and layer_bytes(own) < 2 * layer_bytes(finite)
+
+
+def test_a_weight_whose_gradients_are_all_nan_is_coded_within_the_bound(tmp_path: Path) -> None:
+    result = of("DistancesOfWeights", tmp_path)
+    assert result.record.error <= 1e-2 and layer_bytes(result) < 64 * 64

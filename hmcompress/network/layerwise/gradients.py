@@ -212,7 +212,8 @@ def _modes(w: Tensor) -> int:
 def _gradients(
     network: Network, points: Points, names: list[str], scale: Scale, seed: int, rounds: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Gradients of random projections of the scaled outputs, a few samples at a time."""
+    """Gradients of random projections of the scaled outputs, a few samples at a time: the finite ones, for roots at
+    zero make nan."""
     generator = torch.Generator().manual_seed(seed)
     step = max(len(points) // _GRADIENTS, 1)
     with _tracked(network, names) as weights:
@@ -226,7 +227,8 @@ def _gradients(
                 found = torch.autograd.grad(
                     value, list(weights.values()), retain_graph=k + 1 < rounds, allow_unused=True
                 )
-                yield {name: g for name, g in zip(weights, found, strict=True) if g is not None}
+                arrived = zip(weights, found, strict=True)
+                yield {name: g for name, g in arrived if g is not None and bool(g.isfinite().all())}
 
 
 @contextmanager

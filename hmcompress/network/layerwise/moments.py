@@ -191,4 +191,5 @@ def _gradients(
         for (name, p), g in zip(probes.items(), grads, strict=True):
             g = torch.zeros_like(p) if g is None else g
             g = g.reshape(-1, g.shape[-1])
+            g = torch.where(g.isfinite().all(1, keepdim=True), g, 0.0)  # a root at zero makes nan
             yield name, (g if g.shape[-1] > WIDEST else g.double()) / count**0.5
