@@ -23,9 +23,16 @@ def join(payloads: Sequence[bytes]) -> bytes:
         if payload in last:
             writer.uint(0).uint(i - last[payload])
         else:
-            writer.section(payload)
+            _length(writer, len(payload), first=not i).raw(payload)
         last[payload] = i
     return writer.getvalue()
+
+
+def _length(writer: Writer, size: int, first: bool) -> Writer:
+    """The first one of a stack, where it would be taken for a kind of payload, in two bytes: a uint may end with zeros."""
+    if first and size in (BASED, TURNED, PARTED, OF_TWO):
+        return writer.raw(bytes([size | 128, 0]))
+    return writer.uint(size)
 
 
 def turned(payload: bytes) -> bytes:
