@@ -29,7 +29,7 @@ def join(payloads: Sequence[bytes]) -> bytes:
 
 
 def _length(writer: Writer, size: int, first: bool) -> Writer:
-    """The first one of a stack, where it would be taken for a kind of payload, in two bytes: a uint may end with zeros."""
+    """Of a slice. The first one, where it would be taken for a kind of payload, has two bytes, the second zero."""
     if first and size in (BASED, TURNED, PARTED, OF_TWO):
         return writer.raw(bytes([size | 128, 0]))
     return writer.uint(size)
