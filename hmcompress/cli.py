@@ -181,13 +181,13 @@ def decompress(file: str, output: str, slim: bool, force: bool, quiet: bool) -> 
 @_file
 @click.option("--onnx", type=click.Path(), metavar="OUT", help="Write an ONNX model (extra: onnx).")
 @click.option("--torch", "torch_out", type=click.Path(), metavar="OUT", help="Write a torch.export program.")
+@_network
+@_inputs
 @_force
 @_quiet
-def export(file: str, onnx: str | None, torch_out: str | None, force: bool, quiet: bool) -> int:
-    """Write the slim network of FILE as a program that runs without this package."""
-    if onnx is None and torch_out is None:
-        raise click.UsageError("nothing to export: give --onnx OUT or --torch OUT")
-    _pipeline("commands.exporting").export(file, onnx=onnx, torch=torch_out, force=force)
+def export(file: str, onnx: str | None, torch_out: str | None, quiet: bool, **options: Any) -> int:
+    """Write the network of FILE as a program that runs without this package."""
+    _pipeline("commands.exporting").export(file, onnx=onnx, torch=torch_out, **options)
     for path in (onnx, torch_out):
         _say(f"{file} -> {path}", quiet or path is None)
     return 0

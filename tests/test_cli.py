@@ -238,7 +238,6 @@ USAGE = [
     (["compress", "m.pt", "--config", "no.yaml"], "no.yaml: no such settings file"),
     (["compress", "m.pt", "extra"], "unexpected extra argument"),
     (["decompress", "f"], "Missing option '-o'"),
-    (["export", "f"], "give --onnx OUT or --torch OUT"),
     (["bench", "f", "--batch", "0"], "0 is not in the range"),
     (["bench", "f", "--batch", "99999999999999999999"], "is not in the range"),
     (["compare", "m.pt", "--tol", "2"], "tol must be a relative error between 0 and 1"),
@@ -315,7 +314,7 @@ def test_the_commands_and_options_of_the_interface_exist():
         "compress": "output tol norm metric target_ratio config network inputs include exclude drop effort jobs device "
         "force dry_run as_json html quiet source",
         "decompress": "file output slim force quiet",
-        "export": "file onnx torch_out force quiet",
+        "export": "file onnx torch_out network inputs force quiet",
         "bench": "file batch as_json quiet",
         "report": "file layer as_json html",
         "verify": "file against tol network inputs as_json junit quiet",

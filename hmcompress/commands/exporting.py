@@ -1,32 +1,26 @@
 """A compressed network as a program that runs without this package: ONNX, checked with onnxruntime, or torch.export."""
 
-import copy
-import importlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from hmcompress.commands.programs import Called, onnx_bytes, program_bytes, traced
+from hmcompress.commands.trust import check_code
 from hmcompress.container import CompressedFile, atomic_write, check_output
-from hmcompress.errors import BoundError, SettingsError
+from hmcompress.errors import NetworkError, SettingsError
 from hmcompress.hmatrix.basics.surroundings import undisturbed
-from hmcompress.network.model.arguments import Arguments
-from hmcompress.network.model.inputs import Source, is_there
+from hmcompress.network.model.arguments import Arguments, columns_of
+from hmcompress.network.model.factory import called_factory, dtype_of
+from hmcompress.network.model.inputs import Points, Source, is_there
 from hmcompress.network.model.modules import OperatorNetwork, Stack
 from hmcompress.nn.load import Loaded, load
 from hmcompress.report.files import check_apart
-from hmcompress.settings.config import Settings, looked_up
-
-AGREES = 1e-5  # largest error of the ONNX model, relative to the largest output, unless torch's own is as large
-_EXTRA = ("onnx", "onnxscript", "onnxruntime")
+from hmcompress.settings.config import Settings, looked_up, with_network
+from hmcompress.settings.problem_settings import DomainCalibration, FactoryNetwork, TorchScriptNetwork
+from hmcompress.settings.rules import check_quick
 
 
 @undisturbed
@@ -35,23 +29,82 @@ def export(
     *,
     onnx: str | os.PathLike | None = None,
     torch: str | os.PathLike | None = None,
+    network: str | None = None,
+    inputs: str | None = None,
     force: bool = False,
 ) -> tuple[Path, ...]:
-    """Write the slim network of a file as ONNX, as a torch.export program, or both, for any number of samples.
+    """Write the network of a file as ONNX, as a torch.export program, or both, for any number of samples.
 
-    The ONNX model is run by onnxruntime on the file's held-out points before it is written. Raises NetworkError where
-    the file does not name its network, SettingsError where the extra is missing, BoundError where ONNX differs.
+    A built-in network is slim; one of a factory (the file's, or `network`) has its layers in the form that is fastest
+    here. Both programs are run on the file's held-out points (or on some of `inputs`) before they are written. Raises
+    NetworkError where no network is known or it cannot be exported, SettingsError where points or the extra are
+    missing or the factory is not to be trusted, BoundError where a program differs from the network.
     """
+    if onnx is None and torch is None:
+        raise SettingsError("nothing to export: give --onnx OUT or --torch OUT")
     check_apart(onnx, torch)
     targets = [check_output(path, force, (file,)) for path in (onnx, torch) if path is not None]
-    loaded = load(file)
-    module, inputs = loaded.module.eval().requires_grad_(False), held_out_inputs(file, loaded)
-    made = [_onnx_bytes(module, inputs)] if onnx is not None else []
-    made += [_program_bytes(module, inputs)] if torch is not None else []
-    for path, program in zip(targets, made, strict=True):  # both or, where one cannot be made, none
+    called = _called(file, network, inputs)
+    program = traced(called)
+    made = [onnx_bytes(called, program)] if onnx is not None else []
+    made += [program_bytes(program)] if torch is not None else []
+    for path, written in zip(targets, made, strict=True):  # both or, where one cannot be made, none
         with atomic_write(path, force) as target:
-            target.write(program)
+            target.write(written)
     return tuple(targets)
+
+
+def _called(file: str | os.PathLike, factory: str | None, inputs: str | None) -> Called:
+    """The network of a file, and what it is called with. Code of the user's own is not looked for beside the file."""
+    stored = with_network(Settings.from_json(CompressedFile.open(file).index.info.settings), factory, inputs)
+    settings = looked_up(stored, (Path(file).resolve().parent,))
+    if isinstance(settings.network, FactoryNetwork):
+        if factory is None:
+            check_code(settings.network.factory)
+        check_quick(settings)
+        return _of_factory(file, settings.network.factory, settings)
+    if isinstance(settings.network, TorchScriptNetwork):
+        raise NetworkError(
+            f"{file} holds the network of an archive, which no exporter takes: load_model(file, "
+            "torch.jit.load(SOURCE)).save(OUT) in Python writes a smaller archive; or give a factory as --network"
+        )
+    loaded = load(file)
+    module = loaded.module.eval().requires_grad_(False)
+    is_pair = isinstance(module, OperatorNetwork)
+    names = ("branch", "trunk") if is_pair else ("x",)
+    return Called(module, _held_out(settings, loaded, inputs is not None), names)
+
+
+def _of_factory(file: str | os.PathLike, factory: str, settings: Settings) -> Called:
+    if settings.calibration is None:
+        raise SettingsError(f"{file} does not say what its network takes, which export must know: give --inputs FILE")
+    module = load(file, called_factory(factory), slack=0.0).module.eval().requires_grad_(False)
+    module, arguments = _computed(module), Arguments.of(module)
+    source = Source(settings.calibration, False, dtype_of(module), arguments)
+    points, given = source.held_out(), list(source.names)
+    if isinstance(settings.calibration, DomainCalibration) and len(arguments.needed) > 1:
+        given = list(settings.calibration.domain)
+        places = columns_of(arguments, given)
+        points, given = Points(tuple(points.tensors[0][:, i : i + 1] for i in places)), [given[i] for i in places]
+    return Called(module, points, _names(arguments, given, len(points.tensors)), arguments.by_name(given))
+
+
+def _names(arguments: Arguments, given: list[str], count: int) -> tuple[str, ...]:
+    """What the program's inputs are called: as the module's arguments are, if it tells."""
+    if given and (arguments.ordered(given) == given or len(arguments.names) < count):
+        return tuple(given)
+    numbered = ("x",) if count == 1 else tuple(f"x{k}" for k in range(count))
+    return arguments.names[:count] if len(arguments.names) >= count else numbered
+
+
+def _computed(module: nn.Module) -> nn.Module:
+    """The module with parametrized weights as they are computed, once and for all."""
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            assert isinstance(part.parametrizations, nn.ModuleDict)
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name)
+    return module.requires_grad_(False)
 
 
 def held_out_inputs(file: str | os.PathLike, loaded: Loaded) -> tuple[Tensor, ...]:
@@ -61,90 +114,15 @@ def held_out_inputs(file: str | os.PathLike, loaded: Loaded) -> tuple[Tensor, ..
     """
     folder = Path(file).resolve().parent
     settings = looked_up(Settings.from_json(CompressedFile.open(file).index.info.settings), (folder,))
+    return _held_out(settings, loaded, False).tensors
+
+
+def _held_out(settings: Settings, loaded: Loaded, is_needed: bool) -> Points:
+    """Those of a built-in network; others where the file that they come from is gone and not needed."""
     dtype = next(p.dtype for p in loaded.module.parameters())
     cartesian = isinstance(loaded.module, OperatorNetwork) and loaded.module.cartesian
-    if settings.calibration is not None and is_there(settings.calibration):
-        return Source(settings.calibration, cartesian, dtype, Arguments.of(loaded.module)).held_out().tensors
+    if settings.calibration is not None and (is_needed or is_there(settings.calibration)):
+        return Source(settings.calibration, cartesian, dtype, Arguments.of(loaded.module)).held_out()
     widths = [stack.width for stack in loaded.module.modules() if isinstance(stack, Stack)]
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(256, width, generator=generator, dtype=dtype) for width in widths)
-
-
-def _onnx_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    for name in _EXTRA:
-        _optional(name)
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            dynamic_shapes=_dynamic(module, inputs),
-            input_names=_names(module, inputs),
-            output_names=["y"],
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto.SerializeToString()
-    _check(model, module, inputs)
-    return model
-
-
-def _program_bytes(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    buffer = io.BytesIO()
-    with _quiet():
-        program = torch.export.export(module, inputs, dynamic_shapes=_dynamic(module, inputs))
-        torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-def _dynamic(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    """The first axis of every input may have any length; all the same one, but for a cartesian DeepONet."""
-    if isinstance(module, OperatorNetwork) and module.cartesian:
-        return tuple({0: torch.export.Dim(name)} for name in _names(module, inputs))
-    samples = torch.export.Dim("samples")
-    return tuple({0: samples} for _ in inputs)
-
-
-def _names(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
-    return ["branch", "trunk"] if isinstance(module, OperatorNetwork) else ["x"] * len(inputs)
-
-
-@torch.no_grad()
-def _check(model: bytes, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Raise BoundError where onnxruntime is further from float64 than rounding explains."""
-    runtime = _optional("onnxruntime")
-    session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    given = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
-    exact = copy.deepcopy(module).double()(*(x.double() for x in inputs))
-    rounding = _distance(module(*inputs), exact)
-    difference = _distance(torch.as_tensor(session.run(None, given)[0]), exact)
-    if not difference <= max(AGREES, 2 * rounding):
-        raise BoundError(f"the ONNX model is off by {difference:.2g}, torch by {rounding:.2g}: not written")
-
-
-def _distance(y: Tensor, exact: Tensor) -> float:
-    """Largest difference relative to the largest value."""
-    y, exact = y.detach(), exact.detach()
-    return float((y.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))
-
-
-def _optional(name: str) -> ModuleType:
-    """The one place where the extra `onnx` is imported."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise SettingsError(f"ONNX export needs {name}: pip install 'hmcompress[onnx]'") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's notes on its own decompositions are no concern of the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+    return Points(tuple(torch.randn(256, width, generator=generator, dtype=dtype) for width in widths), not cartesian)

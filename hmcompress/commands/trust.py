@@ -12,17 +12,19 @@ _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "p
 _PACKAGES = {"site-packages", "dist-packages"}
 
 
-def check_code(factory: str, source: str | os.PathLike) -> None:
-    """Raise SettingsError unless a file's factory lies below the working directory or beside the source.
+def check_code(factory: str, source: str | os.PathLike | None = None) -> None:
+    """Raise SettingsError unless a file's factory lies below the working directory or beside the source, if any.
 
     A file may name any function of any installed module, and to check the network is to call it.
     """
     code = _place_of(factory.rpartition(":")[0])
-    folders = (Path.cwd(), Path(source).resolve().parent)
+    folders = [Path.cwd()] if source is None else [Path.cwd(), Path(source).resolve().parent]
     if code is not None and (_is_installed(code) or not any(code.is_relative_to(folder) for folder in folders)):
+        outside = (
+            "does not lie in this folder" if source is None else "lies neither in this folder nor beside the source"
+        )
         raise SettingsError(
-            f"the file names code to run, {factory}, which lies neither in this folder nor beside the source: "
-            f"if you trust it, give it as --network {factory}"
+            f"the file names code to run, {factory}, which {outside}: if you trust it, give it as --network {factory}"
         )
 
 

@@ -19,7 +19,7 @@ from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
 from hmcompress.layers import to_matrices
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
-from hmcompress.settings.config import Settings, looked_up, merged_calibration, merged_network
+from hmcompress.settings.config import Settings, looked_up, with_network
 from hmcompress.settings.problem_settings import FactoryNetwork
 from hmcompress.settings.rules import check_quick, dropped
 from hmcompress.work.progress import Progress, silent
@@ -70,18 +70,7 @@ def network_settings(
         return None
     if factory is None and against is not None and isinstance(settings.network, FactoryNetwork):
         check_code(settings.network.factory, against)
-    return _with_network(settings, tol, factory, inputs)
-
-
-def _with_network(settings: Settings, tol: float | None, factory: str | None, inputs: str | None) -> Settings:
-    stored = settings.to_json()
-    given = {
-        "metric": "outputs",
-        "tol": tol or settings.tol,
-        "network": factory and merged_network(stored.get("network"), {"factory": factory}),
-        "calibration": inputs and merged_calibration(stored.get("calibration"), {"inputs": inputs}),
-    }
-    return Settings.from_json(stored | {key: value for key, value in given.items() if value})
+    return with_network(settings, factory, inputs, metric="outputs", tol=tol or settings.tol)
 
 
 def check_network(

@@ -193,6 +193,16 @@ def merged_network(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return ({"prefix": base["prefix"]} if both and "prefix" in base else {}) | dict(given)
 
 
+def with_network(settings: Settings, factory: str | None, inputs: str | None, **changed: Any) -> Settings:
+    """The settings of a file with a factory and a file of inputs in place of theirs, where given, and other changes."""
+    stored = settings.to_json()
+    given = {
+        "network": factory and merged_network(stored.get("network"), {"factory": factory}),
+        "calibration": inputs and merged_calibration(stored.get("calibration"), {"inputs": inputs}),
+    }
+    return Settings.from_json(stored | changed | {key: value for key, value in given.items() if value})
+
+
 def looked_up(settings: Settings, folders: Iterable[Path]) -> Settings:
     """The same settings with files that are not where they were, but in one of the folders, named there.
 

@@ -10,7 +10,7 @@ from nn_cases import mlp_file, surrogate_file
 
 import hmcompress
 from hmcompress import cli
-from hmcompress.commands.exporting import _optional
+from hmcompress.commands.programs import optional
 from hmcompress.errors import BoundError, SettingsError
 
 
@@ -22,7 +22,9 @@ def network(tmp_path_factory):
 def test_torch_export_runs_at_any_batch_size(network, tmp_path):
     file, model = network
     assert cli.run(["export", str(file), "--torch", str(tmp_path / "m.pt2")]) == 0
-    program = torch.export.load(io.BytesIO((tmp_path / "m.pt2").read_bytes())).module()
+    exported = torch.export.load(io.BytesIO((tmp_path / "m.pt2").read_bytes()))
+    assert exported.example_inputs is None  # which could be larger than the network
+    program = exported.module()
     for batch in (1, 3, 100):
         x = torch.rand(batch, 2)
         torch.testing.assert_close(program(x), model(x), rtol=1e-3, atol=1e-3)
@@ -44,8 +46,9 @@ def test_onnx_gives_the_same_in_onnxruntime(network, tmp_path):
 def test_an_onnx_model_that_differs_is_not_written(network, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    distances = iter([1e-7, 1e-3])
-    monkeypatch.setattr("hmcompress.commands.exporting._distance", lambda *_: next(distances))
+    own_and_program = [1e-7] * 6  # of all points, one and two
+    distances = iter([*own_and_program, 1e-7, 1e-3])
+    monkeypatch.setattr("hmcompress.commands.programs.distance", lambda *_: next(distances))
     with pytest.raises(BoundError, match="ONNX"):
         hmcompress.export(network[0], onnx=tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
@@ -55,16 +58,29 @@ def test_two_programs_are_written_or_none(network, tmp_path, monkeypatch):
     def fails(*_):
         raise BoundError("off")
 
-    monkeypatch.setattr("hmcompress.commands.exporting._onnx_bytes", lambda *_: b"onnx")
-    monkeypatch.setattr("hmcompress.commands.exporting._program_bytes", fails)
+    monkeypatch.setattr("hmcompress.commands.exporting.onnx_bytes", lambda *_: b"onnx")
+    monkeypatch.setattr("hmcompress.commands.exporting.program_bytes", fails)
     with pytest.raises(BoundError):
         hmcompress.export(network[0], onnx=tmp_path / "m.onnx", torch=tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_that_differs_is_not_written(network, tmp_path, monkeypatch):
+    distances = iter([1e-7, 1e-7, 1e-7, 1e-3])  # on all points as torch, on one not
+    monkeypatch.setattr("hmcompress.commands.programs.distance", lambda *_: next(distances))
+    with pytest.raises(BoundError, match=r"torch.export program is off by 0\.001 on 1 samples"):
+        hmcompress.export(network[0], torch=tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
+
+
+def test_nothing_to_export_is_one_line_and_exit_code_2(network, capsys):
+    assert cli.run(["export", str(network[0])]) == 2
+    assert capsys.readouterr().err == "hmcompress: nothing to export: give --onnx OUT or --torch OUT\n"
+
+
 def test_a_missing_extra_is_one_line():
     with pytest.raises(SettingsError, match=r"pip install 'hmcompress\[onnx\]'"):
-        _optional("no_such_runtime")
+        optional("no_such_runtime")
 
 
 def test_an_existing_file_is_kept(network, tmp_path):

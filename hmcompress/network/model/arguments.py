@@ -98,20 +98,28 @@ def split_columns(module: nn.Module, arguments: Arguments, names: Sequence[str])
     """
     if len(arguments.needed) < 2:
         return
-    order = arguments.ordered(names)
-    if order is None or len(order) != len(names):
-        raise NetworkError(
-            f"calibration: the network takes {', '.join(arguments.needed)}: name the coordinates "
-            f"of domain: so, not {', '.join(names)}, or give inputs: FILE"
-        )
-    places = [list(names).index(name) for name in order]
+    places = columns_of(arguments, names)
 
     def split(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(args[0][..., i : i + 1] for i in places) if len(args) == 1 else args
 
     _check_takes_hooks(module, "give inputs: FILE instead of domain:")
     module.register_forward_pre_hook(split)
-    give_by_name(module, arguments, order)
+    give_by_name(module, arguments, [names[i] for i in places])
+
+
+def columns_of(arguments: Arguments, names: Sequence[str]) -> list[int]:
+    """Of several arguments that are named as the coordinates of a box, which coordinate each takes.
+
+    Raises NetworkError where they are not so named.
+    """
+    order = arguments.ordered(names)
+    if order is None or len(order) != len(names):
+        raise NetworkError(
+            f"calibration: the network takes {', '.join(arguments.needed)}: name the coordinates "
+            f"of domain: so, not {', '.join(names)}, or give inputs: FILE"
+        )
+    return [list(names).index(name) for name in order]
 
 
 def give_by_name(module: nn.Module, arguments: Arguments, names: Sequence[str]) -> None:

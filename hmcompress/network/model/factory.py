@@ -34,7 +34,7 @@ def build_foreign(
     """The user's module with the checkpoint's tensors in it. Raises NetworkError."""
     if isinstance(kind, TorchScriptNetwork):
         return adopt(_archive(source), tensors, {}, "torchscript", "the archive")
-    module = bare(_called(kind.factory))
+    module = bare(called_factory(kind.factory))
     return adopt(module, tensors, kind.prefix, "factory", kind.factory)
 
 
@@ -63,7 +63,7 @@ def adopt(
     shelves = tuple(shelves_in(module, set(own_tensors(module).values())))
     stacks = _stacks(module, layers)
     names = of_whole_modules(names, tensors) | names
-    return Network(module, tuple(layers), names, kind, _dtype(module), tuple(others), stacks=stacks, shelves=shelves)
+    return Network(module, tuple(layers), names, kind, dtype_of(module), tuple(others), stacks=stacks, shelves=shelves)
 
 
 def _places(
@@ -115,7 +115,7 @@ def _is_mask(buffer: Tensor) -> bool:
     return bool(((buffer == 0) | (buffer == 1)).all())
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
+def dtype_of(module: nn.Module) -> torch.dtype:
     """The real dtype of most of a module's parameters."""
     sizes: Counter[torch.dtype] = Counter()
     for p in module.parameters():
@@ -153,7 +153,7 @@ def _coded_bias(linear: nn.Linear, name: str | None) -> str | None:
     return name if linear.bias is not None and linear.bias.dtype == linear.weight.dtype else None
 
 
-def _called(spec: str) -> nn.Module:
+def called_factory(spec: str) -> nn.Module:
     where, colon, function = spec.rpartition(":")
     if not colon:
         raise NetworkError(f"factory {spec}: give package.module:function or path/to/file.py:function")
