@@ -36,9 +36,9 @@ def export(
     """Write the network of a file as ONNX, as a torch.export program, or both, for any number of samples.
 
     A built-in network is slim; one of a factory (the file's, or `network`) has its layers in the form that is fastest
-    here. Both programs are run on the file's held-out points (or on some of `inputs`) before they are written. Raises
-    NetworkError where no network is known or it cannot be exported, SettingsError where points or the extra are
-    missing or the factory is not to be trusted, BoundError where a program differs from the network.
+    here, as load_model. Both programs are run on the file's held-out points (or on some of `inputs`) before they are
+    written. Raises NetworkError where no network is known or it cannot be exported, SettingsError where points or the
+    extra are missing or the factory is not to be trusted, BoundError where a program differs from the network.
     """
     if onnx is None and torch is None:
         raise SettingsError("nothing to export: give --onnx OUT or --torch OUT")
@@ -78,7 +78,7 @@ def _called(file: str | os.PathLike, factory: str | None, inputs: str | None) ->
 def _of_factory(file: str | os.PathLike, factory: str, settings: Settings) -> Called:
     if settings.calibration is None:
         raise SettingsError(f"{file} does not say what its network takes, which export must know: give --inputs FILE")
-    module = load(file, called_factory(factory), slack=0.0).module.eval().requires_grad_(False)
+    module = load(file, called_factory(factory)).module.eval().requires_grad_(False)
     module, arguments = _computed(module), Arguments.of(module)
     source = Source(settings.calibration, False, dtype_of(module), arguments)
     points, given = source.held_out(), list(source.names)

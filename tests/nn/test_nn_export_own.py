@@ -5,10 +5,12 @@ import io
 import numpy as np
 import pytest
 import torch
+from nn_cases import kernel
 from torch import nn
 
 import hmcompress
 from hmcompress import cli
+from hmcompress.nn.choose import Stopwatch, Timing
 
 NETWORKS = """
 import torch
@@ -63,6 +65,10 @@ def unrolled():
 
 def normed():
     return nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 32)), nn.Tanh(), nn.Linear(32, 3))
+
+
+def smooth():
+    return nn.Sequential(nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 3))
 
 
 def batched():
@@ -131,6 +137,21 @@ def test_an_onnx_model_has_the_arguments_and_the_outputs_of_the_network(folder):
         np.testing.assert_allclose(y, expected, atol=1e-5)
         np.testing.assert_array_equal(same, x)
         torch.testing.assert_close(program()(x, t)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_with_structure_is_exported_as_it_runs(folder, monkeypatch):
+    monkeypatch.setattr(Stopwatch, "_measured", lambda self, *_: tuple(Timing(b, 2.0, 1.0) for b in self.batches))
+    module = built("smooth")
+    module[0].weight.data = kernel() / 50
+    torch.save(module.state_dict(), "smooth.pt")
+    np.save("wide.npy", np.random.default_rng(0).standard_normal((100, 512), np.float32))
+    hmcompress.compress("smooth.pt", "smooth.hmc.safetensors", tol=1e-3)
+    assert exported("smooth", "wide.npy") == 0
+    assert (folder / "small.pt2").stat().st_size < (folder / "smooth.pt").stat().st_size / 3
+    for count in (1, 300):
+        x = torch.randn(count, 512)
+        y = module(x).detach()
+        assert float((program()(x) - y).norm() / y.norm()) < 2e-3
 
 
 def test_an_argument_without_a_place_is_given_by_its_name(folder):
