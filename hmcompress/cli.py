@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hmcompress.errors import HMCompressError
-from hmcompress.late import load, spin_little
+from hmcompress.late import load_for_good, spin_little
 from hmcompress.report.files import check_apart, check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
@@ -77,7 +77,7 @@ def _system_message(error: OSError) -> str:
 
 def _pipeline(module: str = "pipeline") -> ModuleType:
     """The pipeline, or what stands beside it, on demand."""
-    return load(f"hmcompress.{module}")
+    return load_for_good(f"hmcompress.{module}")
 
 
 # ---- options that several commands share ----

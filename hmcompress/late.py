@@ -17,6 +17,14 @@ def load(name: str) -> ModuleType:
             gc.enable()
 
 
+def load_for_good(name: str) -> ModuleType:
+    """`load`, for a program of our own: the collector never goes through what loading made, which takes a tenth of a
+    second each time. In a program of others what is garbage meanwhile would stay."""
+    module = load(name)
+    gc.freeze()
+    return module
+
+
 def spin_little() -> None:
     """Before torch is loaded: its threads (GNU OpenMP) wait for each other in a loop for some microseconds, not a
     millisecond. Where others use the processors too, a loop keeps from them the thread that is waited for."""
