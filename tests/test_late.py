@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hmcompress.late import load, spin_little
+from hmcompress.late import load, load_for_good, spin_little
 
 
 def test_a_module_is_imported_and_garbage_is_collected_again():
@@ -25,6 +25,17 @@ def test_a_program_that_collects_no_garbage_goes_on_so():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_program_of_our_own_never_goes_through_what_loading_made():
+    gc.unfreeze()
+    try:
+        load("hmcompress.errors")
+        assert gc.get_freeze_count() == 0
+        assert load_for_good("hmcompress.errors").__name__ == "hmcompress.errors"
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_torch_is_not_imported_for_a_wrong_option():

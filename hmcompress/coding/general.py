@@ -79,7 +79,10 @@ def _repeats(rows: np.ndarray, size: float) -> bool:
 
 def _has_matches(part: np.ndarray, level: int, share: float) -> bool:
     """Whether the integers take less than a share, at this level of zstd, of what they take in another order."""
-    return len(zstd_compress(part, level)) < share * len(zstd_compress(part[_another_order(len(part))], level))
+    found = len(zstd_compress(part, level))
+    if found > part.nbytes:  # not even less than as they are
+        return False
+    return found < share * len(zstd_compress(part[_another_order(len(part))], level))
 
 
 @lru_cache(8)  # an order of up to 512 kB each
