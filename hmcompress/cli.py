@@ -1,6 +1,5 @@
 """The command line: parse, call the pipeline, render, exit code."""
 
-import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from hmcompress.errors import HMCompressError
-from hmcompress.late import load_for_good, spin_little
+from hmcompress.late import end, load_for_good, spin_little
 from hmcompress.report.files import check_apart, check_page, write_page
 from hmcompress.report.html import render_compare_html, render_report_html
 from hmcompress.report.json import render_json
@@ -38,8 +37,7 @@ def main() -> None:
     except Exception:  # a fault of ours: 1 would say that a bound is violated
         traceback.print_exc()
         code = 2
-    gc.freeze()  # else the interpreter takes apart all that torch made, object by object, before it ends
-    sys.exit(code)
+    end(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -52,3 +52,14 @@ def test_threads_of_a_command_wait_in_short_loops_unless_the_user_says_otherwise
         spin_little()
         assert os.environ["GOMP_SPINCOUNT"] == after
     monkeypatch.delenv("GOMP_SPINCOUNT")
+
+
+@pytest.mark.parametrize(("module", "said"), [("triton", "all"), ("anything", "all, and more")])
+def test_what_counts_objects_at_the_end_does_not_see_it(module, said):
+    """Bindings that find objects left when the interpreter ends list them on stderr, as if something had gone wrong."""
+    code = (
+        "import atexit, sys; from hmcompress.late import end; "
+        f"sys.modules[{module!r}] = sys; atexit.register(print, ', and more', end=''); print('all', end=''); end(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, said, "")

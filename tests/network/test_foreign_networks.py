@@ -16,6 +16,7 @@ import hmcompress
 from hmcompress.baselines import PEERS
 from hmcompress.baselines.knobs import Knob, NetworkPart
 from hmcompress.baselines.matrix import Matrix
+from hmcompress.checkpoint import open_checkpoint
 from hmcompress.cli import run
 from hmcompress.commands.verifying import network_settings
 from hmcompress.container import CompressedFile
@@ -162,6 +163,26 @@ def test_tokens_that_were_not_seen_keep_their_precision(tmp_path: Path) -> None:
     decoded = decode_layer(payload, [tuple(table.shape)], table.dtype)[0]
     errors = (decoded - table).norm(dim=1) / table.norm(dim=1)
     assert float(errors.max()) < 5 * float(errors.median()) and result.record.error <= 1e-2
+
+
+def test_nobody_is_told_that_archives_are_deprecated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer releases of torch warn whoever loads one; the user has one, and a command's stderr is for its errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(3, 20)).save(tmp_path / "model.pt")
+    load = torch.jit.load
+
+    def warning(*args: str, **options: str) -> torch.nn.Module:
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        return load(*args, **options)
+
+    monkeypatch.setattr(torch.jit, "load", warning)
+    np.save(tmp_path / "x.npy", points())
+    archive = tmp_path / "model.pt"
+    settings = outputs_settings(network={"torchscript": True}, calibration={"inputs": str(tmp_path / "x.npy")})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pose(settings, load_tensors(open_checkpoint(archive)), archive)
 
 
 def test_an_archive_that_takes_more_than_tensors_is_told_how_to_be_called(tmp_path: Path) -> None:

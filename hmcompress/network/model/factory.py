@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,7 +128,10 @@ def _archive(source: Path | None) -> nn.Module:
     try:
         if source is None:
             raise NetworkError("network: torchscript needs the archive itself as the source")
-        return torch.jit.load(str(source), map_location="cpu")
+        with warnings.catch_warnings():
+            for kind in (DeprecationWarning, FutureWarning):  # torch would like other archives: the user has this one
+                warnings.simplefilter("ignore", kind)
+            return torch.jit.load(str(source), map_location="cpu")
     except RuntimeError:
         raise NetworkError(f"network: torchscript, but {source} is no TorchScript archive; give a factory") from None
 
