@@ -169,7 +169,7 @@ def test_nobody_is_told_that_archives_are_deprecated(tmp_path: Path, monkeypatch
     """Newer releases of torch warn whoever loads one; the user has one, and a command's stderr is for its errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(torch.nn.Linear(3, 20)).save(tmp_path / "model.pt")
+        torch.jit.script(torch.nn.Linear(2, 20)).save(tmp_path / "model.pt")
     load = torch.jit.load
 
     def warning(*args: str, **options: str) -> torch.nn.Module:
