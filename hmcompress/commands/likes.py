@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hmcompress.checkpoint import TensorEntry
+from hmcompress.errors import SourceError
 from hmcompress.hmatrix.basics.surroundings import in_one_thread
 from hmcompress.layers import FLOATS, real_layout
 from hmcompress.settings.config import LayerRule
@@ -37,11 +38,27 @@ def find_bases(entries: Mapping[str, TensorEntry], rules: Mapping[str, LayerRule
 
 def _pairs(group: Sequence[TensorEntry]) -> Iterator[tuple[str, str]]:
     """Names of layers of one shape, each with that of the one it stands on."""
-    glances = {entry.name: entry.glance(_SOME) for entry in group} if len(group) > 1 else {}
-    seen = {name: some for name, some in glances.items() if some is not None}
+    looks = {entry.name: _look(entry) for entry in group} if len(group) > 1 else {}
+    seen = {name: some for name, some in looks.items() if some is not None}
     if len(seen) > 1:
         names, some = list(seen), torch.stack(list(seen.values())).double().numpy()
         yield from ((names[i], names[base]) for i, base in enumerate(choose(saved_bits(some))) if base >= 0)
+
+
+def _look(entry: TensorEntry) -> Tensor | None:
+    """Weights from the middle, which takes reading all of them where they lie transposed or in a compressed archive."""
+    some = entry.glance(_SOME)
+    if some is not None:
+        return some
+    try:
+        whole = entry.load().reshape(-1)
+    except SourceError:  # said where it is coded
+        return None
+    return whole[_begin(len(whole)) :][:_SOME].clone()  # not the memory of all
+
+
+def _begin(count: int) -> int:
+    return (count - _SOME) // 2
 
 
 def similar(matrices: Tensor) -> list[int]:
@@ -50,7 +67,7 @@ def similar(matrices: Tensor) -> list[int]:
     alone = [-1] * len(flat)
     if len(flat) < 2 or not _LEAST <= flat.shape[1] <= _LARGEST:
         return alone
-    begin = (flat.shape[1] - _SOME) // 2
+    begin = _begin(flat.shape[1])
     some = flat[:_MOST, begin : begin + _SOME].double().numpy()
     return [*choose(saved_bits(some)).tolist(), *alone[_MOST:]]
 

@@ -1,6 +1,7 @@
 """Layers that are like others: found by few numbers, stored as what they differ by, to the same bound."""
 
 import itertools
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -203,3 +204,28 @@ def test_slices_that_come_again_cost_two_bytes_and_others_may_stand_on_them():
     once, often = (len(encode_layer("s", torch.stack([*others, *[first] * times]), rule).payload) for times in (2, 6))
     assert often == once + 2 * 4
     assert once < 0.9 * sum(len(encode_layer("s", w, rule).payload) for w in (first, *others))
+
+
+@pytest.mark.parametrize("kind", ["transposed", "packed"])
+def test_like_layers_are_found_however_their_weights_lie(kind, tmp_path):
+    """Weights that cannot be glanced at are read."""
+    tensors = apart(3, 0.05)
+    if kind == "transposed":
+        tensors["layers.1.weight"] = tensors["layers.1.weight"].T.contiguous().T
+    path = saved(tensors, tmp_path / "m.pt")
+    if kind == "packed":
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "p.pt", "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        path = tmp_path / "p.pt"
+    entries = open_checkpoint(path).entries
+    rules = {name: LayerRule(match=name, tol=1e-2, norm="fro") for name in entries}
+    assert len(find_bases(entries, rules)) == 2
+
+
+def test_a_layer_that_cannot_be_read_is_like_none_until_it_is_coded(tmp_path):
+    tensors = {name: tensor.T for name, tensor in apart(2, 0.05).items()}
+    path = saved(tensors, tmp_path / "m.pt")
+    entries = open_checkpoint(path).entries
+    path.unlink()
+    assert find_bases(entries, {name: LayerRule(match=name, tol=1e-2, norm="fro") for name in entries}) == {}
