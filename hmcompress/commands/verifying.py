@@ -17,7 +17,7 @@ from hmcompress.container import CompressedFile, LayerRow
 from hmcompress.container.dtypes import to_words
 from hmcompress.errors import SettingsError
 from hmcompress.hmatrix import measure_error
-from hmcompress.layers import to_matrices
+from hmcompress.layers import is_optimizer_state, to_matrices
 from hmcompress.report.verdicts import VerifyLayer, VerifyNetwork
 from hmcompress.settings.config import Settings, looked_up, with_network
 from hmcompress.settings.problem_settings import FactoryNetwork
@@ -37,7 +37,9 @@ def check_layers(
         row = compressed.layer_of.get(next(iter(tensors)))
         if row is not None:
             error = row.error if original is None else layer_error(row, tensors, original)
-            yield VerifyLayer(row.name, row.tol if tol is None else tol, error)
+            bound = row.tol if tol is None else tol
+            differs = original is not None and error == math.inf and not _is_of(tensors, original)
+            yield VerifyLayer(row.name, 0.0 if differs and bound is None else bound, error)
         elif original is not None:
             yield from _different(tensors, original)
     if original is not None:
@@ -75,8 +77,9 @@ def network_settings(
 
 def check_network(
     compressed: CompressedFile, settings: Settings, against: str | os.PathLike | None, progress: Progress = silent
-) -> VerifyNetwork:
-    """The network's bound, recomputed where the source is given, else as stored.
+) -> VerifyNetwork | None:
+    """The network's bound, recomputed where the source is given, else as stored; None where the source has other
+    tensors than the file: they are no two versions of one network, and the layers tell.
 
     Raises NetworkError, and SettingsError where there is neither a source nor a record.
     """
@@ -93,7 +96,19 @@ def check_network(
     original = {name: tensor for name, tensor in load_tensors(checkpoint).items() if name not in left_out}
     stored = [name for name in compressed.names if name in original]  # of what is not, the layers tell
     decoded = load_named(compressed, stored, None, progress)
+    if any(not _comparable(decoded.get(name), original.get(name)) for name in _of_networks(compressed, original)):
+        return None
     return recheck(settings, original, decoded, checkpoint.path, stays_with_engine)
+
+
+def _of_networks(compressed: CompressedFile, original: Mapping[str, Tensor]) -> set[str]:
+    """Names in either, but of optimizer state."""
+    return original.keys() | {name for name in compressed.names if not is_optimizer_state(name)}
+
+
+def _is_of(tensors: Mapping[str, Tensor], original: Checkpoint) -> bool:
+    """Whether the source has tensors of these names, shapes and dtypes."""
+    return all(_comparable(tensor, original.load(name)) for name, tensor in tensors.items())
 
 
 def layer_error(row: LayerRow, decoded: Mapping[str, Tensor], original: Checkpoint) -> float:
@@ -118,8 +133,8 @@ def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
     return torch.cat([t.reshape(-1, 1) for t in (weight, *bias)]).unsqueeze(0)
 
 
-def _comparable(decoded: Tensor, source: Tensor | None) -> bool:
-    return source is not None and source.shape == decoded.shape and source.dtype == decoded.dtype
+def _comparable(decoded: Tensor | None, source: Tensor | None) -> bool:
+    return decoded is not None and source is not None and source.shape == decoded.shape and source.dtype == decoded.dtype
 
 
 def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:
