@@ -134,7 +134,9 @@ def _matrices(tensors: Mapping[str, Tensor | None]) -> Tensor:
 
 
 def _comparable(decoded: Tensor | None, source: Tensor | None) -> bool:
-    return decoded is not None and source is not None and source.shape == decoded.shape and source.dtype == decoded.dtype
+    if decoded is None or source is None:
+        return False
+    return source.shape == decoded.shape and source.dtype == decoded.dtype
 
 
 def _same_bits(decoded: Tensor, source: Tensor | None) -> bool:

@@ -204,9 +204,9 @@ def _fill(module: nn.Module, place: str, tensor: Tensor, assigned: dict[int, nn.
     own = getattr(owner, name)
     if not own.is_meta:
         with torch.no_grad():
-            own.copy_(tensor)
+            own.copy_(tensor.view_as(own))
         return
-    value = tensor.to(own.dtype)
+    value = tensor.to(own.dtype).view_as(own)  # a bias may be saved as a row
     if isinstance(own, nn.Parameter):
         key = tensor.data_ptr()
         assigned.setdefault(key, nn.Parameter(value, own.requires_grad))

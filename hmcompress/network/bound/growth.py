@@ -53,6 +53,7 @@ def _row(network: Network, layer: DenseLayer, original: Trace, compressed: Trace
     x, z = original[layer.weight]
     weight = decoded[layer.weight]
     bias = decoded.get(str(layer.bias), network.linear(layer).bias)  # may be kept where its weight is not
+    bias = None if bias is None else bias.reshape(-1)  # may be a row
     dead = (weight == 0).all(1)
     if layer.bias is not None:
         dead &= bias == 0

@@ -71,7 +71,7 @@ class _Stack:
         activations = [Activation(settings.activation, None if slope is None else tensors[slope]) for slope in slopes]
         self.module = Stack(features, linears, activations, settings.activation_after_last)
         self.layers = [
-            DenseLayer(f"{prefix}layers.{k}", name, b if b and tensors[b].dtype == tensors[name].dtype else None)
+            DenseLayer(f"{prefix}layers.{k}", name, b if b and _is_coded_with(tensors[b], tensors[name]) else None)
             for k, (name, b) in enumerate(zip(weights, biases, strict=True))
         ]
         self.places = {name: f"{prefix}layers.{k}.weight" for k, name in enumerate(weights)}
@@ -90,6 +90,7 @@ class _Stack:
 
 def _weights(settings: MLP, tensors: Tensors) -> list[str]:
     special = {settings.fourier, settings.input_mean, settings.input_std, *(settings.slopes or ())}
+    special |= {_bias_of(name, tensors) for name, t in tensors.items() if t.ndim == 2}  # a bias may be a row
     return [
         name
         for name, t in tensors.items()
@@ -99,6 +100,11 @@ def _weights(settings: MLP, tensors: Tensors) -> list[str]:
         and not is_optimizer_state(name)
         and any(matches(pattern, name) for pattern in settings.layers)
     ]
+
+
+def _is_coded_with(bias: Tensor, weight: Tensor) -> bool:
+    """Whether a bias may be coded as a column of its weight."""
+    return bias.dtype == weight.dtype and bias.ndim > 0
 
 
 def _bias_of(weight: str, tensors: Tensors) -> str | None:
@@ -235,6 +241,6 @@ def _linear(settings: Linear, tensors: Tensors) -> Network:
     stack = Stack(
         Features(None, None, None), [filled(weight, None if bias is None else _tensor(bias, tensors))], [], False
     )
-    coded = bias if bias and tensors[bias].dtype == weight.dtype else None
+    coded = bias if bias and _is_coded_with(tensors[bias], weight) else None
     places = {name: "layers.0.weight"} | ({bias: "layers.0.bias"} if bias else {})
     return _network("linear", stack, [[DenseLayer("layers.0", name, coded)]], places)

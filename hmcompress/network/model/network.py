@@ -140,8 +140,8 @@ class Network:
         where it is told two of its names. In rows, as when loaded: products of 16 bits round by layout."""
         if not tensors:
             return {}
-        own, tensors = own_tensors(self.module), self.with_tied(tensors)
-        given = {own[self.places[name]]: t for name, t in tensors.items() if name in self.places}
+        own, places = own_tensors(self.module), self.places
+        given = {own[places[n]]: _flat(t, own[places[n]]) for n, t in self.with_tied(tensors).items() if n in places}
         return {place: given[t].to(t.dtype).contiguous() for place, t in held(self.module) if t in given}
 
     @contextmanager
@@ -204,6 +204,11 @@ class Network:
             return [tuple(t.shape) for t in tensors_in(self._outputs(inputs, {}))]
 
 
+def _flat(t: Tensor, own: Tensor) -> Tensor:
+    """A tensor for a place in a module: a bias may be saved as a row."""
+    return t.reshape(-1) if own.ndim == 1 else t
+
+
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers by their places; those that are tied stand at each of theirs."""
     parameters, buffers = (f(remove_duplicate=False) for f in (module.named_parameters, module.named_buffers))
@@ -216,7 +221,7 @@ def in_double(network: Network, tensors: Mapping[str, Tensor] | None = None) -> 
     own = own_tensors(network.module)
     with torch.no_grad():
         for name, t in network.with_tied(tensors or {}).items():
-            own[network.places[name]].copy_(t)
+            own[network.places[name]].copy_(_flat(t, own[network.places[name]]))
     return network
 
 
