@@ -2,7 +2,7 @@
 device for all new tensors."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,22 @@ from torch import nn
 import hmcompress
 import hmcompress.hmatrix.compress as compressing
 
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Numbers below the normal ones count as zero."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 SETTINGS = {
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
     "a device without memory": lambda: torch.device("meta"),
+    "no small numbers": lambda: flushed(),
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }
 
@@ -50,6 +62,27 @@ def test_a_file_is_the_same_in_any_surroundings(source, tmp_path, surroundings):
     usual = made(source, tmp_path / "usual.hmc.safetensors")
     with surroundings():
         assert made(source, tmp_path / "here.hmc.safetensors") == usual
+
+
+def test_a_file_is_read_in_any_surroundings(source, tmp_path, surroundings):
+    hmcompress.compress(source, tmp_path / "file.hmc.safetensors", tol=1e-2)
+    usual = hmcompress.load_state_dict(tmp_path / "file.hmc.safetensors")
+    with surroundings():
+        here = hmcompress.load_state_dict(tmp_path / "file.hmc.safetensors")
+        nested = hmcompress.load_checkpoint(tmp_path / "file.hmc.safetensors")
+    assert all(torch.equal(usual[name], here[name]) and torch.equal(usual[name], nested[name]) for name in usual)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-40), (torch.float64, 1e-310)])
+def test_the_error_of_small_numbers_is_measured_where_they_count_as_zero(dtype, size):
+    w = (size * torch.randn(64, 64, dtype=torch.float64)).to(dtype)
+    with flushed():
+        matrix = hmcompress.compress_matrix(w, 1e-2)
+        still = torch.tensor(size, dtype=dtype) * 1 == 0
+    scale = 2.0 ** (100 if dtype == torch.float32 else 1000)
+    left = (matrix.to_dense().double() * scale - w.double() * scale).norm() / (w.double() * scale).norm()
+    assert left <= 1e-2 and matrix.error == pytest.approx(float(left), rel=1e-3)
+    assert still  # as the program has set it
 
 
 def test_outputs_are_bounded_in_any_surroundings(source, tmp_path, surroundings):

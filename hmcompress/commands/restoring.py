@@ -28,6 +28,7 @@ _OF_TENSORS = ("tensor", "tensors", "array", "quantized", "sparse", "dict")  # n
 MAX_COPIES = 1 << 28  # bytes to which a small file's views may be expanded
 
 
+@undisturbed
 def load_state_dict(
     file: str | os.PathLike, prefix: str | None = None, *, jobs: int | None = None, progress: Progress = silent
 ) -> dict[str, Tensor]:
@@ -63,6 +64,7 @@ def _with_versions(tensors: dict[str, Tensor], compressed: CompressedFile, path:
     return state
 
 
+@undisturbed
 def load_checkpoint(file: str | os.PathLike, *, jobs: int | None = None, progress: Progress = silent) -> Any:
     """The object that was saved: tensors and the plain Python values around them. Raises FormatError."""
     return _restored(CompressedFile.open(file), jobs, progress)

@@ -35,6 +35,33 @@ class Force(_Dense):
             return -torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
 
 
+class EnergyAndForce(_Dense):
+    """Both, as interatomic potentials return them: the graph of the energy is gone once the force is taken."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.net(x)
+            force = -torch.autograd.grad(energy.sum(), x, create_graph=self.training)[0]
+        return torch.cat([energy, force], -1)
+
+
+class Padded(nn.Module):
+    """Sets of unequal size: torch's encoder skips what a mask names, by nested tensors where nobody wants gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(1, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.out = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x[:, :1] * x[:, 1:]], -1)[..., None]
+        mask = torch.cat([torch.zeros_like(x[:, :1, 0], dtype=torch.bool), x[:, 1:, 0] > 0.5], -1)
+        return self.out(self.encoder(self.into(x), src_key_padding_mask=mask)[:, 0])
+
+
 class ByName(_Dense):
     """Layers are called by the name of their argument."""
 
@@ -178,6 +205,8 @@ class Wide(nn.Module):
 pinn = partial(_seeded, Pinn)
 per_edge = partial(_seeded, PerEdge)
 force = partial(_seeded, Force)
+energy_and_force = partial(_seeded, EnergyAndForce)
+padded = partial(_seeded, Padded)
 tied = partial(_seeded, Tied)
 complex_linear = partial(_seeded, Complex)
 mixed = partial(_seeded, Mixed)

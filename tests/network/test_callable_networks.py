@@ -34,12 +34,15 @@ def points(width: int = 2) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (512, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["force", "complex_linear", "mixed", "wide", "by_name", "named_columns", "shelved"])
+ALL = ("force", "energy_and_force", "padded", "complex_linear", "mixed", "wide", "by_name", "named_columns", "shelved")
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_bound_holds_when_loaded_back(name: str, tmp_path: Path) -> None:
-    module = getattr(callable_networks, name)()
+    module = getattr(callable_networks, name)().eval()
     torch.save(module.state_dict(), tmp_path / "model.pt")
     report = hmcompress.compress(tmp_path / "model.pt", settings=settings_for(name, points(), tmp_path))
-    expected, fresh = module(torch.from_numpy(points())).detach(), getattr(callable_networks, name)()
+    expected, fresh = module(torch.from_numpy(points())).detach(), getattr(callable_networks, name)().eval()
     fresh.load_state_dict(hmcompress.load_state_dict(report.output))
     error = float((fresh(torch.from_numpy(points())).detach() - expected).norm() / expected.norm())
     assert 0 < error < 1.1 * report.tol

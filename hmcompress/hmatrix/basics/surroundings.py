@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
+_SUBNORMAL = 1e-310
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,6 +39,12 @@ def usual_torch() -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if torch.backends.mha.get_fastpath_enabled():  # it may compute on nested tensors, which have no shape
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.callback(torch.backends.mha.set_fastpath_enabled, True)
+        if _SUBNORMAL == 0:  # numbers below 2^-126 count as zero, or those below 2^-1022
+            torch.set_flush_denormal(False)
+            stack.callback(torch.set_flush_denormal, True)
         yield
 
 

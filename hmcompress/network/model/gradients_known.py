@@ -7,7 +7,8 @@ import torch
 from hmcompress.errors import NetworkError
 from hmcompress.network.model.network import Inputs, Network
 
-_NOT_THERE = ("not implemented", "once_differentiable", "implement either the backward")
+# The last one: its forward has taken gradients itself, after which none are left for its outputs.
+_NOT_THERE = ("not implemented", "once_differentiable", "implement either the backward", "graph a second time")
 
 
 def without_unknown_gradients(network: Network, inputs: Inputs) -> Network:
