@@ -101,7 +101,9 @@ def write_file(
             writer.add(part)
             tally.add(part)
         tally.notes += mostly_kept(tally)
-        return tally, writer.finish(_info(checkpoint, digest.result(), settings, tally))
+        info = _info(checkpoint, digest.result(), settings, tally)
+        checkpoint.check_unchanged()
+        return tally, writer.finish(info)
 
 
 def _coded(

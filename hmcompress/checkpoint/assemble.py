@@ -13,7 +13,7 @@ from hmcompress.checkpoint.lazy import LazyTensor
 from hmcompress.checkpoint.limits import check_expansion
 from hmcompress.checkpoint.nest import flatten
 from hmcompress.checkpoint.plain import Notes, Plainer
-from hmcompress.checkpoint.records import Checkpoint, TensorEntry
+from hmcompress.checkpoint.records import Checkpoint, TensorEntry, state_of
 from hmcompress.checkpoint.standins import NumpyArray
 from hmcompress.checkpoint.ties import find_ties
 from hmcompress.errors import SourceError
@@ -68,7 +68,8 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
     ties, apart = find_ties(opened.tensors)
     for name in apart:
         opened.notes.add(name, "shares memory with another tensor but is no view of it, stored apart")
-    size = sum(file.stat().st_size for file in opened.files)
+    state = state_of(opened.files)
+    size = sum(nbytes for nbytes, _ in state)
     check_expansion((tensor.nbytes for name, tensor in opened.tensors.items() if name not in ties), size)
     for name in ties:
         check_expansion((opened.tensors[name].nbytes,), size)
@@ -84,6 +85,7 @@ def assemble(opened: Opened, path: Path) -> Checkpoint:
         left_behind=opened.notes.lines(),
         metadata=opened.metadata,
         files=opened.files,
+        state=state,
     )
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
+from hmcompress.errors import SourceError
 from hmcompress.geometry import View
+
+
+def state_of(files: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
+    """What tells that files have not been written to: of each its bytes and when they were written. Raises OSError."""
+    return tuple((found.st_size, found.st_mtime_ns) for found in (file.stat() for file in files))
 
 
 def _nothing(count: int) -> None:
@@ -54,6 +60,7 @@ class Checkpoint:
     left_behind: tuple[str, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()  # that it is read from
+    state: tuple[tuple[int, int], ...] = ()  # of these files, when it was opened
 
     def load(self, name: str) -> torch.Tensor | None:
         """A tensor, read from the source; None where there is none of this name. Raises SourceError."""
@@ -61,6 +68,14 @@ class Checkpoint:
             tie = self.ties[name]
             return tie.of(self.entries[tie.base].load())
         return self.entries[name].load() if name in self.entries else None
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError where its files have been written to since it was opened; OSError where one is gone.
+
+        What has been read by then may be parts of two models, which a program that saves in place makes of one.
+        """
+        if state_of(self.files) != self.state:
+            raise SourceError(f"{self.path}: has changed while it was read; try again when nothing writes to it")
 
     @cached_property
     def digest(self) -> str:
