@@ -161,6 +161,15 @@ def test_a_reader_that_has_gone_does_not_change_the_exit_code(pipeline, monkeypa
     assert cli.run(arguments) == (0 if passed else 1)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["compress", "--help"]])
+def test_a_help_text_that_nobody_reads_is_no_violated_bound(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "hmcompress", *arguments], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_error_that_nobody_reads_keeps_its_exit_code(pipeline, monkeypatch, closed_pipe):
     pipeline(compress=BoundError("cannot be met"))
     monkeypatch.setattr(sys, "stderr", closed_pipe)

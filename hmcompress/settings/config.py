@@ -158,10 +158,14 @@ def _of_a_network(settings: Settings, given: Mapping[str, Any]) -> Settings:
     """The settings, unless the caller names inputs of no network: they were meant for something."""
     if "calibration" in given and settings.network is None:
         raise SettingsError("inputs are those of a network: name it too, with --network or network: in the YAML")
-    if isinstance(settings.network, FactoryNetwork) and ":" not in settings.network.factory:
+    if isinstance(settings.network, FactoryNetwork) and not _is_factory(settings.network.factory):
         where, name = settings.where("network", "factory"), settings.network.factory
         raise SettingsError(f"{where}: factory {name}: give package.module:function or path/to/file.py:function")
     return settings
+
+
+def _is_factory(name: str) -> bool:
+    return ":" in name and "\0" not in name
 
 
 def check_files(settings: Settings) -> None:

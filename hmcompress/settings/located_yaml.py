@@ -71,9 +71,11 @@ def _loader(path: Path, text: str) -> _Loader:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as file:  # a pipe too, whose bytes are known when they are there
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise SettingsError(f"{path}: larger than 1 MB, not a settings file; is this the model?")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such settings file") from None
     except IsADirectoryError:

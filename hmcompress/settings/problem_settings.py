@@ -26,7 +26,7 @@ def _relative(value: float) -> float:
 
 Number = Annotated[float, BeforeValidator(no_bool)]
 Tolerance = Annotated[Number, AfterValidator(_relative)]
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1, le=10**12)]  # of more there is no memory
 Seed = Annotated[int, BeforeValidator(no_bool), Field(ge=0, lt=2**63)]
 
 

@@ -1,6 +1,8 @@
 """Claims about settings: what is read, what wins, and what every mistake is told."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -256,6 +258,8 @@ WRONG = [
     ("calibration: {samples: 9}", "calibration needs one of domain, gaussian, inputs"),
     ("calibration: {domain: {x: [1, 0]}}", "domain.x must be [low, high] with low < high, got [1, 0]"),
     ("calibration:\n  domain:\n    x: [0, 1]\n    t: [1, 1]", "line 4: calibration.domain.t must be [low, high]"),
+    ("calibration: {samples: 100000000000000000000, domain: {x: [0, 1]}}", "samples must be at most 1e+12, got 1000"),
+    ('network:\n  factory: "a\\0b.py:c"', "b.py:c: give package.module:function"),
     ("network:\n  factory: net", "line 2: factory net: give package.module:function or path/to/file.py:function"),
     ("calibration: {domain: {x: [0]}}", "calibration.domain.x has too few values"),
     ("calibration: {domain: {x: [0, 1, 2]}}", "calibration.domain.x has the wrong number of values"),
@@ -475,3 +479,18 @@ def test_a_grid_that_does_not_fit_is_told_with_its_line(yaml):
     with pytest.raises(SettingsError, match=r"line 2: grid 8 x 8 has 64 points, a\.weight is 128 x 32"):
         select({"a.weight": torch.zeros(128, 32)}, settings)
     assert select({"a.weight": torch.zeros(128, 64)}, settings)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_a_device_without_end_is_no_settings_file():
+    assert "larger than 1 MB, not a settings file" in message(Path("/dev/zero"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_settings_may_come_through_a_pipe(tmp_path):
+    """As a shell's `<(...)` gives them."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("tol: 2e-3",))
+    writer.start()
+    assert load_settings(tmp_path / "pipe").tol == 2e-3
+    writer.join()
