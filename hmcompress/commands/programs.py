@@ -108,7 +108,7 @@ def check(called: Called, program: Runs, what: str) -> None:
 
     It is run on all points, and on one and two of them where the module itself can be.
     """
-    doubled = _in_double(called)
+    doubled, sizes = _in_double(called), list[float]()  # of the outputs of all points: of one, they may be near zero
     for count in (len(called.points), *_FEWEST):
         points = called.points.take(slice(0, count))
         try:
@@ -118,7 +118,8 @@ def check(called: Called, program: Runs, what: str) -> None:
                 raise
             continue
         exact = own if doubled is None else called.run(doubled, points.to(torch.float64))
-        rounding, difference = distance(own, exact), distance(program(points), exact)
+        sizes = sizes or largest(exact)
+        rounding, difference = distance(own, exact, sizes), distance(program(points), exact, sizes)
         if not difference <= max(AGREES, 2 * rounding):
             raise BoundError(
                 f"{what} is off by {difference:.2g} on {count} samples, torch by {rounding:.2g}: not written"
@@ -137,12 +138,24 @@ def _in_double(called: Called) -> nn.Module | None:
     return module
 
 
-def distance(ys: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest value, of the output where it is largest; inf where sizes differ."""
+def largest(ys: Sequence[Tensor]) -> list[float]:
+    """The largest magnitude of each output."""
+    return [float(y.abs().max()) if y.numel() else 0.0 for y in ys]
+
+
+def distance(ys: Sequence[Tensor], exact: Sequence[Tensor], sizes: Sequence[float] | None = None) -> float:
+    """Largest difference over the size of the output, of the one where that is largest; inf where shapes differ.
+
+    sizes: of the outputs, their largest magnitudes where none are given.
+    """
     if [y.numel() for y in ys] != [z.numel() for z in exact]:
         return math.inf
-    pairs = [(y.double().flatten(), z.double().flatten()) for y, z in zip(ys, exact, strict=True) if z.numel()]
-    return max((float((y - z).abs().max() / z.abs().max().clamp_min(1e-30)) for y, z in pairs), default=0.0)
+    some = zip(ys, exact, sizes or largest(exact), strict=True)
+    return max((_off(y, z) / max(size, 1e-30) for y, z, size in some if z.numel()), default=0.0)
+
+
+def _off(y: Tensor, z: Tensor) -> float:
+    return float((y.double().flatten() - z.double().flatten()).abs().max())
 
 
 def optional(name: str) -> ModuleType:
@@ -168,7 +181,9 @@ def _refused(how: str) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters' notes on what they do inside are no concern of the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
 """Claims about export of networks of the user's own: any number of samples, any call, only code that is trusted."""
 
 import io
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from torch import nn
 
 import hmcompress
 from hmcompress import cli
+from hmcompress.commands.programs import Called, check
+from hmcompress.errors import BoundError
+from hmcompress.network.model.inputs import Points
 from hmcompress.nn.choose import Stopwatch, Timing
 
 NETWORKS = """
@@ -214,3 +218,11 @@ def test_the_network_of_an_archive_is_saved_otherwise(folder, capsys):
     hmcompress.compress("net.pt", file, metric="outputs", tol=1e-1, effort="fast", **options)
     assert cli.run(["export", file, "--torch", "small.pt2"]) == 2
     assert "load_model(file, torch.jit.load(SOURCE)).save(OUT)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("off", "passes"), [(1e-6, True), (1e-4, False)])
+def test_a_sample_whose_outputs_are_near_zero_is_measured_by_the_others(off, passes):
+    x = torch.linspace(0, 1, 100)[:, None]  # the first one, which is run alone too, gives zero
+    called = Called(nn.Identity(), Points((x,)), ("x",))
+    with nullcontext() if passes else pytest.raises(BoundError, match="the program is off by"):
+        check(called, lambda points: [points.tensors[0] + off], "the program")
