@@ -15,6 +15,7 @@ from hmcompress.report.lines import (
     cost_line,
     leaves_line,
     network_figures,
+    overhead_label,
     rate_limit_line,
     settings_line,
 )
@@ -108,7 +109,7 @@ def _totals(report: Report) -> str:
     rows = [
         _total("layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes),
         _total("other tensors, lossless", str(other.tensors), other.source_bytes, other.stored_bytes),
-        ["headers, index, plain values", "", f"{report.source_overhead:,}", f"{report.stored_overhead:,}", ""],
+        [overhead_label(report), "", f"{report.source_overhead:,}", f"{report.stored_overhead:,}", ""],
     ]
     foot = [_total("whole file", "", report.source_bytes, report.output_bytes)]
     columns = ("<part", "count", "bytes in", "bytes out", "ratio")

@@ -75,6 +75,14 @@ def _bounds(network: NetworkRecord) -> list[tuple[str, float, float]]:
     return rows + ([("the tangent kernel", ntk.error, ntk.tol)] if ntk is not None and ntk.tol is not None else [])
 
 
+def overhead_label(report: Report) -> str:
+    """What is neither layers nor other tensors."""
+    if report.source_overhead < 0:
+        return "headers, index, less what is packed"
+    dropped = any(line.endswith("dropped on request") for line in report.left_behind)
+    return "headers, index, what was dropped" if dropped else "headers, index, plain values"
+
+
 def _share(layer: LayerRecord) -> float:
     return layer.error / layer.tol if layer.tol else 0.0
 

@@ -208,7 +208,8 @@ class Report:
 
     @property
     def source_overhead(self) -> int:
-        """Bytes of the source file beside its tensors; negative where tied tensors are counted more than once."""
+        """Bytes of the source file beside its tensors, those that were dropped among them; negative where the file is
+        an archive that holds tensors compressed."""
         return self.source_bytes - self.layer_source_bytes - self.other.source_bytes
 
     @property

@@ -30,6 +30,7 @@ from hmcompress.report.lines import (
     left_behind_lines,
     network_figures,
     note_lines,
+    overhead_label,
     rate_limit_line,
     settings_line,
 )
@@ -185,7 +186,7 @@ def _totals(report: Report) -> Table:
     overhead = (report.source_overhead, report.stored_overhead)
     _total(table, "layers", str(len(report.layers)), report.layer_source_bytes, report.layer_stored_bytes)
     _total(table, "other tensors, lossless", str(other.tensors), other.source_bytes, other.stored_bytes)
-    table.add_row("headers, index, plain values", "", *(format_bytes(size) for size in overhead), "")
+    table.add_row(overhead_label(report), "", *(format_bytes(size) for size in overhead), "")
     table.add_section()
     _total(table, "whole file", "", report.source_bytes, report.output_bytes, "bold")
     return table

@@ -228,3 +228,18 @@ def doubled() -> nn.Module:
     net[0].register_forward_hook(lambda module, args, output: 2 * output)
     net[2].forward = lambda x: 2 * nn.functional.linear(x, net[2].weight, net[2].bias)
     return net
+
+
+class OneDict(nn.Module):
+    """A batch in one argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 20)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.layer(torch.cat([batch["a"], batch["b"]], -1))
+
+
+def one_dict() -> nn.Module:
+    return OneDict()

@@ -246,3 +246,12 @@ def test_another_factory_on_the_command_line_keeps_the_prefixes_of_the_yaml(tmp_
     assert load_settings(tmp_path / "c.yaml", given).to_json()["network"] == {"factory": "c:d", "prefix": {"x.": "y."}}
     mlp = {"network": {"mlp": {"activation": "tanh"}}, "calibration": {"domain": {"x": [0, 1]}}}
     assert load_settings(tmp_path / "c.yaml", mlp).to_json()["network"] == mlp["network"]
+
+
+def test_a_network_that_takes_one_dict_is_told_how_to_be_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=points(), b=points())
+    settings = outputs_settings(
+        network={"factory": f"{HELPERS}:one_dict"}, calibration={"inputs": str(tmp_path / "x.npz")}
+    )
+    with pytest.raises(NetworkError, match="give a factory whose module makes a dict or a list of them"):
+        pose(settings, foreign_networks.one_dict().state_dict())

@@ -10,7 +10,7 @@ import samples
 from hmcompress.commands.reporting import network_from_json, stored_record
 from hmcompress.errors import FormatError
 from hmcompress.report.json import render_json
-from hmcompress.report.lines import bound_line, network_figures
+from hmcompress.report.lines import bound_line, network_figures, overhead_label
 from hmcompress.report.records import LayerRecord, Report
 
 REPORT_KEYS = [
@@ -154,3 +154,11 @@ def test_the_error_of_the_function_alone_is_there_where_derivatives_are_bounded(
     stored = stored_record(record)
     assert network_from_json(stored).function_error == 4.2e-3
     assert network_from_json({k: v for k, v in stored.items() if k != "function_error"}).function_error is None
+
+
+def test_what_is_neither_layers_nor_other_tensors_is_named():
+    report = samples.small()
+    assert overhead_label(report) == "headers, index, plain values"
+    out = dataclasses.replace(report, left_behind=("2 tensors, 9,000 bytes: dropped on request",))
+    assert overhead_label(out) == "headers, index, what was dropped"
+    assert overhead_label(dataclasses.replace(report, source_bytes=1000)) == "headers, index, less what is packed"

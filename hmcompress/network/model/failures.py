@@ -54,6 +54,8 @@ def _remedy(inputs: Sequence[Tensor], message: str) -> str:
         return "some inputs are whole numbers: store them as floats"
     if "indices" in message and "Float" in message:
         return "some inputs must be whole numbers: store them as integers in .npz or .safetensors"
+    if "positional argument" in message and "but" in message:
+        return "each array of the inputs is an argument: give a factory whose module makes a dict or a list of them"
     if "missing" in message and "argument" in message:
         return "inputs: holds too few arrays, or give a factory whose module adds the constants that it needs"
     if "forward AD" in message and (operation := re.search(r"with (?:aten::)?(\w+?)(_backward|_jvp)? that", message)):
