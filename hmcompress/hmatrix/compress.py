@@ -11,20 +11,18 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hmcompress.coding.sample import some_of
-from hmcompress.errors import SettingsError
+from hmcompress.hmatrix.arguments import check, matrix_of
 from hmcompress.hmatrix.arrangement import are_alike, some_channels, tilings
-from hmcompress.hmatrix.basics.measure import NORMS, Norm, reference
+from hmcompress.hmatrix.basics.measure import Norm, reference
 from hmcompress.hmatrix.basics.surroundings import in_one_thread, undisturbed
 from hmcompress.hmatrix.candidates import candidates
 from hmcompress.hmatrix.codecs import LISTED, TILED
 from hmcompress.hmatrix.hmatrix import HMatrix
 from hmcompress.hmatrix.largest import smallest_of_any
 from hmcompress.hmatrix.lossless_guess import lossless_is_larger
-from hmcompress.hmatrix.multiply import tensor_of
 from hmcompress.hmatrix.patterns.copied import DIAGONALS, ROWS
 from hmcompress.hmatrix.patterns.find_copies import find_copies
 from hmcompress.hmatrix.patterns.listed import find_lists
@@ -54,7 +52,6 @@ _CLEARLY = 0.95
 _LIKE = 0.1  # of a step: by how much copies may differ
 _SQUARES = (1e-12, 1e15)  # sizes of matrices in which squares neither overflow nor vanish
 _FAR = (0.1, 0.7)  # of those as plain integers: what takes less has found more than copies; the same of diagonals
-EFFORTS = ("fast", "default", "max")
 
 
 @undisturbed
@@ -76,12 +73,10 @@ def compress_matrix(
     Raises SettingsError for arguments that make no sense. Where no lossy form is smaller, or no step meets the
     tolerance in the stored dtype, the matrix is stored without loss.
     """
-    w = tensor_of(w).detach()
-    _check(w, tol, norm, effort)
+    w = matrix_of(w)
+    check(w, tol, norm, effort, grid, kernel)
     w = w.cpu()
-    if kernel < 1 or w.shape[1] % kernel:
-        raise SettingsError(f"kernel is {kernel}: it must divide the {w.shape[1]} columns of the matrix")
-    request = Request(w, tol, norm, effort, reference(w, norm) if w.numel() else 0.0)
+    request = Request(w, float(tol), norm, effort, reference(w, norm) if w.numel() else 0.0)
     return request.tiny() or smallest_of_any(request, partial(_smallest_form, grid=grid, kernel=kernel))
 
 
@@ -128,20 +123,6 @@ def _copied(request: Request, kernel: int, best: HMatrix | None, first: int) -> 
     if best is not None:
         best.forget_if_large()
     return tune_copies(request, copies, kernel, _smallest_form)
-
-
-def _check(w: Tensor, tol: float, norm: str, effort: str) -> None:
-    odd = "" if w.layout == torch.strided and not w.is_meta else f", {w.layout} on {w.device}"
-    if w.ndim != 2 or not w.is_floating_point() or w.element_size() < 2 or odd:
-        raise SettingsError(
-            f"compress_matrix takes a matrix (m, n) of 16 to 64 bit floats, got {tuple(w.shape)} of {w.dtype}{odd}"
-        )
-    if not hasattr(tol, "__float__") or not 0 < tol < 1:
-        raise SettingsError(f"tol is {tol!r}: it must lie between 0 and 1")
-    if norm not in NORMS:
-        raise SettingsError(f"norm {norm!r} is unknown: use one of {', '.join(NORMS)}")
-    if effort not in EFFORTS:
-        raise SettingsError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
 
 
 def _arranged(request: Request, grid: tuple[int, int] | None, kernel: int) -> HMatrix | None:

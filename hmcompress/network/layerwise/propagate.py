@@ -97,15 +97,18 @@ def _other(name: str, data: Original, knobs: Knobs) -> Coded:
 
 
 def _cheapest(coded: Coded, name: str, data: Original, delta: float) -> Coded:
-    """A weight as it is coded, or, of few entries, without a metric; a vector also without loss, or, a long one, by the
-    engine (a mean over a mesh is smooth). Errors have a price: at this water level, what less of them takes."""
+    """A weight as it is coded, or, of few entries, without a metric; these and vectors also without loss (knots of
+    splines are all alike), or, long ones, by the engine (a mean over a mesh is smooth). Errors have a price: at this
+    water level, what less of them takes."""
     w, candidates = data.others[name], [coded]
     tol = delta / data.other_sensitivities[name] * math.sqrt(w.numel() / 12)
-    if w.numel() <= MOST and name not in data.without_zero_rows:
+    few = w.numel() <= MOST and name not in data.without_zero_rows
+    if few:
         candidates += data.engine.few(name, w, tol)
-    if w.ndim == 1:
+    if w.ndim == 1 or few:
         candidates.append(data.engine.exact(name, w))
-        candidates += [data.engine.tensor(name, w, tol)] if w.numel() >= _LONG else []
+    if w.ndim == 1 and w.numel() >= _LONG:
+        candidates.append(data.engine.tensor(name, w, tol))
     if len(candidates) == 1:
         return coded
     matrices = to_matrices(w).double().numpy()
