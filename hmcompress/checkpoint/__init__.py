@@ -6,6 +6,6 @@ Nothing in a source is ever executed or imported: pickles run on a machine of ou
 from hmcompress.checkpoint.nest import pack_nest
 from hmcompress.checkpoint.open import open_checkpoint
 from hmcompress.checkpoint.records import Checkpoint, TensorEntry
-from hmcompress.checkpoint.unnest import unpack_nest
+from hmcompress.checkpoint.unnest import unpack_nest, with_composed
 
-__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint", "pack_nest", "unpack_nest"]
+__all__ = ["Checkpoint", "TensorEntry", "open_checkpoint", "pack_nest", "unpack_nest", "with_composed"]

@@ -4,7 +4,7 @@ import base64
 import warnings
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,35 @@ def unpack_nest(nest: Any | None, tensors: Mapping[str, torch.Tensor]) -> Any:
     except _FAULTS as error:
         raise FormatError(f"the skeleton of plain values is damaged ({type(error).__name__})") from error
     return None if value is _MISSING else value
+
+
+def with_composed(nest: Any | None, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by name, those that are made of several (sparse and quantised ones) in place of these.
+
+    Raises FormatError.
+    """
+    unpack, made, parts = _Unpacker(tensors), dict[str, tuple[str, torch.Tensor]](), set[str]()
+    try:
+        for node in _composed(nest, 0):
+            first, value = node["parts"][0], unpack.value(node, "", 0)
+            if value is not _MISSING:
+                made[first] = first.rpartition(".")[0] or first, value
+                parts.update(node["parts"])
+    except _FAULTS as error:
+        raise FormatError(f"the skeleton of plain values is damaged ({type(error).__name__})") from error
+    kept = (made.get(name, (name, t)) for name, t in tensors.items() if name in made or name not in parts)
+    return dict(kept)
+
+
+def _composed(node: Any, depth: int) -> Iterator[dict]:
+    """The nodes of tensors that are made of several."""
+    if depth > 2 * MAX_DEPTH:
+        raise FormatError("the skeleton of plain values is nested too deeply")
+    if isinstance(node, dict) and node.get("$") in ("sparse", "quantized"):
+        yield node
+    elif isinstance(node, (dict, list)):
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from _composed(item, depth + 1)
 
 
 class _Unpacker:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from hmcompress.checkpoint import unpack_nest
+from hmcompress.checkpoint import unpack_nest, with_composed
 from hmcompress.checkpoint.versions import hang_versions
 from hmcompress.container import CompressedFile, atomic_write, check_output
 from hmcompress.container.plain import PlainWriter
@@ -39,7 +39,7 @@ def load_state_dict(
     """
     compressed = CompressedFile.open(file)
     if prefix is None:
-        return _with_versions(load_named(compressed, compressed.names, jobs, progress), compressed, ())
+        return _with_versions(_loaded(compressed, compressed.names, jobs, progress), compressed, ())
     start = prefix.rstrip(".") + "."
     names = [name for name in compressed.names if name.startswith(start)]
     if not names:
@@ -47,9 +47,15 @@ def load_state_dict(
         raise SettingsError(
             f"{file}: no tensor lies below prefix {prefix!r}; the names start with {', '.join(heads[:8])}"
         )
-    tensors = load_named(compressed, names, jobs, progress)
+    tensors = _loaded(compressed, names, jobs, progress)
     below = {name.removeprefix(start): tensor for name, tensor in tensors.items()}
     return _with_versions(below, compressed, start[:-1].split("."))
+
+
+def _loaded(
+    compressed: CompressedFile, names: Collection[str], jobs: int | None, progress: Progress
+) -> dict[str, Tensor]:
+    return with_composed(compressed.index.info.nest, load_named(compressed, names, jobs, progress))
 
 
 def _with_versions(tensors: dict[str, Tensor], compressed: CompressedFile, path: Sequence[str]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import torch
 from checkpoint_files import assert_same, restored, tensors_of
 from torch import nn
 
+import hmcompress
 from hmcompress.checkpoint import open_checkpoint
 from hmcompress.errors import SourceError
 from hmcompress.geometry import View
@@ -161,6 +162,28 @@ def test_sparse_tensors_come_back_sparse(tmp_path):
     assert found["csr"].layout == torch.sparse_csr
     assert torch.equal(found["coo"].to_dense(), dense)
     assert torch.equal(found["csr"].to_dense(), dense)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_module_takes_the_state_dict_of_its_sparse_and_quantized_tensors(tmp_path):
+    def made(value: float) -> torch.nn.Module:
+        module = torch.nn.Module()
+        module.register_buffer("edges", (value * torch.eye(4)).to_sparse())
+        module.inner = torch.nn.Linear(20, 20)
+        module.inner.register_buffer("rows", (value * torch.eye(3)).to_sparse_csr())
+        codes = torch.quantize_per_tensor(torch.full((4,), 0.5 * value), 0.1, 0, torch.qint8)
+        module.register_buffer("codes", codes)
+        return module
+
+    torch.save({"model": made(2.0).state_dict(), "epoch": 3}, tmp_path / "model.pt")
+    hmcompress.compress(tmp_path / "model.pt", tmp_path / "file.hmc.safetensors", tol=1e-2)
+    module, saved = made(1.0), made(2.0)
+    state = hmcompress.load_state_dict(tmp_path / "file.hmc.safetensors", "model")
+    assert list(state) == list(saved.state_dict())
+    module.load_state_dict(state)
+    for found, expected in ((module.edges, saved.edges), (module.inner.rows, saved.inner.rows)):
+        assert found.layout == expected.layout and torch.equal(found.to_dense(), expected.to_dense())
+    assert torch.equal(module.codes.dequantize(), saved.codes.dequantize())
 
 
 @pytest.mark.filterwarnings("ignore")
