@@ -48,8 +48,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except SystemExit:  # of click: the reader of a help text has gone
-        return 0
+    except SystemExit:  # of click: the reader of what it writes, which are help texts, has gone
+        return 0 if {"-h", "--help", "--version"} & set(arguments) else 2
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
     except OSError as error:
