@@ -174,3 +174,9 @@ def test_the_public_names_are_frozen():
         "SourceError", "bench", "compress", "compress_matrix", "decompress", "export", "load_checkpoint", "load_model",
         "load_state_dict", "read_report", "verify",
     }  # fmt: skip
+
+
+def test_no_two_test_modules_have_one_name():
+    """pytest imports them by their names: the second of two would not be collected."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    assert sorted(names) == sorted(set(names))

@@ -15,6 +15,11 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _FAULTS = (
     zipfile.BadZipFile, zlib.error, struct.error, ValueError, RuntimeError, EOFError, IndexError, OverflowError,
 )  # fmt: skip
+_SEVERAL = (
+    "holds several archives one behind the other; give each a file of its own "
+    "(a .distcp file is a part of its folder: name that)"
+)
+_END = struct.Struct("<4s52x4s4xQ26x")  # the end record of 64 bits, its locator with the record's place, the old record
 
 
 class Archive:
@@ -29,14 +34,13 @@ class Archive:
             with stream_of(blob) as file, zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
         except _FAULTS as error:
+            if _is_moved(blob):  # newer versions of zipfile call two archives of one length damaged
+                raise SourceError(_SEVERAL) from error
             raise SourceError(
                 f"truncated or damaged zip archive ({excerpt(str(error))}); copy or download it again"
             ) from error
         if infos and min(info.header_offset for info in infos) > 0:
-            raise SourceError(
-                "holds several archives one behind the other; give each a file of its own "
-                "(a .distcp file is a part of its folder: name that)"
-            )
+            raise SourceError(_SEVERAL)
         check_expansion((info.file_size for info in infos), self.nbytes)  # entries may lie on the same bytes
         self._infos = {info.filename: info for info in infos}
         if len(self._infos) != len(infos):
@@ -93,3 +97,12 @@ class Archive:
         """A small entry's bytes: a pickle, a marker, a source text. Raises SourceError."""
         blob = self.blob(name)
         return blob.read(0, blob.nbytes).numpy().tobytes()
+
+
+def _is_moved(blob: Blob) -> bool:
+    """Whether an archive lies behind other bytes: its end record is not where the archive itself says."""
+    start = blob.nbytes - _END.size
+    if start < 0:
+        return False
+    record, locator, place = _END.unpack(blob.read(start, _END.size).numpy().tobytes())
+    return record == b"PK\6\6" and locator == b"PK\6\7" and place < start

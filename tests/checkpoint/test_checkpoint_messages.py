@@ -246,11 +246,12 @@ def test_arrays_with_fields_in_npz_are_left_behind(tmp_path):
     assert open_checkpoint(path).left_behind == ("f, d: a numpy array of type with fields",)
 
 
-def test_archives_one_behind_the_other_are_refused(tmp_path):
+@pytest.mark.parametrize("count", [3, 3000])
+def test_archives_one_behind_the_other_are_refused(tmp_path, count):
     """As torch.distributed writes .distcp files; only the last would be read, and not by what torch.load reads."""
     with open(tmp_path / "model.pt", "wb") as file:
         torch.save({"a": torch.ones(3)}, file)
-        torch.save({"b": torch.ones(3)}, file)
+        torch.save({"b": torch.ones(count)}, file)
     assert message(tmp_path / "model.pt").startswith("holds several archives one behind the other; give each a file")
 
 
